@@ -1,0 +1,58 @@
+# Everything the project needs is made by this file: python3, make and a package index are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python -m
+EXTRAS := dicom,search,dev
+MADE := $(VENV)/.made
+PYTEST_WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check format golden bench docs lock clean
+
+help: ## list what can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+$(MADE): pyproject.toml requirements.lock
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(RUN) pip install --quiet --disable-pip-version-check "$$(sed -nE 's/^(uv==[^ ;\\]+).*/\1/p' requirements.lock)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable '.[$(EXTRAS)]'
+	@touch $@
+
+setup: $(MADE) ## make .venv with the locked versions
+
+demo: setup ## phantom images to a page to look at; ends with the file to open
+	@$(BIN)/chestmap demo
+
+test: setup ## the tests that fit in minutes
+	@$(RUN) pytest -n $(PYTEST_WORKERS)
+
+test-all: setup ## also the slow ones
+	@$(RUN) pytest -n $(PYTEST_WORKERS) -m "not gpu"
+
+check: setup ## style, types, import contracts, spelling
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(BIN)/pyright
+	@PYTHONPATH=src $(BIN)/lint-imports
+	@$(BIN)/codespell src tests docs benchmarks README.md CHANGELOG.md CONTRIBUTING.md
+
+format: setup ## format and mend what can be mended
+	@$(RUN) ruff check --fix .
+	@$(RUN) ruff format .
+
+golden: setup ## rewrite the golden loss files; review the difference
+	@CHESTMAP_WRITE_GOLDEN=1 $(RUN) pytest -n 0 tests/golden
+
+bench: setup ## measure; results go to benchmarks/*.md by hand, with the machine's description
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+docs: setup ## rewrite the pictures of docs/
+	@$(BIN)/python docs/pictures.py
+
+lock: setup ## pin all versions anew
+	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --upgrade -o requirements.lock
+
+clean: ## remove what was made, except .venv
+	@rm -rf demo runs dist .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,84 @@
+"""What can go wrong, as a tree.
+
+ChestmapError
+├── BadInput            a file, table or setting from outside is not usable         exit code 2
+│   ├── BadImage        one image cannot become a radiograph
+│   ├── BadTable        a CSV, JSON or list of a dataset is not what its publisher describes
+│   ├── BadSettings     a TOML file or ``--set`` holds mistakes (all of them at once)
+│   ├── BadBox          a box without area, or with coordinates that are not numbers
+│   ├── BadModel        a model, pack or predictions folder is damaged or from elsewhere
+│   └── UnknownFinding  a finding that the vocabulary does not hold
+├── Refused             what was asked would give a dishonest or mixed result       exit code 2
+│   ├── Leak            a patient on both sides of a split
+│   └── StepChanged     a recorded step was made with other settings, data or code
+└── Diverged            training produced a number that is not finite               exit code 1
+
+Every message says what came, what is allowed and what to do, in one line.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ChestmapError(Exception):
+    """Anything chestmap says to its user; the message is the whole story."""
+
+    exit_code = 2
+
+
+class BadInput(ChestmapError, ValueError):
+    """Something from outside is not usable."""
+
+
+class BadImage(BadInput):
+    """One image cannot become a radiograph; the message starts with its name."""
+
+
+class BadTable(BadInput):
+    """A table or list of a dataset is not what its publisher describes."""
+
+
+class BadSettings(BadInput):
+    """One line for each mistake in a settings file and its overrides."""
+
+
+class BadBox(BadInput):
+    """A box without area, or with coordinates that are not finite numbers."""
+
+
+class BadModel(BadInput):
+    """A model, pack or predictions folder is damaged or was not made by chestmap."""
+
+
+class UnknownFinding(BadInput, KeyError):
+    """A finding that the vocabulary does not hold."""
+
+    __str__ = Exception.__str__  # KeyError would print the repr
+
+
+class Refused(ChestmapError):
+    """What was asked would give a dishonest or mixed result."""
+
+
+class Leak(Refused):
+    """Patients or images stand on both sides of a split that promises otherwise."""
+
+
+class StepChanged(Refused):
+    """A step recorded in a run folder was made with other settings, data or code."""
+
+
+class Diverged(ChestmapError):
+    """Training produced a number that is not finite."""
+
+    exit_code = 1
+
+
+def did_you_mean(word: str, allowed: Iterable[str], *, count: int = 3) -> str:
+    """A hint such as `; did you mean "Infiltration"?`, or nothing where no allowed word is near."""
+    names = list(allowed)
+    lowered = {name.lower(): name for name in names}
+    near = get_close_matches(word.lower(), lowered, n=count, cutoff=0.6)
+    if not near:
+        return ""
+    return "; did you mean " + " or ".join(f'"{lowered[name]}"' for name in near) + "?"
