@@ -5,6 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("chestmap", deadline=None, derandomize=True)  # a busy machine is not a failure
+settings.load_profile("chestmap")
 
 SHARED = Path(os.environ.get("CHESTMAP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -1,0 +1,5 @@
+"""The checker of shapes and types under pytest: beartype, with an int allowed where a float is asked for (PEP 484)."""
+
+from beartype import BeartypeConf, beartype
+
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))
