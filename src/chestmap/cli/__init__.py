@@ -1,0 +1,63 @@
+"""The verbs of `chestmap`, one file for each group.
+
+Data goes to stdout, messages and progress to stderr. Exit codes: 0 done, 1 a check failed, 2 wrong use or bad input,
+130 interrupted. Nothing here imports torch before a verb needs it.
+"""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from chestmap import __version__
+from chestmap.cli import data, demo, train
+from chestmap.errors import ChestmapError
+
+app = typer.Typer(
+    name="chestmap",
+    help="Which findings a chest X-ray shows, and where: train, score and use weakly supervised localization.",
+    epilog="Begin with `chestmap demo`: it needs no dataset. Research use only; not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+app.add_typer(data.app, name="data")
+train.add_to(app)
+demo.add_to(app)
+
+
+def main() -> None:
+    """Run a verb; a mistake of the user is one line for each mistake, never a traceback."""
+    try:
+        app()
+    except ChestmapError as error:
+        _say(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _say(f"{error.filename or 'file system'}: {error.strerror or error}")
+        sys.exit(2)
+
+
+def _say(message: object) -> None:
+    for line in str(message).splitlines():
+        sys.stderr.write(f"chestmap: {line}\n")
