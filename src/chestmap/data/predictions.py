@@ -1,0 +1,231 @@
+"""The predictions folder: what a model says of many images, read by evaluation, reports and the service.
+
+predictions.json             findings, canvas, model, the method's own rule; "complete" is true once every part is there
+part-00000/scores.parquet    image_id, patient_id, width, height, frame (10 numbers), one float32 column per finding
+part-00000/maps.npy          float16 [image, finding, h, w], raw and non-negative, rows as in the parquet file
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float, Float16, Float32
+
+from chestmap.errors import BadModel, Refused
+from chestmap.types import Findings, Frame, Prediction
+
+FORMAT = 1
+GREATEST = 65504.0  # of float16
+BESIDE_SCORES = ("image_id", "patient_id", "width", "height", "frame")
+
+
+@dataclass(frozen=True)
+class OwnRule:
+    """How a method itself turns a map into a mask: map >= threshold, after scaling each map to [0, 1] where `normalize`."""
+
+    threshold: float
+    normalize: bool = True
+
+
+@dataclass(frozen=True)
+class Header:
+    """What holds for all parts. `model` and `data` identify what made them (hash of the weights, fingerprint of the images)."""
+
+    findings: Findings
+    canvas: tuple[int, int]  # (width, height)
+    model: Mapping[str, Any] = field(hash=False)
+    own_rule: OwnRule
+    data: str = ""
+
+    def as_json(self, *, complete: bool) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "complete": complete,
+            "findings": list(self.findings.names),
+            "canvas": list(self.canvas),
+            "model": dict(self.model),
+            "own_rule": asdict(self.own_rule),
+            "data": self.data,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Rows that belong together; `maps` may be a read-only memory map."""
+
+    image_ids: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    frames: tuple[Frame, ...]
+    scores: Float32[np.ndarray, "image finding"]
+    maps: Float16[np.ndarray, "image finding h w"]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+
+class PredictionsWriter:
+    """Writes parts beside and renames them, so a killed job leaves whole parts and goes on with the missing ones."""
+
+    def __init__(self, folder: Path, header: Header) -> None:
+        self.folder, self.header = folder, header
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "predictions.json").exists():
+            earlier = _read_header(folder)
+            changed = [
+                key for key, value in header.as_json(complete=earlier["complete"]).items() if earlier.get(key) != value
+            ]
+            if changed:
+                raise Refused(
+                    f"{folder}: holds other predictions ({', '.join(changed)} differ); give a new folder or delete it"
+                )
+        else:
+            self._write_header(complete=False)
+
+    def _write_header(self, *, complete: bool) -> None:
+        beside = self.folder / "predictions.json.part"
+        beside.write_text(json.dumps(self.header.as_json(complete=complete), indent=1), encoding="utf-8")
+        beside.replace(self.folder / "predictions.json")
+
+    def has(self, part: int) -> bool:
+        return (self.folder / f"part-{part:05d}").is_dir()
+
+    def write(self, part: int, count: int, chunks: Iterator[Chunk]) -> None:
+        """One part of `count` images, given as chunks in order."""
+        final = self.folder / f"part-{part:05d}"
+        beside = final.with_name(final.name + ".making")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        tables: list[pl.DataFrame] = []
+        maps, done = None, 0
+        for chunk in chunks:
+            if maps is None:
+                shape = (count, *chunk.maps.shape[1:])
+                maps = np.lib.format.open_memmap(beside / "maps.npy", mode="w+", dtype=np.float16, shape=shape)
+            maps[done : done + len(chunk)] = np.clip(chunk.maps, 0, GREATEST)
+            tables.append(_table(chunk, self.header.findings))
+            done += len(chunk)
+        if maps is None or done != count:
+            raise Refused(f"{final}: {done} images came for a part of {count}")
+        maps.flush()
+        pl.concat(tables).write_parquet(beside / "scores.parquet")
+        os.replace(beside, final)  # noqa: PTH105 -- Path.replace is the same call; final never exists here
+
+    def finish(self) -> None:
+        self._write_header(complete=True)
+
+
+def _table(chunk: Chunk, findings: Findings) -> pl.DataFrame:
+    columns: dict[str, Any] = {
+        "image_id": chunk.image_ids,
+        "patient_id": chunk.patient_ids,
+        "width": np.array([frame.image[0] for frame in chunk.frames], dtype=np.float32),
+        "height": np.array([frame.image[1] for frame in chunk.frames], dtype=np.float32),
+        "frame": np.array([frame.as_list() for frame in chunk.frames], dtype=np.float64),
+    }
+    columns |= {name: chunk.scores[:, index] for index, name in enumerate(findings)}
+    return pl.DataFrame(columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """A complete predictions folder; scores are in memory, maps stay on disk until they are asked for."""
+
+    folder: Path
+    header: Header
+    table: pl.DataFrame  # the rows of every scores.parquet, in order
+    parts: tuple[Float16[np.ndarray, "image finding h w"], ...]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def findings(self) -> Findings:
+        return self.header.findings
+
+    @cached_property
+    def image_ids(self) -> tuple[str, ...]:
+        return tuple(self.table["image_id"])
+
+    @cached_property
+    def scores(self) -> Float32[np.ndarray, "image finding"]:
+        return self.table.select(self.findings.names).to_numpy()
+
+    def chunks(self, size: int = 256) -> Iterator[Chunk]:
+        """All rows in order, at most `size` at a time and never across parts."""
+        first = 0
+        for maps in self.parts:
+            for start in range(0, len(maps), size):
+                yield self._chunk(first + start, maps[start : start + size])
+            first += len(maps)
+
+    def _chunk(self, first: int, maps: Float16[np.ndarray, "image finding h w"]) -> Chunk:
+        rows = self.table[first : first + len(maps)]
+        frames = tuple(Frame.from_list(numbers) for numbers in rows["frame"].to_list())
+        scores = self.scores[first : first + len(maps)]
+        return Chunk(tuple(rows["image_id"]), tuple(rows["patient_id"]), frames, scores, maps)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        for chunk in self.chunks():
+            for row, image_id in enumerate(chunk.image_ids):
+                yield Prediction(
+                    image_id, chunk.patient_ids[row], self.findings, chunk.scores[row], chunk.maps[row], chunk.frames[row]
+                )
+
+
+def open_predictions(folder: Path) -> Predictions:
+    """The predictions of a folder; an unfinished or damaged one is an error that says what to do."""
+    found = _read_header(folder)
+    if not found["complete"]:
+        raise BadModel(f"{folder}: predictions are unfinished; run the same `chestmap predict` again to finish them")
+    names = _part_names(folder)
+    tables, maps = zip(*(_read_part(folder / name, found["findings"]) for name in names), strict=True)
+    header = Header(
+        Findings(tuple(found["findings"])),
+        (found["canvas"][0], found["canvas"][1]),
+        found["model"],
+        OwnRule(**found["own_rule"]),
+        found["data"],
+    )
+    return Predictions(folder, header, pl.concat(tables), maps)
+
+
+def _part_names(folder: Path) -> Sequence[str]:
+    names = sorted(entry.name for entry in folder.glob("part-?????"))
+    if not names or names != [f"part-{number:05d}" for number in range(len(names))]:
+        raise BadModel(f"{folder}: parts {names}: expected part-00000, part-00001 … without a gap; predict again")
+    return names
+
+
+def _read_header(folder: Path) -> dict[str, Any]:
+    path = folder / "predictions.json"
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadModel(f"{folder}: no predictions.json; expected a folder written by `chestmap predict`") from None
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{path}: cannot be read ({error}); predict again") from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise BadModel(
+            f"{path}: format {header.get('format') if isinstance(header, dict) else '?'}; this version reads {FORMAT}"
+        )
+    return header
+
+
+def _read_part(folder: Path, findings: Sequence[str]) -> tuple[pl.DataFrame, Float[np.ndarray, "image finding h w"]]:
+    try:
+        table = pl.read_parquet(folder / "scores.parquet")
+        maps = np.load(folder / "maps.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise BadModel(f"{folder}: cannot be read ({error}); delete this part and predict again") from None
+    if table.columns != [*BESIDE_SCORES, *findings] or maps.shape[:2] != (len(table), len(findings)):
+        raise BadModel(f"{folder}: {len(table)} rows of {table.columns} and maps {maps.shape} do not fit; predict again")
+    return table, maps

@@ -1,0 +1,36 @@
+"""A method: one published system as the rest of the frame sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from chestmap.data.predictions import OwnRule
+from chestmap.settings import Settings
+from chestmap.types import Findings
+
+if TYPE_CHECKING:
+    from chestmap.training.data import Data
+    from chestmap.training.run import Run
+
+
+@dataclass(frozen=True)
+class Method:
+    """Made once at the end of a room as `METHOD` and listed in `methods/__init__.py`.
+
+    `build(settings, findings, canvas)` gives an untrained network whose `forward(images)` returns an `Output`; canvas is
+    (width, height). `recipe(run, data, settings)` gives the trained one. `tiny` are settings (a table as in TOML) with which
+    the conformance suite trains in seconds.
+    """
+
+    name: str
+    title: str
+    paper: str
+    settings: type[Settings]
+    build: Callable[[Any, Findings, tuple[int, int]], nn.Module]
+    recipe: Callable[[Run, Data, Any], nn.Module]
+    own_rule: Callable[[Any], OwnRule]
+    tiny: Mapping[str, Any] = field(default_factory=dict, hash=False)

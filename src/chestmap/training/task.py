@@ -1,0 +1,45 @@
+"""A task: a network and the named loss terms that it learns by."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from torch import Tensor, nn
+
+from chestmap.tensors import Batch, Output
+
+
+class Task(nn.Module):
+    """What one step of a recipe trains: `forward` gives the loss terms, the loss is their sum.
+
+    The keys become log names (`refine/amse`), so they are verbs or the paper's own term. A task holds no optimizer, no device
+    and no random state; the loop seeds torch before every batch.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._frozen: list[nn.Module] = []
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        raise NotImplementedError(f"{type(self).__name__}.forward: a task says its loss terms")
+
+    def predict(self, batch: Batch) -> Output:
+        """What validation scores; override where the network takes more than the images."""
+        return self.network(batch.images)
+
+    def freeze(self, *parts: nn.Module) -> None:
+        """Stop learning in `parts`; their batch norm statistics and dropout also stand still under `.train()`."""
+        for part in parts:
+            part.requires_grad_(requires_grad=False)
+            part.eval()
+            self._frozen.append(part)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 -- torch's own signature
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
+
+    def after_step(self) -> None:
+        """Called after each optimizer step, e.g. to let a teacher follow its student."""
