@@ -1,0 +1,156 @@
+"""`chestmap data`: check, pack and split a dataset, or draw one."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from chestmap.settings import checked, with_overrides
+
+if TYPE_CHECKING:
+    from chestmap.data.source import Source
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Check, split and pack a dataset, or draw a phantom one.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Kind = Annotated[
+    str,
+    typer.Argument(
+        metavar="KIND", help="Who laid the dataset out: **nih** (ChestX-ray14), **chexpert**, **vindr** or **folder**."
+    ),
+]
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The dataset's folder, as its publisher lays it out.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the reader, such as `--set uncertain=ones`; repeatable."),
+]
+messages = Console(stderr=True)
+
+
+def source_of(kind: str, root: Path, overrides: list[str] | None) -> "Source":
+    from chestmap.data import open_source, source_settings
+
+    return open_source(source_settings(with_overrides({"name": kind, "root": str(root)}, overrides or [])))
+
+
+@app.command()
+def check(
+    kind: Kind,
+    root: Root,
+    overrides: Set = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Also look for leaks in this split, by name or folder; repeatable.")
+    ] = None,
+    decode: Annotated[bool, typer.Option(help="Open every image, too: finds damaged files and identical pixels.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Count images, patients, labels and boxes; find missing files, repaired labels, duplicates and leaks.
+
+    Ends with exit code 1 where something is wrong.
+
+    Example: `chestmap data check nih /data/nih --split official --split fold-1`
+    """
+    from chestmap.data.check import check as look
+
+    source = source_of(kind, root, overrides)
+    splits = [split_of(source, name) for name in split or ()]
+    report = look(source, splits, decode=decode)
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        report.render(Console())
+    if report.failed:
+        raise typer.Exit(1)
+
+
+def split_of(source: "Source", name: str) -> Any:
+    """A split by name, or read from a folder that `chestmap data split` wrote."""
+    from chestmap.data.split import SplitSettings, make_split, read_split
+
+    if Path(name).is_dir():
+        return read_split(Path(name))
+    return make_split(source, checked(SplitSettings, {"name": name}, name="--split"))
+
+
+@app.command()
+def split(
+    kind: Kind,
+    root: Root,
+    out: Annotated[Path, typer.Option(help="The folder to write: split.json and one list of image ids for each part.")],
+    name: Annotated[
+        str,
+        typer.Option(
+            help="official, official-boxes, fold-1…5, clean-fold-1…5, ham-fold-1…5, ag-cnn, ag-cnn-patients or search."
+        ),
+    ] = "official",
+    seed: Annotated[int, typer.Option(help="Where a split is drawn, the seed of the draw.")] = 0,
+    overrides: Set = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--split-set", metavar="KEY=VALUE", help="A setting of the split, e.g. `annotated=0.8`."),
+    ] = None,
+) -> None:
+    """Divide a dataset into training, validation and test, by patient unless the split's name says otherwise."""
+    from chestmap.data.split import SplitSettings, make_split
+
+    source = source_of(kind, root, overrides)
+    tree = with_overrides({"name": name, "seed": seed}, settings or [])
+    made = make_split(source, checked(SplitSettings, tree, name="--split-set"))
+    made.write(out)
+    for part, ids in made.parts.items():
+        typer.echo(f"{part}\t{len(ids)}")
+    messages.print(f"Wrote {out}", highlight=False)
+
+
+@app.command()
+def pack(
+    kind: Kind,
+    root: Root,
+    out: Annotated[
+        Path, typer.Option(help="The pack's folder; a half-made or outdated pack there is finished, not begun anew.")
+    ],
+    width: Annotated[int, typer.Option(help="Canvas width in pixels.")] = 512,
+    height: Annotated[int, typer.Option(help="Canvas height in pixels.")] = 512,
+    fit: Annotated[str, typer.Option(help="letterbox keeps the aspect, squash fills the canvas.")] = "letterbox",
+    workers: Annotated[int | None, typer.Option(help="Processes that decode; all cores by default.")] = None,
+    overrides: Set = None,
+) -> None:
+    """Decode a dataset once; training then reads images at memory speed.
+
+    Files that cannot be read are set aside with their reason in set_aside.csv, and the command ends with exit code 1.
+    """
+    from chestmap.data.pack import PackSettings, make_pack
+
+    source = source_of(kind, root, overrides)
+    settings = checked(PackSettings, {"width": width, "height": height, "fit": fit}, name="options")
+    made = make_pack(source, out, settings, workers=workers)
+    messages.print(f"{len(made.ids):,} images in {out}", highlight=False)
+    if made.set_aside:
+        messages.print(
+            f"{len(made.set_aside):,} files were set aside; their reasons are in {out / 'set_aside.csv'}", highlight=False
+        )
+        raise typer.Exit(1)
+
+
+@app.command()
+def phantom(
+    folder: Annotated[Path, typer.Argument(help="Where to write; the layout is ChestX-ray14's.")],
+    images: Annotated[int, typer.Option(min=1, help="How many images.")] = 2000,
+    side: Annotated[int, typer.Option(min=64, help="Width and height of the PNGs; boxes stay in the 1024 frame.")] = 512,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same images, however many processes draw.")] = 0,
+    overrides: Set = None,
+) -> None:
+    """Draw chest radiographs with findings, boxes and, on request, true masks and DICOM copies.
+
+    Example: `chestmap data phantom /tmp/phantom --images 500 --side 256 --set masks=true --set dicom=true`
+    """
+    from chestmap.data.phantom import PhantomSettings, write_phantom
+
+    tree = with_overrides({"images": images, "side": side, "seed": seed}, overrides or [])
+    written = write_phantom(folder, checked(PhantomSettings, tree, name="--set"))
+    messages.print(f"Wrote {written}", highlight=False)
