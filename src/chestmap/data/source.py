@@ -36,11 +36,14 @@ COLUMNS = {
 }
 
 
+Level = Literal["note", "repaired", "error"]
+
+
 @dataclass(frozen=True)
 class Problem:
     """Something a reader noticed: `repaired` and `note` are information, `error` makes `data check` fail."""
 
-    level: Literal["note", "repaired", "error"]
+    level: Level
     kind: str  # a few fixed words, so that problems can be counted: "label spelling", "missing file"
     message: str  # what came, where; one line
     count: int = 1
@@ -54,10 +57,11 @@ class Source:
     findings: Findings
     root: Path
     images: pl.DataFrame
-    labels: Int8[np.ndarray, "image finding"]
+    labels: Int8[np.ndarray, "image finding"]  # 0, 1 or UNKNOWN
     boxes: Mapping[str, tuple[Box, ...]] = field(default_factory=dict)
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # the publisher's own lists of image ids
     problems: tuple[Problem, ...] = ()
+    soft: Float32[np.ndarray, "image finding"] | None = None  # what training sees in place of a label; NaN: the label itself
 
     def __post_init__(self) -> None:
         if dict(self.images.schema) != COLUMNS or len(self.images) != len(self.labels):
@@ -88,10 +92,11 @@ class Source:
         return self.root / self.images["path"][row]
 
     def known_labels(self, rows: np.ndarray | None = None) -> Float32[np.ndarray, "image finding"]:
-        """Labels as 0, 1 and NaN."""
-        labels = (self.labels if rows is None else self.labels[rows]).astype(np.float32)
+        """Labels as 0, 1 and NaN; a soft label lies between 0 and 1."""
+        chosen = slice(None) if rows is None else rows
+        labels = self.labels[chosen].astype(np.float32)
         labels[labels == UNKNOWN] = np.nan
-        return labels
+        return labels if self.soft is None else np.where(np.isnan(self.soft[chosen]), labels, self.soft[chosen])
 
     def __getitem__(self, row: int) -> Example:
         image = self.images.row(row, named=True)
@@ -110,6 +115,7 @@ class Source:
             self,
             images=images,
             labels=self.labels[rows],
+            soft=None if self.soft is None else self.soft[rows],
             boxes={image_id: boxes for image_id, boxes in self.boxes.items() if image_id in kept},
             lists={name: tuple(one for one in ids if one in kept) for name, ids in self.lists.items()},
         )
@@ -120,6 +126,7 @@ class Source:
         digest = hashlib.sha256("|".join(self.findings.names).encode())
         digest.update("\n".join(self.images["image_id"] + "," + self.images["patient_id"]).encode())
         digest.update(np.ascontiguousarray(self.labels).tobytes())
+        digest.update(b"" if self.soft is None else np.ascontiguousarray(self.soft).tobytes())
         for image_id in sorted(self.boxes):
             digest.update(repr((image_id, [(box.finding, *box.corners) for box in self.boxes[image_id]])).encode())
         return digest.hexdigest()[:16]
