@@ -1,0 +1,190 @@
+"""Areas under curves: AUC with DeLong's variance, average precision, and both under resampling by patient.
+
+All in float64; scores are ranked, so their scale does not matter, and ties count one half (midranks). Unknown labels are left out
+by the callers through `known`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.special import expit, logit, ndtr, ndtri
+
+from chestmap.errors import BadInput
+
+Scores = Float[np.ndarray, "image"]
+Labels = Float[np.ndarray, "image"]
+
+
+@dataclass(frozen=True)
+class Auc:
+    """`variance` is NaN where one kind of label came only once."""
+
+    value: float
+    variance: float
+    positives: int
+    negatives: int
+
+    def interval(self, confidence: float = 0.95, *, on_logit: bool = False) -> tuple[float, float]:
+        """Normal interval cut to [0, 1]; `on_logit` builds it on the logit scale, which stays inside and is less symmetric.
+
+        An AUC of exactly 0 or 1 has no variance, so its interval is a point: too short for few images.
+        """
+        reach = float(ndtri(0.5 + confidence / 2)) * math.sqrt(self.variance)
+        if not on_logit or self.value in (0.0, 1.0):
+            return max(0.0, self.value - reach), min(1.0, self.value + reach)
+        reach /= self.value * (1 - self.value)
+        return float(expit(logit(self.value) - reach)), float(expit(logit(self.value) + reach))
+
+
+def known(
+    scores: Float[np.ndarray, "image"], labels: Labels
+) -> tuple[Float[np.ndarray, "known"], Bool[np.ndarray, "known"]]:
+    """Scores and "is present" of the images whose label is known; a score that is no number is refused."""
+    kept = ~np.isnan(labels)
+    scores = scores[kept].astype(np.float64)
+    if not np.isfinite(scores).all():
+        raise BadInput(f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are not finite numbers; predict again")
+    return scores, labels[kept] == 1
+
+
+@dataclass(frozen=True, eq=False)
+class Placements:
+    """For each positive the share of negatives below it, for each negative the share of positives above it; ties are half."""
+
+    positive: Float[np.ndarray, "positives"]
+    negative: Float[np.ndarray, "negatives"]
+
+    @property
+    def auc(self) -> Auc:
+        variance = _variance(self.positive) + _variance(self.negative)
+        return Auc(float(self.positive.mean()), variance, len(self.positive), len(self.negative))
+
+
+def _variance(values: Float[np.ndarray, "n"]) -> float:
+    return float(values.var(ddof=1)) / len(values) if len(values) > 1 else math.nan
+
+
+def placements(scores: Float[np.ndarray, "known"], present: Bool[np.ndarray, "known"]) -> Placements | None:
+    """None where only one kind of label came. O(n log n): one sort, then counts at the places of equal scores."""
+    positives, negatives = int(present.sum()), int((~present).sum())
+    if not positives or not negatives:
+        return None
+    order = np.argsort(scores)
+    ordered = scores[order]
+    place = np.concatenate([[0], np.cumsum(ordered[1:] != ordered[:-1])])
+    positive_at = np.bincount(place, weights=present[order])
+    negative_at = np.bincount(place) - positive_at
+    below = (np.cumsum(negative_at) - negative_at / 2) / negatives
+    above = (positives - np.cumsum(positive_at) + positive_at / 2) / positives
+    place_of = np.empty_like(place)
+    place_of[order] = place
+    return Placements(below[place_of[present]], above[place_of[~present]])
+
+
+def delong(scores: Float[np.ndarray, "image"], labels: Labels) -> Auc | None:
+    """AUC with the variance of DeLong et al. (1988); None where only one kind of label is known."""
+    placed = placements(*known(scores, labels))
+    return placed.auc if placed else None
+
+
+@dataclass(frozen=True)
+class PairedAuc:
+    """Two scores on the same images; `p` is two-sided."""
+
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def paired_delong(
+    first: Float[np.ndarray, "image"], second: Float[np.ndarray, "image"], labels: Labels, confidence: float = 0.95
+) -> PairedAuc | None:
+    """DeLong's test for two correlated AUCs; difference = first - second."""
+    one, other = placements(*known(first, labels)), placements(*known(second, labels))
+    if one is None or other is None:
+        return None
+    difference = float(one.positive.mean() - other.positive.mean())
+    variance = _variance(one.positive - other.positive) + _variance(one.negative - other.negative)
+    spread = math.sqrt(variance)
+    reach = float(ndtri(0.5 + confidence / 2)) * spread
+    p = (1.0 if difference == 0 else 0.0) if spread == 0 else float(2 * ndtr(-abs(difference) / spread))
+    return PairedAuc(
+        float(one.positive.mean()), float(other.positive.mean()), difference, difference - reach, difference + reach, p
+    )
+
+
+def average_precision(scores: Float[np.ndarray, "image"], labels: Labels) -> float | None:
+    """Sum of precision times the step in recall at each score from above; None without positives."""
+    recall, precision, _ = precision_recall(scores, labels)
+    return float((np.diff(recall, prepend=0.0) * precision).sum()) if len(recall) else None
+
+
+def precision_recall(scores: Float[np.ndarray, "image"], labels: Labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Recall, precision and score at each different score, highest first; empty without positives."""
+    thresholds, true, false = _counts_above(*known(scores, labels))
+    if not len(true) or true[-1] == 0:
+        return np.empty(0), np.empty(0), np.empty(0)
+    return true / true[-1], true / (true + false), thresholds
+
+
+def roc(scores: Float[np.ndarray, "image"], labels: Labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """False positive rate, sensitivity and score, from (0, 0); "positive" means score >= threshold. Empty with one kind."""
+    thresholds, true, false = _counts_above(*known(scores, labels))
+    if not len(true) or true[-1] == 0 or false[-1] == 0:
+        return np.empty(0), np.empty(0), np.empty(0)
+    start = np.zeros(1)
+    return (
+        np.concatenate([start, false / false[-1]]),
+        np.concatenate([start, true / true[-1]]),
+        np.concatenate([[np.inf], thresholds]),
+    )
+
+
+def _counts_above(
+    scores: Float[np.ndarray, "known"], present: Bool[np.ndarray, "known"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order]
+    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)) if len(ordered) else np.empty(0, dtype=np.int64)
+    true = np.cumsum(present[order])[last]
+    return ordered[last], true.astype(np.float64), (last + 1 - true).astype(np.float64)
+
+
+def resampled(
+    scores: Float[np.ndarray, "image"],
+    labels: Labels,
+    patient: Int[np.ndarray, "image"],
+    weights: Int[np.ndarray, "resample patient"],
+) -> tuple[Float[np.ndarray, "resample"], Float[np.ndarray, "resample"]]:
+    """AUC and average precision of each resample, in which an image counts as often as its patient was drawn.
+
+    NaN where a resample holds only one kind of label.
+    """
+    values, present = known(scores, labels)
+    patient = patient[~np.isnan(labels)]
+    low, high = np.argsort(values[~present]), np.argsort(-values[present])
+    negative, positive = values[~present][low], values[present][high]
+    first, last = np.searchsorted(negative, positive, "left"), np.searchsorted(negative, positive, "right")
+    group = np.flatnonzero(np.append(positive[1:] != positive[:-1], True)) if len(positive) else np.empty(0, dtype=np.int64)
+    auc, precision = np.full(len(weights), np.nan), np.full(len(weights), np.nan)
+    for start in range(0, len(weights), 64):
+        drawn = weights[start : start + 64]
+        below = np.zeros((len(drawn), len(negative) + 1))
+        np.cumsum(drawn[:, patient[~present][low]], axis=1, out=below[:, 1:])
+        hits = drawn[:, patient[present][high]].astype(np.float64)
+        negatives, positives = below[:, -1], hits.sum(axis=1)
+        area = (hits * (below[:, first] + below[:, last])).sum(axis=1) / 2
+        true = np.cumsum(hits, axis=1)[:, group]
+        found = true + negatives[:, None] - below[:, first[group]]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            auc[start : start + 64] = area / (negatives * positives)
+            share = np.where(found > 0, true / found, 0.0)
+            precision[start : start + 64] = (np.diff(true, axis=1, prepend=0.0) * share).sum(axis=1) / positives
+    return auc, precision

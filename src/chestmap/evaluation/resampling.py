@@ -1,0 +1,119 @@
+"""Uncertainty and tests that respect the patient: images of one patient are drawn, and exchanged, together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.special import bdtr
+
+EXACT = 14
+"""With at most so many patients who differ, all 2^n exchanges are tried; with more, random ones."""
+
+
+def numbered(names: Sequence[str]) -> Int[np.ndarray, "name"]:
+    """Patients as numbers from 0, in order of appearance."""
+    seen: dict[str, int] = {}
+    return np.array([seen.setdefault(name, len(seen)) for name in names], dtype=np.int64)
+
+
+def patient_weights(num_patients: int, resamples: int, seed: int) -> Int[np.ndarray, "resample patient"]:
+    """How often each patient is drawn in each resample, with replacement."""
+    rng = np.random.default_rng(seed)
+    weights = np.empty((resamples, num_patients), dtype=np.int16)
+    for row in weights:
+        row[:] = np.bincount(rng.integers(0, num_patients, num_patients), minlength=num_patients)
+    return weights
+
+
+def by_patient(
+    values: Float[np.ndarray, "row column"], patient: Int[np.ndarray, "row"], num_patients: int
+) -> Float[np.ndarray, "patient column"]:
+    """Sums over each patient's rows."""
+    sums = np.zeros((num_patients, values.shape[1]))
+    np.add.at(sums, patient, values)
+    return sums
+
+
+def resampled_rates(
+    hits: Float[np.ndarray, "row column"],
+    patient: Int[np.ndarray, "row"],
+    weights: Int[np.ndarray, "resample patient"],
+    units: Float[np.ndarray, "row column"] | None = None,
+) -> Float[np.ndarray, "resample column"]:
+    """Rate of hits in each resample: hits per row, or per unit where `units` counts them; NaN where no row was drawn.
+
+    A NaN hit leaves its row out of its column.
+    """
+    counted = np.where(np.isnan(hits), 0.0, np.ones_like(hits) if units is None else units)
+    drawn = weights.astype(np.float64)
+    above = drawn @ by_patient(np.nan_to_num(hits), patient, weights.shape[1])
+    below = drawn @ by_patient(counted, patient, weights.shape[1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return above / below
+
+
+def interval(
+    samples: Float[np.ndarray, "resample column"], confidence: float
+) -> tuple[Float[np.ndarray, "column"], Float[np.ndarray, "column"]]:
+    """Percentile interval; resamples without a value are left out, and a column without any is NaN."""
+    lost = np.isnan(samples).all(axis=0)
+    filled = np.where(lost, 0.0, samples)
+    tail = 50 * (1 - confidence)
+    low, high = np.nanpercentile(filled, [tail, 100 - tail], axis=0)
+    return np.where(lost, np.nan, low), np.where(lost, np.nan, high)
+
+
+@dataclass(frozen=True)
+class PairedHits:
+    """Two methods on the same boxes; `only_first` and `only_second` count the boxes that one alone found."""
+
+    only_first: int
+    only_second: int
+    mcnemar: float
+    permutation: float
+
+
+def paired_hits(
+    first: Bool[np.ndarray, "box"], second: Bool[np.ndarray, "box"], patient: Int[np.ndarray, "box"], draws: int, seed: int
+) -> PairedHits:
+    """Exact McNemar test, and a permutation test that exchanges the two methods for whole patients; both two-sided."""
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    return PairedHits(
+        only_first, only_second, mcnemar(only_first, only_second), _permutation(first, second, patient, draws, seed)
+    )
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided p: the discordant boxes as tosses of a fair coin."""
+    tosses = only_first + only_second
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), tosses, 0.5))) if tosses else 1.0
+
+
+def _permutation(
+    first: Bool[np.ndarray, "box"], second: Bool[np.ndarray, "box"], patient: Int[np.ndarray, "box"], draws: int, seed: int
+) -> float:
+    differences = np.bincount(patient, weights=first.astype(float) - second.astype(float))
+    differences = differences[differences != 0]
+    if not len(differences):
+        return 1.0
+    seen = abs(differences.sum())
+    if len(differences) <= EXACT:
+        bits = np.arange(2 ** len(differences))[:, None] >> np.arange(len(differences))
+        return float((np.abs((1 - 2 * (bits & 1)) @ differences) >= seen).mean())
+    signs = np.random.default_rng(seed).integers(0, 2, (draws, len(differences)), dtype=np.int8)
+    reached = np.abs((1 - 2 * signs) @ differences) >= seen
+    return float((1 + reached.sum()) / (1 + draws))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values corrected for their number by Holm's step-down rule, in the order given; NaN stays and does not count."""
+    values = np.asarray(p, dtype=np.float64)
+    order = [int(index) for index in np.argsort(values) if not np.isnan(values[index])]
+    corrected, highest = values.copy(), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * values[index]))
+        corrected[index] = highest
+    return corrected.tolist()
