@@ -1,0 +1,115 @@
+"""Weights (safetensors) and the state from which a killed step goes on, never half written.
+
+A resume file carries its own digest in its name, and the one before is kept: a file damaged by a full or failing disk is
+noticed and passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from chestmap.errors import BadModel
+
+KEPT = 2
+
+
+@dataclass
+class Position:
+    """How far a step has come; `batch` counts those done in `epoch`, always at an optimizer step."""
+
+    epoch: int = 0
+    batch: int = 0
+    update: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    best: float | None = None  # greater is better: an AUC, or minus a loss
+    best_epoch: int = 0
+    best_sha256: str = ""
+    stale: int = 0  # validations since the best one
+
+
+def write_beside(path: Path, content: bytes | memoryview) -> None:
+    """All of it on disk under its name, or nothing."""
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def save_weights(module: nn.Module, path: Path) -> str:
+    """The whole state of `module`; returns the file's sha256. Tied weights are written once per name."""
+    tensors = {
+        name: value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        for name, value in module.state_dict().items()
+    }
+    content = safetensors.torch.save(tensors)
+    write_beside(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_weights(module: nn.Module, path: Path, sha256: str = "") -> None:
+    """Refuses a missing, changed or ill-fitting file."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadModel(
+            f"{path}: cannot be read ({error.__class__.__name__}); expected the weights of a finished step"
+        ) from None
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 and found != sha256:
+        raise BadModel(
+            f"{path}: sha256 {found[:12]}… instead of {sha256[:12]}…; the file was changed or cut, fetch it again"
+        )
+    try:
+        module.load_state_dict(safetensors.torch.load(content))
+    except SafetensorError as error:
+        raise BadModel(f"{path}: no safetensors file ({error})") from None
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise BadModel(f"{path}: weights of another network: {first}") from None
+
+
+def save_resume(folder: Path, epoch: int, batch: int, state: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    name = f"resume-{epoch:05d}-{batch:08d}-{_digest(buffer.getbuffer())}.pt"
+    write_beside(folder / name, buffer.getbuffer())
+    for old in resume_files(folder)[KEPT:]:
+        old.unlink()
+
+
+def load_resume(folder: Path, tell: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest undamaged state; None where there is none. `tell` hears of damaged files."""
+    for path in resume_files(folder):
+        content = path.read_bytes()
+        if _digest(content) == path.stem.rpartition("-")[2]:
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        tell(f"{path}: damaged, passed over; going on from the state before it")
+    return None
+
+
+def resume_files(folder: Path) -> list[Path]:
+    """Newest first."""
+    return sorted(folder.glob("resume-*.pt"), reverse=True)
+
+
+def _digest(content: bytes | memoryview) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

@@ -1,0 +1,69 @@
+"""What a run was made with: versions, machine, commit; appended to at every start."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chestmap.training.folder import read_json, write_json
+
+PACKAGES = ("chestmap", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "opencv-python-headless", "polars")
+
+
+def record_start(folder: Path, device: torch.device, settings: dict[str, Any]) -> None:
+    earlier = read_json(folder / "environment.json") or {"starts": []}
+    start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "versions": _versions(), "machine": _machine(device)}
+    write_json(folder / "environment.json", {"starts": [*earlier["starts"], start | {"git": _commit(), "run": settings}]})
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    machine: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processor": _processor(),
+    }
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        machine |= {"gpu": found.name, "gpu_memory_gb": round(found.total_memory / 1e9, 1), "cuda": torch.version.cuda}
+    return machine
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _commit() -> dict[str, Any] | None:
+    """Of the source tree, where chestmap runs from one."""
+    source = Path(sys.modules["chestmap"].__file__ or ".").parent
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(source), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()  # noqa: S603
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", str(source)))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,40 @@
+"""SIGINT and SIGTERM end training at the next optimizer step, after its state is saved."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any, Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt:
+    """While it is open, the first signal only sets `asked`; a second one ends the process as if there were no handler."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._pid = os.getpid()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._heard) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _heard(self, number: int, _: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # a loading process that inherited the handler: its parent decides about Ctrl-C
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        if self.asked:
+            self.__exit__()
+            os.kill(self._pid, number)
+        self.asked = True

@@ -1,0 +1,111 @@
+"""What is logged while a step trains: one CSV for the run, TensorBoard files beside it.
+
+`log.csv` is long, one number per row (step, epoch, update, seconds, name, value), since steps log different terms. `update`
+counts optimizer steps; a resumed step drops the rows after the state that it goes on from.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from chestmap.errors import Diverged
+from chestmap.training.checkpoint import write_beside
+from chestmap.training.run_settings import RunSettings
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+COLUMNS = ("step", "epoch", "update", "seconds", "name", "value")
+
+
+class Log:
+    def __init__(self, folder: Path, step: str, update: int, settings: RunSettings) -> None:
+        self.step = step
+        path = folder / "log.csv"
+        _cut(path, step, update)
+        self.file = path.open("a", newline="", encoding="utf-8")
+        self.rows = csv.writer(self.file)
+        self.board = _board(folder / "tensorboard" / step, update) if settings.tensorboard else None
+
+    def write(self, epoch: int, update: int, seconds: float, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.rows.writerow((self.step, epoch, update, f"{seconds:.1f}", name, f"{value:.7g}"))
+            if self.board is not None:
+                self.board.add_scalar(f"{self.step}/{name}", value, update)
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def _cut(path: Path, step: str, update: int) -> None:
+    """Keep whole rows of other steps, and of this one up to `update`."""
+    rows: list[list[str]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS)]
+    kept = [row for row in rows[1:] if row[0] != step or int(row[2]) <= update]
+    write_beside(path, "".join(",".join(row) + "\n" for row in [COLUMNS, *kept]).encode())
+
+
+def _board(folder: Path, update: int) -> SummaryWriter:
+    from torch.utils.tensorboard import SummaryWriter  # costs a second
+
+    return SummaryWriter(str(folder), purge_step=update + 1 if update else None)
+
+
+class Terms:
+    """Loss terms of the batches since the last look; one look costs one wait for the device, whatever the number of terms."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[str, tuple[str, ...], dict[str, Tensor]]] = []
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, where: str, ids: tuple[str, ...], terms: Mapping[str, Tensor]) -> None:
+        self.waiting.append((where, ids, {name: value.detach() for name, value in terms.items()}))
+
+    def look(self) -> None:
+        """Raises `Diverged` at the first term that is not finite."""
+        if not self.waiting:
+            return
+        values = torch.stack([value.float() for _, _, terms in self.waiting for value in terms.values()]).tolist()
+        numbers = iter(values)
+        for where, ids, terms in self.waiting:
+            for name in terms:
+                value = next(numbers)
+                if not math.isfinite(value):
+                    raise Diverged(
+                        f'{where}: loss term "{name}" is {value}; images {", ".join(ids)}. '
+                        "Lower the learning rate, clip gradients, or look at these images"
+                    )
+                self.sums[name] = self.sums.get(name, 0.0) + value
+                self.counts[name] = self.counts.get(name, 0) + 1
+        self.waiting.clear()
+
+    def means(self) -> dict[str, float]:
+        """Since the last call."""
+        self.look()
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        self.sums.clear()
+        self.counts.clear()
+        return means
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Of the GPU's tensors, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9

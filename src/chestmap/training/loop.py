@@ -1,0 +1,246 @@
+"""The loop that trains one step, on Lightning Fabric.
+
+Data order, augmentation and dropout are functions of (seed, step, epoch, batch, rank), so the position and the weights are all
+that a killed step needs to go on to the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chestmap.data.loader import Loader, LoaderSettings, Part
+from chestmap.errors import BadInput, StepChanged
+from chestmap.tensors import Batch
+from chestmap.training.average import Average
+from chestmap.training.checkpoint import Position, load_resume, resume_files, save_resume, save_weights
+from chestmap.training.folder import write_json
+from chestmap.training.interrupt import Interrupt
+from chestmap.training.log import Log, Terms, peak_memory_gb
+from chestmap.training.schedule import Schedule, optimizer_for
+from chestmap.training.task import Task
+from chestmap.training.validation import validation_auc, validation_loss
+
+if TYPE_CHECKING:
+    from chestmap.training.run import Run
+
+LOOK_EVERY = 10  # batches between two looks at the loss on a GPU, where each one waits for the device
+
+
+class Loop:
+    def __init__(self, run: Run, folder: Path, task: Task, schedule: Schedule) -> None:
+        self.run, self.fabric, self.folder, self.task, self.schedule = run, run.fabric, folder, task, schedule
+        self.optimizer = optimizer_for(task, schedule)
+        self.model, self.stepper = run.fabric.setup(task, self.optimizer)
+        self.average = Average(task, schedule.ema) if schedule.ema else None
+        self.world, self.cheap_looks = run.fabric.world_size, run.device.type == "cpu"
+        self.at, self.terms, self.interrupt = Position(), Terms(), Interrupt()
+        self.clock = self.saved = time.monotonic()
+        self.logged = (0.0, 0)  # seconds and images at the last row of the log
+
+    def train(self, part: Part, validation: Part | None) -> dict[str, Any]:
+        """Train what is left; returns and writes what the done marker says."""
+        self.loader = self._loader(part, shuffle=True)
+        self.batches = min(len(self.loader), self.schedule.batches or len(self.loader))
+        if not self.batches:
+            raise BadInput(f"{self.folder.name}: {len(part)} images are fewer than a batch of {self.schedule.batch_size}")
+        self._go_on()
+        self.log = Log(self.run.folder, self.folder.name, self.at.update, self.run.settings) if self.run.first else None
+        self.run.screen.start(self.folder.name, total=self.batches * self.schedule.epochs, done=self._done())
+        try:
+            with self.interrupt:
+                while self.at.epoch < self.schedule.epochs and not 0 < self.schedule.patience <= self.at.stale:
+                    self._epoch()
+                    self._validate(validation)
+                    self.at.epoch, self.at.batch = self.at.epoch + 1, 0
+                    self._save()
+        finally:
+            self.run.screen.stop()
+            if self.log:
+                self.log.close()
+        return self._finish()
+
+    def _loader(self, part: Part, *, shuffle: bool) -> Loader:
+        """Of this process's share of the training images, or of all of `part`."""
+        share = self.schedule.boxed_share if shuffle else None
+        settings = LoaderSettings(batch_size=self.schedule.batch_size, workers=self.run.settings.workers, boxed_share=share)
+        if not shuffle:
+            return Loader(part, settings, seed=0, augment=None, shuffle=False)
+        rank = {"rank": self.fabric.global_rank, "world": self.world}
+        augment = self.run.augment if self.schedule.augment else None
+        return Loader(
+            part, settings, seed=self.run.number("order", self.folder.name), augment=augment, drop_last=True, **rank
+        )
+
+    def _done(self) -> int:
+        return self.at.epoch * self.batches + self.at.batch
+
+    def _epoch(self) -> None:
+        self.model.train()
+        if self.at.batch < self.batches:
+            for batch in islice(self.loader.epoch(self.at.epoch, start=self.at.batch), self.batches - self.at.batch):
+                self._batch(batch.to(self.run.device, non_blocking=True))
+
+    def _batch(self, batch: Batch) -> None:
+        at = self.at
+        first = at.batch - at.batch % self.schedule.accumulate
+        size = min(self.schedule.accumulate, self.batches - first)
+        last = at.batch + 1 == first + size
+        self.run.seed(self.folder.name, at.epoch, at.batch, self.fabric.global_rank)
+        with self.fabric.no_backward_sync(self.model, enabled=not last):
+            terms: dict[str, Tensor] = self.model(batch)
+            self.terms.add(f"{self.folder.name}, epoch {at.epoch + 1}, batch {at.batch + 1}", batch.ids, terms)
+            self.fabric.backward(torch.stack(list(terms.values())).sum() / size)
+        at.batch, at.images = at.batch + 1, at.images + len(batch) * self.world
+        if self.cheap_looks or len(self.terms.waiting) >= LOOK_EVERY:
+            self.terms.look()
+        if last:
+            self._update()
+
+    def _update(self) -> None:
+        """One optimizer step, and what follows it."""
+        at, schedule = self.at, self.schedule
+        if schedule.clip:
+            self.fabric.clip_gradients(self.model, self.stepper, max_norm=schedule.clip, error_if_nonfinite=False)
+        rate = schedule.rate(at.update, -(-self.batches // schedule.accumulate))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        self.stepper.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(at.update)
+        self.task.after_step()
+        at.update += 1
+        self._keep_time()
+        if at.update % self.run.settings.log_every == 0:
+            self._log_terms(rate)
+        asked = self._asked()
+        if asked or time.monotonic() - self.saved >= self.run.settings.checkpoint_minutes * 60:
+            self._save()
+        if asked:
+            raise KeyboardInterrupt
+
+    def _keep_time(self) -> None:
+        now = time.monotonic()
+        self.at.seconds, self.clock = self.at.seconds + now - self.clock, now
+
+    def _log_terms(self, rate: float) -> None:
+        seconds, images = self.at.seconds - self.logged[0], self.at.images - self.logged[1]
+        self.logged = self.at.seconds, self.at.images
+        means, speed = self.terms.means(), images / max(seconds, 1e-9)
+        more = {"learning_rate": rate, "images_per_second": speed, "memory_gb": peak_memory_gb(self.run.device)}
+        self._log(means | {"loss": sum(means.values())} | more)
+        self.run.screen.advance(done=self._done(), rate=speed, loss=sum(means.values()))
+
+    def _log(self, values: dict[str, float]) -> None:
+        if self.log:
+            self.log.write(self.at.epoch + 1, self.at.update, self.at.seconds, values)
+
+    def _asked(self) -> bool:
+        """Whether a signal came to any process; all stop at the same step."""
+        if self.world == 1:
+            return self.interrupt.asked
+        asked = torch.tensor(float(self.interrupt.asked), device=self.run.device)
+        return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)  # pyright: ignore[reportOperatorIssue]
+
+    def _validate(self, part: Part | None) -> None:
+        at, schedule = self.at, self.schedule
+        epoch = at.epoch + 1
+        if part is None or (epoch % schedule.validate_every and epoch < schedule.epochs):
+            return
+        self.task.eval()
+        try:
+            with self.average.in_place() if self.average else nullcontext():
+                values = self._scores(part)
+                score = -values["validation_loss"] if schedule.select == "loss" else values["validation_auc"]
+                at.stale += 1
+                if schedule.select != "last" and (at.best is None or score > at.best):
+                    at.best, at.best_epoch, at.stale = score, epoch, 0
+                    at.best_sha256 = save_weights(self.task, self._best_file()) if self.run.first else ""
+        except KeyboardInterrupt:
+            self._save()
+            raise
+        trained = at.seconds
+        self._keep_time()
+        self.logged = self.logged[0] + at.seconds - trained, self.logged[1]
+        self._log(values)
+        self.run.observe(self.folder.name, epoch, score)
+
+    def _scores(self, part: Part) -> dict[str, float]:
+        mine = part.select(np.arange(self.fabric.global_rank, len(part), self.world)) if self.world > 1 else part
+        batches = self._until_asked(self._loader(mine, shuffle=False))
+        if self.schedule.select == "loss":
+            return validation_loss(self.fabric, self.task, batches)
+        return validation_auc(self.fabric, self.task, batches, len(part))
+
+    def _until_asked(self, loader: Loader) -> Iterator[Batch]:
+        for batch in loader.epoch(0):
+            if self.interrupt.asked and self.world == 1:
+                raise KeyboardInterrupt
+            yield batch.to(self.run.device, non_blocking=True)
+
+    def _best_file(self) -> Path:
+        return self.folder / f"best-{self.at.best_epoch:05d}.safetensors"
+
+    def _go_on(self) -> None:
+        state = load_resume(self.folder, self.run.screen.tell)
+        if state is not None:
+            if state["processes"] != self.world:
+                raise StepChanged(f"{self.folder}: begun with {state['processes']} processes; go on with as many")
+            self.at = Position(**state["position"])
+            self.task.load_state_dict(state["task"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
+            if self.average:
+                self.average.load(state["average"])
+        self.logged = self.at.seconds, self.at.images
+        self.clock = time.monotonic()
+
+    def _save(self) -> None:
+        self.terms.look()
+        self.saved = time.monotonic()
+        if not self.run.first:
+            return
+        state = {
+            "position": asdict(self.at),
+            "processes": self.world,
+            "task": self.task.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "average": self.average.mean if self.average else {},
+        }
+        save_resume(self.folder, self.at.epoch, self.at.batch, state)
+        for old in self.folder.glob("best-*"):
+            if old != self._best_file():
+                old.unlink()
+
+    def _finish(self) -> dict[str, Any]:
+        at, weights = self.at, self.folder / "weights.safetensors"
+        done = {
+            "epochs": at.epoch,
+            "measure": self.schedule.select if at.best is not None else "",
+            "score": -at.best if at.best is not None and self.schedule.select == "loss" else at.best,
+            "seconds": round(at.seconds, 1),
+            "images_per_second": round(at.images / max(at.seconds, 1e-9), 1),
+            "peak_memory_gb": round(peak_memory_gb(self.run.device), 3),
+            "sha256": at.best_sha256,
+        }
+        if self.run.first:
+            if at.best is None:
+                with self.average.in_place() if self.average else nullcontext():
+                    done["sha256"] = save_weights(self.task, weights)
+            elif self._best_file().exists():
+                self._best_file().replace(weights)
+            write_json(self.folder / "done.json", done)
+            for left in [*resume_files(self.folder), *self.folder.glob("best-*")]:
+                left.unlink()
+        return done

@@ -1,0 +1,137 @@
+"""A run: the named steps of a recipe in one folder, each trained or, where it is finished, loaded."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from zlib import crc32
+
+import torch
+
+from chestmap.data.augment import AugmentSettings
+from chestmap.data.loader import Part
+from chestmap.training.checkpoint import load_weights
+from chestmap.training.environment import record_start
+from chestmap.training.folder import Lock, begin_step, is_begun, step_folder, write_json
+from chestmap.training.progress import Screen, Summary
+from chestmap.training.record import Record, code_of, flat
+from chestmap.training.run_settings import RESULT, RunSettings
+from chestmap.training.schedule import Schedule
+from chestmap.training.task import Task
+
+AnyTask = TypeVar("AnyTask", bound=Task)
+Observer = Callable[[str, int, float], None]  # step, epoch, validation score; greater is better
+
+
+class Run:
+    """A folder of steps. `method` holds the method's settings without its schedules, `augment` what training images undergo."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: RunSettings,
+        *,
+        method: Mapping[str, Any] | None = None,
+        augment: AugmentSettings | None = None,
+        observe: Observer | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.folder, self.settings, self.method, self.augment = folder, settings, dict(method or {}), augment
+        self.observe = observe or (lambda *_: None)
+        from chestmap.training.processes import make_fabric  # Fabric takes seconds to import, and METHODS should not
+
+        self.fabric = make_fabric(settings)
+        self.fabric.launch()
+        self.first = self.fabric.is_global_zero
+        self.device = self.fabric.device
+        self.screen = Screen(quiet=not (progress and self.first))
+        self.steps: list[Summary] = []
+        self.after = ""
+        self.lock = Lock(folder) if self.first else None
+        if self.first:
+            record_start(folder, self.device, settings.model_dump())
+        self.seed("start")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.lock:
+            self.lock.release()
+
+    def number(self, *what: object) -> int:
+        """A number of 32 bits that depends on the run's seed and on `what` alone."""
+        return crc32("/".join(map(str, (self.settings.seed, *what))).encode())
+
+    def seed(self, *what: object) -> None:
+        torch.manual_seed(self.number(*what))
+
+    def fit(self, name: str, task: AnyTask, part: Part, schedule: Schedule, validation: Part | None = None) -> AnyTask:
+        """The trained task in evaluation mode, with its best weights, or its last where there is no `validation`."""
+        folder = step_folder(self.folder, len(self.steps) + 1, name)
+        data = {"train": part.fingerprint} | ({"validation": validation.fingerprint} if validation else {})
+        augment = {"augment": self.augment.model_dump(mode="json")} if self.augment and schedule.augment else {}
+        record = self._record({"schedule": schedule.model_dump(mode="json")} | augment, data, type(task).__module__)
+        task.to(self.device)
+        if self.settings.channels_last:
+            task.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] -- of modules too, though not typed
+        if self.settings.compile:
+            task.network.compile()
+        with self.fabric.rank_zero_first():
+            done = begin_step(folder, record, accept_code=self.settings.accept_code_change, write=self.first)
+        earlier = done is not None
+        if done is None:
+            from chestmap.training.loop import Loop
+
+            done = Loop(self, folder, task, schedule).train(part, validation)
+            self.fabric.barrier()
+        load_weights(task, folder / "weights.safetensors", done.pop("sha256"))
+        self._close_step(record, Summary(step=folder.name, earlier=earlier, **done))
+        return task.eval()
+
+    def write(self, name: str, make: Callable[[Path], None], of: Part | None = None) -> Path:
+        """A folder that `make` fills once; it is whole or absent. `of` is the part whose images it is made from."""
+        folder = step_folder(self.folder, len(self.steps) + 1, name)
+        record = self._record({}, {"of": of.fingerprint} if of else {}, _home(make))
+        started = time.monotonic()
+        self.seed(folder.name)
+        with self.fabric.rank_zero_first():
+            earlier = is_begun(folder, record, accept_code=self.settings.accept_code_change, write=self.first)
+            if not earlier and self.first:
+                self.screen.tell(f"{folder.name}: writing")
+                self.put(folder, make, record)
+        self._close_step(record, Summary(step=folder.name, seconds=time.monotonic() - started, earlier=earlier))
+        return folder
+
+    def put(self, folder: Path, make: Callable[[Path], None], record: Record | None = None) -> None:
+        """A folder made beside by the first process and renamed; one that is there is replaced."""
+        if not self.first:
+            return
+        beside = folder.with_name(folder.name + ".making")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        make(beside)
+        if record:
+            write_json(beside / "step.json", record.as_json())
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.replace(folder)
+
+    def _record(self, settings: dict[str, Any], data: dict[str, str], module: str | None) -> Record:
+        run = {key: getattr(self.settings, key) for key in RESULT}
+        return Record(flat({"run": run, "method": self.method, **settings}), data, code_of(module), self.after)
+
+    def _close_step(self, record: Record, summary: Summary) -> None:
+        self.after = record.identity
+        self.steps.append(summary)
+        self.seed("after", summary.step)  # what the recipe builds next does not depend on whether this step was loaded
+
+
+def _home(make: Callable[..., None]) -> str | None:
+    """The module of the function behind `functools.partial`."""
+    while isinstance(make, partial):
+        make = make.func
+    return getattr(make, "__module__", None)

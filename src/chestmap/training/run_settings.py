@@ -1,0 +1,56 @@
+"""How a run uses its machine; only `seed` and `precision` change what it learns."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from chestmap.errors import BadSettings
+from chestmap.settings import Settings
+
+RESULT = ("seed", "precision")
+"""The fields that decide a step's result; the others may differ when a run goes on."""
+
+
+class RunSettings(Settings):
+    """Under torchrun or Slurm the number of processes is theirs, and `devices` is not read."""
+
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1)  # processes on this machine, one per GPU
+    precision: Literal[32, "bf16", "fp16"] = 32  # of the network's arithmetic; weights stay in 32 bits
+    tf32: bool = True  # 19-bit products in 32-bit arithmetic on CUDA
+    channels_last: bool = True
+    compile: bool = False
+    deterministic: bool = False  # the same bits on CUDA too, slower; on the CPU they always are
+    workers: int = Field(2, ge=0)  # loading processes per training process
+    checkpoint_minutes: float = Field(10.0, ge=0)  # inside an epoch; 0: after every optimizer step
+    log_every: int = Field(20, ge=1)  # optimizer steps
+    tensorboard: bool = True
+    accept_code_change: bool = False  # go on with steps that earlier code made
+
+    def accelerator(self) -> Literal["cpu", "cuda"]:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise BadSettings('run.device: "cuda" was asked for but torch finds no CUDA device; use "auto" or "cpu"')
+        found = "cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"
+        if found == "cpu" and self.precision == "fp16":
+            raise BadSettings('run.precision: "fp16" needs a CUDA device; on a CPU use "bf16" or 32')
+        return found
+
+    def processes(self) -> tuple[int, int]:
+        """Processes on this machine, and machines."""
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # set by torchrun
+        return (local, int(os.environ["WORLD_SIZE"]) // local) if local else (self.devices, 1)
+
+    def apply(self) -> None:
+        """Switches of the whole process."""
+        if self.accelerator() == "cuda":
+            torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+            torch.backends.cudnn.allow_tf32 = self.tf32
+            torch.backends.cudnn.benchmark = not self.deterministic
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(mode=True)

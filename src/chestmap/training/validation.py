@@ -1,0 +1,72 @@
+"""Scores that choose the weights which are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from chestmap.errors import BadInput, Diverged
+from chestmap.tensors import Batch
+from chestmap.training.task import Task
+
+
+def mean_auc(scores: Float[np.ndarray, "image finding"], labels: Float[np.ndarray, "image finding"]) -> float:
+    """Area under the ROC curve, mean over the findings that are present in some images and absent in others; NaN is unknown."""
+    from sklearn.metrics import roc_auc_score  # seconds to import
+
+    areas = [
+        roc_auc_score(column[known], score[known])
+        for score, column in zip(scores.T, labels.T, strict=True)
+        if {0.0, 1.0} <= set(column[known := ~np.isnan(column)].tolist())
+    ]
+    if not areas:
+        raise BadInput('no finding is both present and absent among the validation images; set select to "loss" or "last"')
+    return float(np.mean(areas))
+
+
+@torch.no_grad()
+def validation_auc(fabric: Fabric, task: Task, batches: Iterable[Batch], images: int) -> dict[str, float]:
+    """`batches` are this process's share of `images`."""
+    rows = []
+    for batch in batches:
+        with fabric.autocast():
+            logits = task.predict(batch).logits
+        if not torch.isfinite(logits).all():
+            raise Diverged(f"validation: a logit is not finite; images {', '.join(batch.ids)}; lower the learning rate")
+        rows.append(torch.cat([logits.float(), batch.labels.float()], dim=1))
+    everywhere = _gathered(fabric, torch.cat(rows), -(-images // fabric.world_size))
+    scores, labels = np.split(everywhere.cpu().numpy(), 2, axis=1)
+    return {"validation_auc": mean_auc(scores, labels)}
+
+
+@torch.no_grad()
+def validation_loss(fabric: Fabric, task: Task, batches: Iterable[Batch]) -> dict[str, float]:
+    """Each term's mean over the images, the task in evaluation mode, and the sum of these."""
+    names: list[str] = []
+    sums = torch.zeros(0)
+    for batch in batches:
+        with fabric.autocast():
+            terms = task(batch)
+        names = list(terms)
+        values = torch.stack([*terms.values(), next(iter(terms.values())).new_ones(())]).double() * len(batch)
+        sums = sums + values if len(sums) else values
+    totals: list[float] = _gathered(fabric, sums[None], 1).sum(0).tolist()
+    images = totals.pop()
+    means = {f"validation_{name}": total / images for name, total in zip(names, totals, strict=True)}
+    return means | {"validation_loss": sum(means.values(), 0.0)}
+
+
+def _gathered(fabric: Fabric, rows: Tensor, most: int) -> Tensor:
+    """Rows of all processes; a process with fewer than `most` adds rows of NaN, which read as unknown labels."""
+    if fabric.world_size == 1:
+        return rows
+    padded = rows.new_full((most, rows.shape[1]), torch.nan)
+    padded[: len(rows)] = rows
+    gathered = fabric.all_gather(padded)
+    assert isinstance(gathered, Tensor)
+    return gathered.flatten(0, 1)
