@@ -1,9 +1,127 @@
-"""From file to radiograph."""
+"""From file to radiograph: PNG, JPEG or DICOM, told apart by content, never by name."""
 
+import stat
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
+from chestmap.data import jpeg, png
+from chestmap.data.color import check_not_blank
+from chestmap.data.limits import LIMITS, Limits
+from chestmap.errors import BadImage
 from chestmap.types import Radiograph
 
+__all__ = ["LIMITS", "Limits", "ReadSettings", "read_radiograph"]
 
-def read_radiograph(path: Path) -> Radiograph:
-    raise NotImplementedError(path)
+ALLOWED = "PNG, JPEG and DICOM are read"
+
+OTHERS = (
+    (0, b"GIF8", "GIF"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"II+\0", "TIFF"),
+    (8, b"WEBP", "WebP"),
+    (4, b"ftypavi", "AVIF"),
+    (4, b"ftyphei", "HEIC"),
+    (0, b"BM", "BMP"),
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (344, b"n+1\0", "NIfTI"),
+    (0, b"\x89HDF", "HDF5"),
+    (0, b"\x93NUMPY", "NumPy array"),
+    (0, b"%PDF", "PDF"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"PK\x03\x04", "ZIP archive"),
+    (0, b"\x1f\x8b", "gzip archive"),
+    (0, b"7z\xbc\xaf", "7z archive"),
+    (257, b"ustar", "tar archive"),
+    (0, b"version https://git-lfs", "Git LFS pointer, not the file itself"),
+)
+"""Offset, mark and name of what people give by mistake."""
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    limits: Limits = LIMITS
+    views: Literal["frontal", "any"] = "frontal"  # "any" lets lateral and oblique DICOMs through
+
+
+def read_radiograph(path: Path, settings: ReadSettings = ReadSettings()) -> Radiograph:
+    """The image in a file, grey in [0, 1] with dense tissue white; `done` lists what happened to the stored pixels.
+
+    Image id is the file's name without its ending, patient id and view are a DICOM's own. Whatever is wrong with the file or
+    its content comes out as `BadImage`.
+    """
+    path = Path(path)
+    try:
+        radiograph = _read(_content(path, settings.limits), settings)
+        check_not_blank(radiograph.pixels)
+    except BadImage as problem:
+        raise BadImage(f"{_printable(str(path))}: {problem}") from None
+    return replace(radiograph, image_id=_image_id(path), source=_printable(str(path)))
+
+
+def _read(data: bytes, settings: ReadSettings) -> Radiograph:
+    if data.startswith(png.SIGNATURE):
+        pixels, done = png.read_png(data, settings.limits)
+        return Radiograph(pixels, image_id="", done=done)
+    if data.startswith(jpeg.SIGNATURE):
+        pixels, done = jpeg.read_jpeg(data, settings.limits)
+        return Radiograph(pixels, image_id="", done=done)
+    if data[128:132] == b"DICM":
+        try:
+            from chestmap.data.dicom import read_dicom
+        except ImportError as problem:
+            raise BadImage(f"DICOM; reading it needs {problem.name}: pip install 'chestmap[dicom]'") from None
+        return read_dicom(data, settings.limits, any_view=settings.views == "any")
+    raise BadImage(f"{_kind(data)}; {ALLOWED}: convert it")
+
+
+def _content(path: Path, limits: Limits) -> bytes:
+    """Only a regular file is opened: a pipe or device would wait forever."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+            raise BadImage(f"{what}; {ALLOWED}: name a file")
+        limits.check_bytes(status.st_size)
+        with path.open("rb") as stream:
+            data = stream.read(limits.file_bytes + 1)
+    except OSError as problem:
+        raise BadImage(
+            f"cannot be opened ({problem.strerror or type(problem).__name__}): check path and permissions"
+        ) from None
+    except ValueError:
+        raise BadImage("is no path that can exist: check its letters") from None
+    limits.check_bytes(len(data))
+    if not data:
+        raise BadImage(f"empty file; {ALLOWED}: copy or download it again")
+    return data
+
+
+def _kind(data: bytes) -> str:
+    for offset, mark, name in OTHERS:
+        if data.startswith(mark, offset):
+            return name
+    if not any(data[:4096]):
+        return "nothing but zero bytes"
+    start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<svg", b"<?xml")):
+        return "SVG or XML"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a web page (was the download refused?)"
+    if data[:2] in {b"\x08\0", b"\x02\0"}:
+        return "DICOM data without its file header (128 bytes and DICM)"
+    if all(byte >= 32 or byte in b"\t\r\n\f" for byte in data[:512]):
+        return "text"
+    return f"unknown content (first bytes {data[:4].hex(' ')})"
+
+
+def _image_id(path: Path) -> str:
+    """The stem; a file named by its UID has no ending to lose."""
+    ending = path.suffix[1:]
+    return _printable(path.name if not ending or ending.isdigit() else path.stem)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
