@@ -47,7 +47,7 @@ class Row:
     metric: str = ""  # such as "AUC" or "T(IoU)@0.3"; the table's without T where its columns are thresholds
     source: str = ""  # whom the paper quotes; "" for its own run
     config: str = ""  # the file under configs/ that repeats the row, without .toml
-    annotated: float | None = None  # where it differs from the table's fraction
+    annotated: float | None = None  # where it differs from the table's split_settings
     low: tuple[Figure, ...] = ()
     high: tuple[Figure, ...] = ()
     spread: tuple[Figure, ...] = ()
@@ -69,7 +69,7 @@ class Table:
     dataset: str = "chestxray14"
     across: Literal["findings", "branches", "thresholds"] = "findings"  # what the columns are; "Mean" may follow findings
     protocol: str = ""  # the split as the paper describes it
-    fractions: Mapping[str, float] = field(default_factory=dict)  # of the unannotated and annotated images that train
+    split_settings: Mapping[str, Any] = field(default_factory=dict)  # of data.split, for each fold
     note: str = ""
 
     def row(self, name: str, metric: str = "") -> Row:
