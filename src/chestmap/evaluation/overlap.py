@@ -1,0 +1,96 @@
+"""Boxes, regions and their overlaps as arrays; boxes are [n, 4] half-open x0, y0, x1, y1, areas are in pixels."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from chestmap.types import Box
+
+Boxes = Float[np.ndarray, "box 4"]
+
+
+def as_array(boxes: Sequence[Box]) -> Boxes:
+    return np.array([box.corners for box in boxes], dtype=np.float64).reshape(-1, 4)
+
+
+def areas(boxes: Float[np.ndarray, "*box 4"]) -> Float[np.ndarray, "*box"]:
+    return np.maximum(boxes[..., 2] - boxes[..., 0], 0) * np.maximum(boxes[..., 3] - boxes[..., 1], 0)
+
+
+def intersections(one: Float[np.ndarray, "one 4"], other: Float[np.ndarray, "other 4"]) -> Float[np.ndarray, "one other"]:
+    low = np.maximum(one[:, None, :2], other[None, :, :2])
+    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
+    return np.maximum(high - low, 0).prod(axis=2)
+
+
+def ious(one: Float[np.ndarray, "one 4"], other: Float[np.ndarray, "other 4"]) -> Float[np.ndarray, "one other"]:
+    shared = intersections(one, other)
+    return shared / (areas(one)[:, None] + areas(other)[None, :] - shared)
+
+
+def clipped(boxes: Boxes, width: float, height: float) -> Boxes:
+    """Boxes cut at the border; one that lies outside keeps no area."""
+    return np.clip(boxes, 0, [width, height, width, height])
+
+
+def disjoint(boxes: Boxes) -> Float[np.ndarray, "piece 4"]:
+    """Rectangles that do not overlap and cover the same ground as `boxes`."""
+    if len(boxes) < 2:
+        return boxes
+    xs, ys = np.unique(boxes[:, [0, 2]]), np.unique(boxes[:, [1, 3]])
+    pieces = []
+    for y0, y1 in itertools.pairwise(ys):
+        rows = boxes[(boxes[:, 1] <= y0) & (boxes[:, 3] >= y1)]
+        for x0, x1 in itertools.pairwise(xs):
+            if ((rows[:, 0] <= x0) & (rows[:, 2] >= x1)).any():
+                pieces.append((x0, y0, x1, y1))
+    return np.array(pieces, dtype=np.float64).reshape(-1, 4)
+
+
+def pixel_spans(boxes: Boxes, width: int, height: int) -> Int[np.ndarray, "box 4"]:
+    """Pixels whose center lies in the box, as half-open spans inside the surface; a sliver between centers has none."""
+    spans = np.ceil(boxes - 0.5).astype(np.int64)
+    return np.clip(spans, 0, [width, height, width, height])
+
+
+def painted(spans: Int[np.ndarray, "box 4"], width: int, height: int) -> UInt8[np.ndarray, "height width"]:
+    """1 where any of the spans lies."""
+    mask = np.zeros((height, width), dtype=np.uint8)
+    for x0, y0, x1, y1 in spans:
+        mask[y0:y1, x0:x1] = 1
+    return mask
+
+
+def regions(
+    mask: UInt8[np.ndarray, "height width"], offset: tuple[int, int] = (0, 0)
+) -> tuple[Float[np.ndarray, "region 4"], Float[np.ndarray, "region"]]:
+    """Boxes and areas of the 8-connected regions of a mask, shifted by `offset` (x, y). Holes count as part of their region.
+
+    The area is Pick's: pixels inside or on the outer border.
+    """
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=offset)
+    boxes = np.empty((len(contours), 4))
+    for row, contour in enumerate(contours):
+        x, y, width, height = cv2.boundingRect(contour)
+        boxes[row] = x, y, x + width, y + height
+    steps = [len(contour) if len(contour) > 1 else 0 for contour in contours]
+    inside = [cv2.contourArea(contour) + around / 2 + 1 for contour, around in zip(contours, steps, strict=True)]
+    return boxes, np.array(inside, dtype=np.float64)
+
+
+def one_to_one(overlap: Float[np.ndarray, "region box"]) -> Float[np.ndarray, "box"]:
+    """The IoU with which each box is matched when regions and boxes pair off greedily, best pair first; 0 where left over."""
+    matched = np.zeros(overlap.shape[1])
+    left = overlap.copy()
+    for _ in range(min(overlap.shape)):
+        region, box = np.unravel_index(int(left.argmax()), left.shape)
+        if left[region, box] <= 0:
+            break
+        matched[box] = left[region, box]
+        left[region], left[:, box] = -1.0, -1.0
+    return matched

@@ -1,0 +1,226 @@
+"""The surface on which maps and boxes meet: image pixels by default, or what a reference uses; and maps brought onto it.
+
+Sampling is at pixel centers; outside the map's own centers its border value goes on (as in torch and OpenCV).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float32
+
+from chestmap.types import Frame
+
+Resize = Literal["bilinear", "corners", "cubic"]
+"""`bilinear` has align_corners=False, `corners` is bilinear with align_corners=True, `cubic` is OpenCV's (a = -0.75)."""
+
+LEVELS = 256
+"""Maps are scaled to [0, 256], so the thresholds k / 256 are integers, and comparing with them is exact in float32."""
+
+
+@dataclass(frozen=True)
+class Surface:
+    """`image` is image space, squashed to `side` x `side` pixels where given; `canvas` is what the network saw."""
+
+    space: Literal["image", "canvas"] = "image"
+    side: int | None = None
+    resize: Resize = "bilinear"
+
+    def size(self, frame: Frame) -> tuple[int, int]:
+        """(width, height) in pixels; an image size that is no whole number is rounded."""
+        if self.space == "canvas":
+            return frame.canvas
+        return (self.side, self.side) if self.side else (max(1, round(frame.image[0])), max(1, round(frame.image[1])))
+
+    def scale(self, frame: Frame) -> tuple[float, float]:
+        """Surface pixels for each image pixel; (1, 1) on the canvas, where the frame does it."""
+        width, height = self.size(frame)
+        return (1.0, 1.0) if self.space == "canvas" else (width / frame.image[0], height / frame.image[1])
+
+    def place(self, boxes: Float[np.ndarray, "box 4"], frame: Frame) -> Float[np.ndarray, "box 4"]:
+        """Boxes from image pixels to this surface; under rotation the upright box around the turned one."""
+        if self.space == "image":
+            return boxes * (self.scale(frame) * 2)
+        a, b, c, d, e, f = frame.matrix
+        xs = np.stack([a * boxes[:, x] + b * boxes[:, y] + c for x in (0, 2) for y in (1, 3)])
+        ys = np.stack([d * boxes[:, x] + e * boxes[:, y] + f for x in (0, 2) for y in (1, 3)])
+        return np.stack([xs.min(axis=0), ys.min(axis=0), xs.max(axis=0), ys.max(axis=0)], axis=1)
+
+
+class Workspace:
+    """Arrays used again from map to map, one set for each thread: fresh pages cost more than the arithmetic."""
+
+    def __init__(self) -> None:
+        self._flat: dict[tuple[str, str], np.ndarray] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        """Contents are whatever was there; valid until the same name is asked for again."""
+        size, key = int(np.prod(shape)), (name, np.dtype(dtype).str)
+        if key not in self._flat or self._flat[key].size < size:
+            self._flat[key] = np.empty(size, dtype=dtype)
+        return self._flat[key][:size].reshape(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """Brings maps of one shape (h, w) onto a surface of (width, height); `matrix` leads from surface to map coordinates.
+
+    Map coordinate i is the center of cell i, surface coordinate i + 0.5 the center of pixel i.
+    """
+
+    shape: tuple[int, int]
+    size: tuple[int, int]
+    matrix: tuple[float, float, float, float, float, float]
+    resize: Resize
+    work: Workspace = field(repr=False)
+
+    @cached_property
+    def _axes(self) -> tuple[np.ndarray, np.ndarray]:
+        a, _, c, _, e, f = self.matrix
+        return a * (np.arange(self.size[0]) + 0.5) + c, e * (np.arange(self.size[1]) + 0.5) + f
+
+    @cached_property
+    def _upright(self) -> bool:
+        return abs(self.matrix[1]) < 1e-12 and abs(self.matrix[3]) < 1e-12
+
+    @cached_property
+    def _whole(self) -> bool:
+        """The surface is the whole map, so OpenCV's resize does it."""
+        (height, width), (x, y) = self.shape, self._axes
+        plain = [(np.arange(n) + 0.5) * m / n - 0.5 for n, m in zip(self.size, (width, height), strict=True)]
+        near = self._upright and np.allclose(x, plain[0], atol=1e-9) and np.allclose(y, plain[1], atol=1e-9)
+        return bool(near) and self.resize != "corners"
+
+    @cached_property
+    def _steps(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """For columns and rows: the cell before each pixel, and how far towards the next, in [0, 1]."""
+        found = []
+        for axis, cells in zip(self._axes, self.shape[::-1], strict=True):
+            inside = np.clip(axis, 0, cells - 1)
+            before = np.clip(np.floor(inside).astype(np.int64), 0, max(cells - 2, 0))
+            found.append((before, (inside - before).astype(np.float32)))
+        return found[0], found[1]
+
+    def sample(self, values: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "height width"]:
+        """The map on the surface; the array is used again by the next call."""
+        width, height = self.size
+        out = self.work.array("sample", (height, width), np.float32)
+        if self._whole:
+            how = cv2.INTER_CUBIC if self.resize == "cubic" else cv2.INTER_LINEAR
+            return np.asarray(cv2.resize(values, (width, height), dst=out, interpolation=how))
+        if not self._upright:
+            return self._turned(values, out)
+        if self.resize == "cubic":
+            x, y = (_cubic(axis, cells) for axis, cells in zip(self._axes, self.shape[::-1], strict=True))
+            return np.matmul(y, values @ x.T, out=out)
+        (column, right), (row, down) = self._steps
+        across = self._between(values.T, column, right).T
+        if self.shape[0] == 1:
+            out[:] = across
+            return out
+        other = self.work.array("other", (height, width), np.float32)
+        np.take(np.diff(across, axis=0), row, axis=0, out=out, mode="clip")
+        np.multiply(out, down[:, None], out=out)
+        np.take(across, row, axis=0, out=other, mode="clip")
+        return np.add(out, other, out=out)
+
+    @staticmethod
+    def _between(values: np.ndarray, before: np.ndarray, share: np.ndarray) -> np.ndarray:
+        if len(values) == 1:
+            return np.repeat(values, len(before), axis=0)
+        return values[before] + share[:, None] * (values[before + 1] - values[before])
+
+    def _turned(self, values: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Rotated or sheared frames; OpenCV before 5 rounds such coordinates to 1/32 of a cell."""
+        a, b, c, d, e, f = self.matrix
+        x, y = np.arange(self.size[0]) + 0.5, np.arange(self.size[1])[:, None] + 0.5
+        map_x, map_y = (a * x + b * y + c).astype(np.float32), (d * x + e * y + f).astype(np.float32)
+        how = cv2.INTER_CUBIC if self.resize == "cubic" else cv2.INTER_LINEAR
+        return np.asarray(cv2.remap(values, map_x, map_y, how, dst=out, borderMode=cv2.BORDER_REPLICATE))
+
+    def bounds(self, values: Float32[np.ndarray, "h w"]) -> tuple[float, float]:
+        """Least and greatest value over the pixels of the surface.
+
+        Between two cell centers a bilinear map is extreme at the first or last pixel, so only those are computed.
+        """
+        if not self._upright or self.resize == "cubic":
+            sampled = self.sample(values)
+            return float(sampled.min()), float(sampled.max())
+        columns, rows = self._extremes
+        across = self._between(values.T, *columns).T
+        both = self._between(across, *rows)
+        return float(both.min()), float(both.max())
+
+    @cached_property
+    def _extremes(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        found = []
+        for before, share in self._steps:
+            change = np.flatnonzero(before[1:] != before[:-1])
+            kept = np.unique(np.concatenate([[0, len(before) - 1], change, change + 1]))
+            found.append((before[kept], share[kept]))
+        return found[0], found[1]
+
+    def levels(
+        self, values: np.ndarray, *, normalize: bool = True, top: float = LEVELS
+    ) -> Float32[np.ndarray, "height width"] | None:
+        """The map on the surface from 0 to `top`: scaled by its own least and greatest value there, or as it is times `top`.
+
+        None for a map that says nothing: constant, or with a value that is no finite number.
+        """
+        values = values.astype(np.float32)
+        if not np.isfinite(values).all():
+            return None
+        low, high = self.bounds(values)
+        if high <= low:
+            return None
+        if not normalize:
+            return self.sample(values * np.float32(top))
+        return self.sample(((values.astype(np.float64) - low) * (top / (high - low))).astype(np.float32))
+
+
+def _cubic(axis: np.ndarray, cells: int) -> Float32[np.ndarray, "pixel cell"]:
+    """Weights of each cell for each pixel, border cells repeated."""
+    weights = np.zeros((len(axis), cells))
+    before = np.floor(axis).astype(np.int64)
+    for tap in range(-1, 3):
+        t = np.abs(axis - (before + tap))
+        near = (1.25 * t - 2.25) * t * t + 1
+        far = ((-0.75 * t + 3.75) * t - 6) * t + 3
+        cell = np.clip(before + tap, 0, cells - 1)
+        np.add.at(weights, (np.arange(len(axis)), cell), np.where(t <= 1, near, np.where(t < 2, far, 0.0)))
+    return weights.astype(np.float32)
+
+
+def sampler(surface: Surface, frame: Frame, shape: tuple[int, int], work: Workspace) -> Sampler:
+    """The sampler for maps of `shape` (h, w) in this frame; made once for each frame and thread."""
+    return _sampler(surface, frame, shape, work)
+
+
+@lru_cache(maxsize=64)
+def _sampler(surface: Surface, frame: Frame, shape: tuple[int, int], work: Workspace) -> Sampler:
+    height, width = shape
+    if surface.space == "canvas":
+        a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
+    else:
+        x, y = surface.scale(frame)
+        a, b, c, d, e, f = frame.matrix
+        a, b, d, e = a / x, b / y, d / x, e / y
+    canvas_width, canvas_height = frame.canvas
+    if surface.resize == "corners":
+        x, y = (width - 1) / max(canvas_width - 1, 1), (height - 1) / max(canvas_height - 1, 1)
+        matrix = (a * x, b * x, (c - 0.5) * x, d * y, e * y, (f - 0.5) * y)
+    else:
+        x, y = width / canvas_width, height / canvas_height
+        matrix = (a * x, b * x, c * x - 0.5, d * y, e * y, f * y - 0.5)
+    return Sampler(shape, surface.size(frame), matrix, surface.resize, work)
+
+
+def reached(threshold: float, top: float = LEVELS) -> np.float32:
+    """The least float32 that is not below threshold * top, so that comparing float32 with it equals comparing in float64."""
+    exact = threshold * top
+    near = np.float32(exact)
+    return near if float(near) >= exact else np.nextafter(near, np.float32(np.inf))
