@@ -1,0 +1,76 @@
+"""Boxes from a COCO detection file: images, annotations (x, y, width, height) and categories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from chestmap.data.source import Problem
+from chestmap.data.tables import Table, read_json
+from chestmap.errors import BadTable
+
+
+def read_coco(path: Path) -> tuple[Table, pl.DataFrame]:
+    """Boxes as rows (`image` is the file name), and the images' sizes, which are the boxes' space."""
+    tree = read_json(path, dict)
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(tree.get(key), list):
+            raise BadTable(f"{path}: no list of {key}; a COCO file holds images, annotations and categories")
+    names = _named(path, tree["images"], "images", "file_name")
+    findings = _named(path, tree["categories"], "categories", "name")
+    rows, bad = [], []
+    for index, mark in enumerate(tree["annotations"]):
+        row = _row(mark, names, findings)
+        if row is None:
+            bad.append(index)
+        else:
+            rows.append((index, *row))
+    schema = {
+        "annotation": pl.Int64,
+        "image": pl.String,
+        "finding": pl.String,
+        **dict.fromkeys(("x0", "y0", "x1", "y1"), pl.Float64),
+    }
+    problems: tuple[Problem, ...] = ()
+    if bad:
+        what = "expected an image_id and a category_id of this file, and a bbox of four numbers"
+        message = f"{path.name} annotation {bad[0]}: {what}; set aside ({len(bad)} in all)"
+        problems = (Problem("error", "annotation", message, len(bad)),)
+    table = Table(path.name, pl.DataFrame(rows, schema=schema, orient="row"), "annotation", problems)
+    sizes = [(one["file_name"], *_size(one)) for one in tree["images"]]
+    size_schema = {"image": pl.String, "width": pl.Float32, "height": pl.Float32}
+    return table, pl.DataFrame(sizes, schema=size_schema, orient="row").unique("image", keep="first", maintain_order=True)
+
+
+def _named(path: Path, entries: list[Any], key: str, name: str) -> dict[Any, str]:
+    named = {}
+    for index, entry in enumerate(entries):
+        ok = isinstance(entry, dict) and isinstance(entry.get("id"), int | str) and isinstance(entry.get(name), str)
+        if not ok:
+            raise BadTable(f"{path}: {key} entry {index} has no id or no {name}")
+        if entry["id"] in named:
+            raise BadTable(f"{path}: two {key} have the id {entry['id']}")
+        named[entry["id"]] = entry[name]
+    return named
+
+
+def _row(mark: Any, names: dict[Any, str], findings: dict[Any, str]) -> tuple[Any, ...] | None:
+    if not isinstance(mark, dict):
+        return None
+    image, category, box = mark.get("image_id"), mark.get("category_id"), mark.get("bbox")
+    hashable = isinstance(image, int | str) and isinstance(category, int | str)
+    if not hashable or image not in names or category not in findings:
+        return None
+    if not isinstance(box, list) or len(box) != 4 or any(type(value) not in {int, float} for value in box):
+        return None
+    x, y, width, height = map(float, box)
+    return names[image], findings[category], x, y, x + width, y + height
+
+
+def _size(image: dict[str, Any]) -> tuple[float | None, float | None]:
+    match image:
+        case {"width": int() | float() as width, "height": int() | float() as height} if width >= 1 and height >= 1:
+            return float(width), float(height)
+    return None, None

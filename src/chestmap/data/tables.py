@@ -1,0 +1,282 @@
+"""From a file of a dataset to columns of text: gzip, encodings, line ends, broken headers.
+
+Damage to a whole file raises `BadTable`; damage to a row sets the row aside as a `Problem`, and the others go on.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import polars as pl
+
+from chestmap.data.source import Level, Problem
+from chestmap.errors import BadTable, did_you_mean
+
+LARGEST = 1 << 31
+"""Bytes of text; beyond it lies a mistake or a decompression bomb."""
+
+NOT_TABLES = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it or save it as CSV",
+    b"%PDF": "a PDF",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+    b"PAR1": "a parquet file; save it as CSV",
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself",
+    b"<!doctype": "a web page; the download asked for a login or failed",
+    b"<html": "a web page; the download asked for a login or failed",
+}
+
+Spellings = Mapping[str, tuple[str, ...]]
+"""Our name of a column: the publisher's spellings; case, spaces and punctuation do not matter."""
+
+Shape = TypeVar("Shape", dict, list)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Text columns without blanks at their ends, "" where empty; the column `place` tells where a row stood in the file."""
+
+    file: str
+    rows: pl.DataFrame
+    place: str = "row"  # the header is row 1
+    problems: tuple[Problem, ...] = ()
+    others: tuple[str, ...] = ()  # columns nobody asked for, as the file spells them
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def reported(self, level: Level, kind: str, which: pl.Expr, say: str) -> Table:
+        """The table with a problem for the rows `which`, if any; `say` is filled with the first row's columns."""
+        rows = self.rows.filter(which)
+        if rows.is_empty():
+            return self
+        more = f" ({len(rows):,} in all)" if len(rows) > 1 else ""
+        said = " ".join(say.format(**rows.row(0, named=True)).split())
+        message = f"{self.file} {self.place} {rows[self.place][0]}: {said[:300]}{more}"
+        return replace(self, problems=(*self.problems, Problem(level, kind, message, len(rows))))
+
+    def set_aside(self, bad: pl.Expr, kind: str, say: str) -> Table:
+        """The table without its bad rows, which become one error."""
+        bad = bad.fill_null(value=True)
+        return self.reported("error", kind, bad, say + "; set aside").keep(~bad)
+
+    def repaired(self, bad: pl.Expr, kind: str, say: str, **columns: pl.Expr) -> Table:
+        """The table with columns replaced, and a report of the rows where that mattered."""
+        told = self.reported("repaired", kind, bad.fill_null(value=True), say)
+        return replace(told, rows=self.rows.with_columns(**columns)) if columns else told
+
+    def keep(self, which: pl.Expr) -> Table:
+        return replace(self, rows=self.rows.filter(which))
+
+    def with_columns(self, **columns: pl.Expr | pl.Series) -> Table:
+        return replace(self, rows=self.rows.with_columns(**columns))
+
+
+def locate(root: Path, *names: str) -> Path | None:
+    """The first of these files in a folder, plain or gzipped."""
+    if not root.is_dir():
+        raise BadTable(f"{root}: no such folder{did_you_mean(root.name, _names_in(root.parent))}")
+    beside = (root / (name + ending) for name in names for ending in ("", ".gz"))
+    return next((path for path in beside if path.is_file()), None)
+
+
+def located(root: Path, *names: str) -> Path:
+    """As `locate`, but the file must be there."""
+    path = locate(root, *names)
+    if path is None:
+        tables = [
+            name for name in _names_in(root) if name.lower().endswith((".csv", ".gz", ".txt", ".json", ".zip", ".xlsx"))
+        ]
+        there = f"; it holds {', '.join(tables[:8])}" if tables else "; it holds no table"
+        raise BadTable(f"{root}: expected {' or '.join(names)} (or .gz){there}{did_you_mean(names[0], tables)}")
+    return path
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+
+def read_text(path: Path) -> str:
+    """UTF-8 or UTF-16 by its mark, else Windows-1252; every line ends in a line feed."""
+    content = _read_bytes(path)
+    start = content[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for magic, what in NOT_TABLES.items():
+        if start.startswith(magic.lower()):
+            raise BadTable(f"{path}: is {what}; expected a text file")
+    text = _decoded(content)
+    if "\0" in text:
+        raise BadTable(f"{path}: holds zero bytes: damaged, or UTF-16 without its mark; fetch it again or save it as UTF-8")
+    if not text.strip():
+        raise BadTable(f"{path}: is empty")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            content = (gzip.GzipFile(fileobj=file) if zipped else file).read(LARGEST + 1)
+    except FileNotFoundError:
+        raise BadTable(f"{path}: no such file{did_you_mean(path.name, _names_in(path.parent))}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise BadTable(f"{path}: the gzip file is damaged or cut short; fetch it again") from None
+    except OSError as error:
+        raise BadTable(f"{path}: cannot be read ({error.strerror or error.__class__.__name__})") from None
+    if len(content) > LARGEST:
+        raise BadTable(f"{path}: more than {LARGEST >> 20:,} MiB of text; expected a table of a dataset")
+    return content
+
+
+def _decoded(content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", errors="replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
+
+
+def read_csv(path: Path, required: Spellings, optional: Spellings | None = None, *, rest: bool = False) -> Table:
+    """Columns under our names; with `rest` also every other column under its own. Separator: comma, semicolon or tab."""
+    lines = read_text(path).split("\n")
+    top = next(number for number, line in enumerate(lines) if line.strip())
+    wanted = {**required, **(optional or {})}
+    header, separator = _header(lines[top], wanted)
+    found = _find_columns(path, header, wanted, required)
+    last = max(index for index, name in enumerate(header) if name)
+    split = _split_quoted if any('"' in line for line in lines[top + 1 :]) else _split_plain
+    table = split(path, lines[top + 1 :], top + 2, separator, (last + 1, len(header)))
+    others = {name: f"field_{index}" for index, name in enumerate(header) if name and index not in found.values()}
+    columns = {name: f"field_{index}" for name, index in found.items()} | (others if rest else {})
+    clean = [pl.col(field).fill_null("").str.strip_chars().alias(name) for name, field in columns.items()]
+    if table.rows.is_empty():
+        raise BadTable(f"{path}: no usable row below the header")
+    return replace(table, rows=table.rows.select("row", *clean), others=tuple(others))
+
+
+def _header(line: str, wanted: Spellings) -> tuple[list[str], str]:
+    """The names of the first line under the separator that explains most of them; a repeated name gets a number."""
+    spellings = {plain(spelling) for each in wanted.values() for spelling in each}
+    choices = [([name.strip() for name in next(csv.reader([line], delimiter=mark))], mark) for mark in ",;\t"]
+    names, separator = max(choices, key=lambda choice: len({plain(name) for name in choice[0]} & spellings))
+    return names, separator
+
+
+def plain(name: str) -> str:
+    """Letters and digits only, in lower case."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def _find_columns(path: Path, header: list[str], wanted: Spellings, required: Spellings) -> dict[str, int]:
+    plains = [plain(name) for name in header]
+    named = [name for name in header if name]
+    found: dict[str, int] = {}
+    wrong = []
+    for name, spellings in wanted.items():
+        places = [index for spelling in spellings for index, one in enumerate(plains) if one and one == plain(spelling)]
+        if len(set(places)) > 1 and plains[places[0]] == plains[places[1]]:
+            wrong.append(f'column "{header[places[0]]}" stands {len(places)} times')
+        elif places:
+            found[name] = places[0]
+        elif name in required:
+            wrong.append(f'no column "{spellings[0]}"{did_you_mean(spellings[0], named, count=1)}')
+    if wrong:
+        raise BadTable(f"{path}: {'; '.join(wrong)}; the first line holds {', '.join(named)[:200]}")
+    return found
+
+
+def _split_plain(path: Path, lines: list[str], first: int, separator: str, widths: tuple[int, int]) -> Table:
+    """The quick way, for files without quotation marks."""
+    table = Table(
+        path.name, pl.DataFrame({"row": pl.Series(range(first, first + len(lines)), dtype=pl.UInt32), "line": lines})
+    )
+    table = replace(table, rows=table.rows.filter(pl.col("line").str.strip_chars() != ""))
+    trimmed = pl.col("line").str.strip_chars_end(separator + " ").str.count_matches(separator, literal=True) + 1
+    fields = pl.col("line").str.count_matches(separator, literal=True) + 1
+    table = _without_ragged(path, table.with_columns(fields=fields, trimmed=trimmed), widths)
+    split = pl.col("line").str.split_exact(separator, widths[1] - 1)
+    names = [f"field_{index}" for index in range(widths[1])]
+    return replace(table, rows=table.rows.select("row", split.struct.rename_fields(names).alias("split")).unnest("split"))
+
+
+def _split_quoted(path: Path, lines: list[str], first: int, separator: str, widths: tuple[int, int]) -> Table:
+    reader = csv.reader((line + "\n" for line in lines), delimiter=separator, strict=True)
+    numbered: list[tuple[int, list[str]]] = []
+    start = 0
+    try:
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                numbered.append((first + start, fields))
+            start = reader.line_num
+    except csv.Error:
+        raise BadTable(f'{path} row {first + start}: a quotation mark (") is not closed, or stands inside a field') from None
+    rows = pl.DataFrame(
+        {
+            "row": pl.Series([row for row, _ in numbered], dtype=pl.UInt32),
+            "fields": pl.Series([len(fields) for _, fields in numbered], dtype=pl.UInt32),
+            "trimmed": pl.Series([_filled(fields) for _, fields in numbered], dtype=pl.UInt32),
+        }
+    )
+    columns = list(zip_longest(*(fields for _, fields in numbered), fillvalue=""))[: widths[1]]
+    columns += [("",) * len(numbered)] * (widths[1] - len(columns))
+    texts = [pl.Series(f"field_{index}", column, dtype=pl.String) for index, column in enumerate(columns)]
+    return _without_ragged(path, Table(path.name, rows.with_columns(texts)), widths)
+
+
+def _filled(fields: Sequence[str]) -> int:
+    """How many fields there are up to the last that is not blank."""
+    return max((index + 1 for index, field in enumerate(fields) if field.strip()), default=0)
+
+
+def _without_ragged(path: Path, table: Table, widths: tuple[int, int]) -> Table:
+    """Sets aside rows with too few fields, or with text in too many; when most are such, the header is wrong."""
+    least, most = widths
+    ragged = (pl.col("fields") < least) | (pl.col("trimmed") > most)
+    bad = table.rows.filter(ragged)
+    if len(bad) * 2 > len(table) > 2:
+        row, fields = bad.select("row", "fields").row(0)
+        raise BadTable(
+            f"{path} row {row}: {fields} fields under {most} column names, as in {len(bad):,} of {len(table):,} rows"
+        )
+    return table.set_aside(
+        ragged, "row length", f"{{fields}} fields, expected {most if least == most else f'{least} to {most}'}"
+    )
+
+
+def read_list(path: Path) -> tuple[str, ...]:
+    """Names, one a line, each once; blank lines do not count."""
+    return tuple(dict.fromkeys(name for line in read_text(path).split("\n") if (name := line.strip())))
+
+
+def read_json(path: Path, shape: type[Shape]) -> Shape:
+    """An object or a list; a key given twice is an error, since the first would vanish."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise BadTable(f'{path}: the key "{key}" stands twice in one object')
+        return dict(pairs)
+
+    def refuse(constant: str) -> NoReturn:
+        raise BadTable(f"{path}: {constant} is not a JSON number")
+
+    try:
+        tree = json.loads(read_text(path), object_pairs_hook=once, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        raise BadTable(f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise BadTable(f"{path}: nested too deeply for a table of a dataset") from None
+    if not isinstance(tree, shape):
+        kinds = {dict: "an object", list: "a list"}
+        raise BadTable(f"{path}: holds {kinds.get(type(tree), 'a single value')}, expected {kinds[shape]}")
+    return tree
