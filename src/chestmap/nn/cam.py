@@ -4,6 +4,9 @@ Computed in fp32 (fp64 stays fp64) whatever autocast says: min-max normalization
 the 8 bits of bf16 into steps of 0.1. At 1/8 of the input this costs 0.02 % of a HAM step.
 """
 
+import math
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -18,12 +21,17 @@ def full_precision(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+def without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
+    """Where products keep the precision of their operands; the meta device knows no autocast."""
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+
+
 def class_maps(
     features: Float[Tensor, "batch channel h w"], weight: Float[Tensor, "finding channel"], *, relu: bool = True
 ) -> Float[Tensor, "batch finding h w"]:
     """CAM: each finding's linear weight applied at every position (HAM eq. 1); without `relu` the signed evidence."""
     features = full_precision(features)
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features):
         maps = functional.conv2d(features, weight.to(features.dtype)[:, :, None, None])
     return maps.relu() if relu else maps
 
@@ -55,3 +63,8 @@ def normalized(maps: Float[Tensor, "*batch h w"]) -> Float[Tensor, "*batch h w"]
 def soft_mask(maps: Float[Tensor, "*batch h w"], alpha: float = ALPHA, beta: float = BETA) -> Float[Tensor, "*batch h w"]:
     """T(M) of HAM eq. 2: a steep sigmoid of the map normalized to [0, 1]. Near 1 where a map exceeds `beta` of its range."""
     return torch.sigmoid(alpha * (normalized(maps) - beta))
+
+
+def level_where(value: float, alpha: float = ALPHA, beta: float = BETA) -> float:
+    """The height of the normalized map at which T(M) is `value`: cutting T there and cutting the map here is the same."""
+    return beta + math.log(value / (1 - value)) / alpha

@@ -7,6 +7,8 @@ from torch.nn import functional
 
 from chestmap.nn.cam import full_precision
 
+_FEW = 1e-3  # of labels, soft ones included; with fewer there is nothing to average
+
 
 def known_bce(logits: Float[Tensor, "batch finding"], labels: Float[Tensor, "batch finding"]) -> Float[Tensor, ""]:
     """Binary cross entropy averaged over the known labels; 0 with a zero gradient where all are unknown (NaN)."""
@@ -15,3 +17,17 @@ def known_bce(logits: Float[Tensor, "batch finding"], labels: Float[Tensor, "bat
         full_precision(logits)[known], labels.to(full_precision(logits).dtype)[known], reduction="sum"
     )
     return total / known.sum().clamp_min(1)
+
+
+def balanced_bce(logits: Float[Tensor, "batch finding"], labels: Float[Tensor, "batch finding"]) -> Float[Tensor, ""]:
+    """W-CEL of Wang 2017: positive and negative labels of the batch weigh the same in sum.
+
+    With their factors (|P| + |N|) / |P| and (|P| + |N|) / |N|, over |P| + |N| terms: the mean over positives plus the mean over
+    negatives, of all findings together. A soft label counts as both in its share; unknown labels (NaN) count as neither.
+    """
+    known = ~torch.isnan(labels)
+    scores = full_precision(logits)[known]
+    positive = labels[known].to(scores.dtype)
+    terms = functional.softplus(-scores) * positive / positive.sum().clamp_min(_FEW)
+    terms = terms + functional.softplus(scores) * (1 - positive) / (1 - positive).sum().clamp_min(_FEW)
+    return terms.sum()

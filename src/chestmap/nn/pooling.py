@@ -8,12 +8,11 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chestmap.nn.cam import class_maps, full_precision
+from chestmap.nn.cam import class_maps, full_precision, without_autocast
 
 Pooling = Literal["mean", "max", "lse", "pcam"]
 Features = Float[Tensor, "batch channel h w"]
@@ -65,5 +64,5 @@ def pooled_logits(features: Features, linear: nn.Linear, pooling: Pooling, r: fl
     """Pooling by name, then the linear layer."""
     if pooling == "pcam":
         return pcam(features, linear.weight, linear.bias)
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features):
         return linear(pooled(features, pooling, r))
