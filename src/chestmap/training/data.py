@@ -10,6 +10,7 @@ from chestmap.data.augment import AugmentSettings
 from chestmap.data.loader import Part
 from chestmap.data.pack import PackSettings, make_pack
 from chestmap.data.split import SplitSettings, make_split
+from chestmap.errors import BadInput
 from chestmap.settings import Settings
 from chestmap.types import Findings
 
@@ -38,7 +39,7 @@ class Data:
     @property
     def canvas(self) -> tuple[int, int]:
         """(width, height)."""
-        return self.pack.width, self.pack.height
+        return self.pack.canvas
 
 
 def open_data(settings: DataSettings, *, progress: bool = True) -> Data:
@@ -47,10 +48,8 @@ def open_data(settings: DataSettings, *, progress: bool = True) -> Data:
     split = make_split(source, settings.split)
     folder = settings.cache / f"{source.name}-{settings.pack.width}x{settings.pack.height}-{settings.pack.fit}"
     pack = make_pack(source, folder, settings.pack, progress=progress)
-    parts: dict[str, Part | None] = {}
-    for name, ids in split.parts.items():
-        usable = [image_id for image_id in ids if image_id not in pack.set_aside]
-        parts[name] = Part(source, pack, source.rows(usable), name) if usable else None
-    train = parts["train"]
-    assert train is not None  # make_split refuses an empty training part
-    return Data(source.findings, settings.pack, train, parts["validation"], parts["test"], settings.split.name)
+    parts = {name: Part.of(source, pack, ids, name) for name, ids in split.parts.items()}
+    if not len(parts["train"]):
+        raise BadInput(f"{source.name}: none of the {len(split.parts['train'])} training images can be read; see {folder}")
+    validation, test = (parts[name] if len(parts[name]) else None for name in ("validation", "test"))
+    return Data(source.findings, settings.pack, parts["train"], validation, test, split.name)

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
+@cache
 def _commit() -> dict[str, Any] | None:
     """Of the source tree, where chestmap runs from one."""
     source = Path(sys.modules["chestmap"].__file__ or ".").parent

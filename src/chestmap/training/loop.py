@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,8 +50,6 @@ class Loop:
         """Train what is left; returns and writes what the done marker says."""
         self.loader = self._loader(part, shuffle=True)
         self.batches = min(len(self.loader), self.schedule.batches or len(self.loader))
-        if not self.batches:
-            raise BadInput(f"{self.folder.name}: {len(part)} images are fewer than a batch of {self.schedule.batch_size}")
         self._go_on()
         self.log = Log(self.run.folder, self.folder.name, self.at.update, self.run.settings) if self.run.first else None
         self.run.screen.start(self.folder.name, total=self.batches * self.schedule.epochs, done=self._done())
@@ -70,15 +67,19 @@ class Loop:
         return self._finish()
 
     def _loader(self, part: Part, *, shuffle: bool) -> Loader:
-        """Of this process's share of the training images, or of all of `part`."""
-        share = self.schedule.boxed_share if shuffle else None
-        settings = LoaderSettings(batch_size=self.schedule.batch_size, workers=self.run.settings.workers, boxed_share=share)
-        if not shuffle:
-            return Loader(part, settings, seed=0, augment=None, shuffle=False)
-        rank = {"rank": self.fabric.global_rank, "world": self.world}
-        augment = self.run.augment if self.schedule.augment else None
+        """Of this process's share of the images; those that are trained on come shuffled and augmented."""
+        schedule = self.schedule
+        settings = LoaderSettings(
+            batch_size=schedule.batch_size, workers=self.run.settings.workers, boxed_share=schedule.boxed_share
+        )
         return Loader(
-            part, settings, seed=self.run.number("order", self.folder.name), augment=augment, drop_last=True, **rank
+            part,
+            settings,
+            seed=self.run.number("order", self.folder.name),
+            augment=self.run.augment if shuffle and schedule.augment else None,
+            shuffle=shuffle,
+            rank=self.fabric.global_rank,
+            world=self.world,
         )
 
     def _done(self) -> int:
@@ -176,11 +177,12 @@ class Loop:
         self.run.observe(self.folder.name, epoch, score)
 
     def _scores(self, part: Part) -> dict[str, float]:
-        mine = part.select(np.arange(self.fabric.global_rank, len(part), self.world)) if self.world > 1 else part
-        batches = self._until_asked(self._loader(mine, shuffle=False))
+        if len(part) < self.world:
+            raise BadInput(f"{part.name}: {len(part)} images for {self.world} processes; use fewer processes")
+        batches = self._until_asked(self._loader(part, shuffle=False))
         if self.schedule.select == "loss":
             return validation_loss(self.fabric, self.task, batches)
-        return validation_auc(self.fabric, self.task, batches, len(part))
+        return validation_auc(self.fabric, self.task, batches, len(part), len(part.findings))
 
     def _until_asked(self, loader: Loader) -> Iterator[Batch]:
         for batch in loader.epoch(0):

@@ -12,6 +12,8 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +85,30 @@ def code_of(module: str | None) -> dict[str, str]:
     waiting, found = [*ALWAYS, *([module] if module else [])], {}
     while waiting:
         name = waiting.pop()
-        path = getattr(sys.modules.get(name), "__file__", None)
-        if name in found or path is None:
+        path = None if name in found else _file(name)
+        if path is None:
             continue
-        tree = ast.parse(Path(path).read_text(encoding="utf-8"))
-        found[name] = hashlib.sha256(_text(tree).encode()).hexdigest()[:16]
+        found[name], imports = _read(path)
         if name == module or name.startswith(FOLLOWED):
-            waiting += [imported for imported in _imports(tree) if imported.startswith(FOLLOWED)]
+            waiting += [imported for imported in imports if imported.startswith(FOLLOWED)]
     return found
+
+
+@cache  # what a process runs is what it read first
+def _read(path: str) -> tuple[str, tuple[str, ...]]:
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    return hashlib.sha256(_text(tree).encode()).hexdigest()[:16], tuple(_imports(tree))
+
+
+def _file(module: str) -> str | None:
+    """None for a name inside a module, which an import may also mean."""
+    if module in sys.modules:
+        return getattr(sys.modules[module], "__file__", None)
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return spec.origin if spec else None
 
 
 def _imports(tree: ast.Module) -> list[str]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from zlib import crc32
 
 import torch
@@ -56,7 +56,7 @@ class Run:
             record_start(folder, self.device, settings.model_dump())
         self.seed("start")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -18,17 +18,17 @@ RESULT = ("seed", "precision")
 class RunSettings(Settings):
     """Under torchrun or Slurm the number of processes is theirs, and `devices` is not read."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(1, ge=1)  # processes on this machine, one per GPU
+    devices: int = Field(default=1, ge=1)  # processes on this machine, one per GPU
     precision: Literal[32, "bf16", "fp16"] = 32  # of the network's arithmetic; weights stay in 32 bits
     tf32: bool = True  # 19-bit products in 32-bit arithmetic on CUDA
     channels_last: bool = True
     compile: bool = False
     deterministic: bool = False  # the same bits on CUDA too, slower; on the CPU they always are
-    workers: int = Field(2, ge=0)  # loading processes per training process
-    checkpoint_minutes: float = Field(10.0, ge=0)  # inside an epoch; 0: after every optimizer step
-    log_every: int = Field(20, ge=1)  # optimizer steps
+    workers: int = Field(default=2, ge=0)  # loading processes per training process
+    checkpoint_minutes: float = Field(default=10.0, ge=0)  # inside an epoch; 0: after every optimizer step
+    log_every: int = Field(default=20, ge=1)  # optimizer steps
     tensorboard: bool = True
     accept_code_change: bool = False  # go on with steps that earlier code made
 

@@ -16,28 +16,28 @@ from chestmap.settings import Settings
 class Schedule(Settings):
     """Everything that decides a step's result besides data, seed and the method's own settings."""
 
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(16, ge=1)  # per process
-    accumulate: int = Field(1, ge=1)  # batches per optimizer step
-    batches: int | None = Field(None, ge=1)  # at most so many batches per epoch; each epoch draws others
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=16, ge=1)  # per process
+    accumulate: int = Field(default=1, ge=1)  # batches per optimizer step
+    batches: int | None = Field(default=None, ge=1)  # at most so many batches per epoch; each epoch draws others
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
     part_factors: dict[str, float] = Field(
         default_factory=dict
     )  # learning rate of parts of the network by name, e.g. { backbone = 0.1 }
-    momentum: float = Field(0.9, ge=0, lt=1)  # of SGD (Nesterov); Adam's first coefficient
-    weight_decay: float = Field(0.0, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # of SGD (Nesterov); Adam's first coefficient
+    weight_decay: float = Field(default=0.0, ge=0)
     decay_all: bool = True  # False: no weight decay on biases and norms
-    warmup: float = Field(0.0, ge=0)  # epochs of linear warm-up
+    warmup: float = Field(default=0.0, ge=0)  # epochs of linear warm-up
     decay: Literal["constant", "step", "cosine"] = "constant"
-    every: int = Field(10, ge=1)  # epochs between two falls of "step"
-    factor: float = Field(0.1, gt=0, le=1)  # of each fall of "step"
-    clip: float | None = Field(None, gt=0)  # greatest gradient norm
-    ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights; 0: none
+    every: int = Field(default=10, ge=1)  # epochs between two falls of "step"
+    factor: float = Field(default=0.1, gt=0, le=1)  # of each fall of "step"
+    clip: float | None = Field(default=None, gt=0)  # greatest gradient norm
+    ema: float = Field(default=0.0, ge=0, lt=1)  # decay of the averaged weights; 0: none
     select: Literal["auc", "loss", "last"] = "auc"  # which epoch's weights are kept
-    validate_every: int = Field(1, ge=1)  # epochs
-    patience: int = Field(0, ge=0)  # validations without a better one before the step ends; 0: never
-    boxed_share: float | None = Field(None, ge=0, le=1)  # least share of boxed images in a batch; none: as they come
+    validate_every: int = Field(default=1, ge=1)  # epochs
+    patience: int = Field(default=0, ge=0)  # validations without a better one before the step ends; 0: never
+    boxed_share: float | None = Field(default=None, ge=0, le=1)  # least share of boxed images in a batch; none: as they come
     augment: bool = True
 
     @model_validator(mode="after")

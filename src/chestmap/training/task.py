@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from chestmap.tensors import Batch, Output
+
+Same = TypeVar("Same", bound="Task")  # what the shape checker does not know as Self
 
 
 class Task(nn.Module):
@@ -35,7 +37,7 @@ class Task(nn.Module):
             part.eval()
             self._frozen.append(part)
 
-    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 -- torch's own signature
+    def train(self: Same, mode: bool = True) -> Same:  # noqa: FBT001, FBT002 -- torch's own signature
         super().train(mode)
         for part in self._frozen:
             part.eval()

@@ -16,13 +16,16 @@ from chestmap.training.task import Task
 
 
 def mean_auc(scores: Float[np.ndarray, "image finding"], labels: Float[np.ndarray, "image finding"]) -> float:
-    """Area under the ROC curve, mean over the findings that are present in some images and absent in others; NaN is unknown."""
+    """Area under the ROC curve, mean over the findings that are present in some images and absent in others.
+
+    NaN and labels between 0 and 1 count as unknown.
+    """
     from sklearn.metrics import roc_auc_score  # seconds to import
 
     areas = [
         roc_auc_score(column[known], score[known])
         for score, column in zip(scores.T, labels.T, strict=True)
-        if {0.0, 1.0} <= set(column[known := ~np.isnan(column)].tolist())
+        if len(np.unique(column[known := (column == 0) | (column == 1)])) == 2
     ]
     if not areas:
         raise BadInput('no finding is both present and absent among the validation images; set select to "loss" or "last"')
@@ -30,9 +33,9 @@ def mean_auc(scores: Float[np.ndarray, "image finding"], labels: Float[np.ndarra
 
 
 @torch.no_grad()
-def validation_auc(fabric: Fabric, task: Task, batches: Iterable[Batch], images: int) -> dict[str, float]:
+def validation_auc(fabric: Fabric, task: Task, batches: Iterable[Batch], images: int, findings: int) -> dict[str, float]:
     """`batches` are this process's share of `images`."""
-    rows = []
+    rows = [torch.empty((0, 2 * findings), device=fabric.device)]
     for batch in batches:
         with fabric.autocast():
             logits = task.predict(batch).logits
@@ -65,8 +68,9 @@ def _gathered(fabric: Fabric, rows: Tensor, most: int) -> Tensor:
     """Rows of all processes; a process with fewer than `most` adds rows of NaN, which read as unknown labels."""
     if fabric.world_size == 1:
         return rows
-    padded = rows.new_full((most, rows.shape[1]), torch.nan)
-    padded[: len(rows)] = rows
-    gathered = fabric.all_gather(padded)
-    assert isinstance(gathered, Tensor)
-    return gathered.flatten(0, 1)
+    everywhere = rows.new_zeros((fabric.world_size, most, rows.shape[1]))
+    mine = everywhere[fabric.global_rank]
+    mine[: len(rows)], mine[len(rows) :] = rows, torch.nan
+    summed = fabric.all_reduce(everywhere, reduce_op="sum")  # Fabric's gathering is by a function that torch deprecates
+    assert isinstance(summed, Tensor)
+    return summed.flatten(0, 1)

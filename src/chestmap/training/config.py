@@ -1,0 +1,75 @@
+"""The one TOML file of a training: `[run]`, `[data]`, `[method]` and, for a search of settings, `[search]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import create_model
+
+from chestmap.errors import BadSettings, did_you_mean
+from chestmap.settings import Settings, Tree, checked, read_toml, with_overrides, write_toml
+from chestmap.training.data import DataSettings
+from chestmap.training.method import Method
+from chestmap.training.run_settings import RunSettings
+from chestmap.training.schedule import Schedule
+from chestmap.training.search_settings import SearchSettings
+
+
+@dataclass(frozen=True)
+class Config:
+    """`settings` are those of the method; `tree` is what was read, before defaults, for the trials of a search."""
+
+    run: RunSettings
+    data: DataSettings
+    method: Method
+    settings: Any
+    search: SearchSettings | None
+    tree: Tree
+    name: str
+    table: Settings
+
+    def write(self, path: Path) -> None:
+        """With every default spelled out."""
+        write_toml(path, self.table)
+
+    @property
+    def lasting(self) -> dict[str, Any]:
+        """The method's settings without its schedules: what every step of a run is recorded with."""
+        schedules = {key for key in type(self.settings).model_fields if isinstance(getattr(self.settings, key), Schedule)}
+        return self.settings.model_dump(mode="json", exclude=schedules)
+
+
+def read_config(path: Path, overrides: Sequence[str], methods: Mapping[str, Method]) -> Config:
+    """Every mistake of the file and of `--set` in one message."""
+    return config_of(with_overrides(read_toml(path), overrides), methods, name=path.name)
+
+
+def config_of(tree: Tree, methods: Mapping[str, Method], *, name: str) -> Config:
+    """`name` stands before each mistake."""
+    asked = tree.get("method")
+    kind = asked.get("name") if isinstance(asked, dict) else asked
+    method = methods.get(kind) if isinstance(kind, str) else None
+    fields: dict[str, Any] = {
+        "run": (RunSettings, RunSettings()),
+        "data": (DataSettings, ...),
+        "search": (SearchSettings | None, None),
+    }
+    mistakes: list[str] = []
+    if method is None:
+        hint = did_you_mean(str(kind), methods)
+        mistakes.append(f"{name}: method.name: allowed: {', '.join(methods)} (got {kind!r}){hint}")
+    else:
+        fields["method"] = (method.settings, ...)
+    model = create_model("Config", __base__=Settings, **fields)
+    rest = tree if method else {key: value for key, value in tree.items() if key != "method"}
+    table: Any = None
+    try:
+        table = checked(model, rest, name=name)
+    except BadSettings as error:
+        mistakes.append(str(error))
+    if mistakes or method is None:
+        raise BadSettings("\n".join(mistakes))
+    return Config(table.run, table.data, method, table.method, table.search, tree, name, table)

@@ -1,0 +1,62 @@
+"""What a search of settings tries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from chestmap.settings import Settings, Tree
+
+
+class Range(Settings):
+    """Drawn between `low` and `high`, evenly or, with `log`, evenly in the exponent; whole numbers where both are."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"{self.low:g} to {self.high:g}: expected low < high, and low above 0 with log")
+        return self
+
+
+class SearchSettings(Settings):
+    """Trials on the `search` split (20 % of training and validation patients); the best validation score wins.
+
+    `space` names settings as `--set` does: a table of `low`, `high` and `log`, or a list of values.
+
+        [search.space]
+        method.bound_weight = { low = 1e-4, high = 1e-1, log = true }
+        method.foreground = ["both", "channel"]
+    """
+
+    trials: int = Field(default=20, ge=1)
+    prune: bool = False  # stop trials that fall behind the median of the earlier ones at the same validation
+    seed: int = Field(default=0, ge=0)
+    space: dict[str, Range | list[Any]]
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _flat(cls, value: object) -> object:
+        return _flattened(value) if isinstance(value, Mapping) else value
+
+    @field_validator("space")
+    @classmethod
+    def _has_choices(cls, value: dict[str, Range | list[Any]]) -> dict[str, Range | list[Any]]:
+        empty = [key for key, choices in value.items() if isinstance(choices, list) and not choices]
+        if empty or not value:
+            raise ValueError(f"{', '.join(empty) or 'space'}: nothing to choose from")
+        return value
+
+
+def _flattened(tree: Mapping[str, Any], above: str = "") -> Tree:
+    """Tables become dotted keys, down to ranges and lists."""
+    found: Tree = {}
+    for key, value in tree.items():
+        is_range = isinstance(value, Mapping) and set(value) <= set(Range.model_fields)
+        found |= _flattened(value, f"{above}{key}.") if isinstance(value, Mapping) and not is_range else {above + key: value}
+    return found

@@ -1,0 +1,63 @@
+"""From a config to a trained network in a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from chestmap.data.pack import PackSettings
+from chestmap.training.config import Config
+from chestmap.training.data import Data, open_data
+from chestmap.training.method import Method
+from chestmap.training.run import Observer, Run
+from chestmap.types import Findings
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a model folder is written from; `data` says what it was trained on."""
+
+    method: Method
+    settings: Any
+    findings: Findings
+    canvas: PackSettings
+    network: nn.Module
+    data: dict[str, Any]
+
+
+def train(
+    config: Config,
+    folder: Path,
+    write_model: Callable[[Path, Trained], None] | None = None,
+    *,
+    progress: bool = True,
+    observe: Observer | None = None,
+) -> Path:
+    """Trains what is left of the recipe; `write_model` (of `inference`) fills `model/`, whose path is returned.
+
+    Run again with the same config it goes on where it was killed, and does nothing where all is done.
+    """
+    run = Run(folder, config.run, method=config.lasting, augment=config.data.augment, observe=observe, progress=progress)
+    with run:
+        if run.first and not (folder / "config.toml").exists():
+            config.write(folder / "config.toml")
+        with run.fabric.rank_zero_first():
+            data = open_data(config.data, progress=progress and run.first)
+        network = config.method.recipe(run, data, config.settings).eval()
+        if write_model:
+            trained = Trained(config.method, config.settings, data.findings, data.pack, network, _about(data))
+            run.put(folder / "model", lambda place: write_model(place, trained))
+        if run.first:
+            config.write(folder / "config.toml")  # schedules of finished steps may differ in what does not count
+        run.screen.table(run.steps)
+    return folder / "model"
+
+
+def _about(data: Data) -> dict[str, Any]:
+    parts = {"train": data.train, "validation": data.validation}
+    used = {name: {"images": len(part), "fingerprint": part.fingerprint} for name, part in parts.items() if part}
+    return {"source": data.train.source.name, "fingerprint": data.train.source.fingerprint, "split": data.split, **used}

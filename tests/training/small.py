@@ -1,0 +1,104 @@
+"""A dataset, a network and a recipe so small that a run takes a second; also a script that is killed and started again.
+
+`python small.py DATA FOLDER [--set ...]` trains in FOLDER.
+"""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from chestmap.data.folder import FolderSettings
+from chestmap.data.pack import PackSettings
+from chestmap.data.split import SplitSettings
+from chestmap.settings import checked, with_overrides
+from chestmap.tensors import Batch, Output
+from chestmap.training import Data, Run, RunSettings, Schedule, Task
+from chestmap.training.data import DataSettings, open_data
+
+FINDINGS = ("Effusion", "Mass", "Nodule")
+CORNERS = {"Effusion": (2, 20), "Mass": (18, 4), "Nodule": (20, 22)}  # x, y of a bright square of 8 pixels
+
+
+def write_dataset(root: Path, count: int = 40, side: int = 32) -> Path:
+    """PNG files, labels.csv and boxes.csv; two images of each patient, a box for every third image."""
+    root.mkdir(parents=True)
+    random = np.random.default_rng(5)
+    labels, boxes = ["image,patient_id," + ",".join(FINDINGS)], ["image,finding,x,y,w,h"]
+    for number in range(count):
+        present = random.random(3) < 0.5
+        pixels = random.integers(0, 120, (side, side), dtype=np.uint8)
+        for name in np.array(FINDINGS)[present]:
+            x, y = CORNERS[name]
+            pixels[y : y + 8, x : x + 8] = 230
+            if number % 3 == 0:
+                boxes.append(f"{number:03d}.png,{name},{x},{y},8,8")
+        cv2.imwrite(str(root / f"{number:03d}.png"), pixels)
+        known = ["" if number == 1 and column == 0 else str(int(value)) for column, value in enumerate(present)]
+        labels.append(f"{number:03d}.png,p{number // 2}," + ",".join(known))
+    (root / "labels.csv").write_text("\n".join(labels) + "\n")
+    (root / "boxes.csv").write_text("\n".join(boxes) + "\n")
+    return root
+
+
+def data_settings(root: Path, **changes: object) -> DataSettings:
+    source = FolderSettings(root=root, labels="labels.csv", boxes="boxes.csv")
+    split, pack = SplitSettings(name="patients", validation=0.3), PackSettings(width=32, height=32)
+    return DataSettings(source=source, split=split, pack=pack, cache=root / "cache").model_copy(update=changes)
+
+
+def small_data(root: Path) -> Data:
+    return open_data(data_settings(root), progress=False)
+
+
+class Net(nn.Module):
+    """Convolution, batch norm, dropout: what makes an inexact resume show."""
+
+    def __init__(self, *, norm: bool = True, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8) if norm else nn.Identity(), nn.ReLU(), nn.Dropout(dropout)
+        )
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images: torch.Tensor) -> Output:
+        features = self.body(images)
+        maps = torch.einsum("bchw,fc->bfhw", features, self.head.weight).relu()
+        return Output(self.head(features.mean((2, 3))), maps)
+
+
+class Classify(Task):
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        output, known = self.network(batch.images), batch.known
+        loss = nn.functional.binary_cross_entropy_with_logits(output.logits, batch.labels.nan_to_num(), reduction="none")
+        return {"classify": (loss * known).sum() / known.sum(), "quiet": 0.01 * output.maps.mean()}
+
+
+SCHEDULE = Schedule(epochs=3, batch_size=4, learning_rate=1e-2, warmup=1, decay="cosine")
+
+
+def recipe(run: Run, data: Data, schedule: Schedule = SCHEDULE) -> nn.Module:
+    """Two steps and a folder between them: best by validation, then averaged weights of accumulated steps."""
+    first = run.fit("teach", Classify(Net()), data.train, schedule, data.validation)
+    run.write("notes", lambda folder: (folder / "note.txt").write_text("seen") and None, of=data.train)
+    second = {"ema": 0.9, "accumulate": 2, "select": "loss", "clip": 1.0, "patience": 5, "epochs": 4}
+    return run.fit("learn", Classify(first.network), data.train, schedule.model_copy(update=second), data.validation).network
+
+
+def run_settings(*overrides: str) -> RunSettings:
+    tree = {"device": "cpu", "workers": 0, "log_every": 2, "tensorboard": False, "checkpoint_minutes": 0}
+    return checked(RunSettings, with_overrides(tree, overrides), name="small")
+
+
+def train_small(root: str, folder: str, *overrides: str) -> None:
+    torch.set_num_threads(1)
+    data = open_data(data_settings(Path(root)), progress=False)
+    with Run(Path(folder), run_settings(*overrides), augment=data_settings(Path(root)).augment, progress=False) as run:
+        recipe(run, data)
+
+
+if __name__ == "__main__":
+    train_small(*sys.argv[1:])

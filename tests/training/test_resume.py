@@ -1,0 +1,165 @@
+"""A run that is killed at any moment ends with the same bits as one that was not."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from chestmap.errors import StepChanged
+from training.small import train_small
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([
+    "chestmap.training.loop", "chestmap.training.processes", "chestmap.data.folder", "chestmap.data.pack", "sklearn.metrics",
+])  # fmt: skip
+
+
+def start(dataset: Path, folder: Path, *overrides: str):
+    process = FORKS.Process(target=train_small, args=(str(dataset), str(folder), *overrides))
+    process.start()
+    return process
+
+
+def finished(process, code: int = 0) -> None:
+    process.join(120)
+    assert process.exitcode == code
+
+
+def bits(folder: Path) -> dict[str, bytes]:
+    return {step: (folder / step / "weights.safetensors").read_bytes() for step in ("1-teach", "3-learn")}
+
+
+def logged(folder: Path) -> list[str]:
+    """Without times and speeds."""
+    rows = [line.split(",") for line in (folder / "log.csv").read_text().splitlines()]
+    return [",".join(row[:3] + row[4:]) for row in rows if row[4] not in {"images_per_second", "memory_gb"}]
+
+
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory):
+    """A run that nothing happened to, and how long it took."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    finished(start(dataset, folder.with_name("warm")))
+    began = time.monotonic()
+    finished(start(dataset, folder))
+    return folder, time.monotonic() - began
+
+
+def killed_and_resumed(dataset: Path, folder: Path, kills: int, seconds: float, *overrides: str) -> list[str]:
+    """Kill -9 at random moments after the run has begun; returns where each kill struck."""
+    moments, struck = random.Random(kills), []
+    lock = folder / "run.lock"
+    for _ in range(kills):
+        process = start(dataset, folder, *overrides)
+        while process.is_alive() and (not lock.exists() or lock.read_text() != str(process.pid)):
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, seconds / max(2, kills / 5)))
+        if not process.is_alive():
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        struck.append(max((entry.name for entry in folder.glob("*/resume-*.pt")), default="between"))
+    finished(start(dataset, folder, *overrides))
+    return struck
+
+
+def test_killed_three_times_ends_with_the_same_bits(dataset, whole, tmp_path):
+    folder, seconds = whole
+    struck = killed_and_resumed(dataset, tmp_path / "run", 3, seconds)
+    assert len(struck) >= 2
+    assert bits(tmp_path / "run") == bits(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_twenty_times_ends_with_the_same_bits(dataset, whole, tmp_path, workers):
+    folder, seconds = whole
+    struck = killed_and_resumed(dataset, tmp_path / "run", 20, seconds, f"workers={workers}")
+    assert len(struck) >= 15, struck
+    assert len(set(struck)) >= 5, struck
+    assert bits(tmp_path / "run") == bits(folder)
+    assert logged(tmp_path / "run") == logged(folder)
+
+
+def test_a_signal_saves_and_stops_and_the_run_goes_on(dataset, whole, tmp_path):
+    process = start(dataset, tmp_path / "run", "checkpoint_minutes=60")
+    log = tmp_path / "run" / "log.csv"
+    while process.is_alive() and not (log.exists() and len(log.read_text().splitlines()) > 1):
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGTERM)
+    finished(process, 1)  # KeyboardInterrupt; the command line makes it 130
+    saved = list((tmp_path / "run").glob("*/resume-*.pt")) + list((tmp_path / "run").glob("*/done.json"))
+    assert saved
+    finished(start(dataset, tmp_path / "run"))
+    assert bits(tmp_path / "run") == bits(whole[0])
+
+
+def test_a_damaged_state_is_passed_over(dataset, whole, tmp_path):
+    """The newest state is cut as a full disk would; the one before it leads to the same end."""
+    folder = tmp_path / "run"
+    process = start(dataset, folder)
+    while process.is_alive() and len(list((folder / "3-learn").glob("resume-*.pt"))) < 2:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    newest = max((folder / "3-learn").glob("resume-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-200])
+    finished(start(dataset, folder))
+    assert bits(folder) == bits(whole[0])
+
+
+def launched(dataset: Path, folder: Path) -> list:
+    """Two processes with the environment that torchrun gives them."""
+    port, shared = str(random.Random(os.getpid()).randint(20000, 40000)), {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}
+    processes = []
+    for rank in "01":
+        own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": "2"}
+        environment = shared | own | {"TORCHELASTIC_RUN_ID": "test"}
+        process = FORKS.Process(target=in_environment, args=(environment, str(dataset), str(folder)))
+        process.start()
+        processes.append(process)
+    return processes
+
+
+def in_environment(environment: dict[str, str], dataset: str, folder: str) -> None:
+    os.environ.update(environment)
+    train_small(dataset, folder)
+
+
+def test_two_processes_train_together_and_resume(dataset, tmp_path):
+    for process in launched(dataset, tmp_path / "whole"):
+        finished(process)
+    folder = tmp_path / "run"
+    processes = launched(dataset, folder)
+    while processes[0].is_alive() and not list((folder / "3-learn").glob("resume-*.pt")):
+        time.sleep(0.001)
+    for process in processes:
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    for process in launched(dataset, folder):
+        finished(process)
+    assert bits(folder) == bits(tmp_path / "whole")
+    done = json.loads((folder / "1-teach" / "done.json").read_text())
+    assert done["epochs"] == 3
+    assert done["score"] > 0
+
+
+def test_another_number_of_processes_does_not_go_on(dataset, tmp_path):
+    folder = tmp_path / "run"
+    process = start(dataset, folder)
+    while process.is_alive() and not list(folder.glob("1-teach/resume-*.pt")):
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    for process in launched(dataset, folder):
+        finished(process, 1)
+
+
+def test_refusals_name_what_differs(dataset, whole):
+    with pytest.raises(StepChanged, match=r"1-teach: was made differently: run.seed was 0, is 1; train in a new folder"):
+        train_small(str(dataset), str(whole[0]), "seed=1")
