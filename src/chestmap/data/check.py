@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+@runtime_checkable
 class Parts(Protocol):
     """A split, as far as a check needs to know it."""
 
@@ -134,9 +135,11 @@ class Published:
 
 def _findings(source: Source) -> tuple[FindingCount, ...]:
     marks = np.zeros((len(source), len(source.findings)), dtype=np.int32)
+    column_of = {name: column for column, name in enumerate(source.findings)}
     for image, boxes in source.boxes.items():
+        row = source.row_of[image]
         for box in boxes:
-            marks[source.row_of[image], source.findings.index(box.finding)] += 1
+            marks[row, column_of[box.finding]] += 1
     with_boxes = marks.any(axis=1, keepdims=True)
     boxed_at_all = marks.any(axis=0)
     columns = {

@@ -8,15 +8,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from hashlib import blake2b
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
-from chestmap.data.image import read_radiograph
+from chestmap.data.check_pixels import Look, look_at
 from chestmap.data.progress import progress_of
 from chestmap.data.source import Level, Problem, Source
-from chestmap.errors import BadImage, BadInput
+from chestmap.errors import BadInput
 
 LOOKS_AT_ONCE = 16
 """Threads that look for files; on a network disk each look is a wait."""
@@ -24,15 +22,6 @@ LOOKS_AT_ONCE = 16
 CHUNK = 8
 ASPECT = 0.02
 """By how much the aspect of a stored image may differ from image space: rounding to whole pixels at 256."""
-
-
-class Look(NamedTuple):
-    """What one file holds: a hash of its pixels and their size, or why it cannot be read."""
-
-    digest: bytes = b""
-    width: int = 0
-    height: int = 0
-    wrong: str = ""
 
 
 def look_for_files(source: Source, *, progress: bool = True) -> tuple[list[int], list[Problem]]:
@@ -85,24 +74,15 @@ def look_at_pixels(
 @contextmanager
 def _looks(paths: Sequence[Path], workers: int) -> Iterator[Iterator[Look]]:
     if workers == 1 or len(paths) <= CHUNK:
-        yield map(_look, paths)
+        yield map(look_at, paths)
         return
     # A fork would carry the locks of whatever threads this process runs.
     with ProcessPoolExecutor(min(workers, len(paths) // CHUNK + 1), get_context("spawn")) as pool:
         try:
-            yield pool.map(_look, paths, chunksize=CHUNK)
+            yield pool.map(look_at, paths, chunksize=CHUNK)
         except BrokenProcessPool:
             message = "a process that opened images died (out of memory, or a damaged file); use one worker to see which"
             raise BadInput(message) from None
-
-
-def _look(path: Path) -> Look:
-    try:
-        pixels = read_radiograph(path).pixels
-    except BadImage as error:
-        return Look(wrong=str(error))
-    height, width = pixels.shape
-    return Look(blake2b(pixels.tobytes(), digest_size=16).digest(), width, height)
 
 
 def _misplaced(source: Source, good: Sequence[tuple[int, Look]]) -> list[Problem]:

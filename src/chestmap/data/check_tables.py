@@ -25,7 +25,7 @@ def render(report: Report, console: Console) -> None:
     if report.problems:
         console.print(_problems(report))
     wrong = sum(problem.level == "error" for problem in report.problems)
-    console.print(f"[red]{wrong} kinds of errors[/]" if report.failed else "[green]nothing is wrong[/]")
+    console.print(f"[red]errors: {wrong}[/]" if report.failed else "[green]nothing is wrong[/]")
 
 
 def _table(title: str, *columns: str, names: int = 1) -> Table:

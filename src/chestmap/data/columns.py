@@ -30,7 +30,7 @@ OLDEST = 120
 YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25, "": 1.0}
 """Units of an age as DICOM writes it (058Y)."""
 
-PRESENT, ABSENT, UNCERTAIN, BLANK = 1, 0, 2, 3
+PRESENT, ABSENT, UNCERTAIN, BLANK, DAMAGED = 1, 0, 2, 3, 4
 """What a cell of a label column says, before a source's policy for uncertain and blank cells."""
 
 CELLS = (
@@ -62,7 +62,7 @@ def unique_rows(table: Table, column: str, told: Sequence[str]) -> Table:
 def with_age(table: Table) -> Table:
     """`age` in years; 058Y, 005M and 12 are read, and an age over 120 (ChestX-ray14 has 411) is unknown."""
     if "age" not in table.rows.columns:
-        return table.with_columns(age=pl.lit(None, pl.Float32))
+        return table.with_columns(age=pl.lit(None, pl.Float64))
     number = pl.col("age").str.extract(r"^(\d+(?:\.\d+)?)[YMWDymwd]?$").cast(pl.Float64, strict=False)
     unit = pl.col("age").str.extract(r"([YMWDymwd])$").fill_null("").str.to_uppercase()
     years = number * unit.replace_strict(YEARS, default=1.0, return_dtype=pl.Float64)
@@ -155,7 +155,7 @@ def separated(table: Table, whole: Findings, chosen: Findings) -> tuple[Table, I
 
 
 def cells(table: Table, columns: Sequence[str]) -> tuple[Table, UInt8[np.ndarray, "image finding"]]:
-    """Label columns as PRESENT, ABSENT, UNCERTAIN or BLANK; any other cell counts as blank and is an error."""
+    """Label columns as PRESENT, ABSENT, UNCERTAIN or BLANK; any other cell is DAMAGED and an error."""
     codes = [
         pl.col(name).str.to_lowercase().replace_strict(CELLS, default=None, return_dtype=pl.UInt8).alias(name)
         for name in columns
@@ -165,7 +165,7 @@ def cells(table: Table, columns: Sequence[str]) -> tuple[Table, UInt8[np.ndarray
         if read[name].null_count():
             say = _literal(f"column {name} ") + f'"{{{name}}}": expected 1, 0, -1 or nothing; taken as unknown'
             table = table.with_columns(bad=read[name].is_null()).reported("error", "label value", pl.col("bad"), say)
-    return table, read.fill_null(BLANK).to_numpy()
+    return table, read.fill_null(DAMAGED).to_numpy()
 
 
 def numbers(table: Table, *columns: str) -> Table:

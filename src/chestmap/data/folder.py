@@ -71,6 +71,10 @@ def read_folder(settings: FolderSettings) -> Source:
     problems = table.problems
     if marks is not None:
         marks = _with_ids(replace(marks, problems=(*problems, *marks.problems)), images["image_id"])
+        others = [name for name in marks.rows["finding"].unique() if name not in findings]
+        if settings.findings is None:
+            say = "{finding} has no labels; its boxes are left out"
+            marks = marks.reported("note", "unlabeled finding", pl.col("finding").is_in(others), say)
         marks = with_boxes_cleaned(marks, with_seen(findings.names, marks.rows["finding"]), images)
         boxes, problems = as_boxes(marks.rows, findings), marks.problems
     if "patient_id" not in table.rows.columns:
@@ -108,13 +112,14 @@ def _is_dicom(path: Path) -> bool:
 
 
 def _names_of(paths: Iterable[str]) -> dict[str, str]:
-    """Path, file name and stem of each file, where unique, to the path."""
-    paths = list(paths)
+    """Path, path without ending, file name and stem of each file, where unique, to the path."""
+    files = [PurePosixPath(path) for path in paths]
+    shorts = ([file.stem for file in files], [file.name for file in files], [str(file.parent / file.stem) for file in files])
     names: dict[str, str] = {}
-    for short in (lambda path: PurePosixPath(path).stem, lambda path: PurePosixPath(path).name):
-        counts = Counter(map(short, paths))
-        names |= {short(path): path for path in paths if counts[short(path)] == 1}
-    return names | {path: path for path in paths}
+    for short in shorts:
+        counts = Counter(short)
+        names |= {name: str(file) for name, file in zip(short, files, strict=True) if counts[name] == 1}
+    return names | {str(file): str(file) for file in files}
 
 
 def _with_files(table: Table, files: list[str]) -> Table:

@@ -17,27 +17,30 @@ def agreed(marks: Marks, least: int, overlap: float) -> tuple[Box, ...]:
     A group is a box and, from every other reader, the box that overlaps it most, if by `overlap` (IoU) or more. Groups are
     taken in the order of their size and then of their overlap, and no box serves twice.
     """
-    left = {reader: list(boxes) for reader, boxes in marks.items()}
+    boxes = [(reader, box) for reader in sorted(marks) for box in marks[reader]]
+    if sum(map(bool, marks.values())) < least:
+        return ()
+    shared = [[one.iou(other) if reader != also else 0.0 for also, other in boxes] for reader, one in boxes]
+    left = set(range(len(boxes)))
     merged = []
-    while any(left.values()):
-        groups = [_group(seed, reader, left, overlap) for reader in sorted(left) for seed in left[reader]]
-        best = max(groups, key=lambda group: (len(group), sum(shared for _, _, shared in group)))
+    while left:
+        groups = [_group(seed, left, boxes, shared[seed], overlap) for seed in sorted(left)]
+        best = max(groups, key=lambda group: (len(group), sum(shared[group[0]][other] for other in group)))
         if len(best) < least:
             break
-        merged.append(_mean([box for _, box, _ in best]))
-        for reader, box, _ in best:
-            left[reader].remove(box)
+        merged.append(_mean([boxes[index][1] for index in best]))
+        left.difference_update(best)
     return tuple(sorted(merged, key=lambda box: box.corners))
 
 
-def _group(seed: Box, reader: str, left: Marks, overlap: float) -> list[tuple[str, Box, float]]:
-    group = [(reader, seed, 1.0)]
-    for other in sorted(left):
-        if other != reader and left[other]:
-            near = max(left[other], key=seed.iou)
-            if (shared := seed.iou(near)) >= overlap:
-                group.append((other, near, shared))
-    return group
+def _group(
+    seed: int, left: set[int], boxes: Sequence[tuple[str, Box]], shared: Sequence[float], overlap: float
+) -> list[int]:
+    nearest = {boxes[seed][0]: seed}
+    for index in sorted(left, key=lambda index: -shared[index]):
+        if shared[index] >= overlap:
+            nearest.setdefault(boxes[index][0], index)
+    return list(nearest.values())
 
 
 def _mean(boxes: Sequence[Box]) -> Box:
