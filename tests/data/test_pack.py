@@ -11,7 +11,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 import polars as pl
 import pytest
@@ -21,31 +20,12 @@ from hypothesis import strategies as st
 from chestmap.data.canvas import CanvasSettings, canvas_frame, on_canvas
 from chestmap.data.pack import WORTH_A_PROCESS, Pack, PackSettings, make_pack, open_pack
 from chestmap.data.packing import CHUNK, Job, pack_all, pack_chunk
-from chestmap.data.source import COLUMNS, Source
+from chestmap.data.source import Source
 from chestmap.errors import BadInput, BadModel
-from chestmap.types import Box, Findings, Radiograph
+from chestmap.types import Box, Radiograph
+from data.toys import source_in, write_png
 
 SMALL = PackSettings(width=32, height=32)
-
-
-def write_png(path: Path, seed: int, size: tuple[int, int] = (40, 48)) -> np.ndarray:
-    pixels = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), pixels)
-    return pixels
-
-
-def source_in(root: Path, count: int, name: str = "toy", start: int = 0, space: float | None = None) -> Source:
-    ids = [f"{index:05d}" for index in range(start, start + count)]
-    for index, image_id in enumerate(ids, start):
-        if not (root / f"{image_id}.png").exists():
-            write_png(root / f"{image_id}.png", index)
-    images = pl.DataFrame(
-        {"image_id": ids, "patient_id": ids, "path": [f"{one}.png" for one in ids], "view": "PA", "age": None, "sex": "",
-         "width": space, "height": space},
-        schema=COLUMNS,
-    )  # fmt: skip
-    return Source(name, Findings(("Mass",)), root, images, np.zeros((count, 1), dtype=np.int8))
 
 
 def packed(source: Source, folder: Path, **more) -> tuple[Pack, int]:
@@ -178,7 +158,7 @@ if __name__ == "__main__":  # what a process of the pool imports must stay small
     from pathlib import Path
     import numpy as np, polars as pl
     from chestmap.data.pack import PackSettings, make_pack
-    from chestmap.data.source import COLUMNS, Source
+    from chestmap.data.source import Source
     from chestmap.types import Findings
     root, folder, workers, pause = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
     ids = sorted(path.stem for path in root.glob("*.png"))

@@ -1,6 +1,5 @@
 """Splits: counts worked out by hand, promises about patients, and the files."""
 
-import gzip
 import json
 from pathlib import Path
 
@@ -10,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chestmap.data.nih import NihSettings, read_nih
 from chestmap.data.source import COLUMNS, Source
 from chestmap.data.split import Split, SplitSettings, leaks, make_split, read_split
 from chestmap.errors import BadInput, BadTable, Leak, Refused
 from chestmap.types import Box, Findings
-from chestmap.vocabulary import CHESTXRAY14
 
 ONE = Findings(("Mass",))
 
@@ -278,20 +277,7 @@ def test_what_cannot_be_split_says_why():
 
 @pytest.fixture(scope="module")
 def full_nih(shared_data):
-    root = shared_data("nih-full")
-    table = pl.read_csv(root / "Data_Entry_2017_v2020.csv.gz")
-    ids = table["Image Index"]
-    images = pl.DataFrame(
-        {"image_id": ids, "patient_id": table["Patient ID"].cast(pl.String), "path": ids, "view": "PA", "age": 50.0, "sex": "",
-         "width": 1024.0, "height": 1024.0},
-        schema=COLUMNS,
-    )  # fmt: skip
-    boxed = (root / "ham-imagesets" / "test_bboxs.txt").read_text().split()
-    names = ("train_val", "test")
-    lists = {name: tuple(gzip.decompress((root / f"{name}_list.txt.gz").read_bytes()).decode().split()) for name in names}
-    labels = np.zeros((len(ids), 14), dtype=np.int8)
-    boxes = {one: (Box("Mass", 0, 0, 1, 1),) for one in boxed}
-    return Source("nih", CHESTXRAY14, root, images, labels, boxes, lists)
+    return read_nih(NihSettings(root=shared_data("nih-full")))
 
 
 def test_the_real_lists_leak_as_measured(full_nih):
