@@ -5,9 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-
-from chestmap.settings import checked, with_overrides
 
 if TYPE_CHECKING:
     from chestmap.data.source import Source
@@ -29,11 +26,11 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the reader, such as `--set uncertain=ones`; repeatable."),
 ]
-messages = Console(stderr=True)
 
 
 def source_of(kind: str, root: Path, overrides: list[str] | None) -> "Source":
     from chestmap.data import open_source, source_settings
+    from chestmap.settings import with_overrides
 
     return open_source(source_settings(with_overrides({"name": kind, "root": str(root)}, overrides or [])))
 
@@ -55,6 +52,8 @@ def check(
 
     Example: `chestmap data check nih /data/nih --split official --split fold-1`
     """
+    from rich.console import Console
+
     from chestmap.data.check import check as look
 
     source = source_of(kind, root, overrides)
@@ -71,6 +70,7 @@ def check(
 def split_of(source: "Source", name: str) -> Any:
     """A split by name, or read from a folder that `chestmap data split` wrote."""
     from chestmap.data.split import SplitSettings, make_split, read_split
+    from chestmap.settings import checked
 
     if Path(name).is_dir():
         return read_split(Path(name))
@@ -97,6 +97,7 @@ def split(
 ) -> None:
     """Divide a dataset into training, validation and test, by patient unless the split's name says otherwise."""
     from chestmap.data.split import SplitSettings, make_split
+    from chestmap.settings import checked, with_overrides
 
     source = source_of(kind, root, overrides)
     tree = with_overrides({"name": name, "seed": seed}, settings or [])
@@ -104,7 +105,7 @@ def split(
     made.write(out)
     for part, ids in made.parts.items():
         typer.echo(f"{part}\t{len(ids)}")
-    messages.print(f"Wrote {out}", highlight=False)
+    typer.echo(f"Wrote {out}", err=True)
 
 
 @app.command()
@@ -125,15 +126,14 @@ def pack(
     Files that cannot be read are set aside with their reason in set_aside.csv, and the command ends with exit code 1.
     """
     from chestmap.data.pack import PackSettings, make_pack
+    from chestmap.settings import checked
 
     source = source_of(kind, root, overrides)
     settings = checked(PackSettings, {"width": width, "height": height, "fit": fit}, name="options")
     made = make_pack(source, out, settings, workers=workers)
-    messages.print(f"{len(made.ids):,} images in {out}", highlight=False)
+    typer.echo(f"{len(made.ids):,} images in {out}", err=True)
     if made.set_aside:
-        messages.print(
-            f"{len(made.set_aside):,} files were set aside; their reasons are in {out / 'set_aside.csv'}", highlight=False
-        )
+        typer.echo(f"{len(made.set_aside):,} files were set aside; their reasons are in {out / 'set_aside.csv'}", err=True)
         raise typer.Exit(1)
 
 
@@ -150,7 +150,8 @@ def phantom(
     Example: `chestmap data phantom /tmp/phantom --images 500 --side 256 --set masks=true --set dicom=true`
     """
     from chestmap.data.phantom import PhantomSettings, write_phantom
+    from chestmap.settings import checked, with_overrides
 
     tree = with_overrides({"images": images, "side": side, "seed": seed}, overrides or [])
     written = write_phantom(folder, checked(PhantomSettings, tree, name="--set"))
-    messages.print(f"Wrote {written}", highlight=False)
+    typer.echo(f"Wrote {written}", err=True)

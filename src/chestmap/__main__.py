@@ -1,0 +1,5 @@
+"""`python -m chestmap`, which torchrun needs."""
+
+from chestmap.cli import main
+
+main()

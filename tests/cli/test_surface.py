@@ -1,0 +1,61 @@
+"""What a user sees of the command line: the verbs are pinned, help is quick, mistakes are single lines."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def chestmap(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "chestmap", *arguments],
+        capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "COLUMNS": "120", **environment},
+    )  # fmt: skip
+
+
+def test_help_imports_neither_torch_nor_tables():
+    code = "import sys, chestmap.cli; print([name for name in ('torch', 'polars', 'pydantic', 'cv2', 'numpy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_tables_and_images_need_no_torch():
+    code = (
+        "import sys, chestmap.data.check, chestmap.data.pack, chestmap.data.split, chestmap.data.phantom, chestmap.data.image,"
+        "chestmap.data.nih, chestmap.data.chexpert, chestmap.data.vindr, chestmap.data.folder; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verbs"),
+    [([], ["train", "methods", "demo", "data"]), (["data"], ["check", "split", "pack", "phantom"])],
+)
+def test_the_verbs_are_these(arguments, verbs):
+    shown = chestmap(*arguments, "--help").stdout
+    assert [
+        line.split()[1] for line in shown.split("Commands")[1].splitlines() if line.startswith("│ ") and line[2] != " "
+    ] == verbs
+
+
+def test_a_mistyped_verb_offers_the_right_one():
+    done = chestmap("data", "chek")
+    assert done.returncode == 2
+    assert "Did you mean 'check'" in done.stderr
+
+
+def test_a_wrong_source_is_one_line(tmp_path):
+    done = chestmap("data", "check", "nhi", str(tmp_path))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "nih" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_empty_folder_is_one_line(tmp_path):
+    done = chestmap("data", "check", "nih", str(tmp_path))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "Data_Entry_2017" in done.stderr
