@@ -158,7 +158,7 @@ if __name__ == "__main__":  # what a process of the pool imports must stay small
     from pathlib import Path
     import numpy as np, polars as pl
     from chestmap.data.pack import PackSettings, make_pack
-    from chestmap.data.source import Source
+    from chestmap.data.source import COLUMNS, Source
     from chestmap.types import Findings
     root, folder, workers, pause = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
     ids = sorted(path.stem for path in root.glob("*.png"))
@@ -183,7 +183,7 @@ def test_several_processes_make_the_same_pack_without_torch(tmp_path):
     source = source_in(tmp_path / "images", 2 * WORTH_A_PROCESS + 5)
     alone, _ = packed(source, tmp_path / "alone", workers=1)
     told, progress = packing(source.root, tmp_path / "many", 2, 0).communicate()
-    assert told.split() == [alone.fingerprint, "False"]
+    assert told.split() == [alone.fingerprint, "False"], progress
     assert "pack: 133 images" in progress
 
 
@@ -321,6 +321,19 @@ def test_damage_is_found_and_mended(tmp_path):
         open_pack(folder)
     mended, read = packed(source, folder)
     assert (read, mended.fingerprint) == (30, fingerprint)
+
+
+def test_a_kill_before_the_first_image_leaves_nothing_in_the_way(tmp_path):
+    """The files in the order in which they come to be: whichever is missing, packing begins or goes on."""
+    source = source_in(tmp_path / "images", 3)
+    whole = tmp_path / "whole"
+    fingerprint = packed(source, whole)[0].fingerprint
+    for made in (["ids.txt"], ["ids.txt", "images.bin"], ["ids.txt", "images.bin", "state.bin"]):
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        for name in made:
+            (folder / name).write_bytes((whole / name).read_bytes())
+        assert packed(source, folder)[0].fingerprint == fingerprint
 
 
 def test_another_canvas_source_or_folder_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Splits: counts worked out by hand, promises about patients, and the files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,18 @@ def test_official_keeps_the_lists_and_validates_on_other_patients():
     assert len(patients(source, split.parts["validation"])) == 6  # a fifth of 30 patients
     assert not split.shares_patients
     assert all(shared.images == shared.patients == 0 for shared in leaks(split, source).values())
+
+
+def test_three_published_lists_are_taken_as_they_are_and_two_as_training_and_test():
+    source = a_source()
+    training, test = source.lists["train_val"], source.lists["test"]
+    named = {"train": training[:40], "valid": training[40:], "test": test}  # cut between two patients
+    three = make_split(replace(source, lists=named), SplitSettings())
+    assert [set(ids) for ids in three.parts.values()] == [set(named[name]) for name in ("train", "valid", "test")]
+    drawn = make_split(replace(source, lists=named), SplitSettings(validation=0.5))
+    assert len(patients(source, drawn.parts["validation"])) == len(patients(source, named["train"])) / 2
+    two = make_split(replace(source, lists={"train": training, "valid": test}), SplitSettings())
+    assert set(two.parts["test"]) == set(test)
 
 
 def test_boxes_out_trains_on_every_image_without_a_box_and_counts_its_leak():
@@ -215,10 +228,11 @@ def test_lists_of_another_dataset_are_refused(tmp_path):
 def test_lists_that_share_a_patient_break_the_promise_of_official():
     source = a_source()
     first = source.lists["test"][2]  # patient 1 has two images
-    broken = Source(
-        source.name, ONE, source.root, source.images, source.labels, source.boxes,
-        {"train_val": (*source.lists["train_val"], first), "test": tuple(one for one in source.lists["test"] if one != first)},
-    )  # fmt: skip
+    lists = {
+        "train_val": (*source.lists["train_val"], first),
+        "test": tuple(one for one in source.lists["test"] if one != first),
+    }
+    broken = replace(source, lists=lists)
     with pytest.raises(Leak, match=r"1 of the 30 patients of test are also in train, but its name promises whole patients"):
         make_split(broken, SplitSettings(validation=0))
 

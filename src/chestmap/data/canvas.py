@@ -1,4 +1,7 @@
-"""From radiograph to canvas, one way for the pack and for prediction."""
+"""From radiograph to canvas, one way for the pack and for prediction.
+
+A network must see the same pixels whether its image came through a pack or straight from a file.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ def canvas_frame(size: tuple[float, float], settings: CanvasSettings) -> Frame:
 
 
 def on_canvas(radiograph: Radiograph, settings: CanvasSettings) -> tuple[UInt8[np.ndarray, "height width"], Frame]:
-    """Pixels in 0 … 255: averaged over areas where they shrink, interpolated where they grow."""
+    """Pixels in 0 … 255: averaged over areas where they shrink, interpolated where they grow.
+
+    The image's `size` decides where it lies, not the shape of its stored pixels: boxes are given in that space.
+    """
     frame = canvas_frame(radiograph.size, settings)
     x_scale, _, left, _, y_scale, top = frame.matrix
     width, height = round(radiograph.size[0] * x_scale), round(radiograph.size[1] * y_scale)

@@ -26,7 +26,10 @@ __all__ = ["Loader", "LoaderSettings", "Part"]
 
 
 class LoaderSettings(Settings):
-    """`boxed_share`: the least share of each training batch that carries boxes, for the few boxed images among many."""
+    """`boxed_share`: the least share of each training batch that carries boxes, for the few boxed images among many.
+
+    `workers` is the number of processes that read and augment; 0 does it in the process that trains.
+    """
 
     batch_size: int = Field(default=16, ge=1)
     workers: int = Field(default=0, ge=0)
@@ -116,7 +119,7 @@ class Loader:
         return [(start, start + size) for start, size in bounds if size]
 
     def picks(self, epoch: int) -> list[Picks]:
-        """What each batch of an epoch holds."""
+        """What each batch of an epoch holds; with several ranks, together what one rank of their joint batch size has."""
         few, many = self._streams
         order = many[self._shuffled(epoch, 0, len(many))] if self.shuffle else many
         if not len(few):
@@ -134,6 +137,7 @@ class Loader:
         return chosen
 
     def _shuffled(self, epoch: int, stream: int, count: int) -> Int64[np.ndarray, "count"]:
+        """A permutation, from sorted raw numbers: NumPy promises those, not its own shuffle, to stay the same."""
         return np.argsort(counted((self.seed, 1), (epoch, stream, 0), count), kind="stable")
 
     def _batch(self, picks: Picks, images: Tensor) -> Batch:
@@ -183,7 +187,7 @@ class Loader:
 
 
 class _Queue(Sampler[Picks]):
-    """What the processes are to read next."""
+    """What the processes are to read next: they outlive an epoch, so that its picks come through here."""
 
     def __init__(self) -> None:
         self.picks: Sequence[Picks] = ()

@@ -1,4 +1,8 @@
-"""Making a pack: decode what is new or changed, keep what is not, survive being killed."""
+"""Making a pack: decode what is new or changed, keep what is not, survive being killed.
+
+A row's pixels are on the disk before its record says so, records before `pack.json` says that the pack is complete. Whatever
+is killed in between is done again; whatever was finished is not.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ from chestmap.data.pack_folder import (
     FORM,
     NEW,
     PACKED,
+    RECORDS_CHANGED,
     STATE,
     Pack,
     PackSettings,
@@ -52,15 +57,19 @@ def make_pack(
 ) -> Pack:
     """Packs what is new, changed (size or time, then content) or damaged; returns at once where nothing is.
 
-    Images that cannot be read are set aside with their reasons. `workers` is the number of processes, all cores by default;
-    `verify` checks every packed row by its hash first.
+    Images that cannot be read are set aside with their reasons and tried again when their file changes. `workers` is the most
+    processes, all cores by default; a script that allows more than one must call this under `if __name__ == "__main__":`.
+    `verify` checks every packed row by its hash first. Several processes may call this at once, as the ranks of a training do:
+    one packs, the others wait.
     """
     settings = settings or PackSettings()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             making = _Making.begin(folder, source, settings)
-            jobs = making.jobs(source, verify=verify)
+            if verify:
+                making.forget_damaged(show=progress)
+            jobs = making.jobs(source)
             if jobs or not making.complete:
                 making.run(jobs, workers, show=progress)
             return open_pack(folder, source, settings)
@@ -107,20 +116,27 @@ class _Making:
         if pack.source != source.name or len(added) == len(source):
             raise BadInput(f"{folder}: holds images of {pack.source}, none of this {source.name}; choose another folder")
         state = np.zeros(len(pack.ids) + len(added), STATE)
-        state[: len(pack.state)] = pack.state[: len(pack.ids)]
+        known_rows = min(len(pack.state), len(pack.ids))
+        state[:known_rows] = pack.state[:known_rows]
+        complete = about["complete"] and not added
+        making = cls(folder, settings, source.name, [*pack.ids, *added], state, dict(pack.set_aside), complete)
         if about["complete"] and (what := damage(pack)):
             _tell(f"{folder}: {what}; looking at every image")
-            if what.startswith("its records"):
+            if what == RECORDS_CHANGED:
                 state[:] = np.zeros((), STATE)
-            _forget(state, pack)
-            return cls(folder, settings, source.name, [*pack.ids, *added], state, dict(pack.set_aside), complete=False)
-        complete = about["complete"] and not added
-        return cls(folder, settings, source.name, [*pack.ids, *added], state, dict(pack.set_aside), complete)
+                making.complete = False
+            making.forget_damaged(show=False)
+        return making
 
-    def jobs(self, source: Source, *, verify: bool) -> list[Job]:
+    def forget_damaged(self, *, show: bool | Report) -> None:
+        """Rows whose pixels changed since they were packed are to be made again."""
+        pack = self._pack()
+        for image_id in pack.damaged(progress=show):
+            self.state[pack.row_of[image_id]] = np.zeros((), STATE)
+            self.complete = False
+
+    def jobs(self, source: Source) -> list[Job]:
         """Rows of this source that are new, or whose file changed."""
-        if verify and self.complete:
-            _forget(self.state, open_pack(self.folder))
         row_of = {image_id: row for row, image_id in enumerate(self.ids)}
         columns = (source.images[name].to_list() for name in ("image_id", "path", "width", "height"))
         jobs = []
@@ -135,14 +151,17 @@ class _Making:
         return jobs
 
     def run(self, jobs: list[Job], workers: int | None, *, show: bool | Report) -> None:
+        """From here to the end the pack counts as unfinished."""
         self._require_room(jobs)
-        self._write_about(fingerprint="", complete=False)
+        if (self.folder / "pack.json").exists():
+            self._write_about(fingerprint="", complete=False)
         self._write("ids.txt", "".join(f"{image_id}\n" for image_id in self.ids))
         target = self.folder / "images.bin"
         with target.open("ab") as file:
             file.truncate(len(self.ids) * self.settings.width * self.settings.height)
         self.state.tofile(self.folder / "state.bin.part")
         (self.folder / "state.bin.part").replace(self.folder / "state.bin")
+        self._write_about(fingerprint="", complete=False)
         processes = min(workers or _cores(), len(jobs) // WORTH_A_PROCESS)
         with (
             progress_of("pack", len(jobs), show=show) as advance,
@@ -159,6 +178,7 @@ class _Making:
         self._write_about(fingerprint_of(self._pack()), complete=True)
 
     def _note(self, result: Packed) -> None:
+        """A file found unchanged leaves its row and its reason as they were; only the new time is kept."""
         record, image_id = self.state[result.row], self.ids[result.row]
         record["bytes"], record["mtime"] = result.bytes, result.mtime
         record["content"] = np.frombuffer(result.content.ljust(16, b"\0"), np.uint8)
@@ -175,6 +195,7 @@ class _Making:
         return Pack(self.folder, self.settings, self.source, tuple(self.ids), self.state)
 
     def _require_room(self, jobs: list[Job]) -> None:
+        """Said before the first image is decoded rather than hours later."""
         size = self.settings.width * self.settings.height
         there = (self.folder / "images.bin").stat().st_blocks * 512 if (self.folder / "images.bin").exists() else 0
         needed = min(len(jobs) * size, len(self.ids) * size - there) + self.state.nbytes * 2
@@ -215,13 +236,6 @@ def _touched(path: Path, was: np.void) -> bool:
     except OSError:
         return False
     return (stat.st_size, stat.st_mtime_ns) != (was["bytes"], was["mtime"])
-
-
-def _forget(state: np.ndarray, pack: Pack) -> None:
-    """Rows whose pixels changed since are to be made again."""
-    rows = {image_id: row for row, image_id in enumerate(pack.ids)}
-    for image_id in pack.damaged(progress=True):
-        state[rows[image_id]] = np.zeros((), STATE)
 
 
 def _tell(line: str) -> None:

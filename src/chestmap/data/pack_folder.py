@@ -38,6 +38,9 @@ SAMPLE = 8
 """Rows whose pixels are checked when a pack is opened."""
 
 
+RECORDS_CHANGED = "its records changed after packing"
+
+
 class PackSettings(CanvasSettings):
     """The canvas of a pack."""
 
@@ -63,6 +66,7 @@ class Pack:
 
     @cached_property
     def images(self) -> UInt8[np.ndarray, "row height width"]:
+        """A map of the file: what is read stays in the system's page cache, shared by all processes."""
         shape = (len(self.ids), self.settings.height, self.settings.width)
         return np.memmap(self.folder / "images.bin", dtype=np.uint8, mode="r", shape=shape)
 
@@ -71,6 +75,7 @@ class Pack:
         return {image_id: row for row, image_id in enumerate(self.ids) if self.state["status"][row] == PACKED}
 
     def rows(self, ids: Iterable[str]) -> Int64[np.ndarray, "image"]:
+        """Rows of `images`; an image without pixels is an error that says why it has none."""
         ids = list(ids)
         if missing := [image_id for image_id in ids if image_id not in self.row_of]:
             reason = self.set_aside.get(missing[0], "it is not in the pack; pack the source again")
@@ -80,6 +85,7 @@ class Pack:
         return np.array([self.row_of[image_id] for image_id in ids], dtype=np.int64)
 
     def frame(self, row: int | np.integer) -> Frame:
+        """Where the row's image lies on the canvas, in the source's image space."""
         size = float(self.state["width"][row]), float(self.state["height"][row])
         return canvas_frame(size, self.settings)
 
@@ -112,7 +118,7 @@ def open_pack(folder: Path, source: Source | None = None, settings: PackSettings
 def damage(pack: Pack) -> str:
     """What a quick look finds wrong: the records against the fingerprint, a few rows against their hashes."""
     if fingerprint_of(pack) != pack.fingerprint:
-        return "its records changed after packing"
+        return RECORDS_CHANGED
     good = np.flatnonzero(pack.state["status"] == PACKED)
     sample = np.unique(np.linspace(0, len(good) - 1, SAMPLE).astype(np.int64)) if len(good) else good
     damaged = pack.damaged(good[sample])

@@ -1,4 +1,7 @@
-"""The work of packing: images to rows of a file, in several processes that a bad image, a full disk or a kill can't harm."""
+"""The work of packing: images to rows of a file, in several processes that a bad image, a full disk or a kill can't harm.
+
+These processes import no torch, and come from `spawn`: a fork would copy the locks of whatever threads the caller runs.
+"""
 
 from __future__ import annotations
 
@@ -69,6 +72,7 @@ def pack_chunk(jobs: Sequence[Job], target: Path, settings: CanvasSettings) -> l
 
 
 def cannot_write(target: Path, error: OSError) -> BadInput:
+    """What the user can do: make room, or choose another folder."""
     full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
     todo = "make room and run again: finished images are kept" if full else "choose a folder that can be written"
     return BadInput(f"{target}: {error.strerror or error}; {todo}")
@@ -104,7 +108,10 @@ def _write_at(file: int, data: bytes, offset: int) -> None:
 
 
 def pack_all(jobs: Sequence[Job], target: Path, settings: CanvasSettings, workers: int) -> Iterator[list[Packed]]:
-    """Results by chunks, in the order in which they finish."""
+    """Results by chunks, in the order in which they finish; every job gets one.
+
+    When a process dies, what was under way goes again, each chunk in a process of its own, to find out whose fault it was.
+    """
     chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
     if workers <= 1:
         for chunk in chunks:
@@ -115,7 +122,7 @@ def pack_all(jobs: Sequence[Job], target: Path, settings: CanvasSettings, worker
         suspects: list[Sequence[Job]] = []
         yield from _in_pool(chunks, suspects, target, settings, workers)
         halves = _halves(suspects[0]) if len(suspects) == 1 else suspects
-        for chunk in halves:  # a process died while these were under way
+        for chunk in halves:
             for results in _alone(chunk, target, settings):
                 deaths += sum(result.reason.endswith(DIED) for result in results)
                 yield results
@@ -146,7 +153,7 @@ def _in_pool(
     chunks: list[Sequence[Job]], lost: list[Sequence[Job]], target: Path, settings: CanvasSettings, workers: int
 ) -> Iterator[list[Packed]]:
     """Takes chunks from the list's end; those under way when a process dies are put in `lost`, the others stay."""
-    context = multiprocessing.get_context("spawn")  # a fork would carry the locks of whatever threads the caller runs
+    context = multiprocessing.get_context("spawn")
     under_way: dict[Future[list[Packed]], Sequence[Job]] = {}
     pool = ProcessPoolExecutor(workers, context, initializer=_begin)
     try:

@@ -18,7 +18,10 @@ from chestmap.types import Box, Findings, Frame
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some images of a source, whose pixels are in a pack; `rows` are rows of the source."""
+    """Some images of a source, whose pixels are in a pack; `rows` are rows of the source.
+
+    Refused where the pack lacks one of them, or was made in another image space than the source's boxes.
+    """
 
     source: Source
     pack: Pack
@@ -62,10 +65,11 @@ class Part:
 
     @cached_property
     def labels(self) -> Float32[np.ndarray, "image finding"]:
-        """0, 1 or NaN (unknown)."""
+        """0, 1 or NaN (unknown), rows as `ids`."""
         return self.source.known_labels(self.rows)
 
     def boxes(self, position: int) -> tuple[Box, ...]:
+        """In image pixels."""
         return self.source.boxes.get(self.ids[position], ())
 
     @cached_property
@@ -79,6 +83,7 @@ class Part:
 
     @cached_property
     def fingerprint(self) -> str:
+        """Changes with the source's table, the pack's pixels and the choice and order of images; not with the name."""
         digest = sha256(f"{self.source.fingerprint}|{self.pack.fingerprint}|".encode())
         digest.update("\n".join(self.ids).encode())
         return digest.hexdigest()[:16]

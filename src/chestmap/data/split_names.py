@@ -31,8 +31,9 @@ SplitName = Literal[
     "ham-fold-1", "ham-fold-2", "ham-fold-3", "ham-fold-4", "ham-fold-5",
     "ag-cnn", "ag-cnn-patients", "patients", "search",
 ]  # fmt: skip
+VALIDATION_LISTS = ("validation", "valid", "val")
 Sides = dict[str, str]
-"""Image or patient id → part; who is not in it takes no part."""
+"""Image or patient id → part; who is not in it takes no part. `train test` is both."""
 
 
 class SplitSettings(Settings):
@@ -104,12 +105,19 @@ def _list(source: Source, *names: str) -> tuple[str, ...]:
 
 
 def _official(source: Source, settings: SplitSettings) -> Sides:
+    """Where the publisher has three lists (a folder may), his validation is taken unless a share is asked for; where he has
+    training and validation alone, as CheXpert's public part, his validation is the test.
+    """
     training = _list(source, "train_val", "train")
+    tested = _list(source, "test", *VALIDATION_LISTS)
+    published = [source.lists[name] for name in VALIDATION_LISTS if name in source.lists and "test" in source.lists]
     patient_of = patients_of(source)
     patients = shuffled((patient_of[one] for one in training), settings.seed, "official")
-    held_out = _cut(patients, {"validation": settings.held_out()})
+    held_out = _cut(patients, {"validation": settings.held_out(0.0 if published else 0.1)})
     sides = {one: held_out.get(patient_of[one], "train") for one in training}
-    for one in _list(source, "test", "validation", "valid"):
+    if published and settings.validation is None:
+        sides |= dict.fromkeys(published[0], "validation")
+    for one in tested:
         if one in sides:
             raise Leak(f"{source.name}: image {one} is in both the training and the test list")
         sides[one] = "test"
@@ -117,6 +125,7 @@ def _official(source: Source, settings: SplitSettings) -> Sides:
 
 
 def _search(source: Source, settings: SplitSettings) -> Sides:
+    """Within the training list, so that no test image helps to choose a loss weight."""
     patient_of = patients_of(source)
     training = _list(source, "train_val", "train")
     patients = shuffled((patient_of[one] for one in training), settings.seed, "search")
@@ -126,6 +135,7 @@ def _search(source: Source, settings: SplitSettings) -> Sides:
 
 
 def _boxes_out(source: Source, settings: SplitSettings) -> Sides:
+    """Every image with a box is tested; patients with a box also train unless the split is the clean one."""
     patient_of = patients_of(source)
     unannotated = [one for one in source.ids if one not in source.boxes]
     tested = {patient_of[one] for one in source.boxes} if settings.name == "clean-boxes" else set()
