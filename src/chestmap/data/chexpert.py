@@ -35,7 +35,7 @@ from chestmap.data.columns import (
     with_word,
 )
 from chestmap.data.source import Problem, Source
-from chestmap.data.tables import Table, locate, located, read_csv, read_json
+from chestmap.data.tables import Table, four_numbers, locate, located, read_csv, read_json
 from chestmap.data.uncertain import OTHERS, SMOOTHED, Codes, Policy, filled, policy_of, resolved, told
 from chestmap.errors import BadTable
 from chestmap.settings import Settings
@@ -208,8 +208,8 @@ def _marks(path: Path) -> Table:
     for key, marks in tree.items():
         for finding, boxes in marks.items() if isinstance(marks, dict) else [("", None)]:
             for box in boxes if isinstance(boxes, list) else [None]:
-                if isinstance(box, list) and len(box) == len(CORNERS) and all(type(value) in {int, float} for value in box):
-                    rows.append((key, finding, *map(float, box)))
+                if (corners := four_numbers(box)) is not None:
+                    rows.append((key, finding, *corners))
                 else:
                     bad.append(key)
     schema = {"entry": pl.String, "finding": pl.String, **dict.fromkeys(CORNERS, pl.Float64)}

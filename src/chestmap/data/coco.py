@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from chestmap.data.source import Problem
-from chestmap.data.tables import Table, read_json
+from chestmap.data.tables import Table, four_numbers, read_json
 from chestmap.errors import BadTable
 
 
@@ -59,18 +59,19 @@ def _named(path: Path, entries: list[Any], key: str, name: str) -> dict[Any, str
 def _row(mark: Any, names: dict[Any, str], findings: dict[Any, str]) -> tuple[Any, ...] | None:
     if not isinstance(mark, dict):
         return None
-    image, category, box = mark.get("image_id"), mark.get("category_id"), mark.get("bbox")
+    image, category = mark.get("image_id"), mark.get("category_id")
+    box = four_numbers(mark.get("bbox"))
     hashable = isinstance(image, int | str) and isinstance(category, int | str)
-    if not hashable or image not in names or category not in findings:
+    if box is None or not hashable or image not in names or category not in findings:
         return None
-    if not isinstance(box, list) or len(box) != 4 or any(type(value) not in {int, float} for value in box):
-        return None
-    x, y, width, height = map(float, box)
+    x, y, width, height = box
     return names[image], findings[category], x, y, x + width, y + height
 
 
 def _size(image: dict[str, Any]) -> tuple[float | None, float | None]:
     match image:
-        case {"width": int() | float() as width, "height": int() | float() as height} if width >= 1 and height >= 1:
+        case {"width": int() | float() as width, "height": int() | float() as height} if (
+            1 <= width < 1e6 and 1 <= height < 1e6
+        ):
             return float(width), float(height)
     return None, None

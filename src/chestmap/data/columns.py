@@ -163,8 +163,9 @@ def cells(table: Table, columns: Sequence[str]) -> tuple[Table, UInt8[np.ndarray
     read = table.rows.select(codes)
     for name in columns:
         if read[name].null_count():
-            say = _literal(f"column {name} ") + f'"{{{name}}}": expected 1, 0, -1 or nothing; taken as unknown'
-            table = table.with_columns(bad=read[name].is_null()).reported("error", "label value", pl.col("bad"), say)
+            first = table.rows[name].filter(read[name].is_null())[0]
+            say = _literal(f'column {name} "{first}": expected 1, 0, -1 or nothing; taken as unknown')
+            table = table.reported("error", "label value", read[name].is_null(), say)
     return table, read.fill_null(DAMAGED).to_numpy()
 
 
@@ -184,7 +185,9 @@ def with_boxes_cleaned(table: Table, whole: Findings, images: pl.DataFrame, *, a
     table = table.reported("note", "box of another image", foreign, "{image} is not in the table; its boxes are left out")
     table = table.keep(~foreign)
     flat = (pl.col("x1") <= pl.col("x0")) | (pl.col("y1") <= pl.col("y0"))
+    endless = ~pl.all_horizontal(pl.col(CORNERS).is_finite())
     corners = "({x0:g}, {y0:g}, {x1:g}, {y1:g})"
+    table = table.set_aside(endless, "number", f"{{finding}} box {corners} is not of finite numbers")
     table = table.set_aside(flat, "box without area", f"{{finding}} box {corners} has no area")
     sizes = images.select("image_id", "width", "height").fill_null(np.inf)
     table = replace(

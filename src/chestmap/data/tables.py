@@ -54,7 +54,7 @@ class Table:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def reported(self, level: Level, kind: str, which: pl.Expr, say: str) -> Table:
+    def reported(self, level: Level, kind: str, which: pl.Expr | pl.Series, say: str) -> Table:
         """The table with a problem for the rows `which`, if any; `say` is filled with the first row's columns."""
         rows = self.rows.filter(which)
         if rows.is_empty():
@@ -151,13 +151,18 @@ def read_csv(path: Path, required: Spellings, optional: Spellings | None = None,
     lines = read_text(path).split("\n")
     top = next(number for number, line in enumerate(lines) if line.strip())
     wanted = {**required, **(optional or {})}
-    header, separator = _header(lines[top], wanted)
-    found = _find_columns(path, header, wanted, required)
+    try:
+        header, separator = _header(lines[top], wanted)
+    except csv.Error:
+        raise BadTable(f"{path}: its first line, of {len(lines[top]):,} characters, holds no column names") from None
+    found = _find_columns(path, header, required, optional or {}, rest=rest)
     last = max(index for index, name in enumerate(header) if name)
     split = _split_quoted if any('"' in line for line in lines[top + 1 :]) else _split_plain
     table = split(path, lines[top + 1 :], top + 2, separator, (last + 1, len(header)))
-    others = {name: f"field_{index}" for index, name in enumerate(header) if name and index not in found.values()}
-    columns = {name: f"field_{index}" for name, index in found.items()} | (others if rest else {})
+    columns = {name: f"field_{index}" for name, index in found.items()}
+    left = [(index, name) for index, name in enumerate(header) if name and index not in found.values()]
+    others = {name: f"field_{index}" for index, name in left if name not in {*columns, "row"}}
+    columns |= others if rest else {}
     clean = [pl.col(field).fill_null("").str.strip_chars().alias(name) for name, field in columns.items()]
     if table.rows.is_empty():
         raise BadTable(f"{path}: no usable row below the header")
@@ -177,19 +182,19 @@ def plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _find_columns(path: Path, header: list[str], wanted: Spellings, required: Spellings) -> dict[str, int]:
+def _find_columns(path: Path, header: list[str], required: Spellings, optional: Spellings, *, rest: bool) -> dict[str, int]:
+    """Where each wanted column stands; every missing or repeated one is told at once."""
     plains = [plain(name) for name in header]
     named = [name for name in header if name]
     found: dict[str, int] = {}
-    wrong = []
-    for name, spellings in wanted.items():
+    for name, spellings in {**required, **optional}.items():
         places = [index for spelling in spellings for index, one in enumerate(plains) if one and one == plain(spelling)]
-        if len(set(places)) > 1 and plains[places[0]] == plains[places[1]]:
-            wrong.append(f'column "{header[places[0]]}" stands {len(places)} times')
-        elif places:
-            found[name] = places[0]
-        elif name in required:
-            wrong.append(f'no column "{spellings[0]}"{did_you_mean(spellings[0], named, count=1)}')
+        found |= {name: places[0]} if places else {}
+    twice = [name for name, count in Counter(named).items() if count > 1 and (rest or header.index(name) in found.values())]
+    wrong = [f'column "{name}" stands {named.count(name)} times' for name in twice]
+    free = [name for index, name in enumerate(header) if name and index not in found.values()]
+    missing = [spellings[0] for name, spellings in required.items() if name not in found]
+    wrong += [f'no column "{name}"{did_you_mean(name, free, count=1)}' for name in missing]
     if wrong:
         raise BadTable(f"{path}: {'; '.join(wrong)}; the first line holds {', '.join(named)[:200]}")
     return found
@@ -197,9 +202,8 @@ def _find_columns(path: Path, header: list[str], wanted: Spellings, required: Sp
 
 def _split_plain(path: Path, lines: list[str], first: int, separator: str, widths: tuple[int, int]) -> Table:
     """The quick way, for files without quotation marks."""
-    table = Table(
-        path.name, pl.DataFrame({"row": pl.Series(range(first, first + len(lines)), dtype=pl.UInt32), "line": lines})
-    )
+    numbers = pl.Series("row", range(first, first + len(lines)), dtype=pl.UInt32)
+    table = Table(path.name, pl.DataFrame([numbers, pl.Series("line", lines, dtype=pl.String)]))
     table = replace(table, rows=table.rows.filter(pl.col("line").str.strip_chars() != ""))
     trimmed = pl.col("line").str.strip_chars_end(separator + " ").str.count_matches(separator, literal=True) + 1
     fields = pl.col("line").str.count_matches(separator, literal=True) + 1
@@ -258,6 +262,16 @@ def read_list(path: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for line in read_text(path).split("\n") if (name := line.strip())))
 
 
+def four_numbers(value: object) -> tuple[float, ...] | None:
+    """The four numbers of a box in a JSON file, or None where it is something else."""
+    if not isinstance(value, list) or len(value) != 4 or any(type(one) not in {int, float} for one in value):
+        return None
+    try:
+        return tuple(map(float, value))
+    except OverflowError:
+        return None
+
+
 def read_json(path: Path, shape: type[Shape]) -> Shape:
     """An object or a list; a key given twice is an error, since the first would vanish."""
 
@@ -274,8 +288,10 @@ def read_json(path: Path, shape: type[Shape]) -> Shape:
         tree = json.loads(read_text(path), object_pairs_hook=once, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise BadTable(f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-    except RecursionError:
-        raise BadTable(f"{path}: nested too deeply for a table of a dataset") from None
+    except (RecursionError, ValueError) as error:
+        if isinstance(error, BadTable):
+            raise
+        raise BadTable(f"{path}: nested too deeply, or with numbers too long, for a table of a dataset") from None
     if not isinstance(tree, shape):
         kinds = {dict: "an object", list: "a list"}
         raise BadTable(f"{path}: holds {kinds.get(type(tree), 'a single value')}, expected {kinds[shape]}")
