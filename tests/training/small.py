@@ -84,7 +84,7 @@ def recipe(run: Run, data: Data, schedule: Schedule = SCHEDULE) -> nn.Module:
     """Two steps and a folder between them: best by validation, then averaged weights of accumulated steps."""
     first = run.fit("teach", Classify(Net()), data.train, schedule, data.validation)
     run.write("notes", lambda folder: (folder / "note.txt").write_text("seen") and None, of=data.train)
-    second = {"ema": 0.9, "accumulate": 2, "select": "loss", "clip": 1.0, "patience": 5, "epochs": 4}
+    second = {"ema": 0.9, "accumulate": 2, "select": "loss", "clip": 1.0, "patience": 15, "epochs": schedule.epochs + 1}
     return run.fit("learn", Classify(first.network), data.train, schedule.model_copy(update=second), data.validation).network
 
 
@@ -93,11 +93,12 @@ def run_settings(*overrides: str) -> RunSettings:
     return checked(RunSettings, with_overrides(tree, overrides), name="small")
 
 
-def train_small(root: str, folder: str, *overrides: str) -> None:
+def train_small(root: str, folder: str, *overrides: str, epochs: int = 3) -> None:
     torch.set_num_threads(1)
+    schedule = SCHEDULE.model_copy(update={"epochs": epochs})
     data = open_data(data_settings(Path(root)), progress=False)
     with Run(Path(folder), run_settings(*overrides), augment=data_settings(Path(root)).augment, progress=False) as run:
-        recipe(run, data)
+        recipe(run, data, schedule)
 
 
 if __name__ == "__main__":

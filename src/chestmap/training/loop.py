@@ -198,7 +198,7 @@ class Loop:
         if state is not None:
             if state["processes"] != self.world:
                 raise StepChanged(f"{self.folder}: begun with {state['processes']} processes; go on with as many")
-            self.at = Position(**state["position"])
+            self.at, self.terms.sums, self.terms.counts = Position(**state["position"]), state["sums"], state["counts"]
             self.task.load_state_dict(state["task"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.fabric.strategy.precision.load_state_dict(state["precision"])
@@ -215,6 +215,8 @@ class Loop:
         state = {
             "position": asdict(self.at),
             "processes": self.world,
+            "sums": self.terms.sums,
+            "counts": self.terms.counts,
             "task": self.task.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
