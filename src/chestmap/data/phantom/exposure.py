@@ -1,0 +1,76 @@
+"""From attenuation to the grey levels of a stored picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from chestmap.data.phantom.exam import Exam
+from chestmap.data.phantom.raster import Field, Raster, stream
+
+TISSUE = 0.0205
+"""Attenuation per millimeter of water-like tissue at chest energies."""
+
+
+@dataclass(frozen=True)
+class Exposure:
+    scatter: float  # share of the local dose
+    spread: float  # millimeters
+    noise: float  # relative, at an unattenuated dose of 1
+    sharpness: float  # unsharp masking
+    leveling: float  # how much of the coarse variation the processing takes out
+    dark: float  # grey of the darker part of the body
+    bright: float
+    bend: float
+    base: float  # grey where nothing is in the beam
+    toe: float  # how late the curve rises from there
+    psf: float  # millimeters
+
+
+def make_exposure(exam: Exam) -> Exposure:
+    r = stream(exam.seed, "exposure")
+    pa = exam.view == "PA"
+    return Exposure(
+        scatter=float(r.uniform(0.25, 0.45) if pa else r.uniform(0.45, 0.9)),
+        spread=float(r.uniform(30, 50)),
+        noise=float(np.exp(r.normal(np.log(0.0015 if pa else 0.0018), 0.35))),
+        sharpness=float(r.uniform(0.1, 0.6) if pa else r.uniform(0.1, 0.7)),
+        leveling=float(r.uniform(0.0, 0.3)),
+        dark=float(np.clip(r.normal(0.34 if pa else 0.42, 0.1), 0.08, 0.65)),
+        bright=float(np.clip(r.normal(0.885 if pa else 0.81, 0.03), 0.68, 0.95)),
+        base=float(abs(r.normal(0, 0.05))),
+        toe=float(r.uniform(1.1, 2.2)),
+        bend=float(r.normal(0.0, 0.12)),
+        psf=float(r.uniform(0.3, 0.5) if pa else r.uniform(0.35, 0.65)),
+    )
+
+
+def expose(raster: Raster, exam: Exam, exposure: Exposure, attenuation: Field) -> Field:
+    """Grey in [0, 1], white is dense."""
+    dose = np.exp(-attenuation)
+    away = raster.blur(dose * np.minimum(attenuation * np.float32(0.6), 1.0), exposure.spread)
+    dose += np.float32(exposure.scatter) * away * np.square(raster.blur(attenuation, exposure.spread) * np.float32(1 / 2.2))
+    r = stream(exam.seed, "noise", raster.side)
+    grain = r.standard_normal(dose.shape, dtype=np.float32)
+    dose += np.sqrt(dose) * grain * np.float32(exposure.noise * min(raster.scale, 2.0))
+    dose = raster.blur(dose, exposure.psf)
+    density = -np.log(np.maximum(dose, 1e-4))
+    density += np.float32(exposure.sharpness) * (density - raster.blur(density, 1.3))
+    density -= np.float32(exposure.leveling) * (raster.blur(density, 28) - density.mean())
+    return _display(exposure, density)
+
+
+def _display(exposure: Exposure, density: Field) -> Field:
+    """The automatic window of the reader, then a film's curve: toe below the window, shoulder above it."""
+    eighth = density.shape[0] // 8
+    inside = density[eighth:-eighth:4, eighth:-eighth:4]
+    low, high = np.quantile(inside[inside > 0.5 * np.median(inside)], [0.08, 0.93])
+    t = (density - low) * (1 / max(high - low, 0.3))
+    grey = exposure.dark + t * (exposure.bright - exposure.dark)
+    grey += exposure.bend * np.clip(t * (1 - t), 0, None)
+    room = 0.985 - exposure.bright
+    over = np.maximum(grey - exposure.bright, 0)
+    grey = np.where(over > 0, exposure.bright + room * (1 - np.exp(-0.7 * over / room)), grey)
+    toe = np.clip(density * np.float32(1 / low), 0, 1) ** exposure.toe
+    return np.where(t < 0, exposure.base + (exposure.dark - exposure.base) * toe, grey)
