@@ -47,7 +47,7 @@ BOX_FILE = "BBoxes.json"
 SMALL_SIDE = 320
 """Shorter side of the images of CheXpert-v1.0-small."""
 
-IMAGE = r"^(?:.*/)?((?:train|valid|test)/patient\d+/.+)$"
+IMAGE = r"((?:train|valid|test)/patient\d+/.+)$"
 
 
 class ChexpertSettings(Settings):
@@ -89,9 +89,10 @@ def read_chexpert(settings: ChexpertSettings) -> Source:
     if rows.is_empty():
         raise BadTable(f"{folder}: the tables hold laterals only; set frontal_only=false to use them")
     problems = [problem for table, _ in parts for problem in table.problems]
-    images = as_images(rows.with_columns(path=_base(settings.root, rows["prefix"][0]) + pl.col("image_id")))
+    prefix = rows["path"][0].removesuffix(rows["image_id"][0]).rstrip("/")
+    images = as_images(rows.with_columns(path=_base(settings.root, prefix) + pl.col("image_id")))
     images, sized = _with_sizes(images, settings)
-    boxes, marked = _boxes(folder, settings, images, rows["prefix"][0])
+    boxes, marked = _boxes(folder, settings, images, prefix)
     labels, soft, unsure = _labels(codes, findings, rows, settings)
     problems += [*sized, *marked, *unsure]
     ids = images["image_id"]
@@ -127,7 +128,7 @@ def _part(path: Path, part: str, findings: Findings) -> tuple[Table, Codes]:
     }
     table = read_csv(path, {"path": ("Path",)} | {name: (name,) for name in findings}, optional)
     image = pl.col("path").str.replace_all("\\", "/", literal=True).str.extract(IMAGE)
-    table = table.with_columns(image_id=image, patient_id=image.str.extract(r"/(patient\d+)/"))
+    table = table.with_columns(image_id=image, patient_id=image.str.extract(r"^\w+/(patient\d+)"))
     wrong = ~pl.col("image_id").str.starts_with(f"{part}/")
     table = table.set_aside(wrong, "image name", f'"{{path}}": expected {part}/patient.../study.../view....jpg')
     table = unique_rows(table, "image_id", findings.names)
@@ -142,10 +143,9 @@ def _part(path: Path, part: str, findings: Findings) -> tuple[Table, Codes]:
         table = table.reported("repaired", "view", odd, 'a frontal image with AP/PA "{view}"; its view is unknown')
     view = pl.when(lateral).then(pl.lit("LATERAL")).when(odd).then(pl.lit("")).otherwise(frontal)
     table = with_word(with_age(table), "sex", SEXES)
-    prefix = pl.col("path").str.extract(r"^(.*?)/?(?:train|valid|test)/patient").fill_null("")
     no_finding = pl.col(NO_FINDING).str.starts_with("1") if NO_FINDING in columns else pl.lit(False)  # noqa: FBT003
-    keys = ("image_id", "patient_id", "age", "sex")
-    return replace(table, rows=table.rows.select(*keys, view=view, prefix=prefix, normal=no_finding)), codes
+    keys = ("path", "image_id", "patient_id", "age", "sex")
+    return replace(table, rows=table.rows.select(*keys, view=view, normal=no_finding)), codes
 
 
 def _labels(
