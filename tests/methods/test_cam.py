@@ -9,7 +9,7 @@ from chestmap.nn.pooling import pcam
 
 
 def settings(**more):
-    return cam.CamSettings.model_validate({"backbone": {"name": "resnet18", "output_stride": 16}} | more)
+    return cam.CamSettings.model_validate({"backbone": {"name": "test_resnet", "output_stride": 16}} | more)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "lse"])

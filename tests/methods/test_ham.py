@@ -1,6 +1,8 @@
 """HAM's network, task, self-refinement and the settings of every published row."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from chestmap.methods import METHODS, ham
 from chestmap.nn.cam import soft_mask
 from chestmap.settings import checked
 from chestmap.tensors import Output
+from chestmap.training import Data, Run, RunSettings
 from chestmap.training.config import read_config
 from chestmap.types import Findings
 
@@ -27,7 +30,7 @@ TABLE_6 = [
 
 
 def settings(**more):
-    return ham.HamSettings.model_validate({"backbone": {"name": "resnet18", "output_stride": 8}, "width": 16} | more)
+    return ham.HamSettings.model_validate({"backbone": {"name": "test_resnet", "output_stride": 8}, "width": 16} | more)
 
 
 def network(findings=3, **more):
@@ -97,7 +100,7 @@ def test_maps_teach_the_heads_only_when_asked(stop):
 def test_without_a_foreground_block_heads_stand_on_the_backbone():
     net = network(foreground="none", positive_weight=0, bound_weight=0, union_weight=0)
     assert isinstance(net.encoder, nn.Identity)
-    assert net.finding_head.in_features == 512
+    assert net.finding_head.in_features == net.backbone.channels
     assert net.positive_head is None
     assert net(torch.rand(2, 1, 64, 64)).positive_map is None
 
@@ -164,7 +167,7 @@ def test_rows_of_table_6_learn(name, batch):
         key: getattr(row, key)
         for key in ("foreground", "pooling", "positive_weight", "bound_weight", "union_weight", "box_weight")
     }
-    stride = {"name": "resnet18", "output_stride": row.backbone.output_stride}
+    stride = {"name": "test_resnet", "output_stride": row.backbone.output_stride}
     made = settings(**kept, backbone=stride)
     torch.manual_seed(0)
     task = ham.Attend(ham.Ham(made, 3), made, batch.findings).train()
@@ -298,3 +301,46 @@ def test_self_refinement_needs_boxes(part, tmp_path):
 def test_settings_that_cannot_be(tree, message):
     with pytest.raises(BadSettings, match=message):
         checked(ham.HamSettings, tree, name="ham.toml")
+
+
+def test_recipe_refines_with_one_network_and_learns_with_another(part, tmp_path):
+    step = {"epochs": 1, "batch_size": 4, "select": "last"}
+    made = settings(self_refinement=True, least_overlap=0.0, refine=step, attend=step)
+    run_settings = RunSettings(device="cpu", workers=0, tensorboard=False)
+    data = Data(part.findings, part.pack.settings, part)
+    with Run(tmp_path, run_settings, method={"name": "ham"}, progress=False) as run:
+        trained = ham.recipe(run, data, made)
+    assert [path.name for path in sorted(tmp_path.glob("[0-9]-*"))] == ["1-refine", "2-masks", "3-attend"]
+    assert len(json.loads((tmp_path / "2-masks" / "masks.json").read_text())["masks"]) == 3
+    with Run(tmp_path, run_settings, method={"name": "ham"}, progress=False) as again:
+        loaded = ham.recipe(again, data, made)
+    assert all(summary.earlier for summary in again.steps)
+    images = torch.rand(1, 1, 64, 64)
+    torch.testing.assert_close(trained(images).maps, loaded(images).maps, atol=0, rtol=0)
+
+
+HEAVY = """
+import resource, torch
+from chestmap.methods import ham
+from chestmap.tensors import Batch
+from chestmap.types import Box, Frame
+from chestmap.vocabulary import CHESTXRAY14
+settings = ham.HamSettings()
+task = ham.Attend(ham.Ham(settings, 14), settings, CHESTXRAY14).train().to(memory_format=torch.channels_last)
+frame, labels = Frame.fit((1024.0, 1024.0), (512, 512)), torch.eye(2, 14)
+boxes = ((Box("Atelectasis", 100.0, 100.0, 400.0, 500.0),), ())
+batch = Batch(torch.rand(2, 1, 512, 512), labels, (frame, frame), boxes, ("a", "b"), CHESTXRAY14)
+optimizer = torch.optim.Adam(task.parameters())
+for _ in range(2):
+    optimizer.zero_grad()
+    sum(task(batch).values()).backward()
+    optimizer.step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_training_batch_of_two_at_512_pixels_fits_in_6_gb():
+    """ResNet-50 at stride 8 with all terms and Adam, fp32 on the CPU; in a process of its own, since the peak never falls."""
+    done = subprocess.run([sys.executable, "-c", HEAVY], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 6

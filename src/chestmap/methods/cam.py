@@ -106,7 +106,7 @@ METHOD = Method(
     recipe=recipe,
     own_rule=lambda settings: OwnRule(OWN_LEVELS[settings.own_rule]),
     tiny={
-        "backbone": {"name": "resnet18", "output_stride": 8},
+        "backbone": {"name": "test_resnet", "output_stride": 8},
         "classify": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-4},
     },
 )

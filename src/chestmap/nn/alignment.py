@@ -161,7 +161,7 @@ def blurred(images: Images, pool: int) -> Images:
 def perceptual_loss(
     seen: Sequence[Float[Tensor, "batch _channel _h _w"]], wanted: Sequence[Float[Tensor, "_ _channel _h _w"]], form: Form
 ) -> Float[Tensor, ""]:
-    """eq. 2 (CIA-Net), eq. 7 (disease masks): distance of features, summed over stages, the mean over images.
+    """Eq. 2 (CIA-Net), eq. 7 (disease masks): distance of features, summed over stages, the mean over images.
 
     `printed` is ||difference||_2 / (C H W); `mean` squares the norm, as the feature reconstruction loss of Johnson 2016 does,
     from which both papers take it. `wanted` holds the anchor's features, one for all images.
@@ -175,7 +175,7 @@ def perceptual_loss(
 
 
 def euclidean_loss(images: Images, anchor: Float[Tensor, "_ 1 height width"], form: Form) -> Float[Tensor, ""]:
-    """eq. 8 (disease masks), the consistency loss of CIA-Net: distance of each pixel to the anchor's, the mean over images.
+    """Eq. 8 (disease masks), the consistency loss of CIA-Net: distance of each pixel to the anchor's, the mean over images.
 
     `printed` sums over pixels; `mean` takes their mean, so that neither the loss nor the step depends on the canvas.
     """
