@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import resource
 import signal
 import subprocess
@@ -160,7 +161,7 @@ if __name__ == "__main__":  # what a process of the pool imports must stay small
     from chestmap.data.pack import PackSettings, make_pack
     from chestmap.data.source import COLUMNS, Source
     from chestmap.types import Findings
-    root, folder, workers, pause = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+    root, folder = Path(sys.argv[1]), Path(sys.argv[2])
     ids = sorted(path.stem for path in root.glob("*.png"))
     none = [None] * len(ids)
     columns = [ids, ids, [f"{one}.png" for one in ids], none, none, none, none, none]
@@ -168,33 +169,21 @@ if __name__ == "__main__":  # what a process of the pool imports must stay small
     source = Source("toy", Findings(("Mass",)), root, images, np.zeros((len(ids), 1), dtype=np.int8))
     def tell(done, total):
         print(done, flush=True)
-        time.sleep(pause)
-    pack = make_pack(source, folder, PackSettings(width=32, height=32), workers, progress=tell if pause else True)
-    print(pack.fingerprint, "torch" in sys.modules)
+        time.sleep(0.3)
+    make_pack(source, folder, PackSettings(width=32, height=32), 2, progress=tell)
 """
-
-
-def packing(*arguments: object, **more) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", PACKING, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
-
-
-def test_several_processes_make_the_same_pack_without_torch(tmp_path):
-    source = source_in(tmp_path / "images", 2 * WORTH_A_PROCESS + 5)
-    alone, _ = packed(source, tmp_path / "alone", workers=1)
-    told, progress = packing(source.root, tmp_path / "many", 2, 0).communicate()
-    assert told.split() == [alone.fingerprint, "False"], progress
-    assert "pack: 133 images" in progress
 
 
 def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path):
     count = 2 * WORTH_A_PROCESS + 40
     source = source_in(tmp_path / "images", count)
     folder = tmp_path / "pack"
-    with packing(source.root, folder, 2, 0.3) as process:
+    command = [sys.executable, "-c", PACKING, str(source.root), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(3)]
         children = children_of(process.pid)
+        assert not any("libtorch" in Path(f"/proc/{one}/maps").read_text() for one in (process.pid, *children))
         process.send_signal(signal.SIGKILL)
     noted = int(lines[-1])
     assert 3 * CHUNK <= noted < count
@@ -272,12 +261,20 @@ def test_many_readers_at_once(tmp_path):
     with ThreadPoolExecutor(4) as threads:
         assert set(threads.map(lambda _: int(pack.images[:].sum(dtype=np.int64)), range(8))) == {int(expected)}
     code = "import pickle,sys; p=pickle.load(sys.stdin.buffer); print(p.images[:].astype('int64').sum(), 'torch' in sys.modules)"
-    readers = [
-        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)
-    ]
     sent = pickle.dumps(pack)
     assert len(sent) < 1000  # a reader maps the file itself
-    assert [reader.communicate(sent)[0].split() for reader in readers] == [[str(expected).encode(), b"False"]] * 2
+    told = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=True).stdout
+    assert told.split() == [str(expected).encode(), b"False"]
+
+
+def test_what_it_says_where_no_terminal_is(tmp_path, capsys):
+    make_pack(source_in(tmp_path / "images", 3), tmp_path / "pack", SMALL)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "pack: 3 images"
+    assert re.fullmatch(r"pack: 3 images in \d+\.\d s \(\d+/s\)", lines[1])
+    assert len(lines) == 2
+    make_pack(source_in(tmp_path / "images", 3), tmp_path / "other", SMALL, progress=False)
+    assert capsys.readouterr().err == ""
 
 
 def test_two_that_pack_at_once_do_not_disturb_each_other(tmp_path):
