@@ -294,7 +294,7 @@ def test_self_refinement_needs_boxes(part, tmp_path):
     [
         ({"positive_weight": 0}, "bound_weight and union_weight need positive attention"),
         ({"self_refinement": True, "box_weight": 0}, "needs a box_weight above 0"),
-        ({"foreground": "chanel"}, 'did you mean "channel"'),
+        ({"foreground": "channels"}, 'did you mean "channel"'),
         ({"backbone": {"output_stride": 4}}, "allowed: 8, 16, 32"),
     ],
 )
