@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import cv2
 import numpy as np
@@ -85,22 +85,33 @@ class Align(Task):
         return terms
 
 
-def align(run: Run, data: Data, settings: AlignmentSettings, schedule: Schedule, judge: Backbone | None = None) -> Aligner:
+class Alignment(NamedTuple):
+    aligner: Aligner
+    anchor: Float32[np.ndarray, "height width"]
+
+
+def align(run: Run, data: Data, settings: AlignmentSettings, schedule: Schedule, judge: Backbone | None = None) -> Alignment:
     """Three steps: `anchor`, `align`, and `pairs`, which shows images before and after."""
     if schedule.select == "auc":
         raise BadSettings('method.align.select: allowed: loss, last (got "auc"); an alignment has no AUC')
-    anchor = read_anchor(write_anchor(run, data.train, settings))
-    task = Align(Aligner(settings.aligner), judge or Backbone(settings.judge), torch.from_numpy(anchor)[None, None], settings)
+    anchor = make_anchor(run, data.train, settings)
+    task = Align(
+        Aligner(settings.aligner), judge or Backbone(settings.judge), torch.from_numpy(anchor)[None, None], settings
+    )
     validation = data.validation if schedule.select == "loss" else None
     aligner = run.fit("align", task, data.train, schedule, validation).network
     run.write("pairs", partial(_write_pairs, aligner, data.train, anchor, settings.pool), of=data.train)
-    return aligner
+    return Alignment(aligner, anchor)
 
 
-def write_anchor(run: Run, part: Part, settings: AlignmentSettings) -> Path:
-    """The step `anchor`: `anchor.npy`, float32 in [0, 1] at canvas size, and the same as a picture."""
-    seed = run.settings.seed
-    return run.write("anchor", partial(_write_anchor, part, settings.anchor_images, settings.crop, seed), of=part)
+def make_anchor(run: Run, part: Part, settings: AlignmentSettings) -> Float32[np.ndarray, "height width"]:
+    """The step `anchor`: the mean of normal images in [0, 1] at canvas size, as an array, a picture and a list of images."""
+    write = partial(_write_anchor, part, settings.anchor_images, settings.crop, run.settings.seed)
+    folder = run.write("anchor", write, of=part)
+    try:
+        return np.load(folder / "anchor.npy", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{folder}: no readable anchor ({error}); delete the step's folder to make it anew") from None
 
 
 def normal(part: Part) -> Bool[np.ndarray, "image"]:
@@ -110,29 +121,26 @@ def normal(part: Part) -> Bool[np.ndarray, "image"]:
     if NO_FINDING in part.findings:
         healthy |= part.labels[:, part.findings.index(NO_FINDING)] == 1
     if not healthy.any():
-        raise BadInput(f"{part.name}: none of {len(part)} images is known to be normal; anchor and partners are normal images")
+        raise BadInput(
+            f"{part.name}: none of {len(part)} images is known to be normal; anchor and partners are normal images"
+        )
     return healthy
 
 
 def _write_anchor(part: Part, count: int, crop: tuple[float, float, float, float], seed: int, folder: Path) -> None:
     healthy = part.select(normal(part))
     ids = shuffled(healthy.ids, seed, "anchor")[:count]
-    total = np.zeros(part.pack.images.shape[1:])
+    width, height = part.pack.settings.canvas
+    total = np.zeros((height, width))
     for row in sorted(part.pack.rows(ids)):
         total += part.pack.images[row]
-    height, width = total.shape
-    x0, y0, x1, y1 = (round(share * side) for share, side in zip(crop, (width, height) * 2, strict=True))
-    mean = cv2.resize(total[y0:y1, x0:x1] / len(ids) / 255, (width, height), interpolation=cv2.INTER_LINEAR)
+    columns, rows = (
+        slice(round(crop[axis] * side), round(crop[axis + 2] * side)) for axis, side in enumerate((width, height))
+    )
+    mean = cv2.resize(total[rows, columns] / len(ids) / 255, (width, height), interpolation=cv2.INTER_LINEAR)
     np.save(folder / "anchor.npy", mean.astype(np.float32))
     cv2.imwrite(str(folder / "anchor.png"), np.rint(mean * 255).astype(np.uint8))
     (folder / "images.txt").write_text("".join(f"{image_id}\n" for image_id in ids), encoding="utf-8")
-
-
-def read_anchor(folder: Path) -> Float32[np.ndarray, "height width"]:
-    try:
-        return np.load(folder / "anchor.npy", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise BadModel(f"{folder}: no readable anchor ({error}); delete the step's folder to make it anew") from None
 
 
 def _write_pairs(aligner: Aligner, part: Part, anchor: Float32[np.ndarray, "height width"], pool: int, folder: Path) -> None:
