@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -13,16 +14,24 @@ if TYPE_CHECKING:
     from chestmap.data.check import Report
 
 COLORS = {"error": "red", "repaired": "yellow", "note": "dim"}
+WIDEST = 110
+"""Columns that a table may take where the output is narrower: numbers are never cut."""
+
 ORDER = ("error", "repaired", "note")
 LOOKED = {"tables": "tables only", "files": "tables, files present", "pixels": "tables, every image opened"}
 
 
 def render(report: Report, console: Console) -> None:
-    console.print(_summary(report))
-    console.print(_findings(report))
-    if report.parts:
-        console.print(_parts(report))
+    tables = [_summary(report), _findings(report), *([_parts(report)] if report.parts else [])]
+    narrow = console.width
+    try:
+        console.width = max(narrow, WIDEST)
+        for table in tables:
+            console.print(table, crop=False)
+    finally:
+        console.width = narrow
     if report.problems:
+        console.print("[bold]Noticed[/]")
         console.print(_problems(report))
     wrong = sum(problem.level == "error" for problem in report.problems)
     console.print(f"[red]errors: {wrong}[/]" if report.failed else "[green]nothing is wrong[/]")
@@ -30,9 +39,17 @@ def render(report: Report, console: Console) -> None:
 
 def _table(title: str, *columns: str, names: int = 1) -> Table:
     """The first `names` columns to the left, numbers to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="")
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < names else "right")
+        table.add_column(column, justify="left" if index < names else "right", no_wrap=True, vertical="bottom")
     return table
 
 
@@ -55,21 +72,20 @@ def _summary(report: Report) -> Table:
 
 
 def _findings(report: Report) -> Table:
-    names = (
-        "finding",
-        "positive",
-        "negative",
-        "unknown",
-        "boxes",
-        "boxed images",
-        "with many",
-        "labeled, unboxed",
-        "boxed, unlabeled",
-    )
-    table = _table("Findings", *names)
+    counts = {
+        "positive": "positive",
+        "negative": "negative",
+        "unknown": "unknown",
+        "boxes": "boxes",
+        "many_boxes": "images with\nseveral",
+        "labeled_unboxed": "labeled,\nunboxed",
+        "boxed_unlabeled": "boxed,\nunlabeled",
+    }
+    shown = [name for name in counts if any(getattr(one, name) for one in report.findings)]
+    table = _table("Findings", "finding", *(counts[name] for name in shown))
     for one in report.findings:
-        counts = (one.positive, one.negative, one.unknown, one.boxes, one.boxed_images, one.many_boxes, one.labeled_unboxed)
-        table.add_row(escape(one.finding), *(f"{count:,}" if count else "·" for count in (*counts, one.boxed_unlabeled)))
+        numbers = (getattr(one, name) for name in shown)
+        table.add_row(escape(one.finding), *(f"{number:,}" if number else "·" for number in numbers))
     return table
 
 
@@ -83,10 +99,8 @@ def _parts(report: Report) -> Table:
 
 
 def _problems(report: Report) -> Table:
-    table = Table(title="Noticed", title_justify="left", title_style="bold", header_style="")
-    for column in ("level", "what", "count", "where"):
-        table.add_column(column, justify="right" if column == "count" else "left", overflow="fold")
+    table = Table.grid(padding=(0, 2))
     for problem in sorted(report.problems, key=lambda one: ORDER.index(one.level)):
         color = COLORS[problem.level]
-        table.add_row(f"[{color}]{problem.level}[/]", problem.kind, f"{problem.count:,}", escape(problem.message))
+        table.add_row(f"[{color}]{problem.level}[/]", f"{problem.kind}: {escape(problem.message)}")
     return table

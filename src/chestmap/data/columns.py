@@ -182,7 +182,9 @@ def with_boxes_cleaned(table: Table, whole: Findings, images: pl.DataFrame, *, a
     """Boxes (`image`, `finding`, `x0` … `y1`) of images in the table, inside the image where its size is known."""
     table = spelled(table, "finding", whole, any_case=any_case)
     foreign = ~pl.col("image").is_in(images["image_id"].implode())
-    table = table.reported("note", "box of another image", foreign, "{image} is not in the table; its boxes are left out")
+    which = "it" if table.place == "entry" else "{image}"  # an entry's place is its image
+    say = f"{which} is not in the table; its boxes are left out"
+    table = table.reported("note", "box of another image", foreign, say)
     table = table.keep(~foreign)
     flat = (pl.col("x1") <= pl.col("x0")) | (pl.col("y1") <= pl.col("y0"))
     endless = ~pl.all_horizontal(pl.col(CORNERS).is_finite())
