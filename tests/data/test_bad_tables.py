@@ -106,7 +106,7 @@ STRUCTURAL: dict[str, tuple[dict[str, Any], dict[str, str | bytes], str]] = {
     ),
     "empty list": (NIH, {D: ENTRIES, "test_list.txt": "\n"}, "test_list.txt: is empty"),
     "list of zero bytes": (NIH, {D: ENTRIES, "test_list.txt": bytes(99)}, "test_list.txt: holds zero bytes"),
-    "no table of chexpert": (CHEX, {"trian.csv": TRAIN}, "expected train.csv or train_labels.csv or valid.csv"),
+    "no table of chexpert": (CHEX, {"training.csv": TRAIN}, "expected train.csv or train_labels.csv or valid.csv"),
     "chexpert without findings": (
         CHEX,
         {"train.csv": TRAIN.replace("Edema", "Oedema")},
