@@ -73,6 +73,8 @@ def regions(
 
     The area is Pick's: pixels inside or on the outer border.
     """
+    if not mask.size:
+        return np.empty((0, 4)), np.empty(0)
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=offset)
     boxes = np.empty((len(contours), 4))
     for row, contour in enumerate(contours):

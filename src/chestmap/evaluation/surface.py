@@ -11,7 +11,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 
 from chestmap.types import Frame
 
@@ -24,17 +24,24 @@ LEVELS = 256
 
 @dataclass(frozen=True)
 class Surface:
-    """`image` is image space, squashed to `side` x `side` pixels where given; `canvas` is what the network saw."""
+    """`image` is image space, squashed to `side` x `side` pixels where given; `canvas` is what the network saw.
+
+    An image with a side longer than `longest` is scored on a smaller picture of the same shape, in the same proportions.
+    """
 
     space: Literal["image", "canvas"] = "image"
     side: int | None = None
     resize: Resize = "bilinear"
+    longest: int | None = None
 
     def size(self, frame: Frame) -> tuple[int, int]:
         """(width, height) in pixels; an image size that is no whole number is rounded."""
         if self.space == "canvas":
             return frame.canvas
-        return (self.side, self.side) if self.side else (max(1, round(frame.image[0])), max(1, round(frame.image[1])))
+        if self.side:
+            return self.side, self.side
+        shrink = min(1.0, self.longest / max(frame.image)) if self.longest else 1.0
+        return max(1, round(frame.image[0] * shrink)), max(1, round(frame.image[1] * shrink))
 
     def scale(self, frame: Frame) -> tuple[float, float]:
         """Surface pixels for each image pixel; (1, 1) on the canvas, where the frame does it."""
@@ -164,9 +171,7 @@ class Sampler:
             found.append((before[kept], share[kept]))
         return found[0], found[1]
 
-    def levels(
-        self, values: np.ndarray, *, normalize: bool = True, top: float = LEVELS
-    ) -> Float32[np.ndarray, "height width"] | None:
+    def levels(self, values: np.ndarray, *, normalize: bool = True, top: float = LEVELS) -> Levels | None:
         """The map on the surface from 0 to `top`: scaled by its own least and greatest value there, or as it is times `top`.
 
         None for a map that says nothing: constant, or with a value that is no finite number.
@@ -177,9 +182,38 @@ class Sampler:
         low, high = self.bounds(values)
         if high <= low:
             return None
-        if not normalize:
-            return self.sample(values * np.float32(top))
-        return self.sample(((values.astype(np.float64) - low) * (top / (high - low))).astype(np.float32))
+        if normalize:
+            cells = ((values.astype(np.float64) - low) * (top / (high - low))).astype(np.float32)
+        else:
+            cells = values * np.float32(top)
+        return Levels(self.sample(cells), cells, self)
+
+    def window(self, cells: Float32[np.ndarray, "h w"], level: float) -> tuple[slice, slice]:
+        """Rows and columns outside of which a bilinear map cannot reach the level."""
+        if not self._upright or self.resize == "cubic":
+            return slice(0, self.size[1]), slice(0, self.size[0])
+        found = []
+        for (before, _), axis in zip(self._steps[::-1], (1, 0), strict=True):
+            highest = cells.max(axis=axis)
+            near = np.maximum(highest, np.append(highest[1:], highest[-1]))[before]
+            reaching = np.flatnonzero(near >= level * (1 - 1e-6))
+            found.append(slice(int(reaching[0]), int(reaching[-1]) + 1) if len(reaching) else slice(0, 0))
+        return found[0], found[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """A map scaled to levels: on the surface (`pixels`, valid until the workspace samples again) and on its own grid."""
+
+    pixels: Float32[np.ndarray, "height width"]
+    cells: Float32[np.ndarray, "h w"]
+    made_by: Sampler
+
+    def reaching(self, threshold: float) -> tuple[UInt8[np.ndarray, "y x"], tuple[int, int]]:
+        """1 where the map is at least `threshold` (of 1), in a window that holds all such pixels, and the window's (x, y)."""
+        level = reached(threshold)
+        rows, columns = self.made_by.window(self.cells, float(level))
+        return (self.pixels[rows, columns] >= level).view(np.uint8), (columns.start, rows.start)
 
 
 def _cubic(axis: np.ndarray, cells: int) -> Float32[np.ndarray, "pixel cell"]:

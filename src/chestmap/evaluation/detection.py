@@ -1,0 +1,120 @@
+"""False positives and scores without a threshold: AFP, FROC, the pointing game, MaxBoxAccV2 and PxAP.
+
+False positives are counted only where the finding is labelled absent: an image that is labelled positive but was never boxed
+(721 findings of the 880 boxed ChestX-ray14 images) would punish a true find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from chestmap.evaluation.blocks import Block, Resampling, Sums, scores_of, scores_of_sums
+from chestmap.evaluation.pairs import OWN
+from chestmap.evaluation.rates import Localization
+from chestmap.evaluation.scores import Curve, Score, thinned
+from chestmap.evaluation.thresholds import Rule, overlap, searched, thresholds_of
+
+FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
+"""Per image without the finding, at which FROC is read."""
+
+MAX_BOX_ACC = (0.3, 0.5, 0.7)
+
+
+def afp_rows(loc: Localization, rules: Sequence[Rule], how: Resampling) -> list[Score]:
+    """Regions for each image where the finding is labelled absent, whatever the image's score."""
+    absent = loc.found.absent
+    thresholds = np.stack([thresholds_of("any", loc.own)[loc.columns["any", rule]] for rule in rules], axis=1)
+    heads = [{"measure": "AFP", "geometry": "any", "rule": rule} for rule in rules]
+    patient = loc.patient[absent.image]
+    block = Block(absent.finding, patient, absent.counts[:, : len(rules)], heads, "images", thresholds)
+    return scores_of(block, loc.found.findings.names, how)
+
+
+def _ranked(loc: Localization, finding: int) -> tuple[Float[np.ndarray, "box"], Float[np.ndarray, "region"], int]:
+    """Confidences of the detections that meet each true box (-inf: none), of those where the finding is absent, and their images.
+
+    Confidence is the image's score times the mean of the map within the box.
+    """
+    pairs, absent = loc.found.pairs, loc.found.absent
+    boxes = pairs.finding[pairs.box_pair] == finding
+    found = pairs.found[boxes]
+    found = np.where(np.isfinite(found), found * pairs.score[pairs.box_pair[boxes]], -np.inf)
+    regions = absent.finding[absent.region_row] == finding
+    false = absent.confidence[regions] * absent.score[absent.region_row[regions]]
+    return found, np.sort(false)[::-1], int((absent.finding == finding).sum())
+
+
+def froc_rows(loc: Localization, how: Resampling) -> tuple[list[Score], list[Curve]]:
+    """Share of true boxes met by a detection at so many false positives per image without the finding.
+
+    The pass said which IoU meets a box (`Pass.met`). Detections are the regions at the validation threshold, or at the own one where there is none. Needs images without the
+    finding; intervals hold the confidence cut fixed.
+    """
+    pairs, names = loc.found.pairs, loc.found.findings.names
+    rule = "validation" if ("any", "validation") in loc.columns else "own"
+    values = np.full((len(pairs.box_pair), len(FALSE_POSITIVES)), np.nan)
+    curves = []
+    for finding in np.unique(pairs.finding).tolist():
+        found, false, images = _ranked(loc, finding)
+        if not images:
+            continue
+        cuts = [_cut(false, allowed * images) for allowed in FALSE_POSITIVES]
+        values[pairs.finding[pairs.box_pair] == finding] = found[:, None] > np.array(cuts)
+        steps = np.concatenate([[np.inf], false, [-np.inf]])
+        rate = np.concatenate([np.arange(len(false) + 1), [len(false)]]) / images
+        share = (found[:, None] > steps).mean(axis=0)
+        curves.append(Curve("froc", names[finding], *thinned(rate, share), rule=rule, geometry="each"))
+    heads = [{"measure": "FROC", "geometry": "each", "rule": rule, "at": allowed} for allowed in FALSE_POSITIVES]
+    patient = loc.patient[pairs.image[pairs.box_pair]]
+    block = Block(pairs.finding[pairs.box_pair], patient, values, heads, "boxes")
+    return scores_of(block, names, how), curves
+
+
+def _cut(false: Float[np.ndarray, "region"], allowed: float) -> float:
+    """The confidence that leaves at most so many false positives above it; `false` falls."""
+    count = int(allowed + 1e-9)
+    return float(false[count]) if count < len(false) else -np.inf
+
+
+def pointing_rows(loc: Localization, how: Resampling) -> list[Score]:
+    """The pointing game: the map's highest pixel (the first in reading order) lies in a box of the finding, no tolerance."""
+    pairs = loc.found.pairs
+    block = Block(pairs.finding, loc.patient[pairs.image], pairs.pointed[:, None], [{"measure": "pointing game"}])
+    return scores_of(block, loc.found.findings.names, how)
+
+
+def searched_rows(loc: Localization, how: Resampling) -> list[Score]:
+    """MaxBoxAccV2 (any region, best threshold for each IoU of .3 .5 .7, their mean) and PxAP, on image pixels, by finding.
+
+    Both search or sum over thresholds on the test boxes, so they are upper bounds of a sort; each resample searches again.
+    """
+    pairs = loc.found.pairs
+    hits = np.stack([overlap(pairs, "any", "IoU")[:, searched("any")] >= limit for limit in MAX_BOX_ACC], axis=1)
+    heads = [{"measure": "MaxBoxAccV2", "geometry": "any", "rule": "oracle"}, {"measure": "PxAP", "geometry": "mask"}]
+    columns = np.concatenate(
+        [hits.reshape(len(pairs), -1), pairs.area[:, OWN + 1 :], pairs.inside[:, OWN + 1 :], np.ones((len(pairs), 1))],
+        axis=1,
+    ).astype(np.float64)
+    split = np.cumsum([hits.shape[1] * hits.shape[2], pairs.area.shape[1] - 1, pairs.inside.shape[1] - 1])
+
+    def measures(sums: np.ndarray) -> np.ndarray:
+        met, area, inside, count = np.split(sums, split, axis=-1)
+        with np.errstate(invalid="ignore"):
+            best = (met / count).reshape(*met.shape[:-1], len(MAX_BOX_ACC), -1).max(axis=-1).mean(axis=-1)
+        return np.stack([best, pixel_ap(area, inside)], axis=-1)
+
+    return scores_of_sums(
+        Sums(pairs.finding, loc.patient[pairs.image], columns, measures), heads, loc.found.findings.names, how
+    )
+
+
+def pixel_ap(area: Float[np.ndarray, "... level"], inside: Float[np.ndarray, "... level"]) -> Float[np.ndarray, "..."]:
+    """Average precision of pixels from counts at rising levels: precision times the step in recall, from the highest level down."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = inside[..., ::-1] / inside[..., :1]
+        precision = np.where(area > 0, inside / area, 0.0)[..., ::-1]
+    steps = np.diff(recall, axis=-1, prepend=0.0)
+    return (steps * precision).sum(axis=-1)

@@ -1,0 +1,255 @@
+"""One pass over the maps: every (image, finding) with boxes at every threshold, and regions where a finding is absent.
+
+Maps are read from the predictions folder in chunks, so memory does not grow with the number of images.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Int
+
+from chestmap.data.predictions import OwnRule, Predictions
+from chestmap.evaluation.overlap import areas, as_array, clipped
+from chestmap.evaluation.pairs import BOX_LEVELS, MASK_LEVELS, PairOverlap, Rules, absent_regions, overlap_of_pair
+from chestmap.evaluation.surface import Surface, Workspace, sampler
+from chestmap.evaluation.truth import Alignment, Truth
+from chestmap.types import Findings, Frame
+
+Presets = Mapping[str, Callable[["Map"], np.ndarray]]
+"""What each preset notes of one map: a row of numbers, equally long for all maps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """One raw map with the boxes of its finding (image pixels, inside the image) as presets see it."""
+
+    values: np.ndarray
+    frame: Frame
+    boxes: Float[np.ndarray, "box 4"]
+    score: float
+    work: Workspace
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How maps are read. `thresholds` are those at which regions are counted where the finding is absent, by finding;
+    the last of them is the detection threshold.
+    """
+
+    surface: Surface
+    own: OwnRule
+    thresholds: Mapping[str, tuple[float, ...]]
+    met: float  # the IoU at which a detection meets a box
+    negatives: int  # images for each finding, at most
+    workers: int = 2
+    chunk: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """One row for each (image, finding) with boxes; `finding` and `image` index the alignment's findings and the truth's images.
+
+    `box_pair` and `each` have one row for each true box. See PairOverlap for the rest.
+    """
+
+    finding: Int[np.ndarray, "pair"]
+    image: Int[np.ndarray, "pair"]
+    score: Float[np.ndarray, "pair"]
+    area: Int[np.ndarray, "pair column"]
+    inside: Int[np.ndarray, "pair column"]
+    ground: Int[np.ndarray, "pair"]
+    best: Float[np.ndarray, "pair 6 boxcolumn"]
+    pointed: Float[np.ndarray, "pair"]
+    box_pair: Int[np.ndarray, "box"]
+    each: Float[np.ndarray, "box boxcolumn"]
+    found: Float[np.ndarray, "box"]
+    noted: Mapping[str, np.ndarray] = field(default_factory=dict)  # preset: [pair, …]
+
+    def __len__(self) -> int:
+        return len(self.finding)
+
+
+@dataclass(frozen=True, eq=False)
+class Absent:
+    """One row for each scored (image, finding) where the finding is labelled absent.
+
+    `counts` are regions at each of the thresholds; `region_row` and `confidence` have one row for each region at the last.
+    """
+
+    finding: Int[np.ndarray, "row"]
+    image: Int[np.ndarray, "row"]
+    score: Float[np.ndarray, "row"]
+    counts: Float[np.ndarray, "row threshold"]
+    region_row: Int[np.ndarray, "region"]
+    confidence: Float[np.ndarray, "region"]
+
+
+@dataclass(frozen=True, eq=False)
+class Localized:
+    """What one pass found."""
+
+    findings: Findings
+    pairs: Pairs
+    absent: Absent
+    lost: int = 0  # boxes that lie outside their image
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Findings with boxes, in order."""
+        return tuple(self.findings.names[index] for index in np.unique(self.pairs.finding))
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    image: int  # of the truth
+    finding: int  # of the alignment
+    column: int  # of the predictions
+    boxes: np.ndarray  # [0, 4] where the finding is absent
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    job: _Job
+    score: float
+    overlap: PairOverlap | None = None
+    noted: Mapping[str, np.ndarray] = field(default_factory=dict)
+    counts: tuple[int, ...] = ()
+    confidence: np.ndarray = field(default_factory=lambda: np.empty(0))
+
+
+_Item = tuple[np.ndarray, Frame, np.ndarray, list[_Job]]  # maps and scores of one image
+
+
+class _Worker:
+    """Looks at the maps of one image; each thread has its own workspace."""
+
+    def __init__(self, how: Pass, findings: Findings, presets: Presets) -> None:
+        self.how, self.findings, self.presets, self.local = how, findings, presets, threading.local()
+
+    def __call__(self, item: _Item) -> list[_Seen]:
+        if not hasattr(self.local, "work"):
+            self.local.work = Workspace()
+        maps, frame, scores, jobs = item
+        return [self._one(np.asarray(maps[job.column]), frame, float(scores[job.column]), job) for job in jobs]
+
+    def _one(self, values: np.ndarray, frame: Frame, score: float, job: _Job) -> _Seen:
+        how, work = self.how, self.local.work
+        levels = sampler(how.surface, frame, values.shape, work).levels(values, normalize=how.own.normalize)
+        thresholds = how.thresholds[self.findings.names[job.finding]]
+        if not len(job.boxes):
+            counts, confidence = absent_regions(levels, thresholds)
+            return _Seen(job, score, counts=tuple(counts), confidence=confidence)
+        size = how.surface.size(frame)
+        boxes = clipped(how.surface.place(job.boxes, frame), *size)
+        overlap = overlap_of_pair(levels, boxes, size, Rules(how.own.threshold, thresholds[-1], how.met), work)
+        seen = Map(values, frame, job.boxes, score, work)
+        return _Seen(job, score, overlap, {name: note(seen) for name, note in self.presets.items()})
+
+
+def localize(
+    predictions: Predictions, truth: Truth, alignment: Alignment, how: Pass, presets: Presets | None = None
+) -> Localized:
+    """Each map that is needed is read once; images without a job are not read."""
+    jobs, lost = _planned(predictions, truth, alignment, how)
+    worker = _Worker(how, alignment.findings, presets or {})
+    seen: list[_Seen] = []
+    with _one_thread_each(), ThreadPoolExecutor(max(1, how.workers)) as pool:
+        for items in _read(predictions, jobs, how.chunk):
+            for found in pool.map(worker, items):
+                seen += found
+    pairs = _pairs([one for one in seen if one.overlap is not None])
+    return Localized(alignment.findings, pairs, _absent([one for one in seen if one.overlap is None]), lost)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """OpenCV's own threads would only get into the way of ours."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _planned(predictions: Predictions, truth: Truth, alignment: Alignment, how: Pass) -> tuple[dict[int, list[_Job]], int]:
+    """Jobs by row of the predictions, and the number of boxes outside their image."""
+    jobs: dict[int, list[_Job]] = {}
+    sizes = predictions.table.select("width", "height").to_numpy()
+    labels, lost = truth.labels[:, alignment.known], 0
+    with_box = np.zeros(labels.shape, dtype=bool)
+    place = {name: index for index, name in enumerate(alignment.findings)}
+    for image, image_id in enumerate(truth.ids):
+        row = int(alignment.rows[image])
+        boxes = truth.boxes.get(image_id, ())
+        for name in dict.fromkeys(box.finding for box in boxes if box.finding in place):
+            given = as_array([box for box in boxes if box.finding == name])
+            inside = clipped(given, *sizes[row])
+            inside = inside[areas(inside) > 0]
+            lost += len(given) - len(inside)
+            with_box[image, place[name]] = True
+            if len(inside):
+                jobs.setdefault(row, []).append(_Job(image, place[name], int(alignment.predicted[place[name]]), inside))
+    chosen = np.random.default_rng(how.seed)
+    for finding in np.flatnonzero(with_box.any(axis=0)):
+        absent = np.flatnonzero((labels[:, finding] == 0) & ~with_box[:, finding])
+        for image in np.sort(chosen.permutation(absent)[: how.negatives]):
+            job = _Job(int(image), int(finding), int(alignment.predicted[finding]), np.empty((0, 4)))
+            jobs.setdefault(int(alignment.rows[image]), []).append(job)
+    return jobs, lost
+
+
+def _read(predictions: Predictions, jobs: Mapping[int, list[_Job]], size: int) -> Iterator[list[_Item]]:
+    first = 0
+    for chunk in predictions.chunks(size):
+        rows = [row for row in range(len(chunk)) if first + row in jobs]
+        yield [(chunk.maps[row], chunk.frames[row], chunk.scores[row], jobs[first + row]) for row in rows]
+        first += len(chunk)
+
+
+def _pairs(seen: list[_Seen]) -> Pairs:
+    seen = sorted(seen, key=lambda one: (one.job.finding, one.job.image))
+    overlaps = [one.overlap for one in seen if one.overlap is not None]
+    columns = (1 + len(MASK_LEVELS), 1 + len(BOX_LEVELS))
+
+    def stacked(arrays: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+        return np.stack(arrays) if arrays else np.empty((0, *shape))
+
+    def joined(arrays: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+        return np.concatenate([np.empty((0, *shape)), *arrays])
+
+    return Pairs(
+        np.array([one.job.finding for one in seen], dtype=np.int64),
+        np.array([one.job.image for one in seen], dtype=np.int64),
+        np.array([one.score for one in seen], dtype=np.float64),
+        stacked([one.area for one in overlaps], (columns[0],)).astype(np.int64),
+        stacked([one.inside for one in overlaps], (columns[0],)).astype(np.int64),
+        np.array([one.ground for one in overlaps], dtype=np.int64),
+        stacked([one.best for one in overlaps], (6, columns[1])),
+        np.array([one.pointed for one in overlaps], dtype=np.float64),
+        np.repeat(np.arange(len(seen)), [len(one.job.boxes) for one in seen]).astype(np.int64),
+        joined([one.each for one in overlaps], (columns[1],)),
+        joined([one.found for one in overlaps], ()),
+        {name: np.stack([one.noted[name] for one in seen]) for name in (seen[0].noted if seen else ())},
+    )
+
+
+def _absent(seen: list[_Seen]) -> Absent:
+    seen = sorted(seen, key=lambda one: (one.job.finding, one.job.image))
+    return Absent(
+        np.array([one.job.finding for one in seen], dtype=np.int64),
+        np.array([one.job.image for one in seen], dtype=np.int64),
+        np.array([one.score for one in seen], dtype=np.float64),
+        np.array([one.counts for one in seen], dtype=np.float64).reshape(len(seen), -1 if seen else 1),
+        np.repeat(np.arange(len(seen)), [len(one.confidence) for one in seen]).astype(np.int64),
+        np.concatenate([np.empty(0), *(one.confidence for one in seen)]),
+    )

@@ -1,0 +1,166 @@
+"""Localization scores: how often boxes are met under each geometry, threshold rule and limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from chestmap.evaluation.blocks import Block, Resampling, scores_of
+from chestmap.evaluation.localization import Localized
+from chestmap.evaluation.scores import Curve, Score, finding_groups
+from chestmap.evaluation.thresholds import (
+    GEOMETRIES,
+    Columns,
+    Geometry,
+    Overlap,
+    Rule,
+    accuracy,
+    fixed_rules,
+    met,
+    overlap,
+    rows_of,
+    searched,
+    thresholds_of,
+)
+
+CURVE = np.linspace(0.0, 1.0, 51)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """T of T(IoU), T(IoR) and T(IoGT); `strict` asks for more than T instead of at least T."""
+
+    iou: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    ior: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)
+    strict: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Localization:
+    """A pass with all that its scores depend on. `patient` is that of each image of the truth; `gates` the score from which a
+    finding is called present, chosen elsewhere (NaN: none).
+    """
+
+    found: Localized
+    patient: Int[np.ndarray, "image"]
+    own: float
+    columns: Columns
+    gates: Float[np.ndarray, "finding"] | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, eq=False)
+class _Column:
+    head: Mapping[str, Any]
+    values: np.ndarray
+    ties: np.ndarray
+    thresholds: np.ndarray  # by finding
+
+
+def rate_rows(loc: Localization, how: Resampling) -> list[Score]:
+    """T(IoU), T(IoR), T(IoGT), mean IoU and their score-gated form, for every geometry and rule."""
+    rows: list[Score] = []
+    for geometry in GEOMETRIES:
+        pair = rows_of(loc.found.pairs, geometry)
+        columns = [
+            *(column for rule in fixed_rules(loc.columns) for column in _fixed(loc, geometry, rule)),
+            *_oracle(loc, geometry),
+        ]
+        block = Block(
+            loc.found.pairs.finding[pair],
+            loc.patient[loc.found.pairs.image[pair]],
+            np.stack([column.values for column in columns], axis=1),
+            [column.head for column in columns],
+            "boxes" if geometry == "each" else "pairs",
+            np.stack([column.thresholds for column in columns], axis=1),
+            np.stack([column.ties for column in columns], axis=1),
+        )
+        rows += scores_of(block, loc.found.findings.names, how)
+    return rows
+
+
+def at_columns(loc: Localization, geometry: Geometry, rule: Rule, what: Overlap = "IoU") -> Float[np.ndarray, "row"]:
+    """The overlap of each row at the threshold that the rule gives its finding."""
+    pairs = loc.found.pairs
+    values, finding = overlap(pairs, geometry, what), pairs.finding[rows_of(pairs, geometry)]
+    return values[np.arange(len(values)), loc.columns[geometry, rule][finding]]
+
+
+def _fixed(loc: Localization, geometry: Geometry, rule: Rule) -> list[_Column]:
+    pairs, limits = loc.found.pairs, loc.limits
+    thresholds = thresholds_of(geometry, loc.own)[loc.columns[geometry, rule]]
+    measures: dict[Overlap, tuple[float, ...]] = {"IoU": limits.iou}
+    if geometry != "each":
+        measures |= {"IoR": limits.ior, "IoGT": limits.ior}
+    columns = []
+    for what, steps in measures.items():
+        values = at_columns(loc, geometry, rule, what)
+        head = {"geometry": geometry, "rule": rule}
+        for step in steps:
+            hits = met(values, step, strict=limits.strict).astype(np.float64)
+            columns.append(_Column(head | {"measure": f"T({what})", "at": step}, hits, values == step, thresholds))
+            if what == "IoU" and loc.gates is not None:
+                pair = rows_of(pairs, geometry)
+                gate = loc.gates[pairs.finding[pair]]
+                gated = np.where(np.isnan(gate), np.nan, hits * (pairs.score[pair] >= gate))
+                columns.append(
+                    _Column(head | {"measure": "gated T(IoU)", "at": step}, gated, np.zeros(len(gated)), thresholds)
+                )
+        columns.append(_Column(head | {"measure": f"mean {what}"}, values, np.zeros(len(values)), thresholds))
+    return columns
+
+
+def _oracle(loc: Localization, geometry: Geometry) -> list[_Column]:
+    """Each limit with the threshold that is best on these very boxes, by finding. Intervals hold that threshold fixed."""
+    pairs, allowed = loc.found.pairs, searched(geometry)
+    values, finding = overlap(pairs, geometry, "IoU"), pairs.finding[rows_of(pairs, geometry)]
+    levels, rows = thresholds_of(geometry, loc.own), np.arange(len(values))
+    columns = []
+    for step in (*loc.limits.iou, None):
+        hits = values if step is None else met(values, step, strict=loc.limits.strict).astype(np.float64)
+        best = np.zeros(len(loc.found.findings), dtype=np.int64)
+        for index in np.unique(finding):
+            best[index] = allowed[int(hits[finding == index][:, allowed].mean(axis=0).argmax())]
+        ties = np.zeros(len(rows)) if step is None else values[rows, best[finding]] == step
+        head = {"measure": "mean IoU"} if step is None else {"measure": "T(IoU)", "at": step}
+        head |= {"geometry": geometry, "rule": "oracle"}
+        columns.append(_Column(head, hits[rows, best[finding]], ties, levels[best]))
+    return columns
+
+
+def accuracy_curves(loc: Localization) -> list[Curve]:
+    """Share of boxes met against the limit on IoU, for each finding and the means."""
+    pairs, names = loc.found.pairs, loc.found.findings.names
+    curves = []
+    for geometry, rule in loc.columns:
+        finding = pairs.finding[rows_of(pairs, geometry)]
+        values = at_columns(loc, geometry, rule)[:, None]
+        present = np.unique(finding).tolist()
+        lines = [accuracy(values[finding == index], CURVE.tolist(), strict=loc.limits.strict)[:, 0] for index in present]
+        labelled = {names[index]: line for index, line in zip(present, lines, strict=True)}
+        if lines:
+            groups = finding_groups([names[index] for index in present], ())
+            labelled |= {label: np.mean([lines[member] for member in members], axis=0) for label, members in groups.items()}
+        for label, line in labelled.items():
+            curves.append(Curve("accuracy", label, tuple(CURVE.tolist()), tuple(line.tolist()), rule, geometry))
+    return curves
+
+
+def threshold_curves(loc: Localization) -> list[Curve]:
+    """Mean accuracy over the limits on IoU against the threshold on the map: how much the choice of threshold matters."""
+    pairs, names = loc.found.pairs, loc.found.findings.names
+    curves = []
+    for geometry in GEOMETRIES:
+        values, allowed = overlap(pairs, geometry, "IoU"), searched(geometry)
+        finding, levels = pairs.finding[rows_of(pairs, geometry)], thresholds_of(geometry, loc.own)
+        allowed = allowed[:: 8 if geometry == "mask" else 1]
+        for index in np.unique(finding).tolist():
+            line = accuracy(values[finding == index][:, allowed], loc.limits.iou, strict=loc.limits.strict).mean(axis=0)
+            curves.append(
+                Curve("threshold", names[index], tuple(levels[allowed].tolist()), tuple(line.tolist()), "", geometry)
+            )
+    return curves
