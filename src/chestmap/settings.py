@@ -93,7 +93,7 @@ def load(model: type[Model], path: Path, overrides: Sequence[str] = ()) -> Model
 
 def _in_our_words(model: type[BaseModel], name: str, problem: Mapping[str, Any]) -> str:
     where = [part for part in problem["loc"] if not str(part).startswith("function-")]
-    key = ".".join(map(str, where))
+    key = ".".join(map(str, _without_tags(model, where)))
     got = problem.get("input")
     match problem["type"]:
         case "extra_forbidden":
@@ -106,10 +106,21 @@ def _in_our_words(model: type[BaseModel], name: str, problem: Mapping[str, Any])
             allowed = [word.strip().strip("'") for word in problem["ctx"]["expected"].replace(" or ", ", ").split(",")]
             hint = did_you_mean(str(got), allowed)
             return f"{name}: {key}: allowed: {', '.join(allowed)} (got {_short(got)}){hint}"
+        case "union_tag_invalid" | "union_tag_not_found":
+            return _tag_in_our_words(name, key, problem)
         case "value_error":
             return f"{name}: {key or 'settings'}: {problem['ctx']['error']}"
     message = problem["msg"][:1].lower() + problem["msg"][1:]
     return f"{name}: {key or 'settings'}: {message} (got {_short(got)})"
+
+
+def _tag_in_our_words(name: str, key: str, problem: Mapping[str, Any]) -> str:
+    context = problem["ctx"]
+    key = f"{key}.{context['discriminator'].strip(chr(39))}"
+    if "tag" not in context:
+        return f"{name}: {key}: missing; this setting has no default"
+    allowed = [word.strip(" '") for word in context["expected_tags"].split(",")]
+    return f"{name}: {key}: allowed: {', '.join(allowed)} (got {context['tag']!r}){did_you_mean(context['tag'], allowed)}"
 
 
 def _short(value: object) -> str:
@@ -127,6 +138,21 @@ def _keys_at(model: type[BaseModel], where: Sequence[object]) -> list[str]:
                 found += _models_in(one.model_fields[str(part)].annotation)
         models = found or [one for one in models if _tag(one) == part] or models
     return [key for one in models for key in one.model_fields]
+
+
+def _without_tags(model: type[BaseModel], where: Sequence[object]) -> list[object]:
+    """The key as a file has it: pydantic also names the choice that was made between tables."""
+    models: list[type[BaseModel]] = [model]
+    key: list[object] = []
+    for part in where:
+        inside = [one for one in models if part in one.model_fields]
+        chosen = [one for one in models if _tag(one) == part]
+        if inside or not chosen:
+            key.append(part)
+            models = [found for one in inside for found in _models_in(one.model_fields[str(part)].annotation)]
+        else:
+            models = chosen
+    return key
 
 
 def _models_in(annotation: object) -> list[type[BaseModel]]:

@@ -15,7 +15,7 @@ from training.small import train_small
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([
-    "chestmap.training.loop", "chestmap.training.processes", "chestmap.data.folder", "chestmap.data.pack", "sklearn.metrics",
+    "chestmap.training.loop", "chestmap.training.processes", "chestmap.data.folder", "chestmap.data.pack",
 ])  # fmt: skip
 
 

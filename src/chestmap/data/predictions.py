@@ -8,7 +8,6 @@ part-00000/maps.npy          float16 [image, finding, h, w], raw and non-negativ
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Float16, Float32
 
+from chestmap.data.folder_tables import folder_findings
 from chestmap.errors import BadModel, Refused
 from chestmap.types import Findings, Frame, Prediction
 
@@ -45,6 +45,7 @@ class Header:
     model: Mapping[str, Any] = field(hash=False)
     own_rule: OwnRule
     data: str = ""
+    part_size: int = 0  # images in each part but the last
 
     def as_json(self, *, complete: bool) -> dict[str, Any]:
         return {
@@ -55,6 +56,7 @@ class Header:
             "model": dict(self.model),
             "own_rule": asdict(self.own_rule),
             "data": self.data,
+            "part_size": self.part_size,
         }
 
 
@@ -117,7 +119,7 @@ class PredictionsWriter:
             raise Refused(f"{final}: {done} images came for a part of {count}")
         maps.flush()
         pl.concat(tables).write_parquet(beside / "scores.parquet")
-        os.replace(beside, final)  # noqa: PTH105 -- Path.replace is the same call; final never exists here
+        beside.replace(final)
 
     def finish(self) -> None:
         self._write_header(complete=True)
@@ -189,11 +191,12 @@ def open_predictions(folder: Path) -> Predictions:
     names = _part_names(folder)
     tables, maps = zip(*(_read_part(folder / name, found["findings"]) for name in names), strict=True)
     header = Header(
-        Findings(tuple(found["findings"])),
+        folder_findings(found["findings"]),
         (found["canvas"][0], found["canvas"][1]),
         found["model"],
         OwnRule(**found["own_rule"]),
         found["data"],
+        found["part_size"],
     )
     return Predictions(folder, header, pl.concat(tables), maps)
 

@@ -17,7 +17,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from chestmap.errors import BadModel
 
@@ -65,13 +65,13 @@ def save_weights(module: nn.Module, path: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def load_weights(module: nn.Module, path: Path, sha256: str = "") -> None:
-    """Refuses a missing, changed or ill-fitting file."""
+def read_weights(path: Path, sha256: str = "") -> dict[str, Tensor]:
+    """Refuses a missing, changed or damaged file."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise BadModel(
-            f"{path}: cannot be read ({error.__class__.__name__}); expected the weights of a finished step"
+            f"{path}: cannot be read ({error.__class__.__name__}); expected the weights of a trained network"
         ) from None
     found = hashlib.sha256(content).hexdigest()
     if sha256 and found != sha256:
@@ -79,12 +79,17 @@ def load_weights(module: nn.Module, path: Path, sha256: str = "") -> None:
             f"{path}: sha256 {found[:12]}… instead of {sha256[:12]}…; the file was changed or cut, fetch it again"
         )
     try:
-        module.load_state_dict(safetensors.torch.load(content))
+        return safetensors.torch.load(content)
     except SafetensorError as error:
         raise BadModel(f"{path}: no safetensors file ({error})") from None
+
+
+def load_weights(module: nn.Module, path: Path, sha256: str = "") -> None:
+    state = read_weights(path, sha256)
+    try:
+        module.load_state_dict(state)
     except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise BadModel(f"{path}: weights of another network: {first}") from None
+        raise BadModel(f"{path}: weights of another network: {' '.join(str(error).split())[:300]}") from None
 
 
 def save_resume(folder: Path, epoch: int, batch: int, state: dict[str, Any]) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from chestmap.data import SourceSettings, open_source
 from chestmap.data.augment import AugmentSettings
 from chestmap.data.loader import Part
-from chestmap.data.pack import PackSettings, make_pack
+from chestmap.data.pack import Pack, PackSettings, make_pack
+from chestmap.data.source import Source
 from chestmap.data.split import SplitSettings, make_split
 from chestmap.errors import BadInput
 from chestmap.settings import Settings
 from chestmap.types import Findings
+
+PartName = Literal["train", "validation", "test", "all"]
 
 
 class DataSettings(Settings):
@@ -44,12 +48,29 @@ class Data:
 
 def open_data(settings: DataSettings, *, progress: bool = True) -> Data:
     """Reads the tables, packs what is not packed yet, and splits."""
-    source = open_source(settings.source)
-    split = make_split(source, settings.split)
-    folder = settings.cache / f"{source.name}-{settings.pack.width}x{settings.pack.height}-{settings.pack.fit}"
-    pack = make_pack(source, folder, settings.pack, progress=progress)
-    parts = {name: Part.of(source, pack, ids, name) for name, ids in split.parts.items()}
-    if not len(parts["train"]):
-        raise BadInput(f"{source.name}: none of the {len(split.parts['train'])} training images can be read; see {folder}")
+    parts, split = _open(settings, progress=progress)
+    train = parts["train"]
+    if not len(train):
+        raise BadInput(f"{train.source.name}: none of the training images can be read; see {train.pack.folder}")
     validation, test = (parts[name] if len(parts[name]) else None for name in ("validation", "test"))
-    return Data(source.findings, settings.pack, parts["train"], validation, test, split.name)
+    return Data(train.findings, settings.pack, train, validation, test, split)
+
+
+def open_part(settings: DataSettings, name: PartName, *, progress: bool = True) -> Part:
+    """One part of the split, or all readable images of the source."""
+    if name != "all":
+        return _open(settings, progress=progress)[0][name]
+    source, pack = _packed(settings, progress=progress)
+    return Part.of(source, pack, source.ids, name)
+
+
+def _open(settings: DataSettings, *, progress: bool) -> tuple[dict[str, Part], str]:
+    source, pack = _packed(settings, progress=progress)
+    split = make_split(source, settings.split)
+    return {name: Part.of(source, pack, ids, name) for name, ids in split.parts.items()}, split.name
+
+
+def _packed(settings: DataSettings, *, progress: bool) -> tuple[Source, Pack]:
+    source = open_source(settings.source)
+    folder = settings.cache / f"{source.name}-{settings.pack.width}x{settings.pack.height}-{settings.pack.fit}"
+    return source, make_pack(source, folder, settings.pack, progress=progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from chestmap.settings import Settings, Tree
 
@@ -37,20 +37,25 @@ class SearchSettings(Settings):
     trials: int = Field(default=20, ge=1)
     prune: bool = False  # stop trials that fall behind the median of the earlier ones at the same validation
     seed: int = Field(default=0, ge=0)
-    space: dict[str, Range | list[Any]]
+    space: dict[str, Any]
 
     @field_validator("space", mode="before")
     @classmethod
-    def _flat(cls, value: object) -> object:
-        return _flattened(value) if isinstance(value, Mapping) else value
+    def _read(cls, value: object) -> Tree:
+        if not isinstance(value, Mapping) or not value:
+            raise ValueError("expected a table of settings to try")
+        return {key: _choices(key, one) for key, one in _flattened(value).items()}
 
-    @field_validator("space")
-    @classmethod
-    def _has_choices(cls, value: dict[str, Range | list[Any]]) -> dict[str, Range | list[Any]]:
-        empty = [key for key, choices in value.items() if isinstance(choices, list) and not choices]
-        if empty or not value:
-            raise ValueError(f"{', '.join(empty) or 'space'}: nothing to choose from")
+
+def _choices(key: str, value: object) -> Range | list[Any]:
+    if isinstance(value, Range) or (isinstance(value, list) and value):
         return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{key}: expected a list or {{ low, high, log }} (got {value!r})")  # noqa: TRY004 -- pydantic's way
+    try:
+        return Range.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(f"{key}: {'; '.join(one['msg'].removeprefix('Value error, ') for one in error.errors())}") from None
 
 
 def _flattened(tree: Mapping[str, Any], above: str = "") -> Tree:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from lightning_fabric import Fabric
 from torch import Tensor
 
@@ -20,16 +20,22 @@ def mean_auc(scores: Float[np.ndarray, "image finding"], labels: Float[np.ndarra
 
     NaN and labels between 0 and 1 count as unknown.
     """
-    from sklearn.metrics import roc_auc_score  # seconds to import
-
+    columns = zip(scores.T, labels.T, strict=True)
     areas = [
-        roc_auc_score(column[known], score[known])
-        for score, column in zip(scores.T, labels.T, strict=True)
-        if len(np.unique(column[known := (column == 0) | (column == 1)])) == 2
+        _auc(score, column == 1, column == 0) for score, column in columns if (column == 1).any() and (column == 0).any()
     ]
     if not areas:
         raise BadInput('no finding is both present and absent among the validation images; set select to "loss" or "last"')
     return float(np.mean(areas))
+
+
+def _auc(scores: Float[np.ndarray, "image"], present: Bool[np.ndarray, "image"], absent: Bool[np.ndarray, "image"]) -> float:
+    """The share of (present, absent) pairs in the right order, a tie counting half; by ranks (scikit-learn takes seconds to import)."""
+    known = present | absent
+    _, place, count = np.unique(scores[known], return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(count) - (count - 1) / 2)[place]
+    positives = int(present.sum())
+    return float((ranks[present[known]].sum() - positives * (positives + 1) / 2) / (positives * absent.sum()))
 
 
 @torch.no_grad()
