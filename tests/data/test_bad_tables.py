@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chestmap.data import open_source, source_settings
-from chestmap.data.tables import read_csv, read_json, read_list, read_text
+from chestmap.data.files import read_json, read_list, read_text
+from chestmap.data.tables import read_csv
 from chestmap.errors import BadTable, ChestmapError
 from chestmap.settings import read_toml
 from chestmap.vocabulary import CHEXPERT

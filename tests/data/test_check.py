@@ -162,9 +162,7 @@ def test_the_report_prints_and_becomes_json(tmp_path):
     out = io.StringIO()
     report.render(Console(file=out, width=160))
     text = out.getvalue()
-    assert all(
-        word in text for word in ("Effusion", "published lists", "a [bold] row", "4 on 2 images", "errors: 1")
-    )
+    assert all(word in text for word in ("Effusion", "published lists", "a [bold] row", "4 on 2 images", "errors: 1"))
     assert text.index("a [bold] row") < text.index("labels come from")
     tree = json.loads(json.dumps(report.as_dict()))
     assert tree["failed"] is True

@@ -1,4 +1,8 @@
-"""What a source holds and what is wrong with it: counts, missing and unreadable files, repeated images, leaks."""
+"""What a source holds and what is wrong with it: counts, missing and unreadable files, repeated images, leaks.
+
+Three depths: the tables alone (a second for ChestX-ray14), whether each file is there, and every image opened. A value that a
+reader could mend is no failure; a lost row, a missing file, or a patient on two sides is.
+"""
 
 from __future__ import annotations
 
@@ -56,6 +60,8 @@ class PartCount:
 
 @dataclass(frozen=True)
 class Report:
+    """All that a check found, for a terminal (`render`), for JSON (`as_dict`) and for an exit code (`failed`)."""
+
     source: str
     root: str
     fingerprint: str
@@ -84,6 +90,7 @@ class Report:
         return asdict(self) | {"labeled_unboxed": self.labeled_unboxed, "failed": self.failed}
 
     def render(self, console: Console) -> None:
+        """Tables, then what was noticed, the worst first."""
         from chestmap.data.check_tables import render
 
         render(self, console)
@@ -98,7 +105,11 @@ def check(
     workers: int | None = None,
     progress: bool = True,
 ) -> Report:
-    """Counts and problems; `files` looks whether every image is there, `decode` opens each and compares their pixels."""
+    """Counts and problems; `files` looks whether every image is there, `decode` opens each and compares their pixels.
+
+    The publisher's own lists are checked as a split that promises whole patients. `workers` are the processes that decode, all
+    cores by default.
+    """
     splits = tuple(splits)
     published = [Published(source.lists)] if source.lists else []
     problems = [*source.problems, *_repeated_ids(source), *leaks_told(source, (*published, *splits))]
@@ -134,6 +145,7 @@ class Published:
 
 
 def _findings(source: Source) -> tuple[FindingCount, ...]:
+    """A finding that no box of the source marks cannot be missing one: only eight of ChestX-ray14's fourteen are boxed."""
     marks = np.zeros((len(source), len(source.findings)), dtype=np.int32)
     column_of = {name: column for column, name in enumerate(source.findings)}
     for image, boxes in source.boxes.items():
@@ -158,6 +170,7 @@ def _findings(source: Source) -> tuple[FindingCount, ...]:
 
 
 def _repeated_ids(source: Source) -> list[Problem]:
+    """Readers give unique ids; a source made by hand may not, and then rows cannot be found by id."""
     if not (again := len(source) - len(source.row_of)):
         return []
     first = source.images.filter(source.images["image_id"].is_duplicated())["image_id"][0]

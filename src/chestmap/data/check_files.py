@@ -47,6 +47,7 @@ def look_for_files(source: Source, *, progress: bool = True) -> tuple[list[int],
 
 
 def _size(path: Path) -> int | None:
+    """Bytes, or None where there is nothing to open: a broken link and a folder without permission count as missing."""
     try:
         return path.stat().st_size
     except OSError:
@@ -73,6 +74,7 @@ def look_at_pixels(
 
 @contextmanager
 def _looks(paths: Sequence[Path], workers: int) -> Iterator[Iterator[Look]]:
+    """What the files hold, in their order, while the processes live."""
     if workers == 1 or len(paths) <= CHUNK:
         yield map(look_at, paths)
         return
@@ -86,7 +88,11 @@ def _looks(paths: Sequence[Path], workers: int) -> Iterator[Iterator[Look]]:
 
 
 def _misplaced(source: Source, good: Sequence[tuple[int, Look]]) -> list[Problem]:
-    """Image space that the stored pixels contradict, so that boxes would lie elsewhere."""
+    """Image space that the stored pixels contradict, so that boxes would lie elsewhere.
+
+    Where a source gives sizes, stored images may be smaller but not of another aspect; where it gives none, image space is
+    the stored pixels, and a box beyond them tells that the images were shrunk.
+    """
     beyond, bent = [], []
     sizes = source.images.select("image_id", "width", "height").rows()
     for row, look in good:

@@ -22,6 +22,7 @@ LOOKED = {"tables": "tables only", "files": "tables, files present", "pixels": "
 
 
 def render(report: Report, console: Console) -> None:
+    """Tables keep their width on a narrow console, or in a file; text wraps."""
     tables = [_summary(report), _findings(report), *([_parts(report)] if report.parts else [])]
     narrow = console.width
     try:
@@ -72,6 +73,7 @@ def _summary(report: Report) -> Table:
 
 
 def _findings(report: Report) -> Table:
+    """Columns that are zero throughout are left out, and a dot is a zero."""
     counts = {
         "positive": "positive",
         "negative": "negative",
@@ -99,6 +101,7 @@ def _parts(report: Report) -> Table:
 
 
 def _problems(report: Report) -> Table:
+    """Errors first, notes last."""
     table = Table.grid(padding=(0, 2))
     for problem in sorted(report.problems, key=lambda one: ORDER.index(one.level)):
         color = COLORS[problem.level]

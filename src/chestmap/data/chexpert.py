@@ -34,8 +34,9 @@ from chestmap.data.columns import (
     with_boxes_cleaned,
     with_word,
 )
+from chestmap.data.files import four_numbers, locate, located, read_json
 from chestmap.data.source import Problem, Source
-from chestmap.data.tables import Table, four_numbers, locate, located, read_csv, read_json
+from chestmap.data.tables import Table, read_csv
 from chestmap.data.uncertain import OTHERS, SMOOTHED, Codes, Policy, filled, policy_of, resolved, told
 from chestmap.errors import BadTable
 from chestmap.settings import Settings
@@ -78,6 +79,7 @@ class ChexpertSettings(Settings):
 
 
 def read_chexpert(settings: ChexpertSettings) -> Source:
+    """Image ids are paths from `train/` on, the same for both editions and in the box file; the tables become lists."""
     findings = vocabulary(CHEXPERT, settings.findings)
     folder = _folder(settings.root)
     parts = [_part(path, part, findings) for part in PARTS if (path := locate(folder, f"{part}.csv", f"{part}_labels.csv"))]
@@ -118,7 +120,11 @@ def _base(root: Path, prefix: str) -> str:
 
 
 def _part(path: Path, part: str, findings: Findings) -> tuple[Table, Codes]:
-    """One table of the publisher, and its label cells."""
+    """One table of the publisher, and its label cells.
+
+    17 frontal images carry LL or RL as AP/PA: their view is unknown. The tables of labels by radiologists (`test_labels.csv`)
+    have no columns but the path and the findings, and the path then tells laterals.
+    """
     optional = {
         "side": ("Frontal/Lateral",),
         "view": ("AP/PA",),
@@ -162,6 +168,7 @@ def _labels(
 
 
 def _with_sizes(images: pl.DataFrame, settings: ChexpertSettings) -> tuple[pl.DataFrame, tuple[Problem, ...]]:
+    """Width and height of the original images where `original_sizes` knows them; by the path from `train/` on."""
     if settings.original_sizes is None:
         return images, ()
     path = settings.root / settings.original_sizes
@@ -176,6 +183,7 @@ def _with_sizes(images: pl.DataFrame, settings: ChexpertSettings) -> tuple[pl.Da
 def _boxes(
     folder: Path, settings: ChexpertSettings, images: pl.DataFrame, prefix: str
 ) -> tuple[dict[str, tuple[Box, ...]], tuple[Problem, ...]]:
+    """Boxes in pixels of the original images; set aside where only small ones of unknown original size are stored."""
     path = None if settings.boxes == "none" else locate(folder, settings.boxes)
     if path is None:
         if settings.boxes in {"none", BOX_FILE}:

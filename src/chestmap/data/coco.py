@@ -1,4 +1,8 @@
-"""Boxes from a COCO detection file: images, annotations (x, y, width, height) and categories."""
+"""Boxes from a COCO detection file: images, annotations (x, y, width, height) and categories.
+
+The lists of images and categories must be sound, since everything refers to them; a bad annotation is set aside. Masks,
+crowds and scores are not read.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,17 @@ from typing import Any
 
 import polars as pl
 
+from chestmap.data.files import four_numbers, read_json
 from chestmap.data.source import Problem
-from chestmap.data.tables import Table, four_numbers, read_json
+from chestmap.data.tables import Table
 from chestmap.errors import BadTable
 
 
 def read_coco(path: Path) -> tuple[Table, pl.DataFrame]:
-    """Boxes as rows (`image` is the file name), and the images' sizes, which are the boxes' space."""
+    """Boxes as rows (`image` is the file name), and the images' sizes, which are the boxes' space.
+
+    The sizes are those that the file gives, null where it gives none; images may be stored smaller.
+    """
     tree = read_json(path, dict)
     for key in ("images", "annotations", "categories"):
         if not isinstance(tree.get(key), list):
@@ -45,6 +53,7 @@ def read_coco(path: Path) -> tuple[Table, pl.DataFrame]:
 
 
 def _named(path: Path, entries: list[Any], key: str, name: str) -> dict[Any, str]:
+    """Names by id; ids are numbers or texts, and unique."""
     named = {}
     for index, entry in enumerate(entries):
         ok = isinstance(entry, dict) and isinstance(entry.get("id"), int | str) and isinstance(entry.get(name), str)

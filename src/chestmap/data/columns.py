@@ -87,7 +87,10 @@ SEXES = {"F": "F", "M": "M", "FEMALE": "F", "MALE": "M", "UNKNOWN": "", "O": ""}
 
 
 def as_images(rows: pl.DataFrame) -> pl.DataFrame:
-    """The columns of a source; those that a publisher does not give are unknown."""
+    """The columns of a source; those that a publisher does not give are unknown, and an unnamed patient is the image itself.
+
+    Width and height are null where image space is the stored pixels.
+    """
     missing = {"patient_id": pl.col("image_id"), "view": pl.lit(""), "sex": pl.lit("")}
     columns = [
         (pl.col(name) if name in rows.columns else missing.get(name, pl.lit(None))).cast(kind).alias(name)
@@ -109,7 +112,10 @@ def spelled(table: Table, column: str, whole: Findings, *, any_case: bool = Fals
 def _spellings(
     table: Table, column: str, texts: Mapping[str, Sequence[str]], whole: Findings, *, any_case: bool = False
 ) -> tuple[Table, dict[str, str]]:
-    """Their names and ours; `texts` holds, for each of their names, the cells of `column` in which it stands."""
+    """Their names and ours; `texts` holds, for each of their names, the cells of `column` in which it stands.
+
+    Aliases and other cases are repairs with a count. A near miss is never taken for the finding: it is an error that offers it.
+    """
     ours = {name: whole.resolve(name) for name in texts if name in whole}
     for name in [name for name in texts if name not in ours][:MOST_TOLD]:
         hint = did_you_mean(name, [*whole.names, *whole.aliases], count=1)
@@ -170,7 +176,7 @@ def cells(table: Table, columns: Sequence[str]) -> tuple[Table, UInt8[np.ndarray
 
 
 def numbers(table: Table, *columns: str) -> Table:
-    """Columns as finite numbers; other rows are set aside."""
+    """Columns as finite numbers; other rows are set aside. A decimal comma is no number, since it may be a separator."""
     for name in columns:
         value = pl.col(name).cast(pl.Float64, strict=False)
         table = table.set_aside(~value.is_finite(), "number", f'{name} "{{{name}}}": expected a number')
@@ -179,7 +185,12 @@ def numbers(table: Table, *columns: str) -> Table:
 
 
 def with_boxes_cleaned(table: Table, whole: Findings, images: pl.DataFrame, *, any_case: bool = False) -> Table:
-    """Boxes (`image`, `finding`, `x0` … `y1`) of images in the table, inside the image where its size is known."""
+    """Boxes (`image`, `finding`, `x0` … `y1` as numbers) of images in the table, inside the image where its size is known.
+
+    Clipping is a repair, beyond `SLACK` pixels; a box of another image is noted, since a table may hold a part of the images.
+    Boxes without area or wholly outside are errors, and the same box twice is kept once. `width` and `height` of the image
+    stay as columns, infinite where unknown.
+    """
     table = spelled(table, "finding", whole, any_case=any_case)
     foreign = ~pl.col("image").is_in(images["image_id"].implode())
     which = "it" if table.place == "entry" else "{image}"  # an entry's place is its image

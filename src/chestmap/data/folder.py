@@ -24,9 +24,10 @@ from pydantic import field_validator
 
 from chestmap.data.coco import read_coco
 from chestmap.data.columns import as_boxes, as_images, with_boxes_cleaned
+from chestmap.data.files import locate
 from chestmap.data.folder_tables import folder_findings, labels_of, read_box_table, read_labels, with_seen
 from chestmap.data.source import UNKNOWN, Problem, Source
-from chestmap.data.tables import Table, locate
+from chestmap.data.tables import Table
 from chestmap.errors import BadTable
 from chestmap.settings import Settings
 from chestmap.types import Box, Findings
@@ -49,6 +50,7 @@ class FolderSettings(Settings):
 
 
 def read_folder(settings: FolderSettings) -> Source:
+    """Image ids are the table's own names, or paths from the root where there is no table."""
     files = _files(settings.root)
     sizes = pl.DataFrame(schema={"image": pl.String, "width": pl.Float32, "height": pl.Float32})
     marks = None
@@ -83,6 +85,7 @@ def read_folder(settings: FolderSettings) -> Source:
 
 
 def _inside(root: Path, name: str) -> Path:
+    """A file named in the settings; first the root must be there, so that the message tells which of the two is missing."""
     locate(root)
     return root / name
 
@@ -138,6 +141,7 @@ def _with_files(table: Table, files: list[str]) -> Table:
 
 
 def _with_ids(marks: Table, ids: pl.Series) -> Table:
+    """Boxes may name images otherwise than the labels do: by path, file name or stem, with another ending."""
     names = _names_of(ids)
     own = pl.col("image").str.replace_all("\\", "/", literal=True)
     short = own.str.split("/").list.last()
@@ -160,6 +164,7 @@ def _sized(rows: pl.DataFrame, sizes: pl.DataFrame) -> pl.DataFrame:
 
 
 def _lists(rows: pl.DataFrame) -> dict[str, tuple[str, ...]]:
+    """The column `split` as lists, by the names that stand in it."""
     if "list" not in rows.columns:
         return {}
     lists = rows.filter(pl.col("list") != "").group_by("list", maintain_order=True).agg("image_id")

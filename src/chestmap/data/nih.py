@@ -30,8 +30,9 @@ from chestmap.data.columns import (
     with_boxes_cleaned,
     with_word,
 )
+from chestmap.data.files import locate, located, read_list
 from chestmap.data.source import Problem, Source
-from chestmap.data.tables import Table, locate, located, read_csv, read_list
+from chestmap.data.tables import Table, read_csv
 from chestmap.errors import BadTable
 from chestmap.settings import Settings
 from chestmap.vocabulary import CHESTXRAY14
@@ -55,6 +56,7 @@ class NihSettings(Settings):
 
 
 def read_nih(settings: NihSettings) -> Source:
+    """Image ids are file names, with their ending; the lists are `train_val` and `test`."""
     findings = vocabulary(CHESTXRAY14, settings.findings, no_finding=settings.no_finding)
     path = located(settings.root, *([settings.table] if settings.table else TABLES))
     table = _with_patients(_entries(path))
@@ -78,6 +80,7 @@ def read_nih(settings: NihSettings) -> Source:
 
 
 def _entries(path: Path) -> Table:
+    """The label table in either spelling: 2017 pads ages (058Y) and ends rows with a comma, later copies say Patient Sex."""
     required = {
         "image_id": ("Image Index",),
         "labels": ("Finding Labels", "Finding Label"),

@@ -1,44 +1,25 @@
-"""From a file of a dataset to columns of text: gzip, encodings, line ends, broken headers.
+"""From a CSV file to columns of text, whatever its separator, quotes and header.
 
-Damage to a whole file raises `BadTable`; damage to a row sets the row aside as a `Problem`, and the others go on.
+Damage to the whole file raises `BadTable`; damage to a row sets the row aside as a `Problem`, and the others go on.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
-import json
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
 
 import polars as pl
 
+from chestmap.data.files import read_text
 from chestmap.data.source import Level, Problem
 from chestmap.errors import BadTable, did_you_mean
 
-LARGEST = 1 << 31
-"""Bytes of text; beyond it lies a mistake or a decompression bomb."""
-
-NOT_TABLES = {
-    b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it or save it as CSV",
-    b"%PDF": "a PDF",
-    b"\x89PNG": "an image",
-    b"\xff\xd8\xff": "an image",
-    b"PAR1": "a parquet file; save it as CSV",
-    b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself",
-    b"<!doctype": "a web page; the download asked for a login or failed",
-    b"<html": "a web page; the download asked for a login or failed",
-}
-
 Spellings = Mapping[str, tuple[str, ...]]
 """Our name of a column: the publisher's spellings; case, spaces and punctuation do not matter."""
-
-Shape = TypeVar("Shape", dict, list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,75 +56,11 @@ class Table:
         return replace(told, rows=self.rows.with_columns(**columns)) if columns else told
 
     def keep(self, which: pl.Expr) -> Table:
+        """The table with these rows alone, unreported."""
         return replace(self, rows=self.rows.filter(which))
 
     def with_columns(self, **columns: pl.Expr | pl.Series) -> Table:
         return replace(self, rows=self.rows.with_columns(**columns))
-
-
-def locate(root: Path, *names: str) -> Path | None:
-    """The first of these files in a folder, plain or gzipped."""
-    if not root.is_dir():
-        raise BadTable(f"{root}: no such folder{did_you_mean(root.name, _names_in(root.parent))}")
-    beside = (root / (name + ending) for name in names for ending in ("", ".gz"))
-    return next((path for path in beside if path.is_file()), None)
-
-
-def located(root: Path, *names: str) -> Path:
-    """As `locate`, but the file must be there."""
-    path = locate(root, *names)
-    if path is None:
-        tables = [
-            name for name in _names_in(root) if name.lower().endswith((".csv", ".gz", ".txt", ".json", ".zip", ".xlsx"))
-        ]
-        there = f"; it holds {', '.join(tables[:8])}" if tables else "; it holds no table"
-        raise BadTable(f"{root}: expected {' or '.join(names)} (or .gz){there}{did_you_mean(names[0], tables)}")
-    return path
-
-
-def _names_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-
-
-def read_text(path: Path) -> str:
-    """UTF-8 or UTF-16 by its mark, else Windows-1252; every line ends in a line feed."""
-    content = _read_bytes(path)
-    start = content[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    for magic, what in NOT_TABLES.items():
-        if start.startswith(magic.lower()):
-            raise BadTable(f"{path}: is {what}; expected a text file")
-    text = _decoded(content)
-    if "\0" in text:
-        raise BadTable(f"{path}: holds zero bytes: damaged, or UTF-16 without its mark; fetch it again or save it as UTF-8")
-    if not text.strip():
-        raise BadTable(f"{path}: is empty")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            content = (gzip.GzipFile(fileobj=file) if zipped else file).read(LARGEST + 1)
-    except FileNotFoundError:
-        raise BadTable(f"{path}: no such file{did_you_mean(path.name, _names_in(path.parent))}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise BadTable(f"{path}: the gzip file is damaged or cut short; fetch it again") from None
-    except OSError as error:
-        raise BadTable(f"{path}: cannot be read ({error.strerror or error.__class__.__name__})") from None
-    if len(content) > LARGEST:
-        raise BadTable(f"{path}: more than {LARGEST >> 20:,} MiB of text; expected a table of a dataset")
-    return content
-
-
-def _decoded(content: bytes) -> str:
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16", errors="replace")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("cp1252", errors="replace")
 
 
 def read_csv(path: Path, required: Spellings, optional: Spellings | None = None, *, rest: bool = False) -> Table:
@@ -214,6 +131,7 @@ def _split_plain(path: Path, lines: list[str], first: int, separator: str, width
 
 
 def _split_quoted(path: Path, lines: list[str], first: int, separator: str, widths: tuple[int, int]) -> Table:
+    """The strict way: a quotation mark that is never closed would swallow all rows below it, so it stops the reading."""
     reader = csv.reader((line + "\n" for line in lines), delimiter=separator, strict=True)
     numbered: list[tuple[int, list[str]]] = []
     start = 0
@@ -243,7 +161,10 @@ def _filled(fields: Sequence[str]) -> int:
 
 
 def _without_ragged(path: Path, table: Table, widths: tuple[int, int]) -> Table:
-    """Sets aside rows with too few fields, or with text in too many; when most are such, the header is wrong."""
+    """Sets aside rows with too few fields, or with text in too many; when most are such, the header is wrong.
+
+    Empty names and fields at the end do not count: the box file of ChestX-ray14 has nine names over six fields.
+    """
     least, most = widths
     ragged = (pl.col("fields") < least) | (pl.col("trimmed") > most)
     bad = table.rows.filter(ragged)
@@ -255,44 +176,3 @@ def _without_ragged(path: Path, table: Table, widths: tuple[int, int]) -> Table:
     return table.set_aside(
         ragged, "row length", f"{{fields}} fields, expected {most if least == most else f'{least} to {most}'}"
     )
-
-
-def read_list(path: Path) -> tuple[str, ...]:
-    """Names, one a line, each once; blank lines do not count."""
-    return tuple(dict.fromkeys(name for line in read_text(path).split("\n") if (name := line.strip())))
-
-
-def four_numbers(value: object) -> tuple[float, ...] | None:
-    """The four numbers of a box in a JSON file, or None where it is something else."""
-    if not isinstance(value, list) or len(value) != 4 or any(type(one) not in {int, float} for one in value):
-        return None
-    try:
-        return tuple(map(float, value))
-    except OverflowError:
-        return None
-
-
-def read_json(path: Path, shape: type[Shape]) -> Shape:
-    """An object or a list; a key given twice is an error, since the first would vanish."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) < len(pairs):
-            key = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise BadTable(f'{path}: the key "{key}" stands twice in one object')
-        return dict(pairs)
-
-    def refuse(constant: str) -> NoReturn:
-        raise BadTable(f"{path}: {constant} is not a JSON number")
-
-    try:
-        tree = json.loads(read_text(path), object_pairs_hook=once, parse_constant=refuse)
-    except json.JSONDecodeError as error:
-        raise BadTable(f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-    except (RecursionError, ValueError) as error:
-        if isinstance(error, BadTable):
-            raise
-        raise BadTable(f"{path}: nested too deeply, or with numbers too long, for a table of a dataset") from None
-    if not isinstance(tree, shape):
-        kinds = {dict: "an object", list: "a list"}
-        raise BadTable(f"{path}: holds {kinds.get(type(tree), 'a single value')}, expected {kinds[shape]}")
-    return tree

@@ -21,9 +21,10 @@ from jaxtyping import Int8
 from pydantic import Field, field_validator
 
 from chestmap.data.columns import CORNERS, as_boxes, as_images, numbers, spelled, vocabulary, with_boxes_cleaned
+from chestmap.data.files import locate, located
 from chestmap.data.readers import agreed, by_reader
 from chestmap.data.source import UNKNOWN, Problem, Source
-from chestmap.data.tables import Table, locate, located, read_csv
+from chestmap.data.tables import Table, read_csv
 from chestmap.errors import BadTable
 from chestmap.settings import Settings
 from chestmap.types import Box, Findings
@@ -50,6 +51,7 @@ class VindrSettings(Settings):
 
 
 def read_vindr(settings: VindrSettings) -> Source:
+    """A finding that the tables never mark is unknown, not absent: Kaggle's table names 14 of the 22."""
     parts = {part: path for part, names in TABLES.items() if (path := locate(settings.root, *names))}
     if not parts:
         located(settings.root, *(name for names in TABLES.values() for name in names))
@@ -75,7 +77,10 @@ def read_vindr(settings: VindrSettings) -> Source:
 
 
 def _marks(path: Path) -> Table:
-    """One row for each mark: image, finding, reader, corners as text."""
+    """One row for each mark: image, finding, reader, corners as text.
+
+    A reader cannot both find nothing and mark something: then the mark counts. A mark without a box is lost.
+    """
     required = {"image": ("image_id",), "finding": ("class_name",)}
     corners = {"x0": ("x_min",), "y0": ("y_min",), "x1": ("x_max",), "y1": ("y_max",)}
     table = read_csv(path, required | corners, {"reader": ("rad_id",)})
@@ -110,7 +115,7 @@ def _needed(marks: pl.DataFrame, settings: VindrSettings) -> pl.DataFrame:
 def _labels(
     marks: pl.DataFrame, ids: pl.Series, findings: Findings, settings: VindrSettings
 ) -> Int8[np.ndarray, "image finding"]:
-    """Present where enough of an image's readers marked the finding."""
+    """Present where enough of an image's readers marked the finding, wherever on the image that was."""
     votes = (
         marks.group_by("image", "finding").agg(votes=pl.col("reader").n_unique()).join(_needed(marks, settings), on="image")
     )
