@@ -42,7 +42,7 @@ def cases_of(images: Images, truth: Truth, loc: Localization | None) -> Cases:
     hits = {}
     for geometry, rule in loc.columns if loc else ():
         assert loc is not None
-        pairs = loc.found.pairs
+        pairs = loc.pairs
         row = rows_of(pairs, geometry)
         hits[geometry, rule] = Hits(pairs.finding[row], pairs.image[row], at_columns(loc, geometry, rule))
     return Cases(truth.ids, images, hits)

@@ -1,7 +1,8 @@
 """False positives and scores without a threshold: AFP, FROC, the pointing game, MaxBoxAccV2 and PxAP.
 
 False positives are counted only where the finding is labelled absent: an image that is labelled positive but was never boxed
-(721 findings of the 880 boxed ChestX-ray14 images) would punish a true find.
+(721 findings of the 880 boxed ChestX-ray14 images) would punish a true find. A detection's confidence is the image's score times
+the mean of the map within its box.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from chestmap.evaluation.blocks import Block, Resampling, Sums, scores_of, scores_of_sums
+from chestmap.evaluation.localization import Absent, Thresholds
 from chestmap.evaluation.pairs import OWN
 from chestmap.evaluation.rates import Localization
 from chestmap.evaluation.scores import Curve, Score, thinned
@@ -23,54 +25,48 @@ FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 MAX_BOX_ACC = (0.3, 0.5, 0.7)
 
 
-def afp_rows(loc: Localization, rules: Sequence[Rule], how: Resampling) -> list[Score]:
+def cuts(loc: Localization, rules: Sequence[Rule]) -> Thresholds:
+    """The thresholds of these rules for regions, for `look_at_absent`."""
+    levels = thresholds_of("any", loc.own)
+    tables = [levels[chosen.by_fold[chosen.fold]] for chosen in (loc.columns["any", rule] for rule in rules)]
+    return lambda image, finding: tuple(float(table[image, finding]) for table in tables)
+
+
+def afp_rows(loc: Localization, absent: Absent, rules: Sequence[Rule], how: Resampling) -> list[Score]:
     """Regions for each image where the finding is labelled absent, whatever the image's score."""
-    absent = loc.found.absent
-    thresholds = np.stack([thresholds_of("any", loc.own)[loc.columns["any", rule]] for rule in rules], axis=1)
+    thresholds = [loc.columns["any", rule].typical(thresholds_of("any", loc.own)) for rule in rules]
     heads = [{"measure": "AFP", "geometry": "any", "rule": rule} for rule in rules]
     patient = loc.patient[absent.image]
-    block = Block(absent.finding, patient, absent.counts[:, : len(rules)], heads, "images", thresholds)
-    return scores_of(block, loc.found.findings.names, how)
+    block = Block(absent.finding, patient, absent.counts, heads, "images", np.stack(thresholds, axis=1))
+    return scores_of(block, loc.names, how)
 
 
-def _ranked(loc: Localization, finding: int) -> tuple[Float[np.ndarray, "box"], Float[np.ndarray, "region"], int]:
-    """Confidences of the detections that meet each true box (-inf: none), of those where the finding is absent, and their images.
-
-    Confidence is the image's score times the mean of the map within the box.
-    """
-    pairs, absent = loc.found.pairs, loc.found.absent
-    boxes = pairs.finding[pairs.box_pair] == finding
-    found = pairs.found[boxes]
-    found = np.where(np.isfinite(found), found * pairs.score[pairs.box_pair[boxes]], -np.inf)
-    regions = absent.finding[absent.region_row] == finding
-    false = absent.confidence[regions] * absent.score[absent.region_row[regions]]
-    return found, np.sort(false)[::-1], int((absent.finding == finding).sum())
-
-
-def froc_rows(loc: Localization, how: Resampling) -> tuple[list[Score], list[Curve]]:
+def froc_rows(loc: Localization, absent: Absent, rule: Rule, how: Resampling) -> tuple[list[Score], list[Curve]]:
     """Share of true boxes met by a detection at so many false positives per image without the finding.
 
-    The pass said which IoU meets a box (`Pass.met`). Detections are the regions at the validation threshold, or at the own one where there is none. Needs images without the
-    finding; intervals hold the confidence cut fixed.
+    Detections are the regions at the rule's threshold, at which `absent` was looked at last; `Pass.met` said which IoU meets a
+    box. Intervals hold the confidence cut fixed.
     """
-    pairs, names = loc.found.pairs, loc.found.findings.names
-    rule = "validation" if ("any", "validation") in loc.columns else "own"
-    values = np.full((len(pairs.box_pair), len(FALSE_POSITIVES)), np.nan)
-    curves = []
+    pairs = loc.pairs
+    pair = pairs.box_pair
+    values, curves = np.full((len(pair), len(FALSE_POSITIVES)), np.nan), []
+    column = loc.columns["any", rule].at(pairs.image[pair], pairs.finding[pair])
+    met_with = pairs.found[np.arange(len(pair)), column]
+    confidence = np.where(np.isfinite(met_with), met_with * pairs.score[pair], -np.inf)
+    false_confidence = absent.confidence * absent.score[absent.region_row]
     for finding in np.unique(pairs.finding).tolist():
-        found, false, images = _ranked(loc, finding)
+        images, here = int((absent.finding == finding).sum()), pairs.finding[pair] == finding
         if not images:
             continue
-        cuts = [_cut(false, allowed * images) for allowed in FALSE_POSITIVES]
-        values[pairs.finding[pairs.box_pair] == finding] = found[:, None] > np.array(cuts)
-        steps = np.concatenate([[np.inf], false, [-np.inf]])
+        found = confidence[here]
+        false = np.sort(false_confidence[absent.finding[absent.region_row] == finding])[::-1]
+        values[here] = found[:, None] > np.array([_cut(false, allowed * images) for allowed in FALSE_POSITIVES])
         rate = np.concatenate([np.arange(len(false) + 1), [len(false)]]) / images
-        share = (found[:, None] > steps).mean(axis=0)
-        curves.append(Curve("froc", names[finding], *thinned(rate, share), rule=rule, geometry="each"))
-    heads = [{"measure": "FROC", "geometry": "each", "rule": rule, "at": allowed} for allowed in FALSE_POSITIVES]
-    patient = loc.patient[pairs.image[pairs.box_pair]]
-    block = Block(pairs.finding[pairs.box_pair], patient, values, heads, "boxes")
-    return scores_of(block, names, how), curves
+        share = (found[:, None] > np.concatenate([[np.inf], false, [-np.inf]])).mean(axis=0)
+        curves.append(Curve("froc", loc.names[finding], *thinned(rate, share), rule=rule, geometry="any"))
+    heads = [{"measure": "FROC", "geometry": "any", "rule": rule, "at": allowed} for allowed in FALSE_POSITIVES]
+    block = Block(pairs.finding[pair], loc.pair_patient("each"), values, heads, "boxes")
+    return scores_of(block, loc.names, how), curves
 
 
 def _cut(false: Float[np.ndarray, "region"], allowed: float) -> float:
@@ -81,9 +77,9 @@ def _cut(false: Float[np.ndarray, "region"], allowed: float) -> float:
 
 def pointing_rows(loc: Localization, how: Resampling) -> list[Score]:
     """The pointing game: the map's highest pixel (the first in reading order) lies in a box of the finding, no tolerance."""
-    pairs = loc.found.pairs
-    block = Block(pairs.finding, loc.patient[pairs.image], pairs.pointed[:, None], [{"measure": "pointing game"}])
-    return scores_of(block, loc.found.findings.names, how)
+    pairs = loc.pairs
+    block = Block(pairs.finding, loc.pair_patient(), pairs.pointed[:, None], [{"measure": "pointing game"}])
+    return scores_of(block, loc.names, how)
 
 
 def searched_rows(loc: Localization, how: Resampling) -> list[Score]:
@@ -91,7 +87,7 @@ def searched_rows(loc: Localization, how: Resampling) -> list[Score]:
 
     Both search or sum over thresholds on the test boxes, so they are upper bounds of a sort; each resample searches again.
     """
-    pairs = loc.found.pairs
+    pairs = loc.pairs
     hits = np.stack([overlap(pairs, "any", "IoU")[:, searched("any")] >= limit for limit in MAX_BOX_ACC], axis=1)
     heads = [{"measure": "MaxBoxAccV2", "geometry": "any", "rule": "oracle"}, {"measure": "PxAP", "geometry": "mask"}]
     columns = np.concatenate(
@@ -106,9 +102,7 @@ def searched_rows(loc: Localization, how: Resampling) -> list[Score]:
             best = (met / count).reshape(*met.shape[:-1], len(MAX_BOX_ACC), -1).max(axis=-1).mean(axis=-1)
         return np.stack([best, pixel_ap(area, inside)], axis=-1)
 
-    return scores_of_sums(
-        Sums(pairs.finding, loc.patient[pairs.image], columns, measures), heads, loc.found.findings.names, how
-    )
+    return scores_of_sums(Sums(pairs.finding, loc.pair_patient(), columns, measures), heads, loc.names, how)
 
 
 def pixel_ap(area: Float[np.ndarray, "... level"], inside: Float[np.ndarray, "... level"]) -> Float[np.ndarray, "..."]:

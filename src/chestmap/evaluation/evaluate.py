@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from chestmap.data.predictions import Predictions
+from chestmap.data.predictions import OwnRule, Predictions
 from chestmap.data.split import Split
 from chestmap.evaluation.blocks import Resampling
 from chestmap.evaluation.calibration import Kind
@@ -24,14 +24,14 @@ from chestmap.evaluation.classification import (
     ranking_rows,
 )
 from chestmap.evaluation.comparison import Cases, cases_of
-from chestmap.evaluation.detection import afp_rows, froc_rows, pointing_rows, searched_rows
+from chestmap.evaluation.detection import afp_rows, cuts, froc_rows, pointing_rows, searched_rows
 from chestmap.evaluation.floors import ceiling_rows, fit_floors, floor_rows
-from chestmap.evaluation.localization import Localized, Pass, localize
+from chestmap.evaluation.localization import Absent, Pairs, Pass, look_at_absent, look_at_pairs
 from chestmap.evaluation.protocols import PRESETS, PresetName
 from chestmap.evaluation.rates import Limits, Localization, accuracy_curves, rate_rows, threshold_curves
 from chestmap.evaluation.scores import Curve, Evaluation, Score
 from chestmap.evaluation.surface import Surface
-from chestmap.evaluation.thresholds import columns_by_rule, fixed_rules, thresholds_of
+from chestmap.evaluation.thresholds import Search, fixed_rules
 from chestmap.evaluation.truth import Alignment, Truth, aligned, leak_notes, sized
 from chestmap.settings import Settings
 
@@ -65,6 +65,10 @@ class EvaluationSettings(Settings):
     @property
     def resampling(self) -> Resampling:
         return Resampling(self.resamples, self.confidence, self.seed, self.without)
+
+    def reading(self, own: OwnRule) -> Pass:
+        surface = Surface(longest=self.longest)
+        return Pass(surface, own, self.met, self.negatives, self.workers, self.chunk, self.seed)
 
     @property
     def classifying(self) -> Classifying:
@@ -110,7 +114,8 @@ def evaluate(
         rows += point_rows(images, fitted)
     localization = _localized(predictions, truth, alignment, held, (settings, fitted))
     if localization is not None:
-        found_rows, found_curves = _localization_rows(localization, settings)
+        absent = _absent(predictions, truth, alignment, localization, settings)
+        found_rows, found_curves = _localization_rows(localization, absent, settings)
         rows, curves = rows + found_rows, curves + found_curves
         rows += _floors(truth, held, settings, notes)
         notes += _remarks(localization, held)
@@ -151,36 +156,39 @@ def _localized(
     names = alignment.findings.names
     if not set(truth.boxed) & set(names):
         return None
-    own = predictions.header.own_rule
-    how = Pass(Surface(longest=settings.longest), own, {}, settings.met, 0, settings.workers, settings.chunk, settings.seed)
-    validation: Localized | None = None
+    how, own = settings.reading(predictions.header.own_rule), predictions.header.own_rule
+    validation: Pairs | None = None
     if held.validation is not None:
         there = aligned(*held.validation)
         if there.findings.names == names:
-            validation = localize(*held.validation, there, _with(how, dict.fromkeys(names, (own.threshold,)), 0))
-    columns = columns_by_rule(len(names), validation.pairs if validation else None, settings.iou, strict=settings.strict)
-    rules = fixed_rules(columns)
-    levels = thresholds_of("any", own.threshold)
-    cuts = {name: tuple(float(levels[columns["any", rule][index]]) for rule in rules) for index, name in enumerate(names)}
+            validation, _ = look_at_pairs(*held.validation, there, how)
     notes = {name: PRESETS[name].note for name in settings.presets}
-    found = localize(predictions, truth, alignment, _with(how, cuts, settings.negatives), notes)
+    pairs, lost = look_at_pairs(predictions, truth, alignment, how, notes)
+    search = Search(settings.iou, settings.strict, seed=settings.seed)
+    columns = search.columns(pairs, truth.patient, len(names), validation)
     gates = fitted.gates(names) if fitted else None
-    return Localization(found, truth.patient, own.threshold, columns, gates, settings.limits)
+    return Localization(names, pairs, truth.patient, own.threshold, columns, gates, settings.limits, lost)
 
 
-def _with(how: Pass, thresholds: dict[str, tuple[float, ...]], negatives: int) -> Pass:
-    return Pass(how.surface, how.own, thresholds, how.met, negatives, how.workers, how.chunk, how.seed)
+def _absent(
+    predictions: Predictions, truth: Truth, alignment: Alignment, loc: Localization, settings: EvaluationSettings
+) -> Absent:
+    rules = fixed_rules(loc.columns)
+    how = settings.reading(predictions.header.own_rule)
+    return look_at_absent(predictions, truth, alignment, how, cuts(loc, rules))
 
 
-def _localization_rows(loc: Localization, settings: EvaluationSettings) -> tuple[list[Score], list[Curve]]:
-    how = settings.resampling
+def _localization_rows(loc: Localization, absent: Absent, settings: EvaluationSettings) -> tuple[list[Score], list[Curve]]:
+    how, rules = settings.resampling, fixed_rules(loc.columns)
     rows = rate_rows(loc, how) + pointing_rows(loc, how) + searched_rows(loc, how)
-    if len(loc.found.absent.finding):
-        rows += afp_rows(loc, fixed_rules(loc.columns), how)
-    froc, curves = froc_rows(loc, how)
+    curves = accuracy_curves(loc) + threshold_curves(loc)
+    if len(absent.finding):
+        rows += afp_rows(loc, absent, rules, how)
+        froc, found = froc_rows(loc, absent, rules[-1], how)
+        rows, curves = rows + froc, curves + found
     for preset in settings.presets:
-        rows += PRESETS[preset].rows(loc.found.pairs.noted[preset], loc, how)
-    return rows + froc, curves + accuracy_curves(loc) + threshold_curves(loc)
+        rows += PRESETS[preset].rows(loc.pairs.noted[preset], loc, how)
+    return rows, curves
 
 
 def _floors(truth: Truth, held: Held, settings: EvaluationSettings, notes: list[str]) -> list[Score]:
@@ -194,9 +202,17 @@ def _floors(truth: Truth, held: Held, settings: EvaluationSettings, notes: list[
 def _remarks(loc: Localization, held: Held) -> list[str]:
     remarks = []
     if held.validation is None:
-        remarks.append("no validation images were given: no validation thresholds, calibration, operating points or gates")
-    if loc.found.lost:
-        remarks.append(f"{loc.found.lost} boxes lie outside their image and are left out")
+        remarks.append("no validation images were given: no calibration, operating points or gated scores")
+    chosen = loc.columns.get(("any", "validation"))
+    if chosen is None:
+        remarks.append("too few patients with boxes to choose thresholds on those of others")
+    elif len(chosen.by_fold) > 1:
+        remarks.append(
+            "no validation boxes were given: the validation thresholds of each fifth of the patients are those that are best on "
+            "the scored boxes of the other patients"
+        )
+    if loc.lost:
+        remarks.append(f"{loc.lost} boxes lie outside their image and are left out")
     return remarks
 
 

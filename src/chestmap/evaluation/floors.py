@@ -48,7 +48,7 @@ def fit_floors(training: Truth) -> Floors:
     return Floors(fitted, {finding: len(found) for finding, found in boxes.items()})
 
 
-def _fitted(boxes: Float[np.ndarray, "box 4"]) -> dict[Floor, Float[np.ndarray, "box 4"]]:
+def _fitted(boxes: Float[np.ndarray, "box 4"]) -> dict[Floor, Float[np.ndarray, "_ 4"]]:
     medoid = boxes[int(ious(boxes, boxes).mean(axis=1).argmax())]
     return {
         "medoid": medoid[None],
@@ -132,17 +132,19 @@ def ceiling(boxes: Float[np.ndarray, "box 4"], across: Float[np.ndarray, "x"], d
     The best union takes cells in order of the share of them that is covered, so one pass over that order finds it.
     """
     pieces = disjoint(boxes)
-
-    def covered(lines: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        return np.maximum(np.minimum(lines[1:], high[:, None]) - np.maximum(lines[:-1], low[:, None]), 0)
-
-    wide, high = covered(across, pieces[:, 0], pieces[:, 2]), covered(down, pieces[:, 1], pieces[:, 3])
+    wide = _covered(across, pieces[:, 0], pieces[:, 2])
+    high = _covered(down, pieces[:, 1], pieces[:, 3])
     inside = np.einsum("py,px->yx", high, wide).ravel()
     cell = np.outer(np.diff(down), np.diff(across)).ravel()
     touched = np.flatnonzero(inside > 0)
     order = touched[np.argsort(-inside[touched] / cell[touched], kind="stable")]
     taken, spilled = np.cumsum(inside[order]), np.cumsum(cell[order] - inside[order])
     return float((taken / (areas(pieces).sum() + spilled)).max(initial=0.0))
+
+
+def _covered(lines: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """How much of each interval between lines lies in each piece, [piece, interval]."""
+    return np.maximum(np.minimum(lines[1:], high[:, None]) - np.maximum(lines[:-1], low[:, None]), 0)
 
 
 def ceiling_rows(truth: Truth, limits: Limits, how: Resampling, grids: tuple[int, ...] = GRIDS) -> list[Score]:

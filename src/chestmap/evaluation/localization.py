@@ -1,4 +1,4 @@
-"""One pass over the maps: every (image, finding) with boxes at every threshold, and regions where a finding is absent.
+"""Passes over the maps: every (image, finding) with boxes at every threshold, then regions where a finding is absent.
 
 Maps are read from the predictions folder in chunks, so memory does not grow with the number of images.
 """
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import cv2
 import numpy as np
@@ -18,10 +17,10 @@ from jaxtyping import Float, Int
 
 from chestmap.data.predictions import OwnRule, Predictions
 from chestmap.evaluation.overlap import areas, as_array, clipped
-from chestmap.evaluation.pairs import BOX_LEVELS, MASK_LEVELS, PairOverlap, Rules, absent_regions, overlap_of_pair
+from chestmap.evaluation.pairs import BOX_LEVELS, MASK_LEVELS, PairOverlap, absent_regions, overlap_of_pair
 from chestmap.evaluation.surface import Surface, Workspace, sampler
 from chestmap.evaluation.truth import Alignment, Truth
-from chestmap.types import Findings, Frame
+from chestmap.types import Frame
 
 Presets = Mapping[str, Callable[["Map"], np.ndarray]]
 """What each preset notes of one map: a row of numbers, equally long for all maps."""
@@ -40,15 +39,14 @@ class Map:
 
 @dataclass(frozen=True)
 class Pass:
-    """How maps are read. `thresholds` are those at which regions are counted where the finding is absent, by finding;
-    the last of them is the detection threshold.
+    """How maps are read. `met` is the IoU with which a region meets a box, `negatives` how many images are read for a finding
+    where it is absent, at most.
     """
 
     surface: Surface
     own: OwnRule
-    thresholds: Mapping[str, tuple[float, ...]]
-    met: float  # the IoU at which a detection meets a box
-    negatives: int  # images for each finding, at most
+    met: float = 0.3
+    negatives: int = 2000
     workers: int = 2
     chunk: int = 64
     seed: int = 0
@@ -71,7 +69,7 @@ class Pairs:
     pointed: Float[np.ndarray, "pair"]
     box_pair: Int[np.ndarray, "box"]
     each: Float[np.ndarray, "box boxcolumn"]
-    found: Float[np.ndarray, "box"]
+    found: Float[np.ndarray, "box boxcolumn"]
     noted: Mapping[str, np.ndarray] = field(default_factory=dict)  # preset: [pair, …]
 
     def __len__(self) -> int:
@@ -80,9 +78,9 @@ class Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Absent:
-    """One row for each scored (image, finding) where the finding is labelled absent.
+    """One row for each (image, finding) that was looked at and where the finding is labelled absent.
 
-    `counts` are regions at each of the thresholds; `region_row` and `confidence` have one row for each region at the last.
+    `counts` are regions at each of the thresholds given; `region_row` and `confidence` have one row for each region at the last.
     """
 
     finding: Int[np.ndarray, "row"]
@@ -93,19 +91,8 @@ class Absent:
     confidence: Float[np.ndarray, "region"]
 
 
-@dataclass(frozen=True, eq=False)
-class Localized:
-    """What one pass found."""
-
-    findings: Findings
-    pairs: Pairs
-    absent: Absent
-    lost: int = 0  # boxes that lie outside their image
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Findings with boxes, in order."""
-        return tuple(self.findings.names[index] for index in np.unique(self.pairs.finding))
+Thresholds = Callable[[int, int], tuple[float, ...]]
+"""The thresholds at which regions are counted in an image (of the truth) where a finding (of the alignment) is absent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,8 +119,8 @@ _Item = tuple[np.ndarray, Frame, np.ndarray, list[_Job]]  # maps and scores of o
 class _Worker:
     """Looks at the maps of one image; each thread has its own workspace."""
 
-    def __init__(self, how: Pass, findings: Findings, presets: Presets) -> None:
-        self.how, self.findings, self.presets, self.local = how, findings, presets, threading.local()
+    def __init__(self, how: Pass, presets: Presets, thresholds: Thresholds) -> None:
+        self.how, self.presets, self.thresholds, self.local = how, presets, thresholds, threading.local()
 
     def __call__(self, item: _Item) -> list[_Seen]:
         if not hasattr(self.local, "work"):
@@ -144,30 +131,41 @@ class _Worker:
     def _one(self, values: np.ndarray, frame: Frame, score: float, job: _Job) -> _Seen:
         how, work = self.how, self.local.work
         levels = sampler(how.surface, frame, values.shape, work).levels(values, normalize=how.own.normalize)
-        thresholds = how.thresholds[self.findings.names[job.finding]]
         if not len(job.boxes):
-            counts, confidence = absent_regions(levels, thresholds)
+            counts, confidence = absent_regions(levels, self.thresholds(job.image, job.finding))
             return _Seen(job, score, counts=tuple(counts), confidence=confidence)
         size = how.surface.size(frame)
         boxes = clipped(how.surface.place(job.boxes, frame), *size)
-        overlap = overlap_of_pair(levels, boxes, size, Rules(how.own.threshold, thresholds[-1], how.met), work)
+        overlap = overlap_of_pair(levels, boxes, (how.own.threshold, how.met), work, size)
         seen = Map(values, frame, job.boxes, score, work)
         return _Seen(job, score, overlap, {name: note(seen) for name, note in self.presets.items()})
 
 
-def localize(
+def look_at_pairs(
     predictions: Predictions, truth: Truth, alignment: Alignment, how: Pass, presets: Presets | None = None
-) -> Localized:
-    """Each map that is needed is read once; images without a job are not read."""
-    jobs, lost = _planned(predictions, truth, alignment, how)
-    worker = _Worker(how, alignment.findings, presets or {})
+) -> tuple[Pairs, int]:
+    """Every (image, finding) with boxes; and the number of boxes that lie outside their image and are left out."""
+    jobs, lost = _boxed(predictions, truth, alignment)
+    return _pairs(_looked(predictions, jobs, how, _Worker(how, presets or {}, lambda *_: ()))), lost
+
+
+def look_at_absent(
+    predictions: Predictions, truth: Truth, alignment: Alignment, how: Pass, thresholds: Thresholds
+) -> Absent:
+    """Images where a finding that has boxes somewhere is labelled absent: all, or a choice of `how.negatives` that depends on
+    the seed alone.
+    """
+    jobs = _absent_jobs(truth, alignment, how)
+    return _absent(_looked(predictions, jobs, how, _Worker(how, {}, thresholds)))
+
+
+def _looked(predictions: Predictions, jobs: Mapping[int, list[_Job]], how: Pass, worker: _Worker) -> list[_Seen]:
     seen: list[_Seen] = []
     with _one_thread_each(), ThreadPoolExecutor(max(1, how.workers)) as pool:
         for items in _read(predictions, jobs, how.chunk):
             for found in pool.map(worker, items):
                 seen += found
-    pairs = _pairs([one for one in seen if one.overlap is not None])
-    return Localized(alignment.findings, pairs, _absent([one for one in seen if one.overlap is None]), lost)
+    return sorted(seen, key=lambda one: (one.job.finding, one.job.image))
 
 
 @contextmanager
@@ -181,31 +179,35 @@ def _one_thread_each() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def _planned(predictions: Predictions, truth: Truth, alignment: Alignment, how: Pass) -> tuple[dict[int, list[_Job]], int]:
+def _boxed(predictions: Predictions, truth: Truth, alignment: Alignment) -> tuple[dict[int, list[_Job]], int]:
     """Jobs by row of the predictions, and the number of boxes outside their image."""
     jobs: dict[int, list[_Job]] = {}
-    sizes = predictions.table.select("width", "height").to_numpy()
-    labels, lost = truth.labels[:, alignment.known], 0
-    with_box = np.zeros(labels.shape, dtype=bool)
+    sizes, lost = predictions.table.select("width", "height").to_numpy(), 0
     place = {name: index for index, name in enumerate(alignment.findings)}
     for image, image_id in enumerate(truth.ids):
-        row = int(alignment.rows[image])
-        boxes = truth.boxes.get(image_id, ())
+        row, boxes = int(alignment.rows[image]), truth.boxes.get(image_id, ())
         for name in dict.fromkeys(box.finding for box in boxes if box.finding in place):
             given = as_array([box for box in boxes if box.finding == name])
             inside = clipped(given, *sizes[row])
             inside = inside[areas(inside) > 0]
             lost += len(given) - len(inside)
-            with_box[image, place[name]] = True
             if len(inside):
                 jobs.setdefault(row, []).append(_Job(image, place[name], int(alignment.predicted[place[name]]), inside))
-    chosen = np.random.default_rng(how.seed)
-    for finding in np.flatnonzero(with_box.any(axis=0)):
-        absent = np.flatnonzero((labels[:, finding] == 0) & ~with_box[:, finding])
-        for image in np.sort(chosen.permutation(absent)[: how.negatives]):
-            job = _Job(int(image), int(finding), int(alignment.predicted[finding]), np.empty((0, 4)))
-            jobs.setdefault(int(alignment.rows[image]), []).append(job)
     return jobs, lost
+
+
+def _absent_jobs(truth: Truth, alignment: Alignment, how: Pass) -> dict[int, list[_Job]]:
+    jobs: dict[int, list[_Job]] = {}
+    chosen = np.random.default_rng(how.seed)
+    for finding, name in enumerate(alignment.findings):
+        if name not in truth.boxed:
+            continue
+        with_box = [any(box.finding == name for box in truth.boxes.get(image_id, ())) for image_id in truth.ids]
+        absent = np.flatnonzero((truth.labels[:, alignment.known[finding]] == 0) & ~np.array(with_box))
+        for image in np.sort(chosen.permutation(absent)[: how.negatives]).tolist():
+            job = _Job(image, finding, int(alignment.predicted[finding]), np.empty((0, 4)))
+            jobs.setdefault(int(alignment.rows[image]), []).append(job)
+    return jobs
 
 
 def _read(predictions: Predictions, jobs: Mapping[int, list[_Job]], size: int) -> Iterator[list[_Item]]:
@@ -217,7 +219,6 @@ def _read(predictions: Predictions, jobs: Mapping[int, list[_Job]], size: int) -
 
 
 def _pairs(seen: list[_Seen]) -> Pairs:
-    seen = sorted(seen, key=lambda one: (one.job.finding, one.job.image))
     overlaps = [one.overlap for one in seen if one.overlap is not None]
     columns = (1 + len(MASK_LEVELS), 1 + len(BOX_LEVELS))
 
@@ -238,13 +239,12 @@ def _pairs(seen: list[_Seen]) -> Pairs:
         np.array([one.pointed for one in overlaps], dtype=np.float64),
         np.repeat(np.arange(len(seen)), [len(one.job.boxes) for one in seen]).astype(np.int64),
         joined([one.each for one in overlaps], (columns[1],)),
-        joined([one.found for one in overlaps], ()),
+        joined([one.found for one in overlaps], (columns[1],)),
         {name: np.stack([one.noted[name] for one in seen]) for name in (seen[0].noted if seen else ())},
     )
 
 
 def _absent(seen: list[_Seen]) -> Absent:
-    seen = sorted(seen, key=lambda one: (one.job.finding, one.job.image))
     return Absent(
         np.array([one.job.finding for one in seen], dtype=np.int64),
         np.array([one.job.image for one in seen], dtype=np.int64),

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-from chestmap.evaluation.overlap import areas, disjoint, intersections, ious, one_to_one, pixel_spans, regions
+from chestmap.evaluation.overlap import areas, disjoint, intersections, one_to_one, pixel_spans, regions
 from chestmap.evaluation.surface import LEVELS, Levels, Workspace
 
 OWN = 0
@@ -38,8 +38,8 @@ class PairOverlap:
 
     `area` and `inside` count the mask's pixels, all and within the union of boxes, by mask column; `ground` those of the union.
     Rows of `best` are IoU, IoR and IoGT of the largest region, then the greatest of any region, by box column; `each` is the IoU
-    of each true box when regions and boxes pair off. `found` is, for each true box, the greatest confidence among the detections
-    that meet it.
+    of each true box when regions and boxes pair off. `found` is, for each true box, the greatest confidence of a region that
+    meets it (-inf: none).
     """
 
     area: Int[np.ndarray, "column"]
@@ -48,16 +48,7 @@ class PairOverlap:
     best: Float[np.ndarray, "6 boxcolumn"]
     each: Float[np.ndarray, "box boxcolumn"]
     pointed: bool
-    found: Float[np.ndarray, "box"]
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The method's own threshold; which regions count as detections (own threshold or a box level), and when one meets a box."""
-
-    own: float
-    detection: float
-    iou: float
+    found: Float[np.ndarray, "box boxcolumn"]
 
 
 def quantized(levels: Float32[np.ndarray, "h w"], work: Workspace) -> UInt8[np.ndarray, "h w"]:
@@ -71,11 +62,14 @@ def quantized(levels: Float32[np.ndarray, "h w"], work: Workspace) -> UInt8[np.n
 def overlap_of_pair(
     levels: Levels | None,
     boxes: Float[np.ndarray, "box 4"],
-    size: tuple[int, int],
-    rules: Rules,
+    cut: tuple[float, float],
     work: Workspace,
+    size: tuple[int, int],
 ) -> PairOverlap:
-    """`levels` from Sampler.levels (None is a miss everywhere), boxes on the surface and inside it, size (width, height)."""
+    """`levels` from Sampler.levels (None is a miss everywhere), boxes on the surface and inside it, size (width, height).
+
+    `cut` is the own threshold, and the IoU with which a region meets a box.
+    """
     spans = pixel_spans(boxes, *size)
     pieces = disjoint(spans.astype(np.float64)).astype(np.int64)
     ground = int(areas(pieces.astype(np.float64)).sum())
@@ -84,17 +78,14 @@ def overlap_of_pair(
         area, inside = np.zeros(1 + LEVELS, dtype=np.int64), np.zeros(1 + LEVELS, dtype=np.int64)
         area[mask_column(0)], inside[mask_column(0)] = size[0] * size[1], ground
         nothing = np.zeros((len(boxes), columns))
-        never = np.full(len(boxes), -np.inf)
+        never = np.full((len(boxes), columns), -np.inf)
         return PairOverlap(area, inside, ground, np.zeros((6, columns)), nothing, pointed=False, found=never)
     pixels = levels.pixels
     coarse = quantized(pixels, work)
-    own_mask, corner = levels.reaching(rules.own)
+    own_mask, corner = levels.reaching(cut[0])
     area, inside = _counts(coarse, own_mask, corner, pieces)
     traced = [regions(own_mask, corner), *_traced(coarse, work)]
-    detected = traced[box_column(int(rules.detection * LEVELS)) if rules.detection * LEVELS in BOX_LEVELS else OWN][0]
-    best, each = _against(traced, boxes)
-    met = ious(detected, boxes) >= rules.iou
-    found = np.where(met, confidences(pixels, detected)[:, None], -np.inf).max(axis=0, initial=-np.inf)
+    best, each, found = _against(traced, boxes, pixels, cut[1])
     y, x = np.unravel_index(int(pixels.argmax()), pixels.shape)
     pointed = bool(((spans[:, 0] <= x) & (x < spans[:, 2]) & (spans[:, 1] <= y) & (y < spans[:, 3])).any())
     return PairOverlap(area, inside, ground, best, each, pointed, found)
@@ -106,15 +97,12 @@ def _counts(
     corner: tuple[int, int],
     pieces: Int[np.ndarray, "piece 4"],
 ) -> tuple[Int[np.ndarray, "column"], Int[np.ndarray, "column"]]:
-    def from_level(histogram: np.ndarray) -> np.ndarray:
-        return histogram[::-1].cumsum()[::-1]
-
     windows = [(slice(y0, y1), slice(x0, x1)) for x0, y0, x1, y1 in pieces if x0 < x1 and y0 < y1]
     within = sum((_histogram(coarse[window]) for window in windows), np.zeros(LEVELS, dtype=np.int64))
     moved = np.maximum(pieces - (corner * 2), 0)
     own_within = sum(int(own_mask[y0:y1, x0:x1].sum()) for x0, y0, x1, y1 in moved)
-    area = np.concatenate([[int(own_mask.sum())], from_level(_histogram(coarse))])
-    return area.astype(np.int64), np.concatenate([[own_within], from_level(within)]).astype(np.int64)
+    area = np.concatenate([[int(own_mask.sum())], _histogram(coarse)[::-1].cumsum()[::-1]])
+    return area.astype(np.int64), np.concatenate([[own_within], within[::-1].cumsum()[::-1]]).astype(np.int64)
 
 
 def _histogram(coarse: UInt8[np.ndarray, "h w"]) -> Int[np.ndarray, "level"]:
@@ -145,21 +133,27 @@ def confidences(levels: Float32[np.ndarray, "h w"], boxes: Float[np.ndarray, "re
 
 
 def _against(
-    traced: list[tuple[np.ndarray, np.ndarray]], boxes: Float[np.ndarray, "box 4"]
-) -> tuple[Float[np.ndarray, "6 boxcolumn"], Float[np.ndarray, "box boxcolumn"]]:
+    traced: list[tuple[np.ndarray, np.ndarray]], boxes: Float[np.ndarray, "box 4"], pixels: np.ndarray, met: float
+) -> tuple[Float[np.ndarray, "6 boxcolumn"], Float[np.ndarray, "box boxcolumn"], Float[np.ndarray, "box boxcolumn"]]:
     best, each = np.zeros((6, len(traced))), np.zeros((len(boxes), len(traced)))
-    every = np.concatenate([found for found, _ in traced])
+    found = np.full((len(boxes), len(traced)), -np.inf)
+    every = np.concatenate([there for there, _ in traced])
     shared, region_area, true_area = intersections(every, boxes), areas(every)[:, None], areas(boxes)[None, :]
     overlaps = np.stack([shared / (region_area + true_area - shared), shared / region_area, shared / true_area])
+    meeting = (overlaps[0] >= met).any(axis=1)
+    confidence = np.full(len(every), -np.inf)
+    confidence[meeting] = confidences(pixels, every[meeting])
     start = 0
-    for column, (found, sizes) in enumerate(traced):
-        if len(found):
-            part = overlaps[:, start : start + len(found)]
+    for column, (there, sizes) in enumerate(traced):
+        if len(there):
+            now = slice(start, start + len(there))
+            part = overlaps[:, now]
             best[:3, column] = part[:, int(sizes.argmax())].max(axis=1)
             best[3:, column] = part.max(axis=(1, 2))
             each[:, column] = part[0].max(axis=0) if len(boxes) == 1 else one_to_one(part[0])
-            start += len(found)
-    return best, each
+            found[:, column] = np.where(part[0] >= met, confidence[now, None], -np.inf).max(axis=0)
+            start += len(there)
+    return best, each, found
 
 
 def absent_regions(levels: Levels | None, thresholds: tuple[float, ...]) -> tuple[list[int], Float[np.ndarray, "region"]]:

@@ -87,10 +87,10 @@ def ham_rows(noted: np.ndarray, loc: Localization, how: Resampling) -> list[Scor
 def _block(
     loc: Localization, values: np.ndarray, heads: list[dict], preset: str, geometry: str, how: Resampling
 ) -> list[Score]:
-    pairs = loc.found.pairs
+    pairs = loc.pairs
     heads = [head | {"rule": f"preset {preset}", "geometry": geometry} for head in heads]
-    block = Block(pairs.finding, loc.patient[pairs.image], values.astype(np.float64), heads)
-    return scores_of(block, loc.found.findings.names, how)
+    block = Block(pairs.finding, loc.pair_patient(), values.astype(np.float64), heads)
+    return scores_of(block, loc.names, how)
 
 
 def note_wang(seen: Map) -> Float[np.ndarray, "14"]:
@@ -107,9 +107,9 @@ def note_wang(seen: Map) -> Float[np.ndarray, "14"]:
 
 def wang_rows(noted: np.ndarray, loc: Localization, how: Resampling) -> list[Score]:
     """AFP is divided by the boxes of all findings, as the steps of the published figures suggest (1/984); our inference."""
-    pairs = loc.found.pairs
+    pairs = loc.pairs
     hits = [noted[:, :1] > np.array(IOU), noted[:, 1:2] > np.array(IOR)]
-    share = np.bincount(pairs.finding, minlength=len(loc.found.findings))[pairs.finding, None] / max(len(pairs.box_pair), 1)
+    share = np.bincount(pairs.finding, minlength=len(loc.names))[pairs.finding, None] / max(len(pairs.box_pair), 1)
     kinds = ("T(IoU)", IOU), ("T(IoR)", IOR), ("AFP", IOU), ("AFP by IoR", IOR)
     heads = [{"measure": measure, "at": step} for measure, steps in kinds for step in steps]
     return _block(loc, np.concatenate([*hits, noted[:, 2:] * share], axis=1), heads, "wang2017", "any", how)
@@ -171,7 +171,7 @@ def cai_rows(noted: np.ndarray, loc: Localization, how: Resampling) -> list[Scor
 
     AFP is the number of boxes that miss by the images of the finding. Intervals hold the list fixed.
     """
-    pairs, names = loc.found.pairs, loc.found.findings.names
+    pairs, names = loc.pairs, loc.names
     iou = noted[:, len(CAI_CUTS) :]
     rows = []
     for label, budgets in (("cai2018", _budgets()), ("cai2018 without budget", {})):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from chestmap.evaluation.blocks import Block, Resampling, scores_of
-from chestmap.evaluation.localization import Localized
+from chestmap.evaluation.localization import Pairs
 from chestmap.evaluation.scores import Curve, Score, finding_groups
 from chestmap.evaluation.thresholds import (
     GEOMETRIES,
@@ -41,16 +41,21 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Localization:
-    """A pass with all that its scores depend on. `patient` is that of each image of the truth; `gates` the score from which a
-    finding is called present, chosen elsewhere (NaN: none).
+    """What the passes found and all that its scores depend on. `patient` is that of each image of the truth; `gates` the score
+    from which a finding is called present, chosen elsewhere (NaN: none).
     """
 
-    found: Localized
+    names: tuple[str, ...]
+    pairs: Pairs
     patient: Int[np.ndarray, "image"]
     own: float
     columns: Columns
     gates: Float[np.ndarray, "finding"] | None = None
     limits: Limits = field(default_factory=Limits)
+    lost: int = 0  # boxes outside their image, left out
+
+    def pair_patient(self, geometry: Geometry = "mask") -> Int[np.ndarray, "row"]:
+        return self.patient[self.pairs.image[rows_of(self.pairs, geometry)]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,34 +70,34 @@ def rate_rows(loc: Localization, how: Resampling) -> list[Score]:
     """T(IoU), T(IoR), T(IoGT), mean IoU and their score-gated form, for every geometry and rule."""
     rows: list[Score] = []
     for geometry in GEOMETRIES:
-        pair = rows_of(loc.found.pairs, geometry)
+        pair = rows_of(loc.pairs, geometry)
         columns = [
             *(column for rule in fixed_rules(loc.columns) for column in _fixed(loc, geometry, rule)),
             *_oracle(loc, geometry),
         ]
         block = Block(
-            loc.found.pairs.finding[pair],
-            loc.patient[loc.found.pairs.image[pair]],
+            loc.pairs.finding[pair],
+            loc.pair_patient(geometry),
             np.stack([column.values for column in columns], axis=1),
             [column.head for column in columns],
             "boxes" if geometry == "each" else "pairs",
             np.stack([column.thresholds for column in columns], axis=1),
             np.stack([column.ties for column in columns], axis=1),
         )
-        rows += scores_of(block, loc.found.findings.names, how)
+        rows += scores_of(block, loc.names, how)
     return rows
 
 
 def at_columns(loc: Localization, geometry: Geometry, rule: Rule, what: Overlap = "IoU") -> Float[np.ndarray, "row"]:
     """The overlap of each row at the threshold that the rule gives its finding."""
-    pairs = loc.found.pairs
-    values, finding = overlap(pairs, geometry, what), pairs.finding[rows_of(pairs, geometry)]
-    return values[np.arange(len(values)), loc.columns[geometry, rule][finding]]
+    pair, values = rows_of(loc.pairs, geometry), overlap(loc.pairs, geometry, what)
+    columns = loc.columns[geometry, rule].at(loc.pairs.image[pair], loc.pairs.finding[pair])
+    return values[np.arange(len(values)), columns]
 
 
 def _fixed(loc: Localization, geometry: Geometry, rule: Rule) -> list[_Column]:
-    pairs, limits = loc.found.pairs, loc.limits
-    thresholds = thresholds_of(geometry, loc.own)[loc.columns[geometry, rule]]
+    pairs, limits = loc.pairs, loc.limits
+    thresholds = loc.columns[geometry, rule].typical(thresholds_of(geometry, loc.own))
     measures: dict[Overlap, tuple[float, ...]] = {"IoU": limits.iou}
     if geometry != "each":
         measures |= {"IoR": limits.ior, "IoGT": limits.ior}
@@ -116,13 +121,13 @@ def _fixed(loc: Localization, geometry: Geometry, rule: Rule) -> list[_Column]:
 
 def _oracle(loc: Localization, geometry: Geometry) -> list[_Column]:
     """Each limit with the threshold that is best on these very boxes, by finding. Intervals hold that threshold fixed."""
-    pairs, allowed = loc.found.pairs, searched(geometry)
+    pairs, allowed = loc.pairs, searched(geometry)
     values, finding = overlap(pairs, geometry, "IoU"), pairs.finding[rows_of(pairs, geometry)]
     levels, rows = thresholds_of(geometry, loc.own), np.arange(len(values))
     columns = []
     for step in (*loc.limits.iou, None):
         hits = values if step is None else met(values, step, strict=loc.limits.strict).astype(np.float64)
-        best = np.zeros(len(loc.found.findings), dtype=np.int64)
+        best = np.zeros(len(loc.names), dtype=np.int64)
         for index in np.unique(finding):
             best[index] = allowed[int(hits[finding == index][:, allowed].mean(axis=0).argmax())]
         ties = np.zeros(len(rows)) if step is None else values[rows, best[finding]] == step
@@ -134,7 +139,7 @@ def _oracle(loc: Localization, geometry: Geometry) -> list[_Column]:
 
 def accuracy_curves(loc: Localization) -> list[Curve]:
     """Share of boxes met against the limit on IoU, for each finding and the means."""
-    pairs, names = loc.found.pairs, loc.found.findings.names
+    pairs, names = loc.pairs, loc.names
     curves = []
     for geometry, rule in loc.columns:
         finding = pairs.finding[rows_of(pairs, geometry)]
@@ -152,7 +157,7 @@ def accuracy_curves(loc: Localization) -> list[Curve]:
 
 def threshold_curves(loc: Localization) -> list[Curve]:
     """Mean accuracy over the limits on IoU against the threshold on the map: how much the choice of threshold matters."""
-    pairs, names = loc.found.pairs, loc.found.findings.names
+    pairs, names = loc.pairs, loc.names
     curves = []
     for geometry in GEOMETRIES:
         values, allowed = overlap(pairs, geometry, "IoU"), searched(geometry)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,9 @@ EXACT = 14
 """With at most so many patients who differ, all 2^n exchanges are tried; with more, random ones."""
 
 
-def numbered(names: Sequence[str]) -> Int[np.ndarray, "name"]:
+def numbered(names: Sequence[Hashable]) -> Int[np.ndarray, "name"]:
     """Patients as numbers from 0, in order of appearance."""
-    seen: dict[str, int] = {}
+    seen: dict[Hashable, int] = {}
     return np.array([seen.setdefault(name, len(seen)) for name in names], dtype=np.int64)
 
 

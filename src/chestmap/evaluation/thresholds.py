@@ -1,4 +1,5 @@
-"""Where a map is cut: by the method's own rule, by the best of validation boxes, or (an upper bound) by the best of the test.
+"""Where a map is cut: by the method's own rule, by what is best on boxes of other patients (the headline), or, as an upper bound,
+by what is best on the test.
 
 Thresholds are columns: 0 is the own one, the others are multiples of 1/256 (masks) or 1/32 (boxes, from 1/16 to 15/16).
 """
@@ -6,6 +7,7 @@ Thresholds are columns: 0 is the own one, the others are multiples of 1/256 (mas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -75,32 +77,67 @@ def best_column(
     return int(allowed[tied[len(tied) // 2]])
 
 
-def chosen_columns(
-    pairs: Pairs, geometry: Geometry, num_findings: int, limits: Sequence[float], *, strict: bool
-) -> Int[np.ndarray, "finding"]:
-    """The best threshold of each finding on these (validation) boxes; a finding without boxes gets the best over all of them."""
-    values, allowed = overlap(pairs, geometry, "IoU"), searched(geometry)
-    finding = pairs.finding[rows_of(pairs, geometry)]
-    pooled = best_column(values, limits, allowed, strict=strict)
-    found = np.full(num_findings, pooled, dtype=np.int64)
-    for index in np.unique(finding):
-        found[index] = best_column(values[finding == index], limits, allowed, strict=strict)
-    return found
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The threshold of each finding, as a column, by fold of the test's patients; `fold` is that of each image of the truth."""
+
+    by_fold: Int[np.ndarray, "fold finding"]
+    fold: Int[np.ndarray, "image"]
+
+    def at(self, image: Int[np.ndarray, "row"], finding: Int[np.ndarray, "row"]) -> Int[np.ndarray, "row"]:
+        return self.by_fold[self.fold[image], finding]
+
+    def typical(self, levels: Float[np.ndarray, "column"]) -> Float[np.ndarray, "finding"]:
+        """The threshold of each finding, the median where folds differ."""
+        return np.median(levels[self.by_fold], axis=0)
 
 
-Columns = Mapping[tuple[Geometry, Rule], Int[np.ndarray, "finding"]]
-"""The threshold that a rule gives each finding; the oracle has none of its own (it differs by limit)."""
+Columns = Mapping[tuple[Geometry, Rule], Chosen]
+"""The thresholds of rules that fix one; the oracle has none of its own (it differs by limit)."""
 
 
-def columns_by_rule(
-    num_findings: int, validation: Pairs | None, limits: Sequence[float], *, strict: bool
-) -> dict[tuple[Geometry, Rule], np.ndarray]:
-    found: dict[tuple[Geometry, Rule], np.ndarray] = {}
-    for geometry in GEOMETRIES:
-        found[geometry, "own"] = np.zeros(num_findings, dtype=np.int64)
-        if validation is not None and len(validation):
-            found[geometry, "validation"] = chosen_columns(validation, geometry, num_findings, limits, strict=strict)
-    return found
+@dataclass(frozen=True, eq=False)
+class Search:
+    """Where the validation thresholds come from: validation boxes where there are any; or else each of `folds` parts of the
+    test's patients gets what is best on the boxes of the others.
+    """
+
+    limits: Sequence[float]
+    strict: bool = False
+    folds: int = 5
+    seed: int = 0
+
+    def columns(
+        self, pairs: Pairs, patient: Int[np.ndarray, "image"], num_findings: int, validation: Pairs | None
+    ) -> Columns:
+        found: dict[tuple[Geometry, Rule], Chosen] = {}
+        nowhere = np.zeros(len(patient), dtype=np.int64)
+        for geometry in GEOMETRIES:
+            found[geometry, "own"] = Chosen(np.zeros((1, num_findings), dtype=np.int64), nowhere)
+            if validation is not None and len(validation):
+                best = self._best(validation, geometry, num_findings, slice(None))
+                found[geometry, "validation"] = Chosen(best[None], nowhere)
+            elif chosen := self._crossed(pairs, geometry, patient, num_findings):
+                found[geometry, "validation"] = chosen
+        return found
+
+    def _crossed(self, pairs: Pairs, geometry: Geometry, patient: np.ndarray, num_findings: int) -> Chosen | None:
+        """None where one fold holds all boxes."""
+        shuffled = np.random.default_rng(self.seed).permutation(int(patient.max()) + 1)
+        fold = (shuffled % self.folds)[patient]
+        fold_of_row = fold[pairs.image[rows_of(pairs, geometry)]]
+        if any((fold_of_row == part).all() for part in range(self.folds)):
+            return None
+        best = [self._best(pairs, geometry, num_findings, fold_of_row != part) for part in range(self.folds)]
+        return Chosen(np.stack(best), fold)
+
+    def _best(self, pairs: Pairs, geometry: Geometry, num_findings: int, rows: np.ndarray | slice) -> np.ndarray:
+        values, allowed = overlap(pairs, geometry, "IoU")[rows], searched(geometry)
+        finding = pairs.finding[rows_of(pairs, geometry)][rows]
+        found = np.full(num_findings, best_column(values, self.limits, allowed, strict=self.strict), dtype=np.int64)
+        for index in np.unique(finding):
+            found[index] = best_column(values[finding == index], self.limits, allowed, strict=self.strict)
+        return found
 
 
 def fixed_rules(columns: Columns) -> list[Rule]:

@@ -123,7 +123,7 @@ def _together_and_apart(
     how: Resampling,
     head: dict[str, str],
 ) -> list[Score]:
-    pairs = loc.found.pairs
-    patient, one = loc.patient[pairs.image], np.zeros(len(pairs), dtype=np.int64)
+    pairs = loc.pairs
+    patient, one = loc.pair_patient(), np.zeros(len(pairs), dtype=np.int64)
     together = scores_of_sums(Sums(one, patient, columns, measures), [head], [ALL], how, macros=False)
-    return together + scores_of_sums(Sums(pairs.finding, patient, columns, measures), [head], loc.found.findings.names, how)
+    return together + scores_of_sums(Sums(pairs.finding, patient, columns, measures), [head], loc.names, how)
