@@ -1,26 +1,34 @@
 """Pixel data of a DICOM file to integer codes, by one named decoder for each transfer syntax.
 
+Uncompressed data is read with NumPy. JPEG baseline, extended (12 bits) and lossless go through libjpeg-turbo (imagecodecs),
+JPEG-LS through CharLS (pyjpegls), JPEG 2000 through OpenJPEG (pylibjpeg-openjpeg), RLE through imagecodecs' PackBits.
 Which decoder runs never depends on what else is installed: pydicom would try any plug-in it finds, python-gdcm among them, which
 ends the interpreter on some images. A frame's own header is compared with the DICOM header before a decoder sees it, so
 that no decoder allocates what the limits forbid.
 """
 
-import io
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from importlib.util import find_spec
+from itertools import islice, pairwise
 
 import imagecodecs
-import jpeg_ls
 import numpy as np
-from jaxtyping import UInt
+from jaxtyping import UInt, UInt8
 from openjpeg.utils import decode as decode_jpeg_2000
 from pydicom import uid
-from pydicom.encaps import generate_fragments, parse_basic_offsets
+from pydicom.encaps import generate_fragments
 
 from chestmap.data.jpeg import LOSSLESS, check_scans, jpeg_header, segments
+from chestmap.data.jpeg_2000 import codestream
 from chestmap.errors import BadImage
+
+ITEM = b"\xfe\xff\x00\xe0"
+FRAGMENTS = 10_000
+SOF_LS = 0xF7
 
 Codes = UInt[np.ndarray, "h w *sample"]
 
@@ -67,16 +75,20 @@ def decoded(pixel_data: bytes, syntax: str, layout: Layout, *, vr: str, done: li
 
 
 def _frame(pixel_data: bytes) -> bytes:
-    """All fragments joined: there is one frame, so the table of offsets can only mislead."""
-    stream = io.BytesIO(pixel_data)
-    parse_basic_offsets(stream)
-    frame = b"".join(generate_fragments(stream))
-    if not frame:
+    """All fragments joined: there is one frame, so the table of offsets, which comes first, can only mislead."""
+    mark, length = struct.unpack_from("<4sI", pixel_data)
+    if mark != ITEM:
+        raise BadImage("pixel data is not compressed as its transfer syntax says: export it again")
+    fragments = list(islice(generate_fragments(pixel_data[8 + length :]), FRAGMENTS + 1))
+    if len(fragments) > FRAGMENTS:
+        raise BadImage(f"more than {FRAGMENTS:,} fragments for one image: compress it again")
+    if not any(fragments):
         raise BadImage("compressed pixel data is empty: export it again")
-    return frame
+    return b"".join(fragments)
 
 
 def _native(pixel_data: bytes, layout: Layout, order: str, vr: str, done: list[str]) -> tuple[Codes, str]:
+    """Values side by side or plane by plane, in the byte order of the transfer syntax; whatever follows them is ignored."""
     halved = layout.photometric == "YBR_FULL_422"
     samples = 2 if halved else layout.samples
     count = layout.rows * layout.columns * samples
@@ -104,6 +116,7 @@ def _full_chroma(codes: UInt[np.ndarray, "code"], layout: Layout) -> Codes:
 
 
 def _check_frame(width: int, height: int, samples: int, layout: Layout) -> None:
+    """The frame's own header must repeat the file's: decoders allocate by the former, the limits were held to the latter."""
     if (height, width, samples) != (layout.rows, layout.columns, layout.samples):
         raise BadImage(
             f"frame of {width} x {height} pixels with {samples} channels in a file of {layout.columns} x {layout.rows} with "
@@ -126,37 +139,64 @@ def _jpeg(frame: bytes, layout: Layout) -> tuple[Codes, str]:
     return np.asarray(imagecodecs.jpeg8_decode(frame, colorspace=stored, outcolorspace="RGB")), "RGB"
 
 
+JPEG_LS_CHILD = """
+import sys
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[1]),) * 2)
+except (ImportError, ValueError, OSError):
+    pass
+import jpeg_ls
+buffer, info = jpeg_ls.decode_pixel_data(sys.stdin.buffer.read())
+sys.stdout.buffer.write(bytes([info["bits_per_sample"], info["interleave_mode"]]) + buffer)
+"""
+"""CharLS (2.4.3 and before) counts through 2^32 on some damaged streams, ten seconds in which nothing can stop it; a child of
+its own costs a quarter of a second and is ended after its share of processor time."""
+CHILD_SECONDS = 60
+"""Of waiting, however busy the machine is."""
+
+
+def _in_child(frame: bytes, layout: Layout) -> tuple[int, int, UInt8[np.ndarray, "byte"]]:
+    """Bits of a sample, interleave mode and the decoded bytes."""
+    if find_spec("jpeg_ls") is None:
+        raise BadImage("JPEG-LS; reading it needs pyjpegls: pip install 'chestmap[dicom]'")
+    seconds = 2 + layout.rows * layout.columns * layout.samples // 20_000_000
+    try:
+        child = subprocess.run(  # noqa: S603 - a fixed program
+            [sys.executable, "-I", "-c", JPEG_LS_CHILD, str(seconds)],
+            check=False,
+            input=frame,
+            capture_output=True,
+            timeout=CHILD_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise BadImage(f"JPEG-LS frame takes more than {CHILD_SECONDS} seconds: damaged, export it again") from None
+    if child.returncode != 0 or len(child.stdout) < 2:
+        raise BadImage("JPEG-LS frame is damaged: copy or export it again")
+    return child.stdout[0], child.stdout[1], np.frombuffer(child.stdout, np.uint8, offset=2)
+
+
 def _jpeg_ls(frame: bytes, layout: Layout) -> tuple[Codes, str]:
-    for marker, _, body, end in segments(frame):
-        if marker == 0xF7 and end - body >= 6:
-            _, height, width, samples = struct.unpack_from(">BHHB", frame, body)
-            _check_frame(width, height, samples, layout)
-            break
-    else:
-        raise BadImage("JPEG-LS frame without a header: damaged, export it again")
-    buffer, info = jpeg_ls.decode_pixel_data(frame)
-    codes = np.frombuffer(buffer, np.uint8 if info["bits_per_sample"] <= 8 else np.uint16)
-    if layout.samples > 1 and info["interleave_mode"] == 0:
+    """By CharLS (pyjpegls), colors interleaved in any of its three ways."""
+    headers = [frame[body:end] for marker, _, body, end in segments(frame) if marker == SOF_LS]
+    if len(headers) != 1 or len(headers[0]) < 6:
+        raise BadImage("JPEG-LS frame without a single header: damaged, export it again")
+    _, height, width, samples = struct.unpack_from(">BHHB", headers[0])
+    _check_frame(width, height, samples, layout)
+    if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise BadImage("JPEG-LS frame cut short: no end mark; copy or export it again")
+    bits, interleave, codes = _in_child(frame, layout)
+    codes = codes.view(np.uint8 if bits <= 8 else np.uint16)
+    if layout.samples > 1 and interleave == 0:
         return np.moveaxis(codes.reshape(layout.samples, layout.rows, layout.columns), 0, -1), layout.photometric
     return codes.reshape(layout.shape), layout.photometric
 
 
-TILES = 4096
-
-
 def _jpeg_2000(frame: bytes, layout: Layout) -> tuple[Codes, str]:
-    """A JP2 wrapper, which DICOM forbids and some files have, is cut off."""
-    start = frame.find(b"\xff\x4f\xff\x51")
-    if start < 0 or len(frame) < start + 42:
-        raise BadImage("JPEG 2000 frame without a header: damaged, or its transfer syntax is wrong; export it again")
-    x1, y1, x0, y0, tile_width, tile_height, _, _, samples = struct.unpack_from(">8IH", frame, start + 8)
-    _check_frame(x1 - x0, y1 - y0, samples, layout)
-    tiles = -(-x1 // max(tile_width, 1)) * -(-y1 // max(tile_height, 1))
-    if tiles > TILES:
-        raise BadImage(f"JPEG 2000 frame in {tiles:,} tiles; at most {TILES:,} are read: compress it again")
-    if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
-        raise BadImage("JPEG 2000 frame cut short: no end mark; copy or export it again")
-    codes = decode_jpeg_2000(frame[start:], 0)
+    """By OpenJPEG (pylibjpeg-openjpeg), which also reads high-throughput streams and undoes the color transform."""
+    stream = codestream(frame)
+    _check_frame(stream.width, stream.height, stream.samples, layout)
+    codes = decode_jpeg_2000(frame[stream.start :], 0)
     return codes, "RGB" if layout.photometric in {"YBR_ICT", "YBR_RCT"} else layout.photometric
 
 
@@ -170,6 +210,8 @@ def _rle(frame: bytes, layout: Layout) -> tuple[Codes, str]:
     codes = np.empty((layout.samples, pixels, layout.bytes_per_sample), np.uint8)
     for segment, (start, end) in enumerate(pairwise(bounds)):
         plane = imagecodecs.packbits_decode(frame[start:end], out=bytearray(pixels + 256))
+        if len(plane) < pixels:
+            raise BadImage(f"RLE frame ends after {len(plane):,} of {pixels:,} pixels: damaged, copy or export it again")
         sample, place = divmod(segment, layout.bytes_per_sample)
         codes[sample, :, layout.bytes_per_sample - 1 - place] = np.frombuffer(plane, np.uint8)[:pixels]
     whole = codes.view("<u2" if layout.allocated == 16 else "u1").reshape(layout.samples, layout.rows, layout.columns)

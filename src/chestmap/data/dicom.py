@@ -1,8 +1,17 @@
-"""DICOM radiographs (CR, DX, RG and their secondary captures) to `Radiograph`s; what is no chest radiograph is refused.
+"""DICOM radiographs (CR, DX, RG and their secondary captures) to `Radiograph`s.
 
-The header comes from `dicom_header.py`, stored codes from `codecs.py`, greys from `grayscale.py`.
+`dicom_header.py` reads the elements, `dicom_kind.py` refuses what is no frontal chest radiograph, `codecs.py` turns pixel data
+into integer codes, and `grayscale.py` turns codes into greys: modality LUT or rescale, VOI LUT or first window, inversion,
+padding. What stands here says which elements decide each of these steps, and what happens where one is missing:
+
+* elements of the Image Pixel module get the standard's default where there is one; Rows, Columns, BitsAllocated and
+  PhotometricInterpretation have none and are needed
+* rescale or modality LUT: none is the identity; a damaged one refuses the file, since every grey would be wrong
+* window or VOI LUT: a damaged one is left out, since only contrast would be wrong
+* overlays (groups 60xx) are never drawn: they are marks of people, and would be learned
 """
 
+import re
 from typing import cast
 
 import numpy as np
@@ -12,43 +21,11 @@ from pydicom import uid
 from chestmap.data.codecs import FRAMES, NATIVE, Codes, Layout, decoded
 from chestmap.data.color import grey_of_color, unit
 from chestmap.data.dicom_header import FAILURES, Header, quiet, read_header
+from chestmap.data.dicom_kind import check_kind, check_part, view_of
 from chestmap.data.grayscale import Display, Lut, Rescale, Window, displayed
 from chestmap.data.limits import Limits
 from chestmap.errors import BadImage
 from chestmap.types import Radiograph
-
-MODALITIES = ("CR", "DX", "RG", "DR", "OT", "SC")
-"""DR and SC are no defined terms, yet stand in files that hold radiographs."""
-
-STORAGES = {
-    uid.ComputedRadiographyImageStorage,
-    uid.DigitalXRayImageStorageForPresentation,
-    uid.DigitalXRayImageStorageForProcessing,
-    uid.SecondaryCaptureImageStorage,
-    uid.MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
-    uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
-    uid.MultiFrameTrueColorSecondaryCaptureImageStorage,
-}
-
-CHEST_PARTS = ("CHEST", "THORAX", "LUNG", "HEART", "MEDIASTINUM", "BABYGRAM", "WHOLEBODY")
-OTHER_PARTS = (
-    "ABDOMEN", "ANKLE", "ARM", "BREAST", "CALCANEUS", "COCCYX", "CSPINE", "DENTAL", "ELBOW", "EXTREMITY", "EYE", "FACE",
-    "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HEEL", "HIP", "HUMERUS", "JAW", "KIDNEY", "KNEE", "LEG", "LSPINE",
-    "MANDIBLE", "MAXILLA", "NECK", "NOSE", "ORBIT", "PATELLA", "PELVIS", "RADIUS", "SACRUM", "SHOULDER", "SINUS", "SKULL",
-    "SPINE", "SSPINE", "THUMB", "TIBIA", "TOE", "TSPINE", "ULNA", "WRIST", "ZYGOMA",
-)  # fmt: skip
-"""From PS3.16 annex L and what stations write; a word in neither list is let through and reported."""
-
-FRONTAL = ("PA", "AP")
-LATERAL = {"LL", "RL", "LAT", "LATERAL", "LLAT", "RLAT", "LEFT LATERAL", "RIGHT LATERAL", "CROSS LATERAL", "XTABLE LAT"}
-OBLIQUE = {"LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "OBL", "OBLIQUE"}
-DECUBITUS = {"LLD", "RLD", "LD"}
-VIEW_CODES = {
-    "399348003": "AP", "R-10206": "AP", "272479007": "PA", "R-10214": "PA",
-    "399067008": "LATERAL", "399173006": "LL", "R-10236": "LL", "399198007": "RL", "R-10232": "RL",
-    "399182000": "OBLIQUE", "399135007": "LAO", "R-10220": "LAO", "399356000": "RAO", "399006002": "LPO", "399038007": "RPO",
-}  # fmt: skip
-"""CID 4010 "DX View" in SNOMED CT and its older form, as positions."""
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -67,19 +44,20 @@ def read_dicom(data: bytes, limits: Limits, *, any_view: bool = False) -> Radiog
 
 
 def _read(data: bytes, limits: Limits, *, any_view: bool) -> Radiograph:
+    """Header checks in the order of what says most: syntax, kind, part, view, pixels, layout."""
     header = read_header(data, limits)
     if header.syntax not in NATIVE and header.syntax not in FRAMES:
         raise BadImage(
             f"transfer syntax {uid.UID(header.syntax).name}; uncompressed, deflated, JPEG, JPEG-LS, JPEG 2000 and RLE are read: "
             "convert it"
         )
-    _check_kind(header)
-    _check_part(header)
-    view = _view(header, any_view=any_view)
-    layout = _layout(header, limits)
+    check_kind(header)
+    check_part(header)
+    view = view_of(header, any_view=any_view)
     element = header.element("PixelData", limits.file_bytes)
     if element is None or not isinstance(element.value, bytes):
         raise BadImage("no pixel data: is it a report, or cut short? Export the image again")
+    layout = _layout(header, limits)
     codes, photometric = decoded(element.value, header.syntax, layout, vr=str(element.VR), done=header.done)
     if layout.samples == 1:
         pixels, done = displayed(codes, _display(header, layout))
@@ -94,47 +72,6 @@ def _read(data: bytes, limits: Limits, *, any_view: bool) -> Radiograph:
         spacing_mm=_spacing(header),
         done=(*header.done, *done),
     )
-
-
-def _check_kind(header: Header) -> None:
-    storage, modality = header.text("SOPClassUID"), header.text("Modality").upper()
-    if storage and storage not in STORAGES:
-        raise BadImage(f"{uid.UID(storage).name}; radiographs are read (CR, DX, secondary capture): give those")
-    if modality and modality not in MODALITIES:
-        raise BadImage(f"modality {modality}; radiographs are read ({', '.join(MODALITIES)}): give those")
-    if not storage and not modality:
-        raise BadImage("neither SOP class nor modality says what it is; a radiograph says CR or DX: export it again")
-    if not storage or not modality:
-        header.done.append(f"no {'modality' if storage else 'SOP class'}: taken for a radiograph")
-    if storage == uid.DigitalXRayImageStorageForProcessing or header.text("PresentationIntentType") == "FOR PROCESSING":
-        header.done.append("raw detector image (FOR PROCESSING): contrast differs from an image for presentation")
-
-
-def _check_part(header: Header) -> None:
-    part = header.text("BodyPartExamined").upper()
-    plain = part.replace(" ", "").replace("_", "").replace("-", "")
-    if not plain or any(name in plain for name in CHEST_PARTS):
-        return
-    if any(plain.startswith(name) or plain.endswith(name) for name in OTHER_PARTS):
-        raise BadImage(f"body part {part}; chest radiographs are read: give those")
-    header.done.append(f"body part {part}: not in the list, taken for a chest")
-
-
-def _view(header: Header, *, any_view: bool) -> str:
-    position = " ".join(header.text("ViewPosition").upper().replace("_", " ").split())
-    if not position:
-        codes = (Header(item, header.syntax).text("CodeValue") for item in header.items("ViewCodeSequence"))
-        position = next((VIEW_CODES[code] for code in codes if code in VIEW_CODES), "")
-    if position in FRONTAL:
-        return position
-    kind = "lateral" if position in LATERAL else "oblique" if position in OBLIQUE else ""
-    if kind and not any_view:
-        raise BadImage(f"{kind} view (ViewPosition {position}); frontal views (PA, AP) are read: leave it out")
-    if position and not kind:
-        header.done.append(
-            f"view {position}: {'decubitus' if position in DECUBITUS else 'unknown'}, taken for a frontal view"
-        )
-    return "LATERAL" if kind == "lateral" else ""
 
 
 def _needed(header: Header, keyword: str) -> int:
@@ -153,6 +90,7 @@ def _or_default(header: Header, keyword: str, default: int) -> int:
 
 
 def _layout(header: Header, limits: Limits) -> Layout:
+    """The Image Pixel module, with the standard's defaults where an element is missing, and its contradictions refused."""
     rows, columns = _needed(header, "Rows"), _needed(header, "Columns")
     limits.check_size(columns, rows)
     frames = header.whole("NumberOfFrames")
@@ -183,6 +121,7 @@ def _layout(header: Header, limits: Limits) -> Layout:
 
 
 def _display(header: Header, layout: Layout) -> Display:
+    """Compressed samples lie at the bottom of their code; only uncompressed ones may be shifted up to HighBit."""
     compressed = header.syntax in FRAMES and header.syntax != uid.RLELossless
     return Display(
         allocated=layout.allocated,
@@ -207,11 +146,13 @@ def _padding(header: Header, layout: Layout) -> tuple[int, int] | None:
 
 
 def _as_stored(number: int, layout: Layout) -> int:
+    """The same bits, read as signed or unsigned as the pixels are."""
     number %= 2**layout.allocated
     return number - 2**layout.allocated if layout.signed and number >= 2 ** (layout.allocated - 1) else number
 
 
 def _modality(header: Header) -> Lut | Rescale | None:
+    """A table before a rescale (PS3.3 C.11.1); numbers that are none are refused, since every grey depends on them."""
     if header.items("ModalityLUTSequence"):
         lut = header.lut("ModalityLUTSequence")
         if lut is None:
@@ -251,6 +192,7 @@ def _voi(header: Header) -> Lut | Window | None:
 
 
 def _inverted(header: Header, layout: Layout) -> bool:
+    """Low values are white if either element says so; MONOCHROME1 with IDENTITY is a contradiction that real files contain."""
     shape = header.text("PresentationLUTShape").upper()
     low_is_white = layout.photometric == "MONOCHROME1"
     if (low_is_white and shape == "IDENTITY") or (not low_is_white and shape == "INVERSE"):
@@ -259,6 +201,7 @@ def _inverted(header: Header, layout: Layout) -> bool:
 
 
 def _grey_of_color(codes: Codes, photometric: str, layout: Layout) -> tuple[Float32[np.ndarray, "h w"], list[str]]:
+    """Display-ready by definition: no modality or VOI transformation applies to color (PS3.3 C.7.6.3.1.2)."""
     white = 2**layout.stored - 1
     codes = np.minimum(codes, white)
     if photometric == "RGB":
@@ -279,8 +222,10 @@ def _spacing(header: Header) -> tuple[float, float] | None:
 
 
 def _note_rest(header: Header) -> None:
-    orientation = [str(part).upper() for part in header.values("PatientOrientation")]
-    if len(orientation) == 2 and (orientation[0][:1], orientation[1][:1]) not in {("L", "F"), ("", "")}:
-        header.done.append(f"patient orientation {header.text('PatientOrientation')[:8]}: pixels kept as stored")
+    """What changes nothing here, and a reader of the results should know."""
+    orientation = "\\".join(str(part) for part in header.values("PatientOrientation")[:2])
+    if orientation and not re.fullmatch(r"L\w*\\F\w*", orientation):
+        shown = "".join(letter for letter in orientation[:16] if letter.isprintable())
+        header.done.append(f"patient orientation {shown}: pixels kept as stored")
     if header.text("BurnedInAnnotation").upper() == "YES":
         header.done.append("burned-in annotation: text stays in the picture")

@@ -19,6 +19,7 @@ from pydicom import uid
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.sequence import Sequence
 
@@ -30,8 +31,9 @@ MARK = 128
 """`DICM` stands here, after a preamble that may hold anything."""
 
 FAILURES = (
-    ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, LookupError, MemoryError, NotImplementedError,
-    OSError, RecursionError, RuntimeError, TypeError, ValueError, struct.error, zlib.error,
+    ArithmeticError, AssertionError, AttributeError, BufferError, BytesLengthException, EOFError, InvalidDicomError,
+    LookupError, MemoryError, NotImplementedError, OSError, RecursionError, RuntimeError, TypeError, ValueError, struct.error,
+    zlib.error,
 )  # fmt: skip
 """What pydicom and the decoders raise on damaged data; none of them promises a type."""
 
@@ -44,7 +46,7 @@ WANTED = (
     "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction", "PresentationLUTShape", "PixelData",
 )  # fmt: skip
 
-READS = 200_000
+READS = 50_000
 """Bound on elements and sequence items: an ordinary radiograph needs about 600 reads."""
 VALUE_BYTES, SEQUENCE_BYTES = 1 << 16, 1 << 20
 """A longer value or sequence is damaged: it is not converted."""
@@ -74,6 +76,7 @@ class Header:
         return None if element.value is None or element.is_empty else element
 
     def values(self, keyword: str) -> list[object]:
+        """All values of an element; a single one makes a list of one."""
         element = self.element(keyword)
         if element is None:
             return []
@@ -85,10 +88,12 @@ class Header:
         return "".join(letter for letter in str(value)[:64] if letter.isprintable()).strip()
 
     def whole(self, keyword: str) -> int | None:
+        """A number without fraction: 2.5 rows are as good as none."""
         number = self.decimal(keyword)
         return int(number) if number is not None and number == int(number) else None
 
     def decimals(self, keyword: str) -> list[float]:
+        """All values as finite numbers, or nothing where one of them is none."""
         numbers = [_number(value) for value in self.values(keyword)]
         return [number for number in numbers if number is not None] if None not in numbers else []
 
@@ -97,6 +102,7 @@ class Header:
         return _number(next(iter(self.values(keyword)), None))
 
     def items(self, keyword: str) -> list[Dataset]:
+        """The data sets of a sequence."""
         element = self.element(keyword, SEQUENCE_BYTES)
         return list(element.value) if element is not None and isinstance(element.value, Sequence) else []
 
@@ -111,6 +117,7 @@ class Header:
 
 
 def _number(value: object) -> float | None:
+    """DICOM writes numbers as text too; NaN and infinity are damage."""
     try:
         number = float(str(value))
     except ValueError:
@@ -160,6 +167,8 @@ def read_header(data: bytes, limits: Limits) -> Header:
         is_little_endian=syntax != uid.ExplicitVRBigEndian,
         specific_tags=tags,  # pyright: ignore[reportArgumentType] - pydicom takes plain integers too
     )
+    if not dataset:  # what pydicom leaves of a data set whose end is missing
+        raise BadImage("DICOM data cut short: copy or export it again")
     return Header(dataset, str(syntax), done)
 
 
@@ -197,9 +206,11 @@ def _file_meta(data: bytes) -> tuple[str, int]:
 
 
 def _inflated(data: bytes, offset: int, limits: Limits) -> bytes:
+    """Inflates no more than the file limit allows."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = inflater.decompress(memoryview(data)[offset:], limits.file_bytes + 1)
-    limits.check_bytes(len(inflated))
+    if len(inflated) > limits.file_bytes:
+        raise BadImage(f"deflated DICOM data of more than {limits.file_bytes:,} bytes: resize or compress the image")
     if not inflater.eof:
         raise BadImage("deflated DICOM data cut short: copy or export it again")
     return inflated

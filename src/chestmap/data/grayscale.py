@@ -91,11 +91,13 @@ def _values(display: Display) -> tuple[Int64[np.ndarray, "code"], Bool[np.ndarra
 
 
 def _span(padding: tuple[int, int] | None) -> str:
+    """Padding as text."""
     first, last = padding or (0, 0)
     return f"{first}" if first == last else f"{first} to {last}"
 
 
 def _modality(values: Int64[np.ndarray, "code"], display: Display, done: list[str]) -> Float64[np.ndarray, "code"]:
+    """Stored values to what the maker calls its output units."""
     match display.modality:
         case Lut() as lut:
             done.append(f"modality LUT of {len(lut.entries)} entries")
@@ -116,6 +118,7 @@ def _looked_up(inputs: Float64[np.ndarray, "code"], lut: Lut) -> Float64[np.ndar
 def _voi(
     inputs: Float64[np.ndarray, "code"], present: Bool[np.ndarray, "code"], display: Display, done: list[str]
 ) -> Float64[np.ndarray, "code"]:
+    """Output units to grey; a table or window under which nothing can be seen is dropped."""
     match display.voi:
         case Lut() as lut:
             greys, note = _by_lut(inputs, lut)
@@ -132,6 +135,7 @@ def _voi(
 
 
 def _by_lut(inputs: Float64[np.ndarray, "code"], lut: Lut) -> tuple[Float64[np.ndarray, "code"], str]:
+    """White is the largest value of so many bits, unless the table stays under half of it or goes beyond."""
     white, largest = 2**lut.bits - 1, max(int(lut.entries.max()), 1)
     note = f"VOI LUT of {len(lut.entries)} entries"
     if not white / 2 < largest <= white:

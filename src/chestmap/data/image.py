@@ -1,4 +1,8 @@
-"""From file to radiograph: PNG, JPEG or DICOM, told apart by content, never by name."""
+"""From file to radiograph: PNG, JPEG or DICOM, told apart by content, never by name.
+
+`png.py`, `jpeg.py` and `dicom.py` each turn the bytes of one kind into grey; here stands what holds for all: which file may
+be opened, what the content is where it is none of the three, and that every failure is a `BadImage` that names the file.
+"""
 
 import stat
 from dataclasses import dataclass, replace
@@ -15,29 +19,30 @@ __all__ = ["LIMITS", "Limits", "ReadSettings", "read_radiograph"]
 
 ALLOWED = "PNG, JPEG and DICOM are read"
 
+CONVERT, UNPACK, NAME_IMAGE = "convert it", "unpack it", "name an image"
 OTHERS = (
-    (0, b"GIF8", "GIF"),
-    (0, b"II*\0", "TIFF"),
-    (0, b"MM\0*", "TIFF"),
-    (0, b"II+\0", "TIFF"),
-    (8, b"WEBP", "WebP"),
-    (4, b"ftypavi", "AVIF"),
-    (4, b"ftyphei", "HEIC"),
-    (0, b"BM", "BMP"),
-    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (344, b"n+1\0", "NIfTI"),
-    (0, b"\x89HDF", "HDF5"),
-    (0, b"\x93NUMPY", "NumPy array"),
-    (0, b"%PDF", "PDF"),
-    (0, b"%!PS", "PostScript"),
-    (0, b"PK\x03\x04", "ZIP archive"),
-    (0, b"\x1f\x8b", "gzip archive"),
-    (0, b"7z\xbc\xaf", "7z archive"),
-    (257, b"ustar", "tar archive"),
-    (0, b"version https://git-lfs", "Git LFS pointer, not the file itself"),
+    (0, b"GIF8", "GIF", CONVERT),
+    (0, b"II*\0", "TIFF", CONVERT),
+    (0, b"MM\0*", "TIFF", CONVERT),
+    (0, b"II+\0", "TIFF", CONVERT),
+    (8, b"WEBP", "WebP", CONVERT),
+    (4, b"ftypavi", "AVIF", CONVERT),
+    (4, b"ftyphei", "HEIC", CONVERT),
+    (0, b"BM", "BMP", CONVERT),
+    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000", CONVERT),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000", CONVERT),
+    (344, b"n+1\0", "NIfTI", CONVERT),
+    (0, b"\x89HDF", "HDF5", CONVERT),
+    (0, b"\x93NUMPY", "NumPy array", CONVERT),
+    (0, b"%PDF", "PDF", CONVERT),
+    (0, b"%!PS", "PostScript", CONVERT),
+    (0, b"PK\x03\x04", "ZIP archive", UNPACK),
+    (0, b"\x1f\x8b", "gzip archive", UNPACK),
+    (0, b"7z\xbc\xaf", "7z archive", UNPACK),
+    (257, b"ustar", "tar archive", UNPACK),
+    (0, b"version https://git-lfs", "Git LFS pointer", "fetch the file itself"),
 )
-"""Offset, mark and name of what people give by mistake."""
+"""Offset, mark and name of what people give by mistake, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,10 @@ class ReadSettings:
     views: Literal["frontal", "any"] = "frontal"  # "any" lets lateral and oblique DICOMs through
 
 
-def read_radiograph(path: Path, settings: ReadSettings = ReadSettings()) -> Radiograph:
+DEFAULTS = ReadSettings()
+
+
+def read_radiograph(path: Path | str, settings: ReadSettings = DEFAULTS) -> Radiograph:
     """The image in a file, grey in [0, 1] with dense tissue white; `done` lists what happened to the stored pixels.
 
     Image id is the file's name without its ending, patient id and view are a DICOM's own. Whatever is wrong with the file or
@@ -57,11 +65,12 @@ def read_radiograph(path: Path, settings: ReadSettings = ReadSettings()) -> Radi
         radiograph = _read(_content(path, settings.limits), settings)
         check_not_blank(radiograph.pixels)
     except BadImage as problem:
-        raise BadImage(f"{_printable(str(path))}: {problem}") from None
+        raise BadImage(_printable(f"{path}: {problem}")) from None
     return replace(radiograph, image_id=_image_id(path), source=_printable(str(path)))
 
 
 def _read(data: bytes, settings: ReadSettings) -> Radiograph:
+    """By the first bytes; `DICM` stands behind a preamble that may look like anything."""
     if data.startswith(png.SIGNATURE):
         pixels, done = png.read_png(data, settings.limits)
         return Radiograph(pixels, image_id="", done=done)
@@ -74,47 +83,53 @@ def _read(data: bytes, settings: ReadSettings) -> Radiograph:
         except ImportError as problem:
             raise BadImage(f"DICOM; reading it needs {problem.name}: pip install 'chestmap[dicom]'") from None
         return read_dicom(data, settings.limits, any_view=settings.views == "any")
-    raise BadImage(f"{_kind(data)}; {ALLOWED}: convert it")
+    kind, advice = _kind(data)
+    raise BadImage(f"{kind}; {ALLOWED}: {advice}")
 
 
 def _content(path: Path, limits: Limits) -> bytes:
     """Only a regular file is opened: a pipe or device would wait forever."""
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-            raise BadImage(f"{what}; {ALLOWED}: name a file")
-        limits.check_bytes(status.st_size)
+    except (OSError, ValueError) as problem:
+        raise _cannot_open(problem) from None
+    if not stat.S_ISREG(status.st_mode):
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        raise BadImage(f"{what}; {ALLOWED}: name a file")
+    limits.check_bytes(status.st_size)
+    try:
         with path.open("rb") as stream:
             data = stream.read(limits.file_bytes + 1)
     except OSError as problem:
-        raise BadImage(
-            f"cannot be opened ({problem.strerror or type(problem).__name__}): check path and permissions"
-        ) from None
-    except ValueError:
-        raise BadImage("is no path that can exist: check its letters") from None
+        raise _cannot_open(problem) from None
     limits.check_bytes(len(data))
     if not data:
         raise BadImage(f"empty file; {ALLOWED}: copy or download it again")
     return data
 
 
-def _kind(data: bytes) -> str:
-    for offset, mark, name in OTHERS:
+def _cannot_open(problem: OSError | ValueError) -> BadImage:
+    said = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
+    return BadImage(f"cannot be opened ({said}): check path and permissions")
+
+
+def _kind(data: bytes) -> tuple[str, str]:
+    """What the content seems to be, and what to do about it."""
+    for offset, mark, name, advice in OTHERS:
         if data.startswith(mark, offset):
-            return name
+            return name, advice
     if not any(data[:4096]):
-        return "nothing but zero bytes"
+        return "nothing but zero bytes", "copy or download it again"
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<svg", b"<?xml")):
-        return "SVG or XML"
+        return "SVG or XML", NAME_IMAGE
     if start.startswith((b"<!doctype html", b"<html")):
-        return "a web page (was the download refused?)"
+        return "a web page (was the download refused?)", "download it again"
     if data[:2] in {b"\x08\0", b"\x02\0"}:
-        return "DICOM data without its file header (128 bytes and DICM)"
+        return "DICOM data without its file header (128 bytes and DICM)", "export it again"
     if all(byte >= 32 or byte in b"\t\r\n\f" for byte in data[:512]):
-        return "text"
-    return f"unknown content (first bytes {data[:4].hex(' ')})"
+        return "text", NAME_IMAGE
+    return f"unknown content (first bytes {data[:4].hex(' ')})", NAME_IMAGE
 
 
 def _image_id(path: Path) -> str:
@@ -124,4 +139,5 @@ def _image_id(path: Path) -> str:
 
 
 def _printable(text: str) -> str:
+    """Names come from outside: no line break, color code or direction mark of theirs reaches a terminal or log."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)

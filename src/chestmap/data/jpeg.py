@@ -1,4 +1,9 @@
-"""JPEG to grey pixels: markers are checked here, pixels are decoded by Pillow (8 bit) or imagecodecs (12 bit, lossless)."""
+"""JPEG to grey pixels: markers are checked here, pixels are decoded by Pillow (8 bit) or imagecodecs (12 bit, lossless).
+
+The decoder gets the segments that make the pixels and no others, so thumbnails, further pictures (MPO) and damaged metadata
+never matter. A file that was cut is found by its missing end mark; damage inside the compressed data cannot be told from a
+strange picture.
+"""
 
 import io
 import struct
@@ -22,6 +27,7 @@ FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 SCAN = 0xDA
 METADATA = {*range(0xE1, 0xF0), 0xFE} - {0xEE}
 """Application segments and comments; JFIF (E0) and Adobe (EE) tell how to read the colors and stay."""
+SEGMENTS = 10_000
 SCANNED_PIXELS = 600_000_000
 """Bound on scans times pixels: a progressive file may ask for any number of passes over the picture."""
 
@@ -81,6 +87,7 @@ def jpeg_header(data: bytes) -> JpegHeader:
 
 
 def check_scans(header: JpegHeader, data: bytes) -> None:
+    """Each scan passes over all pixels, so both together bound the time."""
     scans = data.count(b"\xff\xda", header.scan)
     if scans * header.width * header.height > SCANNED_PIXELS:
         raise BadImage(
@@ -90,14 +97,18 @@ def check_scans(header: JpegHeader, data: bytes) -> None:
 
 def segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     """(marker, start, start of its data, end) of each segment, up to the first scan."""
-    marker, end = 0, 2
-    while marker != SCAN:
+    end = 2
+    for _ in range(SEGMENTS):
         start = end
         marker, body, end = _segment(data, start)
         yield marker, start, body, end
+        if marker == SCAN:
+            return
+    raise BadImage(f"JPEG with more than {SEGMENTS:,} segments before its picture: save it again")
 
 
 def _segment(data: bytes, position: int) -> tuple[int, int, int]:
+    """Marker, start and end of its data (empty for markers that stand alone); fill bytes before a marker are skipped."""
     try:
         if data[position] != 0xFF:
             raise BadImage(f"no JPEG marker at byte {position:,}: damaged, copy it again")
@@ -116,6 +127,7 @@ def _segment(data: bytes, position: int) -> tuple[int, int, int]:
 
 
 def _take(header: JpegHeader, marker: int, body: bytes) -> None:
+    """What one segment adds to the header."""
     if marker in FRAMES:
         if marker not in PROCESSES or header.process:
             kind = "with a second frame" if header.process else f"of an unusual process (marker {marker:X})"
@@ -131,6 +143,7 @@ def _take(header: JpegHeader, marker: int, body: bytes) -> None:
 
 
 def _decoded(plain: bytes) -> UInt[np.ndarray, "h w *channel"]:
+    """Eight bits per sample, color as RGB; Pillow refuses data that ends early and cannot tell data that was changed."""
     try:
         with Image.open(io.BytesIO(plain), formats=("JPEG",)) as picture:
             return np.asarray(picture)
@@ -139,6 +152,7 @@ def _decoded(plain: bytes) -> UInt[np.ndarray, "h w *channel"]:
 
 
 def _decoded_deep(data: bytes, header: JpegHeader) -> UInt[np.ndarray, "h w *channel"]:
+    """What Pillow does not read: 12 bits, and the lossless process with 2 to 16."""
     kind = f"{header.precision}-bit {PROCESSES[header.process]} JPEG"
     try:
         import imagecodecs

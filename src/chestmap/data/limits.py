@@ -15,10 +15,12 @@ class Limits:
     shortest_side: int = 16
 
     def check_bytes(self, count: int) -> None:
+        """For the file itself and for what it unpacks to."""
         if count > self.file_bytes:
             raise BadImage(f"{count:,} bytes; at most {self.file_bytes:,} are read: resize or compress the image")
 
     def check_size(self, width: int, height: int) -> None:
+        """`width` and `height` as a header states them, in pixels; nothing has been allocated for them yet."""
         if min(width, height) < self.shortest_side:
             raise BadImage(
                 f"{width} x {height} pixels; at least {self.shortest_side} on each side are needed: is it a thumbnail?"

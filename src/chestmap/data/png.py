@@ -70,6 +70,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _parts(data: bytes, limits: Limits) -> _Parts:
+    """Walks the chunks, checks those that make the pixels, and keeps them as they are; the others are skipped unread."""
     parts = _Parts()
     view = memoryview(data)
     for number, (kind, start, end) in enumerate(_chunks(data)):
@@ -94,6 +95,7 @@ def _parts(data: bytes, limits: Limits) -> _Parts:
 
 
 def _read_header(parts: _Parts, header: bytes, limits: Limits) -> None:
+    """PNG 3rd edition, 11.2.1; compression, filter and interlace method are left to the decoder."""
     if len(header) != 13:
         raise BadImage("PNG header has a wrong length: damaged, copy it again")
     parts.width, parts.height, parts.depth, parts.color = struct.unpack(">IIBB", header[:10])
@@ -105,6 +107,9 @@ def _read_header(parts: _Parts, header: bytes, limits: Limits) -> None:
 
 
 def _inflated(clean: bytes) -> UInt[np.ndarray, "h w *channel"]:
+    """OpenCV's order: blue, green, red, alpha; a palette comes resolved, fewer than 8 bits stretched to 8. It says no to damage
+    by returning nothing, and libpng then writes a line to stderr, which only a file with right checksums can cause.
+    """
     try:
         stored = cv2.imdecode(np.frombuffer(clean, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -115,6 +120,7 @@ def _inflated(clean: bytes) -> UInt[np.ndarray, "h w *channel"]:
 
 
 def _grey(stored: UInt[np.ndarray, "h w *channel"], parts: _Parts) -> tuple[Float32[np.ndarray, "h w"], list[str]]:
+    """More than one channel: color first, then transparency."""
     if stored.ndim == 2:
         return _grey_of_one(stored, parts)
     white = int(np.iinfo(stored.dtype).max)
@@ -128,6 +134,7 @@ def _grey(stored: UInt[np.ndarray, "h w *channel"], parts: _Parts) -> tuple[Floa
 
 
 def _grey_of_one(stored: UInt[np.ndarray, "h w"], parts: _Parts) -> tuple[Float32[np.ndarray, "h w"], list[str]]:
+    """One channel; OpenCV drops its transparent level (tRNS), so that is looked up here, in the depth of the file."""
     white, done = int(np.iinfo(stored.dtype).max), []
     if parts.depth == 16:
         white, done = _white_of_16_bits(int(stored.max()))
