@@ -1,6 +1,6 @@
 """What the pack and the loader bring, as Markdown: `python benchmarks/loader.py [folder of shared data]`, about a minute.
 
-Absolute times depend on what else the machine does; ratios within one run are what counts.
+Absolute times depend on what else the machine does; ratios within one run, and processor time, are what counts.
 """
 
 import resource
@@ -20,7 +20,7 @@ from chestmap.data.loader import Loader, LoaderSettings, Part
 from chestmap.data.nih import NihSettings, read_nih
 from chestmap.data.pack import Pack, PackSettings, make_pack
 
-SECONDS = 1.5
+SECONDS = 1.0
 IMAGES = 320
 BATCH = 16
 AUGMENTS = {
@@ -33,16 +33,16 @@ AUGMENTS = {
 }
 
 
-def rate(work: Callable[[], int], seconds: float = SECONDS) -> float:
-    """Images a second over calls that return how many they made."""
+def rate(work: Callable[[], int]) -> tuple[float, float]:
+    """Images a second, and milliseconds of this process's own time for each; `work` returns how many images it made."""
     work()
-    start, count = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
+    start, own, count = time.perf_counter(), time.process_time(), 0
+    while time.perf_counter() - start < SECONDS:
         count += work()
-    return count / (time.perf_counter() - start)
+    return count / (time.perf_counter() - start), 1000 * (time.process_time() - own) / count
 
 
-def decoding(paths: list[Path], settings: PackSettings) -> float:
+def decoding(paths: list[Path], settings: PackSettings) -> tuple[float, float]:
     turn = iter(paths * 10_000)
 
     def one() -> int:
@@ -52,7 +52,7 @@ def decoding(paths: list[Path], settings: PackSettings) -> float:
     return rate(one)
 
 
-def reading(pack: Pack) -> float:
+def reading(pack: Pack) -> tuple[float, float]:
     generator = np.random.default_rng(0)
 
     def some() -> int:
@@ -60,11 +60,11 @@ def reading(pack: Pack) -> float:
             pack.images[row].copy()
         return 100
 
-    return rate(some, 1.0)
+    return rate(some)
 
 
-def loading(part: Part, workers: int, augment: AugmentSettings | None) -> tuple[float, float]:
-    """Batches a second, and seconds to the first batch."""
+def loading(part: Part, workers: int, augment: AugmentSettings | None) -> tuple[float, float, float]:
+    """Batches a second, this process's milliseconds for an image, and seconds to the first batch."""
     loader = Loader(part, LoaderSettings(batch_size=BATCH, workers=workers), augment=augment)
 
     def batches() -> Iterator[int]:
@@ -76,7 +76,21 @@ def loading(part: Part, workers: int, augment: AugmentSettings | None) -> tuple[
     turn = batches()
     next(turn)
     first = time.perf_counter() - start
-    return rate(lambda: next(turn)) / BATCH, first
+    images, own = rate(lambda: next(turn))
+    return images / BATCH, own, first
+
+
+def against_decoding(pack: Pack, raw: list[Path], stored: list[Path]) -> str:
+    speeds = [decoding(raw, pack.settings), decoding(stored, pack.settings), reading(pack)]
+    large, small, read = (own for _, own in speeds)
+    cells = " | ".join(f"{images:,.0f} ({own:.3g})" for images, own in speeds)
+    return f"| {pack.settings.width} | {cells} | {large / read:.0f}× | {small / read:.0f}× |"
+
+
+def of_batches(part: Part, name: str, augment: AugmentSettings | None) -> str:
+    none, one, two = (loading(part, workers, augment) for workers in (0, 1, 2))
+    cells = f"{none[0]:.1f} ({none[1]:.2f}) | {one[0]:.1f} | {two[0]:.1f} | {two[2]:.2f}"
+    return f"| {part.pack.settings.width} | {name} | {cells} |"
 
 
 def memory() -> str:
@@ -85,37 +99,31 @@ def memory() -> str:
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     shared = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[2] / "shared" / "data"
     source = read_nih(NihSettings(root=shared / "nih"))
     source = source.select(np.arange(0, len(source), len(source) // IMAGES)[:IMAGES])
-    raw = sorted((shared / "raw").glob("*.png"))
-    stored = [source.path(row) for row in range(0, len(source), 16)]
-    print(
-        "| canvas | decode 1024 px PNG, images/s | decode 512 px PNG | random reads from the pack | pack / 1024 | pack / 512 |"
-    )
-    print("|---|---|---|---|---|---|")
+    raw, stored = sorted((shared / "raw").glob("*.png")), [source.path(row) for row in range(64)]
     with tempfile.TemporaryDirectory() as folder:
-        parts = {}
-        for side in (512, 224):
-            settings = PackSettings(width=side, height=side)
-            start = time.perf_counter()
-            pack = make_pack(source, Path(folder) / str(side), settings, progress=False)
-            made = len(pack) / (time.perf_counter() - start)
-            large, small, read = decoding(raw, settings), decoding(stored, settings), reading(pack)
-            print(f"| {side} | {large:.0f} | {small:.0f} | {read:.0f} | {read / large:.0f}× | {read / small:.0f}× |")
-            parts[side] = Part.of(source, pack, source.ids), made
+        sides = (512, 224)
+        packs = [
+            make_pack(source, Path(folder) / str(side), PackSettings(width=side, height=side), progress=False)
+            for side in sides
+        ]
+        print("Images a second (milliseconds of processor time for each, on which the ratios rest):\n")
+        print("| canvas | decode 1024 px PNG | decode 512 px PNG | random reads from the pack | pack / 1024 | pack / 512 |")
+        print("|---|---|---|---|---|---|")
+        for pack in packs:
+            print(against_decoding(pack, raw, stored))
+        print(f"\nBatches of {BATCH} a second:\n")
         print(
-            f"\nPacking with all cores: {', '.join(f'{made:.0f} images/s at {side} px' for side, (_, made) in parts.items())}.\n"
-        )
-        print(
-            f"| canvas | augmentation | 0 workers, batches of {BATCH}/s | 1 worker | 2 workers | first batch with 2 workers, s |"
+            "| canvas | augmentation | 0 workers (processor ms per image) | 1 worker | 2 workers | first batch of 2 workers, s |"
         )
         print("|---|---|---|---|---|---|")
-        for side, (part, _) in parts.items():
+        for pack in packs:
             for name, augment in AUGMENTS.items():
-                rates, first = zip(*(loading(part, workers, augment) for workers in (0, 1, 2)), strict=True)
-                print(f"| {side} | {name} | {' | '.join(f'{one:.1f}' for one in rates)} | {first[-1]:.2f} |")
-    print(f"\nPeak memory: {memory()}; torch {torch.__version__}, {torch.get_num_threads()} threads.")
+                print(of_batches(Part.of(source, pack, source.ids), name, augment))
+    print(f"\nPeak memory: {memory()}; torch {torch.__version__}, one thread.")
 
 
 if __name__ == "__main__":

@@ -55,6 +55,10 @@ class AugmentSettings(Settings):
         """Then pixels are moved, not interpolated."""
         return not (self.translate or self.rotate_degrees or self.crop) and self.scale == (1.0, 1.0)
 
+    @property
+    def intensities(self) -> bool:
+        return bool(self.brightness or self.contrast or self.gamma)
+
 
 @dataclass(frozen=True)
 class Change:
@@ -138,12 +142,11 @@ def augmented(
 ) -> Float[Tensor, "batch 1 h w"]:
     """Pixels of the changed images; what comes from outside the canvas is 0."""
     if settings.only_flips:
-        images = torch.stack(
-            [image.flip(-1) if change.matrix[0] < 0 else image for image, change in zip(images, changes, strict=True)]
-        )
+        pairs = zip(images, changes, strict=True)
+        images = torch.stack([image.flip(-1) if change.matrix[0] < 0 else image for image, change in pairs])
     else:
         images = warped(images, [change.matrix for change in changes])
-    if not (settings.brightness or settings.contrast or settings.gamma):
+    if not settings.intensities:
         return images
     values = torch.tensor([[change.brightness, change.contrast, change.gamma] for change in changes], dtype=images.dtype)
     brightness, contrast, gamma = values.to(images.device)[:, :, None, None, None].unbind(1)

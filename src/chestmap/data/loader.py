@@ -200,7 +200,10 @@ class _Queue(Sampler[Picks]):
 
 
 class _Reader(Dataset[Tensor]):
-    """Reads and augments the pixels of one batch; what a worker process holds."""
+    """Reads and augments the pixels of one batch; what a worker process holds.
+
+    It sends floats, four times the bytes: turned into floats by the receiver they broke up its heap, 2 GB within some epochs.
+    """
 
     def __init__(self, part: Part, augment: AugmentSettings | None, seed: int) -> None:
         self.pack, self.rows, self.ids = part.pack, part.pack_rows, part.ids
