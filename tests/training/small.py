@@ -5,18 +5,21 @@
 
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 
 from chestmap.data.folder import FolderSettings
 from chestmap.data.pack import PackSettings
+from chestmap.data.predictions import OwnRule
 from chestmap.data.split import SplitSettings
-from chestmap.settings import checked, with_overrides
+from chestmap.settings import Settings, checked, with_overrides
 from chestmap.tensors import Batch, Output
-from chestmap.training import Data, Run, RunSettings, Schedule, Task
+from chestmap.training import Data, Method, Run, RunSettings, Schedule, Task
 from chestmap.training.data import DataSettings, open_data
 
 FINDINGS = ("Effusion", "Mass", "Nodule")
@@ -86,6 +89,38 @@ def recipe(run: Run, data: Data, schedule: Schedule = SCHEDULE) -> nn.Module:
     run.write("notes", lambda folder: (folder / "note.txt").write_text("seen") and None, of=data.train)
     second = {"ema": 0.9, "accumulate": 2, "select": "loss", "clip": 1.0, "patience": 15, "epochs": schedule.epochs + 1}
     return run.fit("learn", Classify(first.network), data.train, schedule.model_copy(update=second), data.validation).network
+
+
+class SmallSettings(Settings):
+    name: Literal["small"] = "small"
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    learn: Schedule = SCHEDULE
+
+
+def small_recipe(run: Run, data: Data, settings: SmallSettings) -> nn.Module:
+    task = Classify(Net(dropout=settings.dropout))
+    return run.fit("learn", task, data.train, settings.learn, data.validation).network
+
+
+SMALL = Method(
+    name="small",
+    title="Small",
+    paper="of the tests",
+    settings=SmallSettings,
+    build=lambda settings, findings, canvas: Net(dropout=settings.dropout),
+    recipe=small_recipe,
+    own_rule=lambda settings: OwnRule(0.5),
+)
+METHODS = {"small": SMALL}
+
+
+def small_tree(root: Path) -> dict[str, Any]:
+    """What a config file of this method holds."""
+    return {
+        "run": {"device": "cpu", "workers": 0, "log_every": 2, "tensorboard": False},
+        "data": data_settings(root).model_dump(mode="json", exclude_none=True),
+        "method": {"name": "small", "learn": {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2}},
+    }
 
 
 def run_settings(*overrides: str) -> RunSettings:

@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from training.small import run_settings
 
 from chestmap.errors import BadInput, BadSettings
 from chestmap.nn.alignment import Aligner, AlignerSettings, aligned, blurred, euclidean_loss, perceptual_loss
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.training import Run, Schedule
 from chestmap.training.alignment import Align, AlignmentSettings, align, make_anchor, normal
+from training.small import run_settings
 
 SMALL = BackboneSettings(name="test_resnet", stages=(1, 2))
 SETTINGS = AlignmentSettings(

@@ -144,7 +144,7 @@ class Predictions:
     folder: Path
     header: Header
     table: pl.DataFrame  # the rows of every scores.parquet, in order
-    parts: tuple[Float16[np.ndarray, "image finding h w"], ...]
+    parts: tuple[Float16[np.ndarray, "_image finding h w"], ...]
 
     def __len__(self) -> int:
         return len(self.table)

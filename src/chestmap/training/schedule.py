@@ -21,12 +21,10 @@ class Schedule(Settings):
     accumulate: int = Field(default=1, ge=1)  # batches per optimizer step
     batches: int | None = Field(default=None, ge=1)  # at most so many batches per epoch; each epoch draws others
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = Field(default=1e-4, gt=0)
-    part_factors: dict[str, float] = Field(
-        default_factory=dict
-    )  # learning rate of parts of the network by name, e.g. { backbone = 0.1 }
+    learning_rate: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
+    part_factors: dict[str, float] = Field(default_factory=dict)  # times the rate, by part: { backbone = 0.1 }
     momentum: float = Field(default=0.9, ge=0, lt=1)  # of SGD (Nesterov); Adam's first coefficient
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     decay_all: bool = True  # False: no weight decay on biases and norms
     warmup: float = Field(default=0.0, ge=0)  # epochs of linear warm-up
     decay: Literal["constant", "step", "cosine"] = "constant"

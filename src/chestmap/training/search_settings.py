@@ -7,14 +7,15 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from chestmap.data.split import SplitSettings
 from chestmap.settings import Settings, Tree
 
 
 class Range(Settings):
     """Drawn between `low` and `high`, evenly or, with `log`, evenly in the exponent; whole numbers where both are."""
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
     log: bool = False
 
     @model_validator(mode="after")
@@ -25,7 +26,7 @@ class Range(Settings):
 
 
 class SearchSettings(Settings):
-    """Trials on the `search` split (20 % of training and validation patients); the best validation score wins.
+    """Trials on a split of their own, by default 20 % of the training and validation patients; the best validation score wins.
 
     `space` names settings as `--set` does: a table of `low`, `high` and `log`, or a list of values.
 
@@ -37,6 +38,7 @@ class SearchSettings(Settings):
     trials: int = Field(default=20, ge=1)
     prune: bool = False  # stop trials that fall behind the median of the earlier ones at the same validation
     seed: int = Field(default=0, ge=0)
+    split: SplitSettings = SplitSettings(name="search")
     space: dict[str, Any]
 
     @field_validator("space", mode="before")
@@ -48,10 +50,10 @@ class SearchSettings(Settings):
 
 
 def _choices(key: str, value: object) -> Range | list[Any]:
-    if isinstance(value, Range) or (isinstance(value, list) and value):
+    if isinstance(value, list) and value and all(isinstance(one, bool | int | float | str) for one in value):
         return value
     if not isinstance(value, Mapping):
-        raise ValueError(f"{key}: expected a list or {{ low, high, log }} (got {value!r})")  # noqa: TRY004 -- pydantic's way
+        raise ValueError(f"{key}: expected a list of plain values or {{ low, high, log }} (got {value!r})")  # noqa: TRY004 -- pydantic's way
     try:
         return Range.model_validate(value)
     except ValidationError as error:

@@ -1,0 +1,185 @@
+"""A search of settings with Optuna: every trial is an ordinary run in its own folder, so a killed search goes on where it was.
+
+search.db, config.toml    what was tried, and what was asked
+trial-000/, …             runs
+trials.csv, best.toml     the result: all trials by score, and the config with the best settings on the original split
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+from rich.console import Console
+from rich.table import Table
+
+from chestmap.errors import BadInput, BadSettings, Diverged, StepChanged
+from chestmap.settings import Tree
+from chestmap.training.checkpoint import write_beside
+from chestmap.training.config import Config, config_of
+from chestmap.training.folder import Lock, read_json
+from chestmap.training.method import Method
+from chestmap.training.record import flat
+from chestmap.training.search_settings import Range, SearchSettings
+from chestmap.training.train import train
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+
+def search(config: Config, folder: Path, methods: Mapping[str, Method], *, progress: bool = True) -> Path:
+    """Run the trials that are left; returns the path of best.toml."""
+    settings = config.search
+    if settings is None:
+        raise BadSettings(f"{config.name}: search: missing; a search needs a [search] table with a [search.space] in it")
+    if max(config.run.processes()) > 1:
+        raise BadSettings(f"{config.name}: run.devices: a search trains in one process (got {config.run.devices}); set it to 1")
+    optuna = _optuna()
+    lock = Lock(folder)
+    try:
+        study = _study(optuna, config, settings, folder)
+        _requeue(optuna, study)
+        while len(_done(optuna, study)) < settings.trials:
+            _run_trial(optuna, study, config, folder, methods, progress=progress)
+        best = _write_results(optuna, study, config, folder, progress=progress)
+    finally:
+        lock.release()
+    return best
+
+
+def _optuna() -> ModuleType:
+    try:
+        import optuna
+    except ModuleNotFoundError:
+        raise BadInput('a search needs optuna: install "chestmap[search]"') from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _study(optuna: ModuleType, config: Config, settings: SearchSettings, folder: Path) -> Study:
+    """A new one, or the one of this folder where everything but the number of trials is as it was."""
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=4) if settings.prune else optuna.pruners.NopPruner()
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder / 'search.db'}",
+        study_name="search",
+        sampler=optuna.samplers.TPESampler(seed=settings.seed),
+        pruner=pruner,
+        direction="maximize",
+        load_if_exists=True,
+    )
+    asked = flat(config.table.model_dump(mode="json"))
+    counts = {key: value for key, value in asked.items() if not key.startswith("run.") and key != "search.trials"}
+    earlier = study.user_attrs.get("asked", counts)
+    changed = sorted(key for key in {*earlier, *counts} if earlier.get(key) != counts.get(key))
+    if changed:
+        raise StepChanged(
+            f"{folder}: this search was begun with other settings ({', '.join(changed)}); search in a new folder"
+        )
+    study.set_user_attr("asked", counts)
+    config.write(folder / "config.toml")
+    return study
+
+
+def _requeue(optuna: ModuleType, study: Study) -> None:
+    """Trials that a kill cut off are tried again in their folders."""
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs=dict(trial.user_attrs))
+
+
+def _done(optuna: ModuleType, study: Study) -> list[Any]:
+    """Also those that diverged, which would diverge again."""
+    state = optuna.trial.TrialState
+    ended = study.get_trials(states=(state.COMPLETE, state.PRUNED, state.FAIL))
+    return [trial for trial in ended if trial.state != state.FAIL or "diverged" in trial.user_attrs]
+
+
+def _run_trial(
+    optuna: ModuleType, study: Study, config: Config, folder: Path, methods: Mapping[str, Method], *, progress: bool
+) -> None:
+    assert config.search is not None
+    trial = study.ask()
+    place = trial.user_attrs.get("folder", f"trial-{trial.number:03d}")
+    trial.set_user_attr("folder", place)
+    tree = _with_values(config.tree, {key: _draw(trial, key, one) for key, one in config.search.space.items()})
+    tree["data"]["split"] = config.search.split.model_dump(mode="json", exclude_none=True)
+    try:
+        train(config_of(tree, methods, name=place), folder / place, progress=progress, observe=_observer(optuna, trial))
+    except optuna.TrialPruned:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    except Diverged as error:
+        trial.set_user_attr("diverged", str(error))
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    else:
+        study.tell(trial, _score(folder / place))
+
+
+def _draw(trial: Trial, key: str, choices: Range | list[Any]) -> Any:
+    if isinstance(choices, list):
+        return trial.suggest_categorical(key, choices)
+    if isinstance(choices.low, int) and isinstance(choices.high, int):
+        return trial.suggest_int(key, choices.low, choices.high, log=choices.log)
+    return trial.suggest_float(key, choices.low, choices.high, log=choices.log)
+
+
+def _with_values(tree: Tree, values: Mapping[str, Any]) -> Tree:
+    changed = deepcopy(tree)
+    changed.pop("search", None)
+    for key, value in values.items():
+        *above, last = key.split(".")
+        table = changed
+        for part in above:
+            table = table.setdefault(part, {})
+        table[last] = value
+    return changed
+
+
+def _observer(optuna: ModuleType, trial: Trial) -> Any:
+    """Reports each validation; raises where the trial falls behind."""
+    seen = 0
+
+    def observe(step: str, epoch: int, score: float) -> None:  # noqa: ARG001 -- steps follow each other in one count
+        nonlocal seen
+        trial.report(score, seen)
+        seen += 1
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    return observe
+
+
+def _score(run: Path) -> float:
+    """Of the last step that was validated; greater is better."""
+    steps = sorted(run.glob("*/done.json"), key=lambda path: int(path.parent.name.partition("-")[0]))
+    scored = [done for path in steps if (done := read_json(path)) and done["score"] is not None]
+    if not scored:
+        raise BadSettings(f'{run}: no step was validated; a search needs select "auc" or "loss" and a validation part')
+    return -scored[-1]["score"] if scored[-1]["measure"] == "loss" else scored[-1]["score"]
+
+
+def _write_results(optuna: ModuleType, study: Study, config: Config, folder: Path, *, progress: bool) -> Path:
+    trials = sorted(_done(optuna, study), key=lambda one: (one.value is None, -(one.value or 0.0)))
+    keys = list(config.search.space) if config.search else []
+    rows = [
+        [one.user_attrs["folder"], one.state.name.lower(), "" if one.value is None else f"{one.value:.5f}"]
+        + [f"{one.params[key]:.4g}" if isinstance(one.params[key], float) else str(one.params[key]) for key in keys]
+        for one in trials
+    ]
+    text = io.StringIO()
+    csv.writer(text).writerows([["trial", "state", "score", *keys], *rows])
+    write_beside(folder / "trials.csv", text.getvalue().encode())
+    if trials[0].value is None:
+        raise Diverged(f"{folder}: every trial diverged; narrow the search space, e.g. to lower learning rates")
+    best = _with_values(config.tree, trials[0].params)
+    write_beside(folder / "best.toml", tomli_w.dumps(best).encode())
+    table = Table("trial", "state", "score", *keys)
+    for row in rows:
+        table.add_row(*row)
+    Console(stderr=True, quiet=not progress).print(table)
+    return folder / "best.toml"
