@@ -15,8 +15,8 @@ from chestmap.types import Box, Findings, Frame
 class Made:
     """Builds one thing after the other: images with maps, scores, labels and boxes."""
 
-    def __init__(self, names: Sequence[str], canvas: tuple[int, int] = (8, 8)) -> None:
-        self.findings, self.canvas = Findings(tuple(names)), canvas
+    def __init__(self, names: Sequence[str], canvas: tuple[int, int] = (8, 8), prefix: str = "image") -> None:
+        self.findings, self.canvas, self.prefix = Findings(tuple(names)), canvas, prefix
         self.rows: list[tuple] = []
 
     def image(
@@ -34,7 +34,9 @@ class Made:
         frame = frame or Frame.fit((float(self.canvas[0]), float(self.canvas[1])), self.canvas)
         number = len(self.rows)
         scores = [0.5] * len(self.findings) if scores is None else scores
-        self.rows.append((f"image-{number:03}", patient or f"patient-{number:03}", maps, frame, scores, labels, given))
+        self.rows.append(
+            (f"{self.prefix}-{number:03}", patient or f"patient-{number:03}", maps, frame, scores, labels, given)
+        )
         return self
 
     def predictions(self, own: OwnRule | None = None) -> Predictions:

@@ -111,4 +111,4 @@ def pixel_ap(area: Float[np.ndarray, "... level"], inside: Float[np.ndarray, "..
         recall = inside[..., ::-1] / inside[..., :1]
         precision = np.where(area > 0, inside / area, 0.0)[..., ::-1]
     steps = np.diff(recall, axis=-1, prepend=0.0)
-    return (steps * precision).sum(axis=-1)
+    return np.asarray((steps * precision).sum(axis=-1))

@@ -182,7 +182,7 @@ def _one_thread_each() -> Iterator[None]:
 def _boxed(predictions: Predictions, truth: Truth, alignment: Alignment) -> tuple[dict[int, list[_Job]], int]:
     """Jobs by row of the predictions, and the number of boxes outside their image."""
     jobs: dict[int, list[_Job]] = {}
-    sizes, lost = predictions.table.select("width", "height").to_numpy(), 0
+    sizes, lost = predictions.table.select("width", "height").to_numpy().astype(np.float64), 0
     place = {name: index for index, name in enumerate(alignment.findings)}
     for image, image_id in enumerate(truth.ids):
         row, boxes = int(alignment.rows[image]), truth.boxes.get(image_id, ())

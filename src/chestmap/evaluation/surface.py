@@ -174,11 +174,11 @@ class Sampler:
     def levels(self, values: np.ndarray, *, normalize: bool = True, top: float = LEVELS) -> Levels | None:
         """The map on the surface from 0 to `top`: scaled by its own least and greatest value there, or as it is times `top`.
 
-        None for a map that says nothing: constant, or with a value that is no finite number.
+        None for a map that says nothing, everywhere or on the surface.
         """
-        values = values.astype(np.float32)
-        if not np.isfinite(values).all():
+        if not tells(values):
             return None
+        values = values.astype(np.float32)
         low, high = self.bounds(values)
         if high <= low:
             return None
@@ -214,6 +214,11 @@ class Levels:
         level = reached(threshold)
         rows, columns = self.made_by.window(self.cells, float(level))
         return (self.pixels[rows, columns] >= level).view(np.uint8), (columns.start, rows.start)
+
+
+def tells(values: np.ndarray) -> bool:
+    """False for a map that says nothing: constant, or with a value that is no finite number."""
+    return bool(np.isfinite(values).all() and values.min() < values.max())
 
 
 def _cubic(axis: np.ndarray, cells: int) -> Float32[np.ndarray, "pixel cell"]:

@@ -18,7 +18,7 @@ from chestmap.evaluation.localization import Map
 from chestmap.evaluation.overlap import ious, painted, pixel_spans
 from chestmap.evaluation.rates import Localization
 from chestmap.evaluation.scores import Score
-from chestmap.evaluation.surface import Surface, sampler
+from chestmap.evaluation.surface import Surface, sampler, tells
 
 SIDE = 224
 SURFACE = Surface("image", SIDE, "cubic")
@@ -31,12 +31,13 @@ ALL = "all pairs"
 
 def scaled(seen: Map, surface: Surface) -> Float[np.ndarray, "h w"]:
     """Resized first, then scaled to [0, 1], so that the highest pixel is exactly 1; zeros for a map that says nothing."""
-    values = sampler(surface, seen.frame, seen.values.shape, seen.work).sample(seen.values.astype(np.float32)).copy()
-    if not np.isfinite(values).all() or values.min() == values.max():
-        return np.zeros_like(values)
+    made = sampler(surface, seen.frame, seen.values.shape, seen.work)
+    nothing = np.zeros(made.size[::-1], dtype=np.float32)
+    if not tells(seen.values):  # resizing would add noise to a constant
+        return nothing
+    values = made.sample(seen.values.astype(np.float32)).copy()
     values -= values.min()
-    values /= values.max()
-    return values
+    return values / values.max() if values.max() > 0 else nothing
 
 
 def _note(seen: Map, *, largest: bool) -> Float[np.ndarray, "255"]:

@@ -1,0 +1,183 @@
+"""Evaluations side by side as tables: for the terminal, Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table as RichTable
+
+from chestmap.evaluation.scores import MEAN, Evaluation, Score
+
+NOTHING = "n/a"
+SHORT = {
+    "Atelectasis": "Atel.",
+    "Cardiomegaly": "Card.",
+    "Effusion": "Effu.",
+    "Infiltration": "Infi.",
+    "Pneumothorax": "PTX",
+}
+SPECIAL = {symbol: f"\\{symbol}" for symbol in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text cells under headers; the first `labels` columns name the row, the others hold numbers. Notes stand below."""
+
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    labels: int = 1
+    notes: tuple[str, ...] = ()
+
+    def to_rich(self) -> RichTable:
+        table = RichTable(title=self.title, title_justify="left", caption="\n".join(self.notes), caption_justify="left")
+        for index, header in enumerate(self.headers):
+            table.add_column(header, justify="left" if index < self.labels else "right", no_wrap=index >= self.labels)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def to_markdown(self) -> str:
+        marks = ["---" if index < self.labels else "---:" for index in range(len(self.headers))]
+        lines = [
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+            for row in (self.headers, tuple(marks), *self.rows)
+        ]
+        return "\n".join([f"**{self.title}**", "", *lines, *(["", *self.notes] if self.notes else [])]) + "\n"
+
+    def to_csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.headers)
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def to_latex(self) -> str:
+        """A `tabular` for booktabs."""
+        lines = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in (self.headers, *self.rows)]
+        columns = "l" * self.labels + "r" * (len(self.headers) - self.labels)
+        top = [f"% {self.title}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
+        return "\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _latex(text: str) -> str:
+    return "".join(SPECIAL.get(letter, letter) for letter in text)
+
+
+def cell(score: Score | None, digits: int = 3, *, interval: bool = False) -> str:
+    """A value, with its interval if wanted; "n/a" where there is none."""
+    if score is None or score.value is None:
+        return NOTHING
+    text = f"{score.value:.{digits}f}"
+    if interval and score.low is not None and score.high is not None:
+        text += f" [{score.low:.{digits}f}, {score.high:.{digits}f}]"
+    return text
+
+
+def classification_table(evaluations: Sequence[Evaluation], measure: str = "AUC", *, digits: int = 3) -> Table:
+    """Findings down, evaluations across, with intervals; the means last."""
+    found = [{row.finding: row for row in one.select(measure) if row.rule == ""} for one in evaluations]
+    names = [name for name in dict.fromkeys(name for rows in found for name in rows) if not name.startswith(MEAN)]
+    means = [name for name in dict.fromkeys(name for rows in found for name in rows) if name.startswith(MEAN)]
+    lines = []
+    for name in [*names, *means]:
+        first = next(rows[name] for rows in found if name in rows)
+        cells = (cell(rows.get(name), digits, interval=True) for rows in found)
+        lines.append((name, f"{first.support} / {first.negatives}", *cells))
+    title = f"{measure} by finding, {_confidence(evaluations)} intervals"
+    return Table(
+        title, ("finding", "with / without", *(one.title for one in evaluations)), tuple(lines), 2, _notes(evaluations)
+    )
+
+
+def localization_table(
+    evaluations: Sequence[Evaluation],
+    measure: str = "T(IoU)",
+    *,
+    geometry: str = "mask",
+    rules: Sequence[str] = ("own", "validation", "oracle"),
+    digits: int = 2,
+) -> Table:
+    """As the papers print it: for each T a line for each evaluation and rule, then the floors; findings and means across.
+
+    The line above the first T is the support.
+    """
+    columns = _columns(evaluations, measure, geometry)
+    steps = sorted({row.at for one in evaluations for row in one.select(measure) if row.at is not None})
+    lines = [("", "boxes", *(_support(evaluations, measure, geometry, name) for name in columns))]
+    for step in steps:
+        for one in evaluations:
+            rows = [row for row in one.select(measure, at=step) if row.finding in columns]
+            for rule in dict.fromkeys([*rules, *(row.rule for row in rows if row.rule.startswith("floor"))]):
+                cells = {row.finding: row for row in rows if row.rule == rule and row.geometry in ("", geometry)}
+                if cells and not (rule.startswith("floor") and one is not evaluations[-1]):
+                    label = rule if rule.startswith("floor") else f"{one.title}, {rule}"
+                    lines.append((f"{step:g}", label, *(cell(cells.get(name), digits) for name in columns)))
+    headers = (measure, "", *(SHORT.get(name, name) for name in columns))
+    return Table(f"{measure}, {geometry}", headers, tuple(lines), 2, _notes(evaluations))
+
+
+def _columns(evaluations: Sequence[Evaluation], measure: str, geometry: str) -> list[str]:
+    rows = [row for one in evaluations for row in one.select(measure, geometry=geometry)]
+    named = dict.fromkeys(row.finding for row in rows if not row.is_mean)
+    return [*named, *dict.fromkeys(row.finding for row in rows if row.is_mean)]
+
+
+def _support(evaluations: Sequence[Evaluation], measure: str, geometry: str, name: str) -> str:
+    found = next((row for one in evaluations for row in one.select(measure, geometry=geometry, finding=name)), None)
+    return str(found.support) if found else NOTHING
+
+
+def preset_table(evaluations: Sequence[Evaluation], preset: str, *, digits: int = 3) -> Table:
+    """Everything a preset scores, findings across."""
+    rows = [[row for row in one.rows if row.rule.startswith(f"preset {preset}")] for one in evaluations]
+    columns = list(dict.fromkeys(row.finding for several in rows for row in several))
+    lines = []
+    for one, several in zip(evaluations, rows, strict=True):
+        for measure, at, rule in dict.fromkeys((row.measure, row.at, row.rule) for row in several):
+            cells = {row.finding: row for row in several if (row.measure, row.at, row.rule) == (measure, at, rule)}
+            label = f"{measure} at {at:g}" if at is not None else measure
+            extra = rule.removeprefix(f"preset {preset}").strip()
+            who = f"{one.title}, {extra}" if extra else one.title
+            lines.append((label, who, *(cell(cells.get(name), digits) for name in columns)))
+    headers = ("score", "", *(SHORT.get(name, name) for name in columns))
+    return Table(f"preset {preset}", headers, tuple(lines), 2, _notes(evaluations))
+
+
+def summary_table(evaluations: Sequence[Evaluation], *, digits: int = 3) -> Table:
+    """The means that a reader looks for first, one line each; the headline is the validation threshold."""
+    wanted = [
+        ("AUC", {"measure": "AUC"}),
+        ("average precision", {"measure": "AP"}),
+        *(
+            (f"T(IoU) {at:g}, {geometry}, {rule}", {"measure": "T(IoU)", "at": at, "geometry": geometry, "rule": rule})
+            for at in (0.1, 0.3, 0.5)
+            for geometry in ("mask", "any")
+            for rule in ("validation", "own", "oracle")
+        ),
+        *((f"T(IoU) {at:g}, medoid box", {"measure": "T(IoU)", "at": at, "rule": "floor medoid"}) for at in (0.1, 0.3, 0.5)),
+        ("pointing game", {"measure": "pointing game"}),
+        ("MaxBoxAccV2", {"measure": "MaxBoxAccV2", "rule": "oracle"}),
+        ("PxAP", {"measure": "PxAP", "rule": ""}),
+        ("AFP, validation", {"measure": "AFP", "rule": "validation"}),
+    ]
+    lines = []
+    for label, fields in wanted:
+        scores = [next(iter(one.select(finding=MEAN, **fields)), None) for one in evaluations]
+        if any(score is not None for score in scores):
+            lines.append((label, *(cell(score, digits, interval=True) for score in scores)))
+    headers = ("mean over findings", *(one.title for one in evaluations))
+    title = f"Summary, {_confidence(evaluations)} intervals"
+    return Table(title, headers, tuple(lines), 1, _notes(evaluations))
+
+
+def _notes(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(f"{one.title}: {note}" for one in evaluations for note in one.notes))
+
+
+def _confidence(evaluations: Sequence[Evaluation]) -> str:
+    found = {one.about.get("settings", {}).get("confidence", 0.95) for one in evaluations}
+    return " and ".join(f"{100 * confidence:g} %" for confidence in sorted(found))
