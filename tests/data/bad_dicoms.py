@@ -1,6 +1,7 @@
 """DICOM files that must be refused: name, content (or what makes it) and what the message must say."""
 
 import struct
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -40,8 +41,13 @@ def long_elements(count: int) -> bytes:
 
 
 def deflate_bomb() -> bytes:
-    size = 160 << 20
-    return deflated(radiograph(STORED), before=element(0x0009, 0x1010, b"OB", size) + bytes(size))
+    """A private element of 160 MB of zeros: one compressed megabyte, 160 times."""
+    whole = deflated(radiograph(STORED))
+    start = 144 + int.from_bytes(whole[140:144], "little")
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    head = packer.compress(element(0x0009, 0x1010, b"OB", 160 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    megabyte = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return whole[:start] + head + megabyte * 160 + whole[start:]
 
 
 def run_length_bomb() -> bytes:
@@ -56,13 +62,13 @@ def j2k_with(start: int, change: bytes) -> bytes:
 
 
 def small_precincts() -> bytes:
-    stream = bytearray(frame(np.zeros((6000, 6000), np.uint16) + 7, uid.JPEG2000Lossless, 12))
+    stream = bytearray(frame(np.zeros((3000, 3000), np.uint16), uid.JPEG2000Lossless, 12))
     style = stream.index(b"\xff\x52")
     levels = stream[style + 9]
     stream[style + 4] |= 1
-    stream[style + 14 : style + 14] = bytes([0x33]) * (levels + 1)
+    stream[style + 14 : style + 14] = bytes([0x22]) * (levels + 1)
     stream[style + 3] += levels + 1
-    return encapsulated(bytes(stream), uid.JPEG2000Lossless, Rows=6000, Columns=6000)
+    return encapsulated(bytes(stream), uid.JPEG2000Lossless, Rows=3000, Columns=3000)
 
 
 def in_two_sizes(syntax: str) -> bytes:

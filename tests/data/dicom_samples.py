@@ -174,8 +174,8 @@ def as_bytes(dataset: Dataset) -> bytes:
     return stream.getvalue()
 
 
-def deflated(dataset: Dataset, before: bytes = b"") -> bytes:
-    """A deflated file; `before` is put in front of the data set, to make what no toolkit writes."""
+def deflated(dataset: Dataset) -> bytes:
+    """The content of a deflated file."""
     plain = copy.deepcopy(dataset)
     plain.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     body = as_bytes(plain)
@@ -186,4 +186,4 @@ def deflated(dataset: Dataset, before: bytes = b"") -> bytes:
     stream.seek(132)
     write_file_meta_info(stream, meta)
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return stream.getvalue() + packer.compress(before + body[start:]) + packer.flush()
+    return stream.getvalue() + packer.compress(body[start:]) + packer.flush()
