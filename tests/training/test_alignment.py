@@ -30,7 +30,7 @@ def run(tmp_path):
 def test_normal_images_are_those_known_to_show_nothing(data):
     part = data.train
     assert normal(part).tolist() == [all(value == 0 for value in row) for row in part.labels]
-    with pytest.raises(BadInput, match="none of .* is known to be normal"):
+    with pytest.raises(BadInput, match=r"none of .* is known to be normal"):
         normal(part.select(~normal(part)))
 
 

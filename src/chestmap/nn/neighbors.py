@@ -20,7 +20,7 @@ def nearest(
     own: Int64[Tensor, "image"] | None = None,
     block: int = 2048,
 ) -> Int64[Tensor, "image"]:
-    """The row of `among` with the largest cosine, leaving out row `own` (-1: none); of equal ones the first.
+    """The row of `among` with the largest cosine, leaving out row `own` (-1: none); of equal ones (to fp32) the first.
 
     Exhaustive, in blocks of a matrix product. Sums of 256 products of bytes stay below 2**24, so fp32 holds them exactly,
     whatever their order and also in TF32: the choice is the same on every machine.
