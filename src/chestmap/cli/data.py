@@ -43,6 +43,9 @@ def check(
     split: Annotated[
         list[str] | None, typer.Option(help="Also look for leaks in this split, by name or folder; repeatable.")
     ] = None,
+    files: Annotated[
+        bool, typer.Option(help="Look whether every image is there; --no-files checks the tables alone.")
+    ] = True,
     decode: Annotated[bool, typer.Option(help="Open every image, too: finds damaged files and identical pixels.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -58,7 +61,7 @@ def check(
 
     source = source_of(kind, root, overrides)
     splits = [split_of(source, name) for name in split or ()]
-    report = look(source, splits, decode=decode)
+    report = look(source, splits, files=files, decode=decode)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
     else:
@@ -131,7 +134,7 @@ def pack(
     source = source_of(kind, root, overrides)
     settings = checked(PackSettings, {"width": width, "height": height, "fit": fit}, name="options")
     made = make_pack(source, out, settings, workers=workers)
-    typer.echo(f"{len(made.ids):,} images in {out}", err=True)
+    typer.echo(f"{len(made):,} images in {out}", err=True)
     if made.set_aside:
         typer.echo(f"{len(made.set_aside):,} files were set aside; their reasons are in {out / 'set_aside.csv'}", err=True)
         raise typer.Exit(1)

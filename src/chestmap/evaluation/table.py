@@ -7,8 +7,10 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
+from chestmap.evaluation.comparison import Difference
 from chestmap.evaluation.scores import MEAN, Evaluation, Score
 
 NOTHING = "n/a"
@@ -33,9 +35,11 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def to_rich(self) -> RichTable:
-        table = RichTable(title=self.title, title_justify="left", caption="\n".join(self.notes), caption_justify="left")
+        caption = "\n".join(self.notes)
+        table = RichTable(title=self.title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD)
+        table.pad_edge = False
         for index, header in enumerate(self.headers):
-            table.add_column(header, justify="left" if index < self.labels else "right", no_wrap=index >= self.labels)
+            table.add_column(header, justify="left" if index < self.labels else "right", no_wrap=True)
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -181,3 +185,45 @@ def _notes(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
 def _confidence(evaluations: Sequence[Evaluation]) -> str:
     found = {one.about.get("settings", {}).get("confidence", 0.95) for one in evaluations}
     return " and ".join(f"{100 * confidence:g} %" for confidence in sorted(found))
+
+
+def comparison_table(differences: Sequence[Difference], first: str, second: str, *, digits: int = 3) -> Table:
+    """One paired test a line; a star marks a corrected p below 0.05."""
+    lines = []
+    for one in differences:
+        rule = " ".join(
+            word for word in (one.measure, "" if one.at is None else f"{one.at:g}", one.geometry, one.rule) if word
+        )
+        interval = f"{one.difference:+.{digits}f} [{one.low:+.{digits}f}, {one.high:+.{digits}f}]"
+        star = " *" if one.corrected < 0.05 else ""
+        figures = (
+            f"{one.first:.{digits}f}",
+            f"{one.second:.{digits}f}",
+            interval,
+            f"{one.p:.2g}",
+            f"{one.corrected:.2g}{star}",
+        )
+        lines.append((rule, one.finding, str(one.support), *figures))
+    headers = ("score", "finding", "support", first, second, "difference", "p", "p, Holm")
+    notes = ("AUC: DeLong; hits: permutation by patient; Holm over the findings of each score",)
+    return Table(f"{first} against {second}", headers, tuple(lines), 3, notes)
+
+
+def brief_table(
+    evaluations: Sequence[Evaluation], *, geometry: str = "mask", iou: Sequence[float] = (0.1, 0.3, 0.5)
+) -> Table:
+    """Localization in the width of a terminal: findings down, T(IoU) across by own and by validation thresholds."""
+    rules = ("own", "validation")
+    lines = []
+    for one in evaluations:
+        found = {(row.finding, row.rule, row.at): row for row in one.select("T(IoU)", geometry=geometry)}
+        for name in dict.fromkeys(finding for finding, _, _ in found):
+            scores = [found.get((name, rule, at)) for rule in rules for at in iou]
+            support = next((score.support for score in scores if score), 0)
+            label = (one.title,) if len(evaluations) > 1 else ()
+            short = name.replace("mean without", "without")
+            lines.append((*label, short, str(support), *(cell(score, 2) for score in scores)))
+    label = ("predictions",) if len(evaluations) > 1 else ()
+    headers = (*label, "finding", "boxes", *(f"{rule} {at:g}".replace(" 0.", " .") for rule in ("own", "val") for at in iou))
+    title = f"T(IoU), {geometry}: share of boxes met, by own and by validation thresholds"
+    return Table(title, headers, tuple(lines), len(label) + 1, _notes(evaluations))
