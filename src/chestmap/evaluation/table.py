@@ -36,7 +36,14 @@ class Table:
 
     def to_rich(self) -> RichTable:
         caption = "\n".join(self.notes)
-        table = RichTable(title=self.title, title_justify="left", caption=caption, caption_justify="left", box=SIMPLE_HEAD)
+        table = RichTable(
+            title=self.title,
+            title_justify="left",
+            caption=caption,
+            caption_justify="left",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
         table.pad_edge = False
         for index, header in enumerate(self.headers):
             table.add_column(header, justify="left" if index < self.labels else "right", no_wrap=True)
