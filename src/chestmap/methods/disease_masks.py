@@ -13,7 +13,7 @@ each finding, and the classifier is trained on with features that the mask stren
 | 3.2 and eq. 6 to 9, alignment | `nn.alignment`, `training.alignment` |
 | eq. 10, weighted cross entropy | `nn.losses.balanced_bce` |
 | 4.3, threshold of [18] | `OWN_LEVEL` |
-| 4.4, pseudo masks | `polygons`, `drawn_masks` |
+| 4.4, pseudo masks | `areas`, `drawn`, `drawn_masks` |
 
 What the text leaves open, and how it is settled: the mask differs by finding, so f' does, and since both eq. 1 and 4 are linear
 the attended map is (1 + ψ) S: f' itself is never made. The score is the mean of S' plus a bias ("global average pooling"; eq. 2
@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from chestmap.data.loader import Loader, LoaderSettings, Part
 from chestmap.data.predictions import OwnRule
 from chestmap.data.progress import progress_of
-from chestmap.errors import BadModel
+from chestmap.errors import BadModel, did_you_mean
 from chestmap.nn.alignment import Aligned, Aligner, aligned
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import resized
@@ -66,12 +66,12 @@ ALL_STAGES = (1, 2, 3, 4)  # conv2_x to conv5_x, which the perceptual loss compa
 Maps = Float[Tensor, "batch finding h w"]
 Masks = Float[Tensor, "finding h w"]
 Share = Annotated[float, Field(ge=0, le=1)]
-Point = tuple[Share, Share]
+Area = Annotated[tuple[tuple[Share, Share], ...], Field(min_length=3)]
 ADAM = Schedule(epochs=5, batch_size=32, learning_rate=1e-4, augment=False)
 
 
 class DiseaseMasksSettings(Settings):
-    """`polygons` are the pseudo masks: for each finding areas whose corners are (x, y) shares of the aligned canvas."""
+    """Pseudo masks: `areas` are polygons, corners as (x, y) shares of the aligned canvas; `drawn` says which of them a finding has."""
 
     name: Literal["disease_masks"] = "disease_masks"
     backbone: BackboneSettings = BackboneSettings(name="resnet50.tv_in1k")
@@ -81,7 +81,8 @@ class DiseaseMasksSettings(Settings):
     least_score: Share = 0.8  # of an image whose map enters a mask
     mask_level: Share = 0.5  # T of eq. 3, of the greatest value
     asymmetric: tuple[str, ...] = ("Cardiomegaly",)  # findings whose maps are not mirrored
-    polygons: Mapping[str, tuple[tuple[Point, ...], ...]] = {}
+    areas: Mapping[str, Area] = {}
+    drawn: Mapping[str, tuple[str, ...]] = {}
     pretrain: Schedule = ADAM  # the judge of the perceptual loss
     align: Schedule = Schedule(epochs=5, batch_size=16, optimizer="sgd", learning_rate=1e-3, augment=False, select="loss")
     classify: Schedule = ADAM
@@ -89,11 +90,13 @@ class DiseaseMasksSettings(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> "DiseaseMasksSettings":
-        if self.masks == "pseudo" and not self.polygons:
-            raise ValueError('masks = "pseudo" draws polygons: give [method.polygons], a list of areas for each finding')
-        small = [name for name, areas in self.polygons.items() if any(len(area) < 3 for area in areas)]
-        if small:
-            raise ValueError(f"polygons: an area of {', '.join(small)} has fewer than three corners")
+        if self.masks == "pseudo" and not self.drawn:
+            raise ValueError(
+                'masks = "pseudo" draws polygons: give [method.areas], and [method.drawn] with those of each finding'
+            )
+        for finding, names in self.drawn.items():
+            for name in set(names) - set(self.areas):
+                raise ValueError(f'drawn.{finding}: no area is called "{name}"{did_you_mean(name, self.areas)}')
         return self
 
 
@@ -153,18 +156,18 @@ class MaskMean:
 
 
 def drawn_masks(
-    polygons: Mapping[str, tuple[tuple[Point, ...], ...]], findings: Findings, shape: tuple[int, int]
+    settings: DiseaseMasksSettings, findings: Findings, shape: tuple[int, int]
 ) -> Float32[np.ndarray, "finding h w"]:
     """Pseudo masks on a grid of (rows, columns): 1 in cells of which at least half is inside, 0 for findings without areas."""
     fine = 32
     masks = np.zeros((len(findings), *shape), dtype=np.float32)
-    for name, areas in polygons.items():
-        drawn = np.zeros((shape[0] * fine, shape[1] * fine), dtype=np.uint8)
-        for area in areas:
-            corners = np.array(area) * (drawn.shape[1], drawn.shape[0]) - 0.5
-            cv2.fillPoly(drawn, [np.rint(corners).astype(np.int32)], 1)
-        covered = drawn.reshape(shape[0], fine, shape[1], fine).mean((1, 3))
-        masks[findings.index(name)] = covered >= 0.5
+    for finding, names in settings.drawn.items():
+        inside = np.zeros((shape[0] * fine, shape[1] * fine), dtype=np.uint8)
+        for name in names:
+            corners = np.array(settings.areas[name]) * (inside.shape[1], inside.shape[0]) - 0.5
+            cv2.fillPoly(inside, [np.rint(corners).astype(np.int32)], 1)
+        covered = inside.reshape(shape[0], fine, shape[1], fine).mean((1, 3))
+        masks[findings.index(finding)] = covered >= 0.5
     return masks
 
 
@@ -194,7 +197,7 @@ def write_masks(
     classifier, aligner = _pieces(network)
     rows, columns = classifier.get_buffer("masks").shape[1:]
     if settings.masks == "pseudo":
-        masks = drawn_masks(settings.polygons, findings, (rows, columns))
+        masks = drawn_masks(settings, findings, (rows, columns))
     else:
         with progress_of("masks", len(part), show=progress) as advance:
             mean = _confident_mean(classifier, aligner, part, settings, advance)
