@@ -21,7 +21,7 @@ STEPS = 5
 def terms_of(folder: Path) -> list[str]:
     """`step update term value`, without what depends on the machine."""
     rows = [line.split(",") for line in (folder / "log.csv").read_text().splitlines()[1:]]
-    dropped = {"images_per_second", "memory_gb", "learning_rate", "loss"}
+    dropped = {"images_per_second", "memory_gb", "learning_rate", "loss", "validation_auc", "validation_loss"}
     return [
         f"{row[0]} {row[2]} {row[4]} {float(row[5]):.5g}" for row in rows if row[4] not in dropped and int(row[2]) <= STEPS
     ]

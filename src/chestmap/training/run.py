@@ -45,7 +45,6 @@ class Run:
         from chestmap.training.processes import make_fabric  # Fabric takes seconds to import, and METHODS should not
 
         self.fabric = make_fabric(settings)
-        self.fabric.launch()
         self.first = self.fabric.is_global_zero
         self.device = self.fabric.device
         self.screen = Screen(quiet=not (progress and self.first))
@@ -80,7 +79,8 @@ class Run:
         if self.settings.channels_last:
             task.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] -- of modules too, though not typed
         if self.settings.compile:
-            task.network.compile()
+            for child in task.network.children():  # not the whole: a task may call another method than forward
+                child.compile()
         with self.fabric.rank_zero_first():
             done = begin_step(folder, record, accept_code=self.settings.accept_code_change, write=self.first)
         earlier = done is not None

@@ -39,7 +39,9 @@ def search(config: Config, folder: Path, methods: Mapping[str, Method], *, progr
     if settings is None:
         raise BadSettings(f"{config.name}: search: missing; a search needs a [search] table with a [search.space] in it")
     if max(config.run.processes()) > 1:
-        raise BadSettings(f"{config.name}: run.devices: a search trains in one process (got {config.run.devices}); set it to 1")
+        raise BadSettings(
+            f"{config.name}: run.devices: a search trains in one process (got {config.run.devices}); set it to 1"
+        )
     optuna = _optuna()
     lock = Lock(folder)
     try:

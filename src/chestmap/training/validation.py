@@ -62,7 +62,8 @@ def validation_loss(fabric: Fabric, task: Task, batches: Iterable[Batch]) -> dic
         with fabric.autocast():
             terms = task(batch)
         names = list(terms)
-        values = torch.stack([*terms.values(), next(iter(terms.values())).new_ones(())]).double() * len(batch)
+        values = torch.stack([*(value.double() for value in terms.values()), torch.ones((), device=fabric.device).double()])
+        values = values * len(batch)
         sums = sums + values if len(sums) else values
     totals: list[float] = _gathered(fabric, sums[None], 1).sum(0).tolist()
     images = totals.pop()
