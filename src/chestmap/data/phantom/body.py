@@ -54,17 +54,17 @@ class Body:
     def vertebra(self, number: float | np.ndarray) -> np.ndarray:
         """Height of a thoracic vertebra's middle: they grow downwards."""
         k = np.asarray(number, dtype=np.float64) - 1.0
-        return self.pitch * (0.82 * k + 0.016 * k * k)
+        return np.asarray(self.pitch * (0.82 * k + 0.016 * k * k))
 
     def spine(self, y: np.ndarray | float) -> np.ndarray:
         """Sideways place of the spine."""
         y = np.asarray(y, dtype=np.float64) / self.size
-        return self.scoliosis * (np.sin((y + 20.0) * np.pi / 150.0) - 0.25)
+        return np.asarray(self.scoliosis * (np.sin((y + 20.0) * np.pi / 150.0) - 0.25))
 
     def wall(self, y: np.ndarray | float, bottom: float) -> np.ndarray:
         """Half-width of the inner chest at height y when the costophrenic angle lies at `bottom`."""
         at = (np.asarray(y, dtype=np.float64) - self.apex) / (bottom - self.apex)
-        return self.half_width * np.interp(at, _WALL_AT, _WALL)
+        return np.asarray(self.half_width * np.interp(at, _WALL_AT, _WALL))
 
     @property
     def apex(self) -> float:
@@ -101,6 +101,6 @@ def make_body(seed: int, patient: int, sex: Sex, age: int) -> Body:
         dome_step=float(r.normal(11, 6) * size),
         vessels=float(np.clip(r.normal(1.0, 0.18), 0.5, 1.6)),
         texture=float(np.clip(r.normal(1.0, 0.25), 0.4, 1.8)),
-        shoulders=float((198 if male else 182) * size * r.normal(1, 0.05) + 3 * heavy),
+        shoulders=float((212 if male else 197) * size * r.normal(1, 0.05) + 3 * heavy),
         neck=float((56 if male else 50) * size * r.normal(1, 0.08) + 3.5 * heavy),
     )

@@ -109,7 +109,7 @@ def _stomach_tube(scene: Scene, layer: Layer, r: Random) -> None:
 def _drain(scene: Scene, layer: Layer, r: Random) -> None:
     """A chest tube from the side up along the wall; on the side of the air where there is some."""
     chest = scene.chest
-    side = 1 if stream(chest.body.seed, "finding", "Pneumothorax").random() < 0.49 else -1
+    side = 1 if stream(chest.body.seed, "finding", "Pneumothorax", 0).random() < 0.49 else -1
     low, high = r.uniform(0.55, 0.9), r.uniform(0.1, 0.5)
     entry = chest.point(side, 1.0, low) + np.array([side * 75, r.uniform(5, 50)])
     path = [

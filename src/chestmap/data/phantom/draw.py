@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from chestmap.data.phantom.body import Sex, make_body
 from chestmap.data.phantom.chest import Chest
@@ -73,7 +73,7 @@ def draw(case: Case, side: int) -> Drawing:
     return Drawing(pixels, case.findings, boxes, masks)
 
 
-def _shrunk(mask: Mask, side: int) -> Mask:
+def _shrunk(mask: Mask, side: int) -> Bool[np.ndarray, "side side"]:
     """A pixel belongs to the smaller mask where any of its parts does, so that the box still fits."""
     if len(mask) == side:
         return mask

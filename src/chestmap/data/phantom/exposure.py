@@ -13,6 +13,10 @@ TISSUE = 0.0205
 """Attenuation per millimeter of water-like tissue at chest energies."""
 
 
+_TOE = np.float32(0.045)
+"""Grey levels over which the curve leaves black."""
+
+
 @dataclass(frozen=True)
 class Exposure:
     scatter: float  # share of the local dose
@@ -24,7 +28,6 @@ class Exposure:
     bright: float
     bend: float
     base: float  # grey where nothing is in the beam
-    toe: float  # how late the curve rises from there
     psf: float  # millimeters
 
 
@@ -34,14 +37,13 @@ def make_exposure(exam: Exam) -> Exposure:
     return Exposure(
         scatter=float(r.uniform(0.25, 0.45) if pa else r.uniform(0.45, 0.9)),
         spread=float(r.uniform(30, 50)),
-        noise=float(np.exp(r.normal(np.log(0.0015 if pa else 0.0018), 0.35))),
-        sharpness=float(r.uniform(0.1, 0.6) if pa else r.uniform(0.1, 0.7)),
+        noise=float(np.exp(r.normal(np.log(0.0012 if pa else 0.0014), 0.35))),
+        sharpness=float(r.uniform(0.0, 0.4) if pa else r.uniform(0.0, 0.25)),
         leveling=float(r.uniform(0.0, 0.3)),
-        dark=float(np.clip(r.normal(0.34 if pa else 0.42, 0.1), 0.08, 0.65)),
-        bright=float(np.clip(r.normal(0.885 if pa else 0.81, 0.03), 0.68, 0.95)),
-        base=float(abs(r.normal(0, 0.05))),
-        toe=float(r.uniform(1.1, 2.2)),
-        bend=float(r.normal(0.0, 0.12)),
+        dark=float(np.clip(r.normal(0.215 if pa else 0.30, 0.1), 0.06, 0.6)),
+        bright=float(np.clip(r.normal(0.865 if pa else 0.795, 0.03), 0.68, 0.95)),
+        base=float(abs(r.normal(0, 0.05)) - 0.015),
+        bend=float(np.clip(r.normal(0.6 if pa else 0.5, 0.2), 0.0, 0.95)),
         psf=float(r.uniform(0.3, 0.5) if pa else r.uniform(0.35, 0.65)),
     )
 
@@ -65,12 +67,13 @@ def _display(exposure: Exposure, density: Field) -> Field:
     """The automatic window of the reader, then a film's curve: toe below the window, shoulder above it."""
     eighth = density.shape[0] // 8
     inside = density[eighth:-eighth:4, eighth:-eighth:4]
-    low, high = np.quantile(inside[inside > 0.5 * np.median(inside)], [0.08, 0.93])
-    t = (density - low) * (1 / max(high - low, 0.3))
-    grey = exposure.dark + t * (exposure.bright - exposure.dark)
-    grey += exposure.bend * np.clip(t * (1 - t), 0, None)
+    low, high = map(float, np.quantile(inside[inside > 0.5 * float(np.median(inside))], [0.025, 0.93]))
+    t = (density - low) * np.float32(1 / max(high - low, 0.3))
+    span = exposure.bright - exposure.dark
+    grey = exposure.dark + span * np.where(
+        t > 0, t + exposure.bend * np.maximum(t * (1 - t), 0), 0.7 * (1 + exposure.bend) * t
+    )
     room = 0.985 - exposure.bright
     over = np.maximum(grey - exposure.bright, 0)
     grey = np.where(over > 0, exposure.bright + room * (1 - np.exp(-0.7 * over / room)), grey)
-    toe = np.clip(density * np.float32(1 / low), 0, 1) ** exposure.toe
-    return np.where(t < 0, exposure.base + (exposure.dark - exposure.base) * toe, grey)
+    return exposure.base + _TOE * np.logaddexp(np.float32(0), (grey - exposure.base) * np.float32(1 / _TOE))

@@ -36,10 +36,13 @@ FINDINGS: dict[str, Draw] = {
     "Pneumothorax": pleura.pneumothorax,
 }
 
+_LEAST = 0.0002
+"""Share of the image that can be seen at all: 14 x 14 pixels of 1024."""
 
-def make_lesion(body: Body, exam: Exam, finding: str) -> Lesion:
+
+def make_lesion(body: Body, exam: Exam, finding: str, attempt: int = 0) -> Lesion:
     """Place and kind belong to the patient, size and contrast change from image to image."""
-    patient = stream(body.seed, "finding", finding)
+    patient = stream(body.seed, "finding", finding, attempt)
     now = stream(exam.seed, "finding", finding)
     side = 1 if patient.random() < 0.49 else -1
     lasting = patient.normal(0, 0.28)
@@ -57,10 +60,10 @@ def change_of(body: Body, exam: Exam, findings: Iterable[str]) -> Change:
     for finding in findings:
         now = make_lesion(body, exam, finding)
         if finding == "Cardiomegaly":
-            share = np.clip(0.585 + 0.055 * (now.strength - 1) / 0.3 + 0.02 * (body.heart - 0.455) / 0.03, 0.53, 0.74)
+            share = np.clip(0.575 + 0.055 * (now.strength - 1) / 0.3 + 0.02 * (body.heart - 0.455) / 0.03, 0.53, 0.74)
             change = replace(change, heart=float(share / body.heart))
         elif finding == "Emphysema":
-            change = replace(change, volume=float(np.clip(0.55 * now.strength, 0.2, 1.0)))
+            change = replace(change, volume=float(np.clip(0.45 * now.strength, 0.15, 0.9)))
         elif finding == "Edema":
             change = replace(change, hila=1.35, heart=max(change.heart, 1.06))
         elif finding in {"Atelectasis", "Fibrosis"}:
@@ -78,9 +81,11 @@ def add_findings(scene: Scene, body: Body, exam: Exam, findings: Iterable[str]) 
     wanted = set(findings)
     masks = {}
     for finding, draw in FINDINGS.items():
-        if finding in wanted:
-            areas = [area for area in draw(scene, make_lesion(body, exam, finding)) if area.any()]
-            masks[finding] = sorted(areas, key=lambda area: -int(area.sum()))
+        for attempt in range(4 if finding in wanted else 0):
+            areas = draw(scene, make_lesion(body, exam, finding, attempt))
+            masks[finding] = sorted((area for area in areas if area.mean() > _LEAST), key=lambda area: -int(area.sum()))
+            if masks[finding]:
+                break  # else it fell where nothing can be seen, behind the heart or the diaphragm
     return masks
 
 

@@ -61,7 +61,7 @@ def mass(scene: Scene, lesion: Lesion) -> list[Mask]:
     """More than 3 cm, slightly lobulated, at times with spicules."""
     r = lesion.random
     center = place_in_lung(scene, r, lesion.side, (0.25, 0.85), (0.15, 0.8))
-    diameter = float(np.clip(np.exp(r.normal(np.log(48), 0.45)) * lesion.growth, 34, 140))
+    diameter = float(np.clip(np.exp(r.normal(np.log(44), 0.45)) * lesion.growth, 34, 140))
     spiky = r.random() < 0.4
     mask = _round(scene, lesion, center, diameter, 0.09)
     if spiky:
@@ -130,13 +130,13 @@ def hernia(scene: Scene, lesion: Lesion) -> list[Mask]:
     center = np.array([r.normal(12, 14), float(chest.dome(np.array([30.0]), 1)[0]) - 0.45 * b])
     layer = raster.polygon(chest.exam.place(ellipse((center[0], center[1]), (a, b), r.normal(0, 10)), -35.0))
     ball = raster.blur(raster.bulge(layer, 0.7 * min(a, b)), 0.7)
-    scene.extra += ball * np.minimum(scene.air * 0.6 + 6, 30) * np.float32(min(lesion.strength, 1.3))
-    if r.random() < 0.7:
+    scene.extra += ball * np.minimum(scene.air * 0.7 + 8, 40) * np.float32(min(lesion.strength, 1.3))
+    if r.random() < 0.8:
         _, y = raster.grid
         level = center[1] + r.uniform(-0.3, 0.35) * b
         inner = raster.blur(raster.bulge(layer, 0.7 * min(a, b)) > 0.45, 0.8)
         edge = 0.8 if chest.exam.upright else 14.0
-        scene.gas += inner * ball * (1 - smooth_step(y, level - edge, level + edge)) * np.float32(r.uniform(14, 34))
+        scene.gas += inner * ball * (1 - smooth_step(y, level - edge, level + edge)) * np.float32(r.uniform(20, 42))
     return [ball > 0.15]
 
 

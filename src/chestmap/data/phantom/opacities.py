@@ -14,7 +14,7 @@ def _patch(scene: Scene, r: np.random.Generator, center: np.ndarray, radii: tupl
     x, y = scene.raster.grid
     a, b = radii
     tilt = r.uniform(-0.5, 0.5)
-    u, v = (x - center[0]) * np.float32(1 / a), (y - center[1]) * np.float32(1 / b)
+    u, v = (x - float(center[0])) * np.float32(1 / a), (y - float(center[1])) * np.float32(1 / b)
     square = (u + tilt * v) ** 2 + (v - 0.3 * tilt * u) ** 2
     size = min(a, b)
     wander = scene.raster.noise(r, 0.8 * size) + 0.6 * scene.raster.noise(r, 0.35 * size)
@@ -66,7 +66,7 @@ def pneumonia(scene: Scene, lesion: Lesion) -> list[Mask]:
         raster.lines(open_ways, chest.exam.place(paths), r.uniform(1.8, 4.0, 9), np.full(9, 255.0))
         air = raster.blur(open_ways, 0.6) * np.float32(0.35 / 255)
         clumps = np.clip(0.92 + 0.2 * raster.noise(r, 20) + 0.09 * raster.noise(r, 8), 0.3, 1.4)
-        masks.append(_mark(scene, patch * clumps * (1 - air) * np.float32(min(0.5 * lesion.strength, 0.9))))
+        masks.append(_mark(scene, patch * clumps * (1 - air) * np.float32(min(0.43 * lesion.strength, 0.9))))
     return _union(masks)
 
 
@@ -94,7 +94,7 @@ def consolidation(scene: Scene, lesion: Lesion) -> list[Mask]:
         center = place_in_lung(scene, r, lesion.side, (0.3, 0.7), (0.4, 0.88))
         size = np.exp(r.normal(np.log(36), 0.25)) * lesion.growth
         shape = _patch(scene, r, center, (size, size * r.uniform(0.8, 1.1)), 0.15)
-    return [_mark(scene, shape * np.float32(min(0.64 * lesion.strength, 0.93)))]
+    return [_mark(scene, shape * np.float32(min(0.57 * lesion.strength, 0.93)))]
 
 
 def edema(scene: Scene, lesion: Lesion) -> list[Mask]:
@@ -105,7 +105,7 @@ def edema(scene: Scene, lesion: Lesion) -> list[Mask]:
     reach = 0.62 * chest.body.half_width
     far = np.sqrt(((np.abs(x) - 0.36 * chest.body.half_width) / (0.6 * reach)) ** 2 + ((y - middle) / (1.15 * reach)) ** 2)
     wings = smooth_step(1.55 - far + 0.28 * raster.noise(r, 30), 0.0, 1.3)
-    level = np.float32(0.36 * lesion.strength)
+    level = np.float32(0.27 * lesion.strength)
     fluffy = np.clip(0.9 + 0.16 * raster.noise(r, 20) + 0.16 * (0.8 - np.abs(raster.noise(r, 8))), 0.3, 1.4)
     scene.vessels = scene.vessels * (1 - 0.5 * wings) + raster.blur(scene.vessels, 3.0) * 0.9 * wings
     layer = raster.layer()
@@ -136,8 +136,8 @@ def fibrosis(scene: Scene, lesion: Lesion) -> list[Mask]:
     net = np.clip(0.55 - np.abs(raster.noise(r, 6.5)), 0, 1) + 0.8 * np.clip(0.5 - np.abs(raster.noise(r, 4.0)), 0, 1)
     bands = np.clip(0.3 - np.abs(raster.noise(r, 16)), 0, 1)
     amount = where * scene.lung
-    scene.extra += amount * (net * 11 + bands * 16) * np.float32(lesion.strength)
-    return [_mark(scene, amount * np.float32(0.13 * lesion.strength) * np.clip(1 + 0.4 * raster.noise(r, 14), 0, 2), 0.04)]
+    scene.extra += amount * (net * 13 + bands * 19) * np.float32(lesion.strength)
+    return [_mark(scene, amount * np.float32(0.2 * lesion.strength) * np.clip(1 + 0.4 * raster.noise(r, 14), 0, 2), 0.04)]
 
 
 def emphysema(scene: Scene, lesion: Lesion) -> list[Mask]:

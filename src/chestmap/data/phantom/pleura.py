@@ -48,7 +48,7 @@ def pneumothorax(scene: Scene, lesion: Lesion) -> list[Mask]:
     scene.bare = np.maximum(scene.bare, gone * np.minimum(scene.air * np.float32(1 / 12), 1))
     layer = raster.layer()
     raster.line(layer, place(line[(line[:, 1] > limits[0] - 4) & (line[:, 1] < limits[1] + 4)]), 1.3)
-    scene.extra += raster.blur(layer, 0.3) * np.float32(lesion.strength * 5.5 / 255) * scene.lung
+    scene.extra += raster.blur(layer, 0.3) * np.float32(lesion.strength * 7.0 / 255) * scene.lung
     scene.fill(inside * np.float32(min(0.35, 0.004 * gap) * r.uniform(0.5, 1.5)) * (x * side > 6))
     mask = (gone > 0.5) & (scene.air > 5)
     return [mask] if mask.any() else []
@@ -62,7 +62,7 @@ def _pleural_line(scene: Scene, lesion: Lesion) -> tuple[np.ndarray, float, tupl
     wall = chest.lungs()
     wall = wall[len(wall) // 2 :] if side < 0 else wall[: len(wall) // 2][::-1]  # from the tip's inner foot to the angle
     v = (wall[:, 1] - body.apex) / tall
-    gaps, ends = ((7, 24), (12, 45), (6, 20)), ((0.16, 0.38), (0.45, 0.85), (0.5, 0.75))
+    gaps, ends = ((9, 27), (14, 48), (9, 22)), ((0.14, 0.32), (0.4, 0.8), (0.5, 0.75))
     size, stop = r.uniform(*gaps[kind]) * lesion.growth, r.uniform(*ends[kind])
     deep = (
         np.clip(1 - v / stop, 0, 1) ** (0.6, 0.4, 0)[kind] if kind < 2 else np.clip((v - stop) / (0.92 - stop), 0, 1) ** 0.6
@@ -83,9 +83,9 @@ def pleural_thickening(scene: Scene, lesion: Lesion) -> list[Mask]:
     body, side = chest.body, lesion.side
     tall = chest.bottom - body.apex
     apical = r.random() < 0.45
-    start, stop = (-0.05, r.uniform(0.10, 0.2)) if apical else sorted(r.uniform(0.25, 1.0, 2))
+    start, stop = (-0.05, r.uniform(0.10, 0.2)) if apical else sorted(r.uniform(0.25, 1.0, 2).tolist())
     stop = max(stop, start + 0.22)
-    thick = r.uniform(4, 12) * lesion.growth * (1.3 if apical else 1.0)
+    thick = r.uniform(6, 15) * lesion.growth * (1.3 if apical else 1.0)
     x, y = raster.grid
     v = (y - body.apex) * np.float32(1 / tall)
     span = smooth_step(v, start - 0.06, start + 0.06) * (1 - smooth_step(v, stop - 0.08, stop + 0.05))

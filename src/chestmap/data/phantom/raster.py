@@ -99,7 +99,7 @@ class Raster:
         return np.rint((self.to_pixels(points) - 0.5) * (1 << _SHIFT)).astype(np.int32)
 
     def fill(self, layer: Layer, points: Points, value: float = 255) -> None:
-        """Overwrites the polygon with `value`, its edge blended."""
+        """Overwrites the polygon with `value`; the blended edge adds about half a pixel all around."""
         cv2.fillPoly(layer, [self._fixed(points)], float(value), cv2.LINE_AA, _SHIFT)
 
     def line(self, layer: Layer, points: Points, width: float, value: float = 255) -> None:

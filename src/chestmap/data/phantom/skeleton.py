@@ -49,6 +49,7 @@ def make_ribs(raster: Raster, chest: Chest) -> Field:
     for side in (-1, 1):
         lines, degrees, width = ribs(chest, side)
         lines = lines + r.normal(0, 0.8, (12, 1, 2))
+        width = np.maximum(width - 0.5 / raster.scale, 0.6)  # what `fill` adds
         whole, core = ribbon(lines, width), ribbon(lines - [0.0, 0.18], np.maximum(width - 1.5, 0.4))
         strength = r.normal(1.0, 0.06, 12) * _STRENGTH
         for k in range(11, -1, -1):
@@ -66,8 +67,8 @@ def make_ribs(raster: Raster, chest: Chest) -> Field:
     across = np.abs(x) * np.float32(1 / chest.body.half_width)
     solid = chest.body.bone
     lateral = 1 + 0.12 * smooth_step(across, 0.72, 1.0)
-    total = raster.blur(back, 0.38) * np.float32(0.25 * solid / 255)
-    total += raster.blur(front, 0.6) * smooth_step(across, 0.30, 0.72) * np.float32(0.12 * solid / 255)
+    total = raster.blur(back, 0.38) * np.float32(0.235 * solid / 255)
+    total += raster.blur(front, 0.6) * smooth_step(across, 0.30, 0.72) * np.float32(0.105 * solid / 255)
     return total * lateral
 
 
@@ -88,7 +89,7 @@ def make_spine(raster: Raster, chest: Chest) -> Field:
         mirror = unit * np.array([side, 1.0])
         _fill_all(raster, arches, exam.place(middle + _PEDICLE * mirror, -72.0), 150)
         _fill_all(raster, arches, exam.place(middle + _WING * mirror, -80.0), 90)
-    total = raster.blur(solid, 1.7) * np.float32(0.25 / 255) + raster.blur(arches, 0.9) * np.float32(0.22 / 255)
+    total = raster.blur(solid, 1.7) * np.float32(0.34 / 255) + raster.blur(arches, 0.9) * np.float32(0.22 / 255)
     return total * np.float32(body.bone)
 
 
@@ -99,6 +100,7 @@ def _fill_all(raster: Raster, layer: Layer, outlines: np.ndarray, value: float) 
 
 def _strip(raster: Raster, layer: Layer, line: np.ndarray, width: np.ndarray, *, edge: float, inside: float) -> None:
     """A tube of bone: bright borders, the lower one thinner, and a paler middle."""
+    width = np.maximum(width - 0.5 / raster.scale, 0.6)
     raster.fill(layer, ribbon(line, width), edge)
     raster.fill(layer, ribbon(line - [0.0, 0.18], np.maximum(width - 1.5, 0.4)), inside)
 
@@ -113,9 +115,9 @@ def make_shoulders(raster: Raster, chest: Chest) -> Field:
         _scapula(raster, chest, blades, side)
         _humerus(raster, chest, limbs, side)
     collar, blades, limbs = layers
-    total = raster.blur(collar, 0.6) * np.float32(0.28 / 255)
-    total += raster.blur(blades, 0.9) * np.float32(0.36 / 255)
-    total += raster.blur(limbs, 0.8) * np.float32(0.42 / 255)
+    total = raster.blur(collar, 0.6) * np.float32(0.36 / 255)
+    total += raster.blur(blades, 0.9) * np.float32(0.47 / 255)
+    total += raster.blur(limbs, 0.8) * np.float32(0.55 / 255)
     return total * np.float32(chest.body.bone)
 
 

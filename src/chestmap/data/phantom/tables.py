@@ -29,7 +29,9 @@ def _nih_name(finding: str) -> str:
 def write_tables(folder: Path, people: Population, settings: PhantomSettings, found: Found) -> None:
     rows = range(len(people))
     _write(folder / "Data_Entry_2017.csv", _ENTRY, (_entry(people, settings, row) for row in rows))
-    _write(folder / "BBox_List_2017.csv", _BOXES, _marked(people, found))
+    marked = list(_marked(people, found))
+    if marked:  # NIH's file without a row would not be its file
+        _write(folder / "BBox_List_2017.csv", _BOXES, marked)
     for name, wanted in (("train_val_list.txt", False), ("test_list.txt", True)):
         _write(folder / name, None, ([f"{people.image_id(row)}.png"] for row in rows if people.test[row] == wanted))
     names = ",".join(map(_nih_name, NAMES))

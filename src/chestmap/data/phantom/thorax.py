@@ -20,8 +20,12 @@ def _trunk(chest: Chest) -> Points:
         (w + fat + 37, 140 * tall), (w + fat + 28, 200 * tall), (w + fat + 18, chest.bottom + 10), (w + fat + 9, chest.bottom + 80),
         (w + fat + 10, chest.bottom + 190),
     ]  # fmt: skip
-    left = spline(half, 90)
-    return np.concatenate([left, (left * MIRROR)[::-1]])
+    r = stream(chest.exam.seed, "trunk")
+    sides = []
+    for _ in range(2):  # no one stands quite straight, and skin folds differ
+        swing = np.cumsum(r.normal(0, 2.2, len(half))) + r.normal(0, 2.0, len(half))
+        sides.append(spline(np.array(half) + np.stack([swing * np.linspace(0.2, 1, len(half)), 0.5 * swing], 1), 90))
+    return np.concatenate([sides[0], (sides[1] * MIRROR)[::-1]])
 
 
 def arm(chest: Chest, side: int) -> Points:
@@ -69,8 +73,9 @@ def make_tissue(raster: Raster, chest: Chest) -> Field:
     body, exam = chest.body, chest.exam
     x, y = raster.grid
     outline = raster.polygon(exam.place(_trunk(chest)))
-    girth = body.depth + 66 + 1.3 * body.fat
+    girth = body.depth + 52 + body.fat
     up = smooth_step(y, -30 * body.size, 100 * body.size)
+    girth = girth + 48 * smooth_step(y, chest.bottom - 90, chest.bottom + 20)  # the belly
     thick = (168 * body.size + body.fat) * (1 - up) + girth * up
     thick = thick * (
         1 - 0.1 * smooth_step(np.abs(x), 0.75 * body.half_width, 1.25 * body.half_width) * (1 - smooth_step(y, 40, 115))
@@ -86,7 +91,8 @@ def make_tissue(raster: Raster, chest: Chest) -> Field:
     if exam.view == "AP":
         tissue = np.maximum(tissue, _chin(raster, chest))
     tissue = raster.blur(tissue, 2.5) * raster.blur(tissue > 0, 0.6)
-    return tissue + _breasts(raster, chest)
+    muscle = raster.noise(stream(body.seed, "muscle"), 34.0) + 0.6 * raster.noise(stream(exam.seed, "muscle"), 15.0)
+    return tissue * (1 + np.float32(0.016) * muscle) + _breasts(raster, chest)
 
 
 def _chin(raster: Raster, chest: Chest) -> Field:
@@ -106,12 +112,13 @@ def make_air(raster: Raster, chest: Chest) -> Field:
     cage = raster.polygon(exam.place(chest.lungs()))
     height = smooth_step(y, body.apex - 20, float(body.vertebra(6)))
     air = raster.bulge(cage, 40 * body.size) * (0.5 + 0.5 * height) * np.float32(chest.depth)
+    air *= 1.05 - 0.1 * smooth_step(y, body.apex, chest.bottom)  # the lungs' lower parts hold more blood
     air *= 1 - 0.22 * np.minimum(np.abs(x) / body.half_width, 1.0) ** 2
     below = below_dome(raster, chest)
-    heart = np.float32(0.88) * raster.bulge(raster.polygon(chest.heart()), 30) * np.clip(1 - below / 65, 0, 1)
-    air *= (1 - heart) * (1 - np.sqrt(np.clip(below * np.float32(1 / 42.0), 0, 1)))
+    heart = np.float32(0.9) * raster.bulge(raster.polygon(chest.heart()), 48) * np.clip(1 - below / 65, 0, 1)
+    air *= (1 - heart) * (1 - np.sqrt(np.clip(below * np.float32(1 / 27.0), 0, 1)))
     vessels = raster.polygon(chest.mediastinum())
-    air *= 1 - np.float32(0.93) * raster.bulge(vessels, 19)
+    air *= 1 - np.float32(0.9) * raster.bulge(vessels, 23)
     aorta = spline(
         [(body.knob + 6, body.vertebra(4.2)), (27, body.vertebra(6)), (25, body.vertebra(8)), (17, body.vertebra(11))], 24
     )

@@ -76,10 +76,12 @@ def make_vessels(raster: Raster, chest: Chest, air: Field) -> Field:
                 pieces += [where[:, :4], where[:, 3:].repeat([1, 1, 2], axis=1)]
                 widths += [(0.5 * (begin + middle)) * swell, (0.5 * (middle + end)) * swell]
         wide = np.concatenate(widths)
-        raster.lines(layer, exam.place(np.concatenate(pieces)), wide, wide * (255 / _FULL))
+        raster.lines(
+            layer, exam.place(np.concatenate(pieces)), wide, 255 * (wide / _FULL) ** 0.8
+        )  # small ones stand out, as they overlap less
         total += raster.blur(layer, 0.35)
     inside = np.minimum(air * np.float32(1 / 70), 1.0)
-    return total * inside * np.float32(1.9 * _FULL / 255)
+    return total * inside * np.float32(1.65 * _FULL / 255)
 
 
 def make_hila(raster: Raster, chest: Chest) -> Field:

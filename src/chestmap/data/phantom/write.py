@@ -30,7 +30,7 @@ from chestmap.errors import BadInput
 VERSION = 1
 """Changes whenever the same settings give other pixels, labels or boxes."""
 
-_CHUNK = 32
+_CHUNK = 16
 
 
 def write_phantom(folder: Path, settings: PhantomSettings, *, progress: bool | Report = True) -> Path:
