@@ -118,7 +118,7 @@ class CiaNetSettings(Settings):
 class Grid(Output):
     """`cells` are the logits of the training grid, on the aligned canvas to which `theta` leads."""
 
-    cells: Cells
+    cells: Float[Tensor, "batch finding rows columns"]
     theta: Float[Tensor, "batch 2 3"] | None
 
 
@@ -205,17 +205,19 @@ def log_any(logits: Cells) -> tuple[Float[Tensor, "batch finding"], Float[Tensor
     """log(1 - prod(1 - p)) and log prod(1 - p) over cells; their difference is the image's logit.
 
     With T = sum softplus(z) the second is -T and the first log(1 - exp(-T)). Where T is small it is log T plus a correction,
-    and log T a log-sum-exp of log softplus(z), which is z itself where softplus would round to 0.
+    and log T a log-sum-exp of log softplus(z), which is z - exp(z) / 2 where softplus would round to 0.
     """
     z = full_precision(logits).flatten(2)
     terms = functional.softplus(z)
     total = terms.sum(-1)
     deep = z < -15
-    log_total = torch.where(deep, z, torch.where(deep, 1.0, terms).log()).logsumexp(-1)
-    small = total < 1
-    safe = torch.where(small, total, 1.0)
-    near = log_total + torch.where(safe > 1e-4, (-torch.expm1(-safe) / safe.clamp_min(1e-4)).log(), -safe / 2)
-    return torch.where(small, near, torch.log1p(-torch.exp(-torch.where(small, 1.0, total)))), -total
+    low = torch.where(deep, z, -15.0)
+    log_total = torch.where(deep, low - low.exp() / 2, torch.where(deep, 1.0, terms).log()).logsumexp(-1)
+    small, tiny = total < 1, total < 1e-4
+    middle, rest = torch.where(small & ~tiny, total, 0.5), torch.where(tiny, total, 0.0)
+    correction = torch.where(tiny, rest * (rest / 24 - 0.5), (-torch.expm1(-middle) / middle).log())
+    large = torch.where(small, 1.0, total)  # every branch sees numbers it can stand, or its gradient would be NaN
+    return torch.where(small, log_total + correction, torch.log1p(-torch.exp(-large))), -total
 
 
 def mil_loss(logits: Cells, labels: Labels) -> Float[Tensor, ""]:

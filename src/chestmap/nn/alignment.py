@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chestmap.nn.backbone import Backbone, BackboneSettings
-from chestmap.nn.cam import full_precision
+from chestmap.nn.cam import full_precision, without_autocast
 from chestmap.settings import Settings
 from chestmap.tensors import Output
 from chestmap.types import Frame, Matrix
@@ -51,7 +51,7 @@ class Aligner(nn.Module):
 
     def forward(self, images: Images) -> Theta:
         vector = full_precision(self.backbone(images)).mean((-2, -1))
-        with torch.autocast(images.device.type, enabled=False):
+        with without_autocast(images):
             numbers = torch.tanh(self.head(vector.to(self.head.weight.dtype)))
         scale, shift, angle = self.limits
         ratio = images.shape[-2] / images.shape[-1]
@@ -93,7 +93,7 @@ def maps_back(
 
 def _sampled(pictures: Tensor, theta: Theta, size: tuple[int, int], outside: Literal["zeros", "border"]) -> Tensor:
     pictures = full_precision(pictures)
-    with torch.autocast(pictures.device.type, enabled=False):
+    with without_autocast(pictures):
         shape = [*pictures.shape[:2], size[1], size[0]]
         grid = functional.affine_grid(theta.to(pictures.dtype), shape, align_corners=False)
         return functional.grid_sample(pictures, grid, mode="bilinear", padding_mode=outside, align_corners=False)
