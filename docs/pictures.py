@@ -1,8 +1,8 @@
 # ruff: noqa: INP001
 """The pictures of the documentation, drawn anew: `python docs/pictures.py`.
 
-`python docs/pictures.py --nih FOLDER --out sheet.png` puts real images of ChestX-ray14 beside phantom ones, to be looked at and thrown
-away: they may not be given on with this project.
+`python docs/pictures.py --nih FOLDER --out sheet.png` puts real images of ChestX-ray14 beside phantom ones, to be looked at
+and thrown away: they may not be given on with this project.
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ from chestmap.data.phantom.raster import Raster, ellipse, ribbon, smooth_step, s
 from chestmap.errors import BadInput
 from chestmap.vocabulary import BOXED_IN_CHESTXRAY14
 
-SMALL = PhantomSettings(images=20, side=64, seed=5, enrich=1, boxed=1, boxed_train=1, masks=True, dicom=True, monochrome1=0.5, processes=1)
+SMALL = PhantomSettings(
+    images=20, side=64, seed=5, enrich=1, boxed=1, boxed_train=1, masks=True, dicom=True, monochrome1=0.5, processes=1
+)
 
 
 def case(patient: int, *findings: str, view: str = "PA", **other: object) -> Case:
@@ -64,12 +66,18 @@ class TestOnePicture:
                 x0, y0, x1, y1 = (round(value * 192 / 1024) for value in box.corners)
                 left[x0:x1], top[y0:y1] = True, True
                 inside = mask[y0:y1, x0:x1]
-                assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+                assert inside[0].any()
+                assert inside[-1].any()
+                assert inside[:, 0].any()
+                assert inside[:, -1].any()
             # Every marked row and column lies in some box, and the boxes reach no further.
-            assert not (mask.any(0) & ~left).any() and not (mask.any(1) & ~top).any()
+            assert not (mask.any(0) & ~left).any()
+            assert not (mask.any(1) & ~top).any()
             assert 20 <= mask.sum() < 0.5 * mask.size
 
-    @pytest.mark.parametrize("finding", ["Nodule", "Mass", "Infiltration", "Pneumonia", "Consolidation", "Pleural Thickening"])
+    @pytest.mark.parametrize(
+        "finding", ["Nodule", "Mass", "Infiltration", "Pneumonia", "Consolidation", "Pleural Thickening"]
+    )
     def test_a_finding_without_volume_effect_changes_its_place_only(self, finding):
         for patient in (2, 7):
             ill = draw(case(patient, finding, confounders=False), 192)
@@ -91,7 +99,10 @@ class TestOnePicture:
 
     def test_confounders_can_be_left_out(self):
         cases = [case(patient, "Effusion", "Pneumothorax", view="AP") for patient in range(5)]
-        changed = [np.abs(draw(one, 96).pixels.astype(int) - draw(replace(one, confounders=False), 96).pixels).max() for one in cases]
+        changed = [
+            np.abs(draw(one, 96).pixels.astype(int) - draw(replace(one, confounders=False), 96).pixels).max()
+            for one in cases
+        ]
         assert np.median(changed) > 20
 
     def test_misalignment_scales_the_position_alone(self):
@@ -103,7 +114,8 @@ class TestOnePicture:
     @pytest.mark.parametrize("finding", BOXED_IN_CHESTXRAY14)
     def test_boxes_have_the_sizes_that_readers_drew(self, finding):
         areas = [
-            draw(case(patient, finding, view="AP" if patient % 5 < 2 else "PA", confounders=False), 96).boxes[0].area / 1024**2
+            draw(case(patient, finding, view="AP" if patient % 5 < 2 else "PA", confounders=False), 96).boxes[0].area
+            / 1024**2
             for patient in range(20, 33)
         ]
         assert 0.5 < np.median(areas) / BOX_AREA[finding] < 2.0
@@ -111,7 +123,9 @@ class TestOnePicture:
     def test_grey_levels_are_those_of_real_films(self, shared_data):
         folder = shared_data("nih")
         files = sorted((folder / "images").iterdir())[::14]
-        real = [cv2.resize(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE), (96, 96), interpolation=cv2.INTER_AREA) for file in files]
+        real = [
+            cv2.resize(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE), (96, 96), interpolation=cv2.INTER_AREA) for file in files
+        ]
         common = PhantomSettings(images=600, seed=9)
         people = make_population(common)
         drawn = [draw(people.case(row, common), 96).pixels for row in range(0, 600, 15)]
@@ -163,12 +177,14 @@ class TestPopulation:
         for seed in range(3):
             people = make_population(PhantomSettings(images=2000, seed=seed, enrich=1, boxed=1))
             counts = people.boxed.sum(0)[: len(BOXED_IN_CHESTXRAY14)]
-            assert counts.min() >= 30 and np.median(counts) >= 40
+            assert counts.min() >= 30
+            assert np.median(counts) >= 40
 
     def test_patients_are_on_one_side_and_boxes_only_where_asked(self):
         people = make_population(PhantomSettings(images=3000, seed=4, enrich=1, boxed=0.5))
         assert not set(people.patient[people.test]) & set(people.patient[~people.test])
-        assert not people.boxed[~people.test].any() and not people.boxed[:, 8:].any()
+        assert not people.boxed[~people.test].any()
+        assert not people.boxed[:, 8:].any()
         able = (people.truth & people.labels & people.test[:, None])[:, :8]
         assert people.boxed.sum() / able.sum() == pytest.approx(0.5, abs=0.06)
         assert make_population(PhantomSettings(images=3000, seed=4, boxed_train=1)).boxed[~people.test].any()
@@ -184,7 +200,8 @@ class TestDataset:
         assert sum(map(len, source.boxes.values())) == people.boxed.sum() > 2
         assert sorted(map(len, source.lists.values())) == sorted([int(people.test.sum()), int((~people.test).sum())])
         example = source[0]
-        assert example.radiograph.pixels.shape == (64, 64) and example.radiograph.size == (1024, 1024)
+        assert example.radiograph.pixels.shape == (64, 64)
+        assert example.radiograph.size == (1024, 1024)
 
     def test_truth_lies_beside_the_labels(self, phantom):
         people = make_population(SMALL)
@@ -194,7 +211,8 @@ class TestDataset:
         with (phantom / "truth_boxes.csv").open() as file:
             boxes = Counter((row["Image Index"], row["Finding Label"].replace("_", " ")) for row in csv.DictReader(file))
         present = {(f"{people.image_id(row)}.png", NAMES[column]) for row, column in np.argwhere(people.truth).tolist()}
-        assert len(present - set(boxes)) <= 1 and not set(boxes) - present
+        assert len(present - set(boxes)) <= 1
+        assert not set(boxes) - present
         for name in people.image_id(0), people.image_id(7):
             with np.load(phantom / "masks" / f"{name}.npz") as masks:
                 assert {(f"{name}.png", finding) for finding in masks} == {key for key in boxes if key[0] == f"{name}.png"}
@@ -220,7 +238,7 @@ class TestDataset:
         with pytest.raises(Killed):
             write_phantom(tmp_path / "again", SMALL, progress=kill)
         assert not (tmp_path / "again").exists()
-        first = sorted((tmp_path / "again.part" / "images").iterdir())[0]
+        first = min((tmp_path / "again.part" / "images").iterdir())
         made = first.stat().st_mtime_ns
         folder = write_phantom(tmp_path / "again", SMALL, progress=False)
         assert (folder / "images" / first.name).stat().st_mtime_ns == made

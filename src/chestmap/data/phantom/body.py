@@ -1,4 +1,8 @@
-"""One patient's anatomy in numbers, and the curves that follow from it."""
+"""One patient's anatomy in numbers, and the curves that follow from it.
+
+Sizes are those of textbooks of chest anatomy and of what films show; spreads were set by eye against real films. A number
+that a follow-up image may change (breath, position, illness) is not here but in `exam` and `chest`.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +77,11 @@ class Body:
 
 
 def make_body(seed: int, patient: int, sex: Sex, age: int) -> Body:
-    """`age` is the patient's age at the first image."""
+    """`age` is the patient's age at the first image.
+
+    Age widens the heart and the aortic arch and thins the bones; weight widens the neck, shortens the chest and lays the
+    heart down.
+    """
     r = stream(seed, "body", patient)
     male = sex == "M"
     grown = min(1.0, 0.62 + 0.38 * min(age, 17) / 17)

@@ -1,4 +1,9 @@
-"""The shape of lungs, diaphragm, heart and great vessels in one image: the patient's anatomy, the breath, and what illness changed."""
+"""The shape of lungs, diaphragm, heart and great vessels in one image: the patient's anatomy, the breath, and what
+illness changed.
+
+Nothing is drawn here. Curves are outlines in millimeters, already moved by the projection where their depth matters (the
+heart lies 32 mm in front of the middle, so it grows in AP and shifts when the patient is turned).
+"""
 
 from __future__ import annotations
 
@@ -37,6 +42,7 @@ class Chest:
 
     @property
     def depth(self) -> float:
+        """Front to back of the lungs where they are fullest."""
         return self.body.depth * (0.92 + 0.1 * self.exam.breath) * (1 + 0.2 * self.change.volume)
 
     def point(self, side: int, across: float, down: float) -> np.ndarray:
@@ -45,13 +51,17 @@ class Chest:
         return np.array([side * across * float(self.body.wall(y, self.bottom)), y])
 
     def dome_height(self, side: int) -> float:
+        """From the costophrenic angle up to the dome: less on a deep breath, almost nothing in emphysema."""
         raised = self.change.raised[0 if side < 0 else 1]
         step = 0.0 if side < 0 else self.body.dome_step
         relaxed = 1.25 - 0.25 * self.exam.breath
         return max(6.0, (self.body.dome - step) * relaxed * (1 - 0.75 * self.change.volume) + 4) + raised
 
     def dome(self, x: np.ndarray, side: int) -> np.ndarray:
-        """Height of the diaphragm at sideways place x of that side."""
+        """Height of the diaphragm at sideways place x of that side.
+
+        Steep at the wall, gentle towards the spine, where the heart rests on it.
+        """
         wall = self.body.wall(self.bottom - 8, self.bottom)
         peak = 0.5 * wall
         out = np.clip((np.abs(x) - peak) / (wall - peak), 0, 1.2)
@@ -72,6 +82,7 @@ class Chest:
         return np.concatenate([left, right])
 
     def heart_width(self) -> float:
+        """The cardiothoracic ratio times the inner chest; a shallow breath widens the heart by an eighth at most."""
         relaxed = 1.0 + 0.13 * (0.85 - self.exam.breath)
         inner = 2 * self.body.half_width
         return self.body.heart * inner * self.change.heart * relaxed * (1 - 0.16 * self.change.volume)
@@ -93,7 +104,8 @@ class Chest:
         outline = [
             at(1, 22, -0.02), at(1, 29 + 0.06 * left, 0.14), at(1, 0.47 * left + 3, 0.30),
             at(1, (0.67 + 0.05 * lying) * left, 0.47), at(1, (0.87 + 0.05 * lying) * left, 0.64),
-            at(1, left, 0.83 - 0.03 * lying), at(1, 0.97 * left, 0.98), at(1, 0.80 * left, 1.14), at(1, 0.45 * left, 1.3), at(1, 0, 1.4),
+            at(1, left, 0.83 - 0.03 * lying), at(1, 0.97 * left, 0.98), at(1, 0.80 * left, 1.14),
+            at(1, 0.45 * left, 1.3), at(1, 0, 1.4),
             at(-1, 0.70 * right, 1.14), at(-1, 0.95 * right, 0.93), at(-1, right, 0.72), at(-1, 0.91 * right, 0.52),
             at(-1, 0.71 * right, 0.36), at(-1, 24, 0.2), at(-1, 20, 0.02),
         ]  # fmt: skip
@@ -106,11 +118,13 @@ class Chest:
         arch = float(v(4.1))
         old = max(0, body.age - 45) * 0.12
         left = [
-            (17, v(-3.5)), (16, v(0.5)), (17, v(2.4)), (22 + 0.35 * knob, arch - knob * 0.95), (20 + knob, arch - knob * 0.2),
-            (19 + knob * 0.9, arch + knob * 0.55), (23, arch + knob * 1.5), (26, v(5.6)), (29, v(6.6)), (22, v(8.5)), (14, v(12)),
+            (17, v(-3.5)), (16, v(0.5)), (17, v(2.4)), (22 + 0.35 * knob, arch - knob * 0.95),
+            (20 + knob, arch - knob * 0.2), (19 + knob * 0.9, arch + knob * 0.55), (23, arch + knob * 1.5),
+            (26, v(5.6)), (29, v(6.6)), (22, v(8.5)), (14, v(12)),
         ]  # fmt: skip
         right = [
-            (-12, v(12)), (-17, v(8.5)), (-25, v(6.4)), (-24 - old, v(5.4)), (-22 - 0.7 * old, v(4.0)), (-18, v(2.6)), (-17, v(0.8)),
+            (-12, v(12)), (-17, v(8.5)), (-25, v(6.4)), (-24 - old, v(5.4)), (-22 - 0.7 * old, v(4.0)),
+            (-18, v(2.6)), (-17, v(0.8)),
             (-17, v(-3.5)),
         ]  # fmt: skip
         wide = 1.0 if self.exam.view == "PA" else 1.1

@@ -1,6 +1,8 @@
 """What lies in and on the patient besides anatomy: leads, tubes, lines, ports, pacemakers, wires, clips.
 
-None of it is a finding, and all of it goes with being ill: portable AP films carry more, a pneumothorax often has its drain.
+None of it is a finding, and all of it goes with being ill: portable AP films carry more, a pneumothorax often has its
+drain, a large heart its pacemaker. A classifier that learns these shortcuts scores well on labels and fails on boxes, as it
+does on real films.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ Random = np.random.Generator
 
 
 def add_devices(scene: Scene, findings: frozenset[str]) -> None:
-    """Draws into `scene.metal`; permanent things belong to the patient, the rest to the image."""
+    """Draws into `scene.metal`; permanent things belong to the patient, the rest to the image.
+
+    Chances are rough shares of what an archive of a referral hospital shows, not counts.
+    """
     body, exam = scene.chest.body, scene.chest.exam
     ap = exam.view == "AP"
     ill = min(len(findings), 3)
@@ -43,20 +48,24 @@ def add_devices(scene: Scene, findings: frozenset[str]) -> None:
 
 
 def _add(scene: Scene, put: Callable[[Scene, Layer, Random], None], r: Random) -> None:
+    """An 8-bit layer's full brightness stands for an attenuation of 1.2, about 2 mm of steel wire."""
     layer = scene.raster.layer()
     put(scene, layer, r)
     scene.metal += scene.raster.blur(layer, 0.35) * np.float32(1.2 / 255)
 
 
 def _curve(scene: Scene, layer: Layer, points: object, width: float, value: float, z: float = 0.0) -> None:
+    """A line of `width` millimeters through the points."""
     scene.raster.line(layer, scene.chest.exam.place(spline(points, 60), z), width, value)
 
 
 def _disc(scene: Scene, layer: Layer, center: tuple[float, float], radius: float, value: float) -> None:
+    """A round thing on the skin of the chest, 90 mm in front of the middle."""
     scene.raster.fill(layer, scene.chest.exam.place(ellipse(center, (radius, radius)), 90.0), value)
 
 
 def _leads(scene: Scene, layer: Layer, r: Random) -> None:
+    """Two to five electrodes, each a ring around a snap, their wires leaving the picture together."""
     body, bottom = scene.chest.body, scene.chest.bottom
     away = np.array([r.choice([-1, 1]) * (body.half_width + 90), r.uniform(bottom - 40, bottom + 130)])
     spots = [(-0.75, 0.1), (0.75, 0.1), (-0.7, 0.85), (0.75, 0.85), (0.2, 0.6)]
@@ -92,6 +101,7 @@ def _central_line(scene: Scene, layer: Layer, r: Random) -> None:
 
 
 def _breathing_tube(scene: Scene, layer: Layer, r: Random) -> None:
+    """Two walls and the marker line, the tip two to five centimeters above the carina."""
     v = scene.chest.body.vertebra
     end = float(v(5.2)) - r.uniform(20, 55)
     for side in (-1, 1):
@@ -100,6 +110,7 @@ def _breathing_tube(scene: Scene, layer: Layer, r: Random) -> None:
 
 
 def _stomach_tube(scene: Scene, layer: Layer, r: Random) -> None:
+    """Down behind the heart and to the left below the diaphragm."""
     v, chest = scene.chest.body.vertebra, scene.chest
     x = chest.body.half_width * r.uniform(0.3, 0.6)
     path = [(3, v(-6)), (2, v(1)), (-2, v(5)), (3, v(8)), (12, float(v(11))), (x, chest.bottom + r.uniform(8, 50))]
@@ -123,6 +134,7 @@ def _drain(scene: Scene, layer: Layer, r: Random) -> None:
 
 
 def _port(scene: Scene, layer: Layer, r: Random) -> None:
+    """A ring under the collar bone and its catheter; common here, as at the NIH."""
     v, body = scene.chest.body.vertebra, scene.chest.body
     side = -1 if r.random() < 0.75 else 1
     x, y = side * body.half_width * r.uniform(0.45, 0.65), float(v(4.4)) + r.normal(0, 9)
@@ -133,6 +145,7 @@ def _port(scene: Scene, layer: Layer, r: Random) -> None:
 
 
 def _pacemaker(scene: Scene, layer: Layer, r: Random) -> None:
+    """A can at the left shoulder with a lead to the right ventricle, in most also one to the atrium."""
     v, chest = scene.chest.body.vertebra, scene.chest
     x, y = chest.body.half_width * 0.62 + r.normal(0, 6), float(v(3.4)) + r.normal(0, 6)
     scene.raster.fill(layer, chest.exam.place(ellipse((x, y), (24, 19), r.uniform(-30, 30)), 90.0), 225)
@@ -157,6 +170,7 @@ def _pacemaker(scene: Scene, layer: Layer, r: Random) -> None:
 
 
 def _sternal_wires(scene: Scene, layer: Layer, r: Random) -> None:
+    """Four to seven twisted loops in the midline, after heart surgery."""
     v, size = scene.chest.body.vertebra, scene.chest.body.size
     for k in range(int(r.integers(4, 8))):
         y = float(v(3.6 + k * 1.05)) + r.normal(0, 1.5)
@@ -166,6 +180,7 @@ def _sternal_wires(scene: Scene, layer: Layer, r: Random) -> None:
 
 
 def _clips(scene: Scene, layer: Layer, r: Random) -> None:
+    """A handful of surgical clips near one place."""
     side = int(r.choice([-1, 1]))
     center = scene.chest.point(side, r.uniform(0.15, 0.95), r.uniform(0.1, 0.7))
     for _ in range(int(r.integers(2, 9))):

@@ -26,7 +26,9 @@ _SMALL = 192
 
 @dataclass(frozen=True)
 class Case:
-    """What there is to draw. `patient` keeps the anatomy and the place of findings; `follow_up` changes breath, position, exposure."""
+    """What there is to draw. `patient` keeps the anatomy and the place of findings; `follow_up` changes breath,
+    position, exposure.
+    """
 
     seed: int
     patient: int
@@ -41,7 +43,9 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """Boxes are in the 1024 frame, one for each lesion, the largest of a finding first; masks hold all lesions of a finding."""
+    """Boxes are in the 1024 frame, one for each lesion, the largest of a finding first; masks hold all lesions of a
+    finding.
+    """
 
     pixels: UInt8[np.ndarray, "h w"]
     findings: tuple[str, ...]
@@ -50,6 +54,11 @@ class Drawing:
 
 
 def draw(case: Case, side: int) -> Drawing:
+    """The picture of one case, with its boxes and true masks.
+
+    The order matters: anatomy with the findings' changes of shape, then the findings, then devices over them, then the
+    exposure of it all, and last what is burned into the finished picture.
+    """
     inner = side if side >= _SMALL else 2 * side
     body = make_body(case.seed, case.patient, case.sex, case.age)
     exam = make_exam(body, case.view, case.follow_up, case.misalignment)

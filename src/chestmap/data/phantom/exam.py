@@ -1,4 +1,8 @@
-"""How one image was taken: view, breath, position of the patient, and the film that everything is projected on."""
+"""How one image was taken: view, breath, position of the patient, and the film that everything is projected on.
+
+The patient stands or lies with x to the left, y down and z forward. The beam goes through the middle of the chest; what
+lies nearer to the source is larger on the film. PA puts the front of the chest at the detector, AP the back.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +54,11 @@ class Exam:
 
 
 def make_exam(body: Body, view: View, follow_up: int, misalignment: float) -> Exam:
-    """`misalignment` scales shift, roll and zoom; 1 is what real films show."""
+    """`misalignment` scales shift, roll and zoom; 1 is what real films show.
+
+    Portable AP films are taken lying or half sitting, on a shallow breath, from nearer, more turned and tilted, with the
+    arms hanging.
+    """
     r = stream(body.seed, "exam", follow_up)
     pa = view == "PA"
     shares = np.array([film[0] for film in FILMS[view]])

@@ -1,4 +1,9 @@
-"""The fourteen findings: what each does to the anatomy, how it is drawn, and the boxes that result."""
+"""The fourteen findings: what each does to the anatomy, how it is drawn, and the boxes that result.
+
+A finding is drawn in the attenuation domain. It fills the lung with a share of tissue or adds millimeters of it, so ribs
+and vessels stay visible through it, and where the lung has no air left to lose, as behind the heart, it is as hard to see
+as on a film.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +60,11 @@ def make_lesion(body: Body, exam: Exam, finding: str, attempt: int = 0) -> Lesio
 
 
 def change_of(body: Body, exam: Exam, findings: Iterable[str]) -> Change:
-    """What the findings do to heart, diaphragm and mediastinum before anything is drawn."""
+    """What the findings do to heart, diaphragm and mediastinum before anything is drawn.
+
+    A cardiothoracic ratio over 0.53 is an enlarged heart; healthy ones of this phantom end at 0.515, and AP magnifies both,
+    so they overlap.
+    """
     change = Change()
     for finding in findings:
         now = make_lesion(body, exam, finding)
@@ -77,7 +86,10 @@ def change_of(body: Body, exam: Exam, findings: Iterable[str]) -> Change:
 
 
 def add_findings(scene: Scene, body: Body, exam: Exam, findings: Iterable[str]) -> dict[str, list[Mask]]:
-    """Draws them into the scene; each finding's visible areas, the largest first."""
+    """Draws them into the scene; each finding's visible areas, the largest first.
+
+    One that fell where nothing can be seen, behind the heart or under the diaphragm, is drawn again elsewhere.
+    """
     wanted = set(findings)
     masks = {}
     for finding, draw in FINDINGS.items():

@@ -13,7 +13,9 @@ Mask = Bool[np.ndarray, "h w"]
 
 def place_in_lung(scene: Scene, r: np.random.Generator, side: int, across: tuple[float, float], down: tuple[float, float],
                   room: float = 45.0) -> np.ndarray:  # fmt: skip
-    """A point of the lung in millimeters: `across` from spine to wall, `down` from apex to angle, where there are `room` mm of air."""
+    """A point of the lung in millimeters: `across` from spine to wall, `down` from apex to angle, where there are `room`
+    mm of air.
+    """
     chest, raster = scene.chest, scene.raster
     spot, r = np.zeros(2), r.spawn(1)[0]  # what follows does not depend on how many tries this takes
     for _ in range(12):
@@ -25,6 +27,7 @@ def place_in_lung(scene: Scene, r: np.random.Generator, side: int, across: tuple
 
 
 def _outline(r: np.random.Generator, center: np.ndarray, radius: float, lobes: float) -> np.ndarray:
+    """A circle whose radius wanders by a few low harmonics: `lobes` is their size as a share of the radius."""
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     wave = np.zeros_like(angle)
     for k in (2, 3, 4, 5, 7):
@@ -76,7 +79,10 @@ def mass(scene: Scene, lesion: Lesion) -> list[Mask]:
 
 
 def atelectasis(scene: Scene, lesion: Lesion) -> list[Mask]:
-    """Plates at the bases, a basal wedge, or the left lower lobe behind the heart."""
+    """Plates at the bases, a basal wedge, or the left lower lobe behind the heart.
+
+    Lost volume shows too: the diaphragm of that side is higher and the mediastinum nearer (`findings.change_of`).
+    """
     r, chest = lesion.random, scene.chest
     kind = r.choice(3, p=[0.5, 0.35, 0.15])
     if kind == 0:
@@ -99,6 +105,7 @@ def atelectasis(scene: Scene, lesion: Lesion) -> list[Mask]:
 
 
 def _plates(scene: Scene, lesion: Lesion) -> Mask:
+    """One to four bands of collapsed lung at a base, slightly bowed and tilted, in a little haze."""
     r, raster, chest = lesion.random, scene.raster, scene.chest
     center = place_in_lung(scene, r, lesion.side, (0.35, 0.75), (0.68, 0.92), 30)
     layer = raster.layer()
@@ -124,7 +131,7 @@ def _plates(scene: Scene, lesion: Lesion) -> Mask:
 
 
 def hernia(scene: Scene, lesion: Lesion) -> list[Mask]:
-    """Stomach behind the heart: a round shadow, in most with air over a fluid level."""
+    """Stomach behind the heart: a round shadow, in most with air over a fluid level, which is sharp when upright."""
     r, raster, chest = lesion.random, scene.raster, scene.chest
     a, b = r.uniform(28, 48) * lesion.growth, r.uniform(26, 42) * lesion.growth
     center = np.array([r.normal(12, 14), float(chest.dome(np.array([30.0]), 1)[0]) - 0.45 * b])

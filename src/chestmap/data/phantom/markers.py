@@ -1,4 +1,6 @@
-"""What the technician and the machine leave on the picture: side letters, texts, shutters, unexposed borders, blanked names."""
+"""What the technician and the machine leave on the picture: side letters, texts, shutters, unexposed borders, blanked
+names.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +34,7 @@ def add_lead_letter(raster: Raster, exam: Exam, attenuation: Field) -> Field:
 
 
 def _pasted(side: int, patch: np.ndarray, at: tuple[float, float], scale: float, degrees: float) -> Field:
+    """The patch, turned and scaled, on an empty picture."""
     matrix = cv2.getRotationMatrix2D((48, 48), degrees, scale)
     matrix[:, 2] += np.array(at) - 48
     return cv2.warpAffine(patch, matrix, (side, side), flags=cv2.INTER_AREA).astype(np.float32)
@@ -67,6 +70,7 @@ def _edges(raster: Raster, r: np.random.Generator, chance: float, reach: float) 
 
 
 def _shutters(raster: Raster, r: np.random.Generator, pixels: Layer) -> Layer:
+    """Black beyond the collimated field, as digital readers show it."""
     return (pixels * (1 - smooth_step(_edges(raster, r, 0.4, 0.11), -0.001, 0.001))).astype(np.uint8)
 
 
@@ -78,6 +82,7 @@ def _unexposed(raster: Raster, r: np.random.Generator, pixels: Layer) -> Layer:
 
 
 def _texts(side: int, r: np.random.Generator, pixels: Layer) -> None:
+    """Burned-in words, and at times a side letter in a disc and an arrow that says which way was up."""
     scale = side / 1024
     thick = max(1, round(3 * scale))
     for word in ("PORTABLE", "AP")[: 1 + int(r.random() < 0.7)]:

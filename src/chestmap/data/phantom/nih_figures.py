@@ -1,6 +1,7 @@
 """Figures of ChestX-ray14 that the phantom imitates.
 
-Counted from Data_Entry_2017_v2020.csv (112,120 images, 30,805 patients) and BBox_List_2017.csv (984 boxes); no row of either is kept.
+Counted from Data_Entry_2017_v2020.csv (112,120 images, 30,805 patients) and BBox_List_2017.csv (984 boxes); no row of
+either is kept.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def smooth_step(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def spline(points: object, count: int = 48, *, closed: bool = False) -> Points:
-    """A Catmull-Rom curve through the points."""
+    """A Catmull-Rom curve: it goes through the points, `count` places evenly over the spans between them."""
     p = np.asarray(points, dtype=np.float64)
     n = len(p)
     p = np.concatenate([p[-1:], p, p[:2]]) if closed else np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
@@ -60,6 +60,7 @@ def ribbon(center: Points, half_width: float | np.ndarray) -> Points:
 
 
 def ellipse(center: tuple[float, float], radii: tuple[float, float], degrees: float = 0.0, count: int = 32) -> Points:
+    """A closed outline; `degrees` turn it clockwise on the picture."""
     angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
     x, y = radii[0] * np.cos(angle), radii[1] * np.sin(angle)
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
@@ -90,12 +91,15 @@ class Raster:
         )
 
     def layer(self) -> Layer:
+        """An empty 8-bit picture to fill shapes into."""
         return np.zeros((self.side, self.side), np.uint8)
 
     def to_pixels(self, points: Points) -> np.ndarray:
+        """Continuous pixel coordinates: pixel i covers [i, i + 1)."""
         return np.asarray(points) @ self.matrix[:, :2].T + self.matrix[:, 2]
 
     def _fixed(self, points: Points) -> np.ndarray:
+        """OpenCV's integers; its pixel centers are whole numbers."""
         return np.rint((self.to_pixels(points) - 0.5) * (1 << _SHIFT)).astype(np.int32)
 
     def fill(self, layer: Layer, points: Points, value: float = 255) -> None:
@@ -114,11 +118,11 @@ class Raster:
         """Many curves [n, k, 2] at once, the brightest last; widths and values are rounded to a few steps for speed."""
         pixels = np.maximum(widths * self.scale, 0.05)
         thickness = np.maximum(np.rint(pixels), 1).astype(np.int64)
-        step = np.clip(np.rint(values * np.minimum(pixels / thickness, 1.3) / 8), 1, 31).astype(np.int64)
-        fixed = self._fixed(paths)
+        step = np.rint(np.minimum(values * np.minimum(pixels / thickness, 1.3) / 8, 31)).astype(np.int64)
         group = step * 64 + thickness
         order = np.argsort(group, kind="stable")
-        group, fixed = group[order], fixed[order]
+        order = order[step[order] > 0]
+        group, fixed = group[order], self._fixed(paths[order])
         starts = np.flatnonzero(np.diff(group, prepend=-1))
         for start, stop in zip(starts, [*starts[1:], len(group)], strict=True):
             value, wide = divmod(int(group[start]), 64)
@@ -126,6 +130,7 @@ class Raster:
                           lineType=cv2.LINE_AA, shift=_SHIFT)  # fmt: skip
 
     def polygon(self, points: Points) -> Layer:
+        """The shape alone on an empty layer."""
         layer = self.layer()
         self.fill(layer, points)
         return layer
@@ -145,7 +150,9 @@ class Raster:
         return cv2.resize(small, (self.side, self.side), interpolation=cv2.INTER_CUBIC)
 
     def bulge(self, mask: Layer, radius: float) -> Field:
-        """0 at the mask's border rising like a quarter circle to 1 at `radius` millimeters inside: the chord of a round body."""
+        """0 at the mask's border rising like a quarter circle to 1 at `radius` millimeters inside: the chord of a round
+        body.
+        """
         depth = cv2.distanceTransform((mask > 20).view(np.uint8), cv2.DIST_L2, 3)
         t = np.minimum(depth * np.float32(1 / (radius * self.scale)), 1.0)
         return np.sqrt(t * (2.0 - t)) * (mask * np.float32(1 / 255))

@@ -56,6 +56,10 @@ class Scene:
         return np.minimum(self.air * np.float32(1 / 30.0), 1.0)
 
     def attenuation(self) -> Field:
+        """The line integral that Beer-Lambert's law needs.
+
+        However large the lungs, an eighth of the chest stays tissue: skin, muscle, pleura.
+        """
         left = self.air * (1 - self.filled)
         aerated = left * (self.aeration + self.bare * np.float32(0.98 - self.aeration))
         solid = np.maximum(self.tissue - aerated - self.gas, 0.12 * self.tissue)
@@ -75,7 +79,9 @@ def make_grain(raster: Raster, chest: Chest) -> Field:
 
 
 def make_scene(raster: Raster, chest: Chest) -> Scene:
-    air = make_air(raster, chest)
+    """Healthy anatomy, before findings and devices."""
+    below = below_dome(raster, chest)
+    air = make_air(raster, chest, below)
     empty = np.zeros_like(air)
     return Scene(
         raster=raster,
@@ -86,7 +92,7 @@ def make_scene(raster: Raster, chest: Chest) -> Scene:
         bone=make_ribs(raster, chest) + make_spine(raster, chest) + make_shoulders(raster, chest),
         vessels=make_vessels(raster, chest, air) + make_hila(raster, chest) * np.minimum(air * np.float32(1 / 60), 1.0),
         grain=make_grain(raster, chest),
-        below=below_dome(raster, chest),
+        below=below,
         filled=empty,
         bare=empty,
         extra=empty.copy(),

@@ -18,7 +18,9 @@ class PhantomSettings(Settings):
     label_noise: float = Field(default=0.1, ge=0, lt=0.6)
     """Share of true findings that the labels miss, and of positive labels that are wrong; prevalence stays as it is."""
     enrich: float = Field(default=0.0, ge=0, le=1)
-    """0: prevalences of NIH. 1: every finding on 12 % of the images, which leaves at least 40 boxes of each among 2,000 with `boxed = 1`."""
+    """0: prevalences of NIH. 1: every finding on 12 % of the images, which leaves at least 40 boxes of each among 2,000
+    with `boxed = 1`.
+    """
     test: float = Field(default=TEST_SHARE, gt=0, lt=1)
     boxed: float = Field(default=BOXED_SHARE, ge=0, le=1)
     """Share of true and labelled test findings, of the eight that NIH boxes, that carry a box."""

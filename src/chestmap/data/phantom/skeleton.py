@@ -1,4 +1,9 @@
-"""Ribs, spine, clavicles, scapulae and arms as attenuation beyond that of soft tissue."""
+"""Ribs, spine, clavicles, scapulae and arms as attenuation beyond that of soft tissue.
+
+A rib is a curve in space: around the chest from the spine to where the bone ends in front, descending as it goes.
+Projected, it gives the level posterior and the steep anterior part that films show, and it follows turn, tilt and view by
+itself. Tubes of bone get bright borders and a paler middle.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +49,7 @@ def ribs(chest: Chest, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def make_ribs(raster: Raster, chest: Chest) -> Field:
+    """Twelve pairs; the front parts are fainter and fade into cartilage towards the breastbone."""
     back, front = raster.layer(), raster.layer()
     r = stream(chest.body.seed, "ribs")
     for side in (-1, 1):
@@ -94,6 +100,7 @@ def make_spine(raster: Raster, chest: Chest) -> Field:
 
 
 def _fill_all(raster: Raster, layer: Layer, outlines: np.ndarray, value: float) -> None:
+    """Many outlines of one brightness."""
     for outline in outlines:
         raster.fill(layer, outline, value)
 
@@ -122,6 +129,7 @@ def make_shoulders(raster: Raster, chest: Chest) -> Field:
 
 
 def _clavicle(raster: Raster, chest: Chest, layer: Layer, side: int, lift: float) -> None:
+    """From the breastbone to the shoulder, S-shaped; `lift` moves the outer end."""
     s, k = chest.body.shoulders, chest.body.size
     corners = [
         (13, 30 * k),
@@ -146,7 +154,8 @@ def _scapula(raster: Raster, chest: Chest, layer: Layer, side: int) -> None:
         raster.fill(layer, exam.place(np.asarray(points, dtype=np.float64) * [side, 1], depth), value)
 
     fill(spline([
-        (inner, 40 * k), (inner + 14, 20 * k), (0.6 * s, 14 * k), (joint - 12, 22 * k), (joint - 6, 36 * k), (joint - 10, 52 * k),
+        (inner, 40 * k), (inner + 14, 20 * k), (0.6 * s, 14 * k), (joint - 12, 22 * k), (joint - 6, 36 * k),
+        (joint - 10, 52 * k),
         (joint - 26, 78 * k), (inner + 34, 136 * k), (inner + 24, 152 * k), (inner + 12, 142 * k), (inner + 2, 92 * k),
     ], 60, closed=True), -75, 75)  # fmt: skip
     border = spline([(joint - 8, 48 * k), (joint - 26, 80 * k), (inner + 36, 134 * k), (inner + 28, 148 * k)], 24)
@@ -158,6 +167,7 @@ def _scapula(raster: Raster, chest: Chest, layer: Layer, side: int) -> None:
 
 
 def _humerus(raster: Raster, chest: Chest, layer: Layer, side: int) -> None:
+    """Head and shaft with a marrow cavity that begins below the head."""
     k = chest.body.size
     middle = arm(chest, side)
     at = np.linspace(0, 1, len(middle))

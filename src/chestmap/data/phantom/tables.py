@@ -1,4 +1,9 @@
-"""The CSV files and lists of a phantom dataset, column for column as NIH publishes them, and the truth beside them."""
+"""The CSV files and lists of a phantom dataset, column for column as NIH publishes them, and the truth beside them.
+
+Data_Entry_2017.csv  BBox_List_2017.csv  train_val_list.txt  test_list.txt     what NIH would give
+truth.csv            true findings of every image, before label noise
+truth_boxes.csv      every lesion of every finding of every image, in the 1024 frame
+"""
 
 from __future__ import annotations
 
@@ -23,10 +28,12 @@ Found = Mapping[int, Sequence[Sequence[object]]]
 
 
 def _nih_name(finding: str) -> str:
+    """NIH joins words with underscores."""
     return finding.replace(" ", "_")
 
 
 def write_tables(folder: Path, people: Population, settings: PhantomSettings, found: Found) -> None:
+    """`truth.csv` and `truth_boxes.csv` hold what was drawn; the files with NIH's names hold what a user would be told."""
     rows = range(len(people))
     _write(folder / "Data_Entry_2017.csv", _ENTRY, (_entry(people, settings, row) for row in rows))
     marked = list(_marked(people, found))
@@ -46,6 +53,7 @@ def write_tables(folder: Path, people: Population, settings: PhantomSettings, fo
 
 
 def _write(path: Path, header: str | None, rows: Iterable[Iterable[object]]) -> None:
+    """Written beside and renamed."""
     text = io.StringIO()
     if header:
         text.write(header + "\n")
@@ -56,17 +64,20 @@ def _write(path: Path, header: str | None, rows: Iterable[Iterable[object]]) -> 
 
 
 def _entry(people: Population, settings: PhantomSettings, row: int) -> list[object]:
+    """One row of Data_Entry_2017.csv."""
     case = people.case(row, settings)
     exam = make_exam(make_body(case.seed, case.patient, case.sex, case.age), case.view, case.follow_up, case.misalignment)
     width, height, spacing = exam.film
     labels = "|".join(_nih_name(name) for name, here in zip(NAMES, people.labels[row], strict=True) if here)
     return [
-        f"{people.image_id(row)}.png", labels or "No Finding", case.follow_up, case.patient, people.age[row], case.sex, case.view,
+        f"{people.image_id(row)}.png", labels or "No Finding", case.follow_up, case.patient, people.age[row],
+        case.sex, case.view,
         width, height, spacing, spacing,
     ]  # fmt: skip
 
 
 def _corner_and_size(corners: Sequence[object]) -> list[float]:
+    """x, y, width, height, as NIH gives boxes."""
     x0, y0, x1, y1 = (float(str(value)) for value in corners)
     return [x0, y0, x1 - x0, y1 - y0]
 

@@ -1,4 +1,10 @@
-"""Soft tissue and air: the body's outline, breasts, lungs, heart, diaphragm, airways and gas below it, as thickness in millimeters."""
+"""Soft tissue and air: the body's outline, breasts, lungs, heart, diaphragm, airways and gas below it, as thickness in
+millimeters.
+
+The lungs' air is the chest's depth within its outline, times what heart, great vessels, aorta and abdomen leave of it. A
+round body's chord rises like a quarter circle from its border, which is why hearts and domes have sharp edges and soft
+middles.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +17,16 @@ MIRROR = np.array([-1.0, 1.0])
 
 
 def _trunk(chest: Chest) -> Points:
+    """Neck, shoulders and sides down to the belly, each side a little different from image to image."""
     body = chest.body
     s, n, w, fat = body.shoulders, body.neck, body.half_width, body.fat
     tall = body.size
     half = [
         (n * 0.94, -130 * tall), (n, -58 * tall), (n * 1.28, -36 * tall), (n * 1.9, -20 * tall), (s * 0.78, -8 * tall),
-        (s * 0.97, 6 * tall), (s * 1.1, 34 * tall), (s * 1.08, 70 * tall), (max(s * (0.96 - 0.1 * chest.exam.arms), w + fat + 38), 104 * tall),
-        (w + fat + 37, 140 * tall), (w + fat + 28, 200 * tall), (w + fat + 18, chest.bottom + 10), (w + fat + 9, chest.bottom + 80),
+        (s * 0.97, 6 * tall), (s * 1.1, 34 * tall), (s * 1.08, 70 * tall),
+        (max(s * (0.96 - 0.1 * chest.exam.arms), w + fat + 38), 104 * tall),
+        (w + fat + 37, 140 * tall), (w + fat + 28, 200 * tall), (w + fat + 18, chest.bottom + 10),
+        (w + fat + 9, chest.bottom + 80),
         (w + fat + 10, chest.bottom + 190),
     ]  # fmt: skip
     r = stream(chest.exam.seed, "trunk")
@@ -65,11 +74,15 @@ def _breasts(raster: Raster, chest: Chest) -> Field:
         outline = spline(np.array(corners) * [side * a, b] + [cx, cy], 48, closed=True)
         mask = raster.polygon(exam.place(outline, 95.0))
         full = smooth_step(y, cy - 1.7 * b, cy + 0.8 * b) * smooth_step((x - cx) * side, -1.1 * a, 0.2 * a)
-        field += raster.blur(raster.bulge(mask, 0.7 * a) * full, 0.8) * np.float32((30 if exam.upright else 17) * amount)
+        field += raster.blur(raster.bulge(mask, 0.7 * a) * full, 0.8) * np.float32((38 if exam.upright else 20) * amount)
     return field
 
 
 def make_tissue(raster: Raster, chest: Chest) -> Field:
+    """The body as if the lungs were solid: trunk, arms, chin and breasts.
+
+    Thickest in the belly, thinner towards the sides and the neck, uneven by a few percent as muscle and fat are.
+    """
     body, exam = chest.body, chest.exam
     x, y = raster.grid
     outline = raster.polygon(exam.place(_trunk(chest)))
@@ -105,7 +118,7 @@ def _chin(raster: Raster, chest: Chest) -> Field:
     return raster.bulge(raster.polygon(exam.place(jaw, 40.0)), 22) * np.float32(205 * body.size)
 
 
-def make_air(raster: Raster, chest: Chest) -> Field:
+def make_air(raster: Raster, chest: Chest, below: Field) -> Field:
     """Lung in the beam once heart, vessels and diaphragm have taken their part."""
     body, exam = chest.body, chest.exam
     x, y = raster.grid
@@ -114,7 +127,6 @@ def make_air(raster: Raster, chest: Chest) -> Field:
     air = raster.bulge(cage, 40 * body.size) * (0.5 + 0.5 * height) * np.float32(chest.depth)
     air *= 1.05 - 0.1 * smooth_step(y, body.apex, chest.bottom)  # the lungs' lower parts hold more blood
     air *= 1 - 0.22 * np.minimum(np.abs(x) / body.half_width, 1.0) ** 2
-    below = below_dome(raster, chest)
     heart = np.float32(0.9) * raster.bulge(raster.polygon(chest.heart()), 48) * np.clip(1 - below / 65, 0, 1)
     air *= (1 - heart) * (1 - np.sqrt(np.clip(below * np.float32(1 / 27.0), 0, 1)))
     vessels = raster.polygon(chest.mediastinum())
@@ -155,6 +167,7 @@ def make_gas(raster: Raster, chest: Chest) -> Field:
 
 
 def _bowel(raster: Raster, chest: Chest, r: np.random.Generator) -> Field:
+    """Gas under the left dome, in upright patients often over a fluid level, and in a few coils lower down."""
     body, exam = chest.body, chest.exam
     gas = np.zeros((raster.side, raster.side), np.float32)
     _, y = raster.grid
@@ -167,12 +180,12 @@ def _bowel(raster: Raster, chest: Chest, r: np.random.Generator) -> Field:
             level = cy + 9 + b * r.uniform(1.0, 1.7)
             amount *= 1 - smooth_step(y, level - 1, level + 1)
         gas += amount
+    coils = raster.layer()
     for _ in range(r.poisson(2.0)):
-        cx = r.uniform(-0.75, 0.75) * body.half_width
-        cy = chest.bottom + r.uniform(25, 110)
-        pieces = raster.layer()
+        cx, cy = r.uniform(-0.75, 0.75) * body.half_width, chest.bottom + r.uniform(25, 110)
+        filled = r.uniform(90, 255)
         for _ in range(int(r.integers(2, 6))):
-            raster.fill(pieces, exam.place(ellipse((cx, cy), tuple(r.uniform(6, 15, 2)), r.uniform(0, 90))))
+            a, b = r.uniform(6, 15, 2)
+            raster.fill(coils, exam.place(ellipse((cx, cy), (a, b), r.uniform(0, 90), 20)), filled)
             cx, cy = cx + r.normal(0, 14), cy + r.normal(0, 7)
-        gas += raster.bulge(pieces, 12) * np.float32(r.uniform(8, 26))
-    return raster.blur(gas, 1.4)
+    return raster.blur(gas + raster.bulge(coils, 12) * np.float32(26), 1.4)

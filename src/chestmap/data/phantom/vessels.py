@@ -1,4 +1,8 @@
-"""Lung vessels: trees that leave the hila and taper outwards, thicker below as in a standing patient."""
+"""Lung vessels: trees that leave the hila and taper outwards, thicker below as in a standing patient.
+
+Arteries and veins are grown once for a patient on an adult's lung 280 mm wide and 250 mm tall and stretched to the lungs of
+each image.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,12 @@ _TRUNKS = np.array([
 
 
 def _grow(r: np.random.Generator, start: np.ndarray, generations: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Branches as (x, y, direction, radius) rows; returns for each generation its paths [n, 6, 2] and radii at both ends."""
+    """Branches as (x, y, direction, radius) rows; returns for each generation its paths [n, 6, 2] and radii at both
+    ends.
+
+    Every branch goes on, forks and puts out a twig; from the third generation on some do not. Radii shrink by a quarter to
+    a third each time.
+    """
     grown = []
     rows = start
     for generation in range(generations):
@@ -45,6 +54,7 @@ def _grow(r: np.random.Generator, start: np.ndarray, generations: int) -> list[t
 
 @lru_cache(maxsize=8)  # a patient's images follow each other
 def _branches(seed: int, side: int, tree: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Ten trunks and what grows from them; the left hilum stands higher, veins enter lower and run more level."""
     r = stream(seed, "vessels", tree, side + 1)
     trunks = _TRUNKS.copy()
     trunks[:, 1] += 0 if side < 0 else -9
@@ -72,16 +82,15 @@ def make_vessels(raster: Raster, chest: Chest, air: Field) -> Field:
             for path, begin, end in _branches(body.seed, side, tree):
                 where = path * to_mm * np.array([side, 1.0]) + np.array([chest.change.shift * 0.7, body.apex])
                 swell = 2 * body.vessels * (1 + low * np.clip((path[:, 3, 1] - 120) / 60, -1, 1.3))
-                middle = 0.5 * (begin + end)
-                pieces += [where[:, :4], where[:, 3:].repeat([1, 1, 2], axis=1)]
-                widths += [(0.5 * (begin + middle)) * swell, (0.5 * (middle + end)) * swell]
+                pieces += [where[:, :4], where[:, 2:]]  # halves that overlap a little, the second narrower
+                widths += [(0.75 * begin + 0.25 * end) * swell, (0.25 * begin + 0.75 * end) * swell]
         wide = np.concatenate(widths)
         raster.lines(
             layer, exam.place(np.concatenate(pieces)), wide, 255 * (wide / _FULL) ** 0.8
         )  # small ones stand out, as they overlap less
         total += raster.blur(layer, 0.35)
     inside = np.minimum(air * np.float32(1 / 70), 1.0)
-    return total * inside * np.float32(1.65 * _FULL / 255)
+    return total * inside * np.float32(1.4 * _FULL / 255)
 
 
 def make_hila(raster: Raster, chest: Chest) -> Field:
@@ -92,11 +101,16 @@ def make_hila(raster: Raster, chest: Chest) -> Field:
     layer = raster.layer()
     for side in (-1, 1):
         x0, y0 = (35.0, float(body.vertebra(6.1))) if side < 0 else (36.0, float(body.vertebra(5.6)))
-        for _ in range(9):
-            t = r.uniform(-1, 1)
-            at = np.array([side * (x0 + 5 - 5 * t * t + r.normal(0, 3.5)), y0 + t * 22 + r.normal(0, 3)]) * [body.size, 1]
-            blob = ellipse((at[0], at[1]), (r.uniform(4, 8), r.uniform(6, 13)), side * r.normal(-18, 22), 20)
-            raster.fill(layer, exam.place(np.add(blob, moved), 5.0), r.uniform(70, 150))
+        t = r.uniform(-1, 1, 9)
+        x = side * (x0 + 5 - 5 * t * t + r.normal(0, 3.5, 9)) * body.size + moved[0]
+        y = y0 + t * 22 + r.normal(0, 3, 9)
+        turn, across, along = side * np.radians(r.normal(-18, 22, 9)), r.uniform(4, 8, 9), r.uniform(6, 13, 9)
+        circle = ellipse((0.0, 0.0), (1.0, 1.0), 0.0, 20)
+        u, v = across[:, None] * circle[:, 0], along[:, None] * circle[:, 1]
+        c, s = np.cos(turn)[:, None], np.sin(turn)[:, None]
+        blobs = exam.place(np.stack([x[:, None] + c * u - s * v, y[:, None] + s * u + c * v], -1), 5.0)
+        for blob, value in zip(blobs, r.uniform(70, 150, 9), strict=True):
+            raster.fill(layer, blob, value)
         # The descending artery, beside the heart on the right and behind it on the left.
         line = np.array([(x0 + 2, y0 + 4), (x0 + 9, y0 + 24), (x0 + 8, y0 + 46)]) * [side * body.size, 1]
         raster.fill(layer, exam.place(ribbon(spline(np.add(line, moved), 16), np.linspace(6.0, 3.0, 16)), 0.0), 100)

@@ -1,7 +1,7 @@
 """A phantom dataset on disk, laid out as NIH lays out ChestX-ray14.
 
-Work happens in `<folder>.part`, chunk by chunk; a chunk is done when its JSON with the boxes is there, so a killed run goes on
-where it was. Nothing in the files depends on the number of processes.
+Work happens in `<folder>.part`, chunk by chunk; a chunk is done when its JSON with the boxes is there, so a killed run goes
+on where it was. Nothing in the files depends on the number of processes.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def _finished(folder: Path, record: dict[str, object]) -> bool:
 
 
 def _read_record(path: Path) -> object:
+    """None where it cannot be read: then it is not ours."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -88,6 +89,7 @@ def _begin(part: Path, record: dict[str, object]) -> None:
 
 
 def _report(part: Path, rows: range) -> Path:
+    """The file that says that a chunk is done, and what boxes it has."""
     return part / "chunks" / f"{rows.start:07d}.json"
 
 
@@ -115,6 +117,7 @@ def _run(part: Path, settings: PhantomSettings, chunks: list[range]) -> Iterator
 
 
 def _write_chunk(part: Path, settings: PhantomSettings, rows: range) -> int:
+    """Runs in a worker: images first, then the report that makes them count."""
     people = make_population(settings)
     boxes = {}
     for row in rows:
@@ -129,6 +132,7 @@ def _write_chunk(part: Path, settings: PhantomSettings, rows: range) -> int:
 
 
 def _write_image(part: Path, people: Population, settings: PhantomSettings, row: int, drawing: Drawing) -> None:
+    """PNG, and what else was asked for. An image may be written twice after a kill, with the same bytes."""
     name = people.image_id(row)
     ok, data = cv2.imencode(".png", drawing.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not ok:
