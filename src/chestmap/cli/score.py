@@ -1,15 +1,18 @@
 """`chestmap predict`, `evaluate` and `compare`: from a model folder to predictions, to scores, to a verdict between two."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chestmap.cli.data import Kind, Root, Set, source_of, split_of
 
 if TYPE_CHECKING:
+    from chestmap.data.predictions import Predictions
     from chestmap.data.source import Source
+    from chestmap.data.split import Split
     from chestmap.evaluation.scores import Evaluation
 
 KindOption = Annotated[
@@ -48,6 +51,17 @@ def predict(
 
     Example: `chestmap predict runs/image-labels/model nih /data/nih --split official --out predictions/ham`
     """
+    source = source_of(kind, root, overrides)
+    ids = _ids(source, split, part or ["validation", "test"])
+    predictions = predicted(model, source, ids, out, cache, settings or [])
+    typer.echo(f"{len(predictions):,} images, {len(ids) - len(predictions):,} could not be read", err=True)
+    typer.echo(out)
+
+
+def predicted(
+    model: Path, source: "Source", ids: Sequence[str], out: Path, cache: Path, overrides: list[str]
+) -> "Predictions":
+    """What a model folder says of the images named; images that cannot be read are left out."""
     from chestmap.data.pack import PackSettings, make_pack
     from chestmap.data.part import Part
     from chestmap.inference.model_folder import open_model
@@ -55,15 +69,11 @@ def predict(
     from chestmap.methods import METHODS
     from chestmap.settings import checked, with_overrides
 
-    how = checked(PredictSettings, with_overrides({}, settings or []), name="--predict-set")
+    how = checked(PredictSettings, with_overrides({}, overrides), name="--predict-set")
     opened = open_model(model, METHODS)
-    source = source_of(kind, root, overrides)
-    ids = _ids(source, split, part or ["validation", "test"])
     canvas = PackSettings(**opened.canvas.model_dump())
     pack = make_pack(source, cache / f"{source.name}-{canvas.width}x{canvas.height}-{canvas.fit}", canvas)
-    predictions = predict_part(opened, Part.of(source, pack, ids, "images"), out, how)
-    typer.echo(f"{len(predictions):,} images, {len(ids) - len(predictions):,} could not be read", err=True)
-    typer.echo(out)
+    return predict_part(opened, Part.of(source, pack, ids, "images"), out, how)
 
 
 def _ids(source: "Source", split: str | None, parts: list[str]) -> tuple[str, ...]:
@@ -106,11 +116,13 @@ def evaluate(
     """
     from rich.console import Console
 
+    from chestmap.evaluation.case_list import case_list, write_cases
     from chestmap.evaluation.table import brief_table, classification_table, localization_table, preset_table, summary_table
 
     source = source_of(kind, root, overrides)
     chosen = [f"presets={json.dumps(preset)}"] if preset else []
-    scored = [_scored(folder, source, split, part, [*chosen, *(settings or [])]) for folder in folders]
+    named = split_of(source, split) if split else None
+    scored = [scores_of(folder, source, named, part, [*chosen, *(settings or [])]) for folder in folders]
     console = Console()
     for table in (classification_table(scored), brief_table(scored), summary_table(scored)):
         console.print(table.to_rich())
@@ -120,6 +132,7 @@ def evaluate(
         place = out / folder.name if out and len(folders) > 1 else out or folder
         place.mkdir(parents=True, exist_ok=True)
         evaluation.write(place / "metrics.json")
+        write_cases(place / "cases.csv", case_list(evaluation))
         typer.echo(f"Wrote {place / 'metrics.json'}", err=True)
     place = out or folders[0]
     (place / "tables.md").write_text("\n\n".join(table.to_markdown() for table in tables), encoding="utf-8")
@@ -127,7 +140,8 @@ def evaluate(
     (place / "tables.tex").write_text("\n\n".join(table.to_latex() for table in tables), encoding="utf-8")
 
 
-def _scored(folder: Path, source: "Source", split: str | None, part: str, overrides: list[str]) -> "Evaluation":
+def scores_of(folder: Path, source: "Source", split: "Split | None", part: str, overrides: list[str]) -> "Evaluation":
+    """A predictions folder scored on the images of the part that it holds; without a split on all that it holds."""
     from chestmap.data.predictions import open_predictions
     from chestmap.evaluation.evaluate import EvaluationSettings, Held
     from chestmap.evaluation.evaluate import evaluate as score
@@ -139,14 +153,13 @@ def _scored(folder: Path, source: "Source", split: str | None, part: str, overri
     predicted = set(predictions.image_ids)
     if split is None:
         return score(predictions, truth_of(source, [one for one in source.ids if one in predicted]), how, title=folder.name)
-    found: Any = split_of(source, split)
     ids = {
-        name: [one for one in found.parts.get(name, ()) if name == "train" or one in predicted]
+        name: [one for one in split.parts.get(name, ()) if name == "train" or one in predicted]
         for name in (part, "train", "validation")
     }
     training = truth_of(source, ids["train"]) if ids["train"] and part != "train" else None
     validation = (predictions, truth_of(source, ids["validation"])) if ids["validation"] and part != "validation" else None
-    return score(predictions, truth_of(source, ids[part]), how, Held(validation, training, found), title=folder.name)
+    return score(predictions, truth_of(source, ids[part]), how, Held(validation, training, split), title=folder.name)
 
 
 def compare(
@@ -169,7 +182,8 @@ def compare(
     from chestmap.evaluation.table import comparison_table
 
     source = source_of(kind, root, overrides)
-    one, other = (_scored(folder, source, split, part, ["resamples=1"]) for folder in (first, second))
+    named = split_of(source, split) if split else None
+    one, other = (scores_of(folder, source, named, part, ["resamples=1"]) for folder in (first, second))
     differences = test(one.cases, other.cases)
     if as_json:
         typer.echo(json.dumps([difference.as_dict() for difference in differences], indent=2))

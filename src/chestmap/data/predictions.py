@@ -175,12 +175,24 @@ class Predictions:
         scores = self.scores[first : first + len(maps)]
         return Chunk(tuple(rows["image_id"]), tuple(rows["patient_id"]), frames, scores, maps)
 
+    def __getitem__(self, row: int) -> Prediction:
+        """One image; its maps are read when they are used."""
+        first = 0
+        for maps in self.parts:
+            if row < first + len(maps):
+                return next(self._each(self._chunk(row, maps[row - first : row - first + 1])))
+            first += len(maps)
+        raise IndexError(row)
+
     def __iter__(self) -> Iterator[Prediction]:
         for chunk in self.chunks():
-            for row, image_id in enumerate(chunk.image_ids):
-                yield Prediction(
-                    image_id, chunk.patient_ids[row], self.findings, chunk.scores[row], chunk.maps[row], chunk.frames[row]
-                )
+            yield from self._each(chunk)
+
+    def _each(self, chunk: Chunk) -> Iterator[Prediction]:
+        for row, image_id in enumerate(chunk.image_ids):
+            yield Prediction(
+                image_id, chunk.patient_ids[row], self.findings, chunk.scores[row], chunk.maps[row], chunk.frames[row]
+            )
 
 
 def open_predictions(folder: Path) -> Predictions:

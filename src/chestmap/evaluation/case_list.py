@@ -1,0 +1,52 @@
+"""Every boxed (image, finding) with the overlap that it was scored with, for pictures of hits and misses and for one's own tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import polars as pl
+
+from chestmap.errors import BadTable
+from chestmap.evaluation.scores import Evaluation
+
+
+@dataclass(frozen=True)
+class Case:
+    """IoU of the finding's region with the union of its boxes under one geometry and threshold rule."""
+
+    image_id: str
+    finding: str
+    geometry: str
+    rule: str
+    iou: float
+
+
+def case_list(evaluation: Evaluation) -> list[Case]:
+    """One for each pair, geometry and rule that fixes a threshold; for the geometry `each` one for each true box."""
+    cases = evaluation.cases
+    if cases is None:
+        return []
+    return [
+        Case(cases.ids[image], cases.images.names[finding], geometry, rule, iou)
+        for (geometry, rule), hits in cases.hits.items()
+        for finding, image, iou in zip(hits.finding.tolist(), hits.image.tolist(), hits.iou.tolist(), strict=True)
+    ]
+
+
+def write_cases(path: Path, cases: Iterable[Case]) -> Path:
+    """A CSV, written beside and renamed."""
+    beside = path.with_name(path.name + ".part")
+    schema = {"image_id": pl.String, "finding": pl.String, "geometry": pl.String, "rule": pl.String, "iou": pl.Float64}
+    pl.DataFrame([asdict(case) for case in cases], schema=schema).write_csv(beside, float_precision=6)
+    beside.replace(path)
+    return path
+
+
+def read_cases(path: Path) -> list[Case]:
+    try:
+        table = pl.read_csv(path, schema_overrides={"image_id": pl.String, "finding": pl.String, "iou": pl.Float64})
+        return [Case(**row) for row in table.to_dicts()]
+    except (pl.exceptions.PolarsError, OSError, TypeError) as error:
+        raise BadTable(f"{path}: cannot be read ({error.__class__.__name__}); evaluate again") from None

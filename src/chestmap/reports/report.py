@@ -1,0 +1,208 @@
+"""The report of one model: numbers with intervals and floors, curves, pictures and provenance in one HTML file that opens offline."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from chestmap.reports import curves, run_facts, tables
+from chestmap.reports.metrics import Metrics
+from chestmap.reports.pictures import HIT, HITS, Picture, fitting_quality, sections
+from chestmap.reports.run_facts import RunFacts
+from chestmap.reports.tables import PublishedTable
+from chestmap.reports.text import count, facts, number, resource, short
+
+BUDGET = 6_500_000
+"""Bytes for the radiographs of a page; maps, curves and tables add about one million."""
+
+FOOTER = (
+    "Research use only; not a medical device. This file holds radiographs: share it as you may share those. "
+    "Made by chestmap; it loads nothing from anywhere."
+)
+LAYERS = (("map", "map", "m"), ("outline", "its mask", "l"), ("own", "own boxes", "o"), ("true", "true boxes", "t"))
+ORDERS = {"iou -1": "successes first", "iou 1": "failures first", "score -1": "highest score", "score 1": "lowest score"}
+
+
+def write_report(
+    path: Path,
+    metrics: Mapping[str, Any],
+    pictures: Sequence[Picture] = (),
+    run: RunFacts | None = None,
+    published: Sequence[PublishedTable] = (),
+) -> Path:
+    """`metrics` is the content of metrics.json. What is not given is left out of the page."""
+    found = Metrics(metrics)
+    script = resource("report.js")
+    parts = _parts(found, pictures, run, published)
+    about = found.about
+    page = Template(resource("report.html")).substitute(
+        title=escape(str(found.tree["title"])),
+        hash=base64.b64encode(sha256(script.encode()).digest()).decode(),
+        style=resource("page.css") + resource("report.css"),
+        script=script,
+        facts=facts(_headline_facts(about)),
+        notes=_notes(found.tree["notes"]),
+        anchors="".join(f'<a href="#{name}">{escape(title)}</a>' for name, (title, _) in parts.items()),
+        chips="".join(_chip("finding", name, name) for name in found.findings),
+        sections="\n".join(
+            f'<section id="{name}"><h2>{escape(title)}</h2>{body}</section>' for name, (title, body) in parts.items()
+        ),
+        layers=_layers(),
+        footer=escape(FOOTER),
+    )
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(page, encoding="utf-8")
+    beside.replace(path)
+    return path
+
+
+def _headline_facts(about: Mapping[str, Any]) -> dict[str, str]:
+    told = {"Source": str(about.get("source", "")), "Split": str(about.get("split", ""))}
+    told |= {name: count(about[name.lower()]) for name in ("Images", "Patients", "Boxes") if name.lower() in about}
+    return {key: value for key, value in told.items() if value}
+
+
+def _notes(notes: Iterable[str]) -> str:
+    """A leak is a warning, everything else a remark."""
+    items = "".join(f"<li{' class=warn' if ' leaks' in note else ''}>{escape(note)}</li>" for note in notes)
+    return f'<ul class="notes">{items}</ul>' if items else ""
+
+
+def _parts(
+    metrics: Metrics, pictures: Sequence[Picture], run: RunFacts | None, published: Sequence[PublishedTable]
+) -> dict[str, tuple[str, str]]:
+    """Sections by id: title and content, in the page's order, without those that have nothing to show."""
+    parts = {
+        "headline": ("Headline", f'{_headline_note(metrics)}<div class="tiles">{tables.tiles(metrics)}</div>'),
+        "findings": ("By finding", _findings_note(metrics) + _scroll("Results by finding", tables.findings_table(metrics))),
+        "localization": ("Localization", _localization(metrics)),
+        "curves": ("Curves", _curves(metrics)),
+        "published": ("Beside the papers", "".join(_published(metrics, table) for table in published)),
+        "pictures": ("Pictures", _pictures(metrics, pictures) if pictures else ""),
+        "training": ("Training", run_facts.training_charts(run.series) if run else ""),
+        "provenance": ("What was trained on what", run_facts.provenance(run or RunFacts(), metrics.about)),
+    }
+    return {name: part for name, part in parts.items() if part[1]}
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'
+
+
+def _scroll(name: str, table: str) -> str:
+    return f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{table}</div>'
+
+
+def _headline_note(metrics: Metrics) -> str:
+    how = metrics.about.get("settings", {})
+    share = f"{100 * how.get('confidence', 0.95):.0f} %"
+    told = f"Means over findings, with {share} intervals (patients drawn {count(how.get('resamples', 0))} times)."
+    if metrics.rules:
+        told += (
+            f" T(IoU) is the share of boxed findings whose mask, cut at the {curves.RULES[metrics.rules[0]]}, overlaps the union "
+            "of the boxes by at least T. The upright tick is a box that never looks at the image."
+        )
+    return _note(told)
+
+
+def _findings_note(metrics: Metrics) -> str:
+    floor = " Floor: the training box most like all others of the finding, laid on every image." if metrics.floors else ""
+    return _note(f"AUC with DeLong's interval, the rest by patient. Boxed: images with boxes of the finding.{floor}")
+
+
+def _localization(metrics: Metrics) -> str:
+    if not metrics.boxed:
+        return ""
+    chart = f'<div class="card">{curves.accuracy_chart(metrics)}</div>'
+    table = _scroll("T(IoU) by threshold rule, floor and ceiling", tables.limits_table(metrics))
+    return (
+        _note(
+            "Mean over findings. The validation threshold is chosen on boxes of other patients, the oracle's on these very boxes: "
+            "an upper bound. A map that does not pass the medoid box has not shown that it sees anything; a grid of so many hard "
+            "cells cannot pass its ceiling."
+        )
+        + f'<div class="with-chart">{chart}{table}</div><h3 class="above">By finding</h3>'
+        + curves.accuracy_panels(metrics)
+    )
+
+
+def _curves(metrics: Metrics) -> str:
+    body = curves.panels(metrics)
+    tabs = "".join(
+        f'<button type="button" role="tab" aria-controls="{name}">{escape(title)}</button>'
+        for name, title in curves.titles().items()
+        if f'id="{name}"' in body
+    )
+    return f'<div role="tablist" aria-label="Curves">{tabs}</div>{body}' if body else ""
+
+
+def _published(metrics: Metrics, table: PublishedTable) -> str:
+    rule = table.rule
+    told = f"{table.citation}. {rule.geometry and 'Scored by: ' + rule.geometry + '; '}{rule.threshold}. {table.note}"
+    return (
+        f"<article><h3>{escape(table.title)} <small>{escape(table.id)}</small></h3>{_note(told)}"
+        f"{_scroll(table.title, tables.published_table(metrics, table))}</article>"
+    )
+
+
+def _chip(group: str, name: str, label: str, amount: int | None = None) -> str:
+    beside = "" if amount is None else f" <small>{amount}</small>"
+    return (
+        f'<button type="button" data-{group}-filter="{escape(name)}" aria-pressed="false">{escape(label)}{beside}</button>'
+    )
+
+
+def _pictures(metrics: Metrics, pictures: Sequence[Picture]) -> str:
+    order = [*metrics.findings, *sorted({picture.finding for picture in pictures} - set(metrics.findings))]
+    summary = {name: _summary(metrics, name) for name in order}
+    return (
+        _note(
+            f"{len(pictures)} chosen of each finding's best, worst and middling overlaps, its highest scores where it is labelled "
+            "absent, and images that are labelled but carry no box. A hit is an overlap of at least the limit chosen here."
+        )
+        + _tools(pictures)
+        + sections(pictures, order, fitting_quality(pictures, BUDGET), summary)
+    )
+
+
+def _summary(metrics: Metrics, name: str) -> str:
+    told = [f"AUC {number(metrics.one('AUC', name)['value'])}"]
+    if name in metrics.boxed:
+        told += [f"T(IoU) ≥ {short(limit)}: {number(metrics.met(name, limit, metrics.rules[0])['value'])}" for limit in HITS]
+    return ", ".join(told)
+
+
+def _layers() -> str:
+    return "".join(
+        f'<button type="button" data-layer="{name}" aria-pressed="true" title="key {key}"><span class="key k-{name}"></span>{label}</button>'
+        for name, label, key in LAYERS
+    )
+
+
+def _tools(pictures: Sequence[Picture]) -> str:
+    outcomes = [picture.outcome() for picture in pictures]
+    labels = [picture.label for picture in pictures]
+    shown = "".join(_chip("outcome", name, name) for name in ("hit", "miss", "no box") if name in outcomes)
+    labelled = "".join(
+        _chip("label", name, f"labelled {name}", labels.count(name))
+        for name in ("present", "absent", "unknown")
+        if name in labels
+    )
+    limits = "".join(f'<option value="{one}"{" selected" if one == HIT else ""}>IoU ≥ {short(one)}</option>' for one in HITS)
+    orders = "".join(f'<option value="{value}">{label}</option>' for value, label in ORDERS.items())
+    ranges = "".join(
+        f'<label>{word} <input type="range" id="{name}" min="0" max="1" step="0.01" value="{value}">'
+        f'<output id="{name}-value" for="{name}"></output></label>'
+        for word, name, value in (("score from", "low", 0), ("to", "high", 1))
+    )
+    return (
+        f'<div class="tools" role="group" aria-label="Pictures to show"><div>{shown}</div><div>{labelled}</div>'
+        f'<div><label>hit at <select id="limit">{limits}</select></label><label>order <select id="order">{orders}</select></label></div>'
+        f'<div>{ranges}</div><div>{_layers()}<label>map <input type="range" id="opacity" min="0" max="1" step="0.05" value="0.75"></label></div>'
+        '<span id="shown" role="status"></span></div>'
+    )
