@@ -1,7 +1,6 @@
 """The loop that trains one step, on Lightning Fabric.
 
-Data order, augmentation and dropout are functions of (seed, step, epoch, batch, rank), so the position and the weights are all
-that a killed step needs to go on to the same bits.
+Order, augmentation and dropout are functions of (seed, step, epoch, batch, rank): position and state suffice to go on exactly.
 """
 
 from __future__ import annotations
@@ -122,7 +121,8 @@ class Loop:
         self.task.after_step()
         at.update += 1
         self._keep_time()
-        if at.update % self.run.settings.log_every == 0:
+        self.run.screen.advance(self._done())
+        if at.update % self.run.settings.log_every == 0 or at.batch == self.batches:
             self._log_terms(rate)
         asked = self._asked()
         if asked or time.monotonic() - self.saved >= self.run.settings.checkpoint_minutes * 60:
@@ -135,12 +135,12 @@ class Loop:
         self.at.seconds, self.clock = self.at.seconds + now - self.clock, now
 
     def _log_terms(self, rate: float) -> None:
-        seconds, images = self.at.seconds - self.logged[0], self.at.images - self.logged[1]
+        means, (seconds, images) = self.terms.means(), self.logged
         self.logged = self.at.seconds, self.at.images
-        means, speed = self.terms.means(), images / max(seconds, 1e-9)
+        speed = (self.at.images - images) / max(self.at.seconds - seconds, 1e-9)
         more = {"learning_rate": rate, "images_per_second": speed, "memory_gb": peak_memory_gb(self.run.device)}
         self._log(means | {"loss": sum(means.values())} | more)
-        self.run.screen.advance(done=self._done(), rate=speed, loss=sum(means.values()))
+        self.run.screen.note(speed, sum(means.values()))
 
     def _log(self, values: dict[str, float]) -> None:
         if self.log:

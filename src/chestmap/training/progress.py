@@ -45,9 +45,14 @@ class Screen:
         self.task = self.bar.add_task(step, total=total, completed=done, rate="", loss="")
         self.bar.start()
 
-    def advance(self, *, done: int, rate: float, loss: float) -> None:
+    def advance(self, done: int) -> None:
         if self.bar is not None:
-            self.bar.update(self.task, completed=done, rate=f"{rate:.1f} images/s", loss=f"loss {loss:.4f}")
+            self.bar.update(self.task, completed=done)
+
+    def note(self, rate: float, loss: float) -> None:
+        """Beside the bar, means since the last note."""
+        if self.bar is not None:
+            self.bar.update(self.task, rate=f"{rate:.1f} images/s", loss=f"loss {loss:.4f}")
 
     def stop(self) -> None:
         if self.bar is not None:
