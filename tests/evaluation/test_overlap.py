@@ -36,6 +36,18 @@ def test_regions_are_filled_components(mask: np.ndarray) -> None:
     assert len(boxes) == count
 
 
+def test_many_regions_are_measured_like_few() -> None:
+    mask = (np.random.default_rng(0).random((90, 120)) < 0.3).astype(np.uint8)
+    boxes, sizes = regions(mask, offset=(7, 9))
+    parts, count = label(binary_fill_holes(mask), structure=np.ones((3, 3)))
+    assert len(boxes) == count > 100
+    expected = [
+        (x.min() + 7, y.min() + 9, x.max() + 8, y.max() + 10, len(x))
+        for y, x in (np.nonzero(parts == k + 1) for k in range(count))
+    ]
+    assert sorted((*box, size) for box, size in zip(boxes, sizes, strict=True)) == sorted(expected)
+
+
 @settings(deadline=None)
 @given(rectangles)
 def test_disjoint_pieces_cover_the_same_ground_once(boxes) -> None:

@@ -163,3 +163,5 @@ def test_regions_where_the_finding_is_absent_are_counted_at_each_threshold() -> 
     assert counts == [1, 2]
     assert sorted(confidence) == pytest.approx([0.5, 1.0])
     assert confidences(levels.pixels, np.array([[0.0, 0, 4, 2]])) == pytest.approx([0.5])
+    many = np.array([[0.0, 0, 4, 2], [5, 3, 9, 6]] * 40)
+    assert confidences(levels.pixels, many) == pytest.approx([0.5, 1 / 6] * 40)

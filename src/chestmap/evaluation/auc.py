@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.sparse import coo_array
 from scipy.special import expit, logit, ndtr, ndtri
 
 from chestmap.errors import BadInput
@@ -171,20 +172,26 @@ def resampled(
     patient = patient[~np.isnan(labels)]
     low, high = np.argsort(values[~present]), np.argsort(-values[present])
     negative, positive = values[~present][low], values[present][high]
-    first, last = np.searchsorted(negative, positive, "left"), np.searchsorted(negative, positive, "right")
-    group = np.flatnonzero(np.append(positive[1:] != positive[:-1], True)) if len(positive) else np.empty(0, dtype=np.int64)
+    ends = np.searchsorted(negative, positive, "left"), np.searchsorted(negative, positive, "right")
+    places, where = np.unique(np.concatenate([*ends, [len(negative)]]), return_inverse=True)
+    # negatives between two places, by patient: resampling is then one sparse product
+    between = np.searchsorted(places, np.arange(len(negative)), "right")
+    shape = (len(places), weights.shape[1])
+    counts = coo_array((np.ones(len(negative)), (between, patient[~present][low])), shape=shape).tocsr()
+    last_of_score = (
+        np.flatnonzero(np.append(positive[1:] != positive[:-1], True)) if len(positive) else np.empty(0, np.int64)
+    )
     auc, precision = np.full(len(weights), np.nan), np.full(len(weights), np.nan)
-    for start in range(0, len(weights), 64):
-        drawn = weights[start : start + 64]
-        below = np.zeros((len(drawn), len(negative) + 1))
-        np.cumsum(drawn[:, patient[~present][low]], axis=1, out=below[:, 1:])
-        hits = drawn[:, patient[present][high]].astype(np.float64)
-        negatives, positives = below[:, -1], hits.sum(axis=1)
-        area = (hits * (below[:, first] + below[:, last])).sum(axis=1) / 2
-        true = np.cumsum(hits, axis=1)[:, group]
-        found = true + negatives[:, None] - below[:, first[group]]
+    for start in range(0, len(weights), 128):
+        drawn = np.ascontiguousarray(weights[start : start + 128].T, dtype=np.float64)
+        below = np.cumsum(counts @ drawn, axis=0)
+        first, last = below[where[: len(positive)]], below[where[len(positive) : -1]]
+        hits, negatives = drawn[patient[present][high]], below[-1]
+        positives = hits.sum(axis=0)
+        true = np.cumsum(hits, axis=0)[last_of_score]
+        found = true + negatives - first[last_of_score]
         with np.errstate(invalid="ignore", divide="ignore"):
-            auc[start : start + 64] = area / (negatives * positives)
+            auc[start : start + 128] = (hits * (first + last)).sum(axis=0) / 2 / (negatives * positives)
             share = np.where(found > 0, true / found, 0.0)
-            precision[start : start + 64] = (np.diff(true, axis=1, prepend=0.0) * share).sum(axis=1) / positives
+            precision[start : start + 128] = (np.diff(true, axis=0, prepend=0.0) * share).sum(axis=0) / positives
     return auc, precision

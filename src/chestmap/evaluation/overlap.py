@@ -13,6 +13,9 @@ from chestmap.types import Box
 
 Boxes = Float[np.ndarray, "box 4"]
 
+MANY = 8
+"""With more regions than this, numpy measures them together faster than OpenCV one by one."""
+
 
 def as_array(boxes: Sequence[Box]) -> Boxes:
     return np.array([box.corners for box in boxes], dtype=np.float64).reshape(-1, 4)
@@ -71,18 +74,32 @@ def regions(
 ) -> tuple[Float[np.ndarray, "region 4"], Float[np.ndarray, "region"]]:
     """Boxes and areas of the 8-connected regions of a mask, shifted by `offset` (x, y). Holes count as part of their region.
 
-    The area is Pick's: pixels inside or on the outer border.
+    The area is Pick's: pixels inside or on the outer border, which is half the border's steps, the polygon's area and one.
     """
-    if not mask.size:
-        return np.empty((0, 4)), np.empty(0)
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=offset)
-    boxes = np.empty((len(contours), 4))
+    contours, _ = (
+        cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=offset) if mask.size else ((), None)
+    )
+    if len(contours) > MANY:
+        return _measured(contours)
+    boxes, sizes = np.empty((len(contours), 4)), np.empty(len(contours))
     for row, contour in enumerate(contours):
         x, y, width, height = cv2.boundingRect(contour)
         boxes[row] = x, y, x + width, y + height
-    steps = [len(contour) if len(contour) > 1 else 0 for contour in contours]
-    inside = [cv2.contourArea(contour) + around / 2 + 1 for contour, around in zip(contours, steps, strict=True)]
-    return boxes, np.array(inside, dtype=np.float64)
+        sizes[row] = cv2.contourArea(contour) + (len(contour) if len(contour) > 1 else 0) / 2 + 1
+    return boxes, sizes
+
+
+def _measured(contours: Sequence[np.ndarray]) -> tuple[Float[np.ndarray, "region 4"], Float[np.ndarray, "region"]]:
+    """The same for many contours at once: specks of a noisy map come in hundreds."""
+    lengths = np.array([len(contour) for contour in contours])
+    starts = np.cumsum(lengths) - lengths
+    points = np.concatenate(contours).reshape(-1, 2).astype(np.float64)
+    following = np.arange(1, len(points) + 1)
+    following[starts + lengths - 1] = starts
+    twice = points[:, 0] * points[following, 1] - points[following, 0] * points[:, 1]
+    boxes = np.concatenate([np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts) + 1], axis=1)
+    steps = np.where(lengths > 1, lengths, 0)
+    return boxes, np.abs(np.add.reduceat(twice, starts)) / 2 + steps / 2 + 1
 
 
 def one_to_one(overlap: Float[np.ndarray, "region box"]) -> Float[np.ndarray, "box"]:

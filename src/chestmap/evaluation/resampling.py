@@ -59,11 +59,13 @@ def interval(
     samples: Float[np.ndarray, "resample column"], confidence: float
 ) -> tuple[Float[np.ndarray, "column"], Float[np.ndarray, "column"]]:
     """Percentile interval; resamples without a value are left out, and a column without any is NaN."""
-    lost = np.isnan(samples).all(axis=0)
-    filled = np.where(lost, 0.0, samples)
-    tail = 50 * (1 - confidence)
-    low, high = np.nanpercentile(filled, [tail, 100 - tail], axis=0)
-    return np.where(lost, np.nan, low), np.where(lost, np.nan, high)
+    low, high = np.full(samples.shape[1], np.nan), np.full(samples.shape[1], np.nan)
+    tail, there = 50 * (1 - confidence), ~np.isnan(samples)
+    whole = there.all(axis=0)
+    low[whole], high[whole] = np.percentile(samples[:, whole], [tail, 100 - tail], axis=0)
+    for column in np.flatnonzero(~whole & there.any(axis=0)):
+        low[column], high[column] = np.percentile(samples[there[:, column], column], [tail, 100 - tail])
+    return low, high
 
 
 @dataclass(frozen=True)
