@@ -1,0 +1,69 @@
+"""`chestmap reproduce`: a published table made again, ours beside the printed figures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(reproduce)
+
+
+def reproduce(
+    table: Annotated[
+        str | None, typer.Argument(metavar="[TABLE]", help="Such as ham/table-3; none lists all with what each needs.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option("--root", metavar="ROOT", help="The dataset's folder.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--source", metavar="KIND", help="Who laid it out; by default the table's own dataset.")
+    ] = None,
+    row: Annotated[str | None, typer.Option(help="Only this row of the table.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Only this fold, where the table is a mean over five.")] = None,
+    out: Annotated[Path, typer.Option(help="Where runs and tables go; what is finished there is used again.")] = Path(
+        "runs/reproduce"
+    ),
+    configs: Annotated[Path, typer.Option(help="The folder of the repository's configs.")] = Path("configs"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The same on drawn images with a tiny network: shows the chain, not the numbers.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of every config, as in `chestmap train`."),
+    ] = None,
+) -> None:
+    """Train, predict and score what a published table needs, and print ours beside the published numbers.
+
+    Five-fold tables give the mean and spread over the folds. Run again it goes on where it stopped.
+
+    Example: `chestmap reproduce ham/table-3 --root /data/nih --set run.precision=bf16`
+    """
+    if table is None:
+        _list(configs)
+        return
+    from rich.console import Console
+
+    from chestmap.inference.reproduce import Order, Quick
+    from chestmap.inference.reproduce import reproduce as make
+    from chestmap.methods import METHODS
+
+    order = Order(table, root, kind, row, fold, out, configs, tuple(overrides or ()), Quick() if quick else None)
+    made = make(order, METHODS, lambda line: typer.secho(line, bold=True, err=True))
+    Console().print(made.table.to_rich())
+    typer.echo(f"Wrote {made.path}", err=True)
+
+
+def _list(configs: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from chestmap.inference.plan import entries
+    from chestmap.methods import METHODS
+
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("table", "title", "what it needs"):
+        shown.add_column(column, overflow="fold", no_wrap=column == "table")
+    for entry in entries(configs, METHODS):
+        runs = f"{entry.runs} run{'' if entry.runs == 1 else 's'}"
+        shown.add_row(entry.id, entry.title, entry.state or f"{entry.source}, split {entry.split}, {runs}")
+    Console().print(shown)
