@@ -170,8 +170,10 @@ class CiaNet(nn.Module):
         return Grid(present - absent, maps, cells, theta)
 
     def attention(self, middle: Float[Tensor, "batch c4 _h4 _w4"], last: Float[Tensor, "batch c5 h w"]) -> One:
-        """M: the attention blob pooled to the grid of the last features by maxima, 2 x 2 unless the strides are equal."""
-        pooled = functional.max_pool2d(middle, 2, ceil_mode=True) if middle.shape[-1] > last.shape[-1] else middle
+        """M: the attention blob pooled to the grid of the last features by maxima, 2 x 2 where that is half as fine."""
+        rows, columns = last.shape[-2:]
+        halved = middle.shape[-2:] == (2 * rows, 2 * columns)
+        pooled = functional.max_pool2d(middle, 2) if halved else functional.adaptive_max_pool2d(middle, (rows, columns))
         return class_maps(pooled, self.attention_head.weight, relu=False)
 
     def alone(self, images: Images) -> Float[Tensor, "batch h w"]:
