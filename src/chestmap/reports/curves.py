@@ -93,7 +93,7 @@ def _block(kind: Kind, metrics: Metrics, curves: Mapping[str, Mapping[str, Any]]
         for finding, curve in curves.items()
     )
     return (
-        f'<section class="curves" id="{kind.name}" aria-label="{kind.title}"><h3>{kind.title}</h3><p class="note">{escape(kind.note)}</p>{shared}'
+        f'<section class="curves" role="tabpanel" id="{kind.name}" aria-label="{kind.title}"><h3>{kind.title}</h3><p class="note">{escape(kind.note)}</p>{shared}'
         f'<div class="panels">{drawn}</div></section>'
     )
 

@@ -70,7 +70,7 @@ def _rank(picture: Picture) -> tuple[float, float]:
 
 def figure(picture: Picture, quality: int) -> str:
     height, width = picture.image.shape
-    iou = "" if picture.iou is None else f"{picture.iou:.3f}"
+    iou = "" if picture.iou is None else f"{picture.iou}"
     outcome, marks = picture.outcome(), picture.marks
     told = f"IoU {number(picture.iou, 2)}, " if iou else ""
     words = f"{picture.finding}, {picture.image_id}: {told}score {number(picture.score, 2)}, labelled {picture.label}"

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+import numpy as np
+from scipy.optimize import isotonic_regression
+
 from chestmap.reports.text import short
 
 
@@ -162,24 +165,9 @@ def _labels(chart: Chart) -> str:
 
 
 def spread(places: Sequence[float], apart: float, low: float, high: float) -> list[float]:
-    """Rising places moved to be at least `apart`, kept between `low` and `high` where they fit, near where they were."""
-    groups: list[list[float]] = []  # each: sum of wanted first places, number of members
-    for index, place in enumerate(places):
-        groups.append([place, 1.0, float(index)])
-        while len(groups) > 1 and _end(groups[-2], apart) > groups[-1][0] / groups[-1][1]:
-            total, members, _ = groups.pop()
-            before = groups[-1]
-            before[0] += total - members * before[1] * apart
-            before[1] += members
-    found: list[float] = []
-    for total, members, _ in groups:
-        found += [total / members + step * apart for step in range(int(members))]
-    if found and (over := found[-1] - high) > 0:
-        found = [place - over for place in found]
-    if found and (under := low - found[0]) > 0:
-        found = [place + under for place in found]
-    return found
-
-
-def _end(group: Sequence[float], apart: float) -> float:
-    return group[0] / group[1] + group[1] * apart
+    """Rising places moved as little as possible (in squares) to be at least `apart`, between `low` and `high` where they fit."""
+    if not places:
+        return []
+    steps = np.arange(len(places)) * apart
+    moved = isotonic_regression(np.asarray(places) - steps).x
+    return (np.clip(moved, low, max(low, high - steps[-1])) + steps).tolist()

@@ -173,7 +173,7 @@ def _pictures(metrics: Metrics, pictures: Sequence[Picture]) -> str:
 def _summary(metrics: Metrics, name: str) -> str:
     told = [f"AUC {number(metrics.one('AUC', name)['value'])}"]
     if name in metrics.boxed:
-        told += [f"T(IoU) ≥ {short(limit)}: {number(metrics.met(name, limit, metrics.rules[0])['value'])}" for limit in HITS]
+        told += [f"T(IoU) = {short(limit)}: {number(metrics.met(name, limit, metrics.rules[0])['value'])}" for limit in HITS]
     return ", ".join(told)
 
 

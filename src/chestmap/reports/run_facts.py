@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from chestmap.errors import BadInput
@@ -97,10 +98,13 @@ def _step(step: str, series: Sequence[Series]) -> str:
     shown = [one for one in series if one.name not in BESIDE]
     validation = [one for one in shown if one.name.startswith("validation_")]
     losses = [one for one in shown if one not in validation]
-    charts = [_chart(f"{step}: training loss", losses, "loss")]
-    for name, group in (("AUC", [one for one in validation if one.name.endswith("_auc")]),):
-        charts.append(_chart(f"{step}: validation {name}", group, f"validation {name}"))
-        charts.append(_chart(f"{step}: validation loss", [one for one in validation if one not in group], "validation loss"))
+    auc = [one for one in validation if one.name.endswith("_auc")]
+    rest = [one for one in validation if one not in auc]
+    charts = (
+        _chart(f"{step}: training loss", losses, "loss"),
+        _chart(f"{step}: validation AUC", auc, "validation AUC"),
+        _chart(f"{step}: validation loss", rest, "validation loss"),
+    )
     return (
         f'<section class="step"><h3>{escape(step)}</h3>{_pace(series)}<div class="charts">{"".join(charts)}</div></section>'
     )
@@ -118,11 +122,19 @@ def _chart(title: str, series: Sequence[Series], label: str) -> str:
     for place, name in enumerate(order):
         style = LINE_STYLES[min(place, len(LINE_STYLES) - 1)]
         words = name.replace("_", " ") if len(order) > 1 else ""
-        lines.append(Line(named[name].update, named[name].value, name.replace("_", " "), style, words))
-    x = linear("update", [update for one in named.values() for update in one.update])
-    y = linear(label, [value for one in named.values() for value in one.value])
+        updates, values = (means(numbers) for numbers in (named[name].update, named[name].value))
+        lines.append(Line(updates, values, name.replace("_", " "), style, words))
+    x = linear("update", [update for line in lines for update in line.x])
+    y = linear(label, [value for line in lines for value in line.y])
     right = 14 + 7 * max(len(line.label) for line in lines)
     return f"<figure>{svg(Chart(title, x, y, tuple(lines), (440, 260), right=max(right, 20)))}</figure>"
+
+
+def means(numbers: Sequence[float], most: int = 160) -> list[float]:
+    """Of equal pieces of a long log, so that noise does not fill the chart; a short one stays as it is."""
+    pieces = min(most, len(numbers))
+    ends = [round(index * len(numbers) / pieces) for index in range(pieces + 1)]
+    return [fmean(numbers[start:end]) for start, end in pairwise(ends)]
 
 
 def _pace(series: Sequence[Series]) -> str:

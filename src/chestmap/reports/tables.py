@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from chestmap.reports.curves import RULES
 from chestmap.reports.metrics import HEADLINE, MEAN, Metrics
@@ -18,6 +18,7 @@ FLOORS = {
 Row = Mapping[str, Any]
 
 
+@runtime_checkable
 class PublishedRow(Protocol):
     """One printed row; `str` of a value gives its digits as printed."""
 
@@ -31,6 +32,7 @@ class PublishedRow(Protocol):
     def source(self) -> str: ...
 
 
+@runtime_checkable
 class PublishedTable(Protocol):
     """A table of a paper, as evaluation/published.py has them; `rule.preset` names our nearest preset, or is ""."""
 
@@ -67,7 +69,7 @@ def tiles(metrics: Metrics) -> str:
             floor = metrics.met(MEAN, limit, "floor medoid")["value"]
             below = [(RULES[rule], number(metrics.met(MEAN, limit, rule)["value"])) for rule in others]
             below += [("medoid-box floor", number(floor)), ("boxed findings", count(row["support"]))]
-            found.append(_tile(f"T(IoU) ≥ {short(limit)}", row, below, floor=floor))
+            found.append(_tile(f"T(IoU) = {short(limit)}", row, below, floor=floor))
     return "".join(found)
 
 
@@ -184,7 +186,7 @@ def published_table(metrics: Metrics, table: PublishedTable) -> str:
     body = []
     for metric in groups:
         measure, _, at = metric.partition("@")
-        told = f"{measure} {'≥' if measure.startswith('T(') else 'at'} {short(float(at))}" if at else measure
+        told = f"{measure} {'=' if measure.startswith('T(') else 'at'} {short(float(at))}" if at else measure
         body.append(f'<tr class="group"><th colspan="{len(table.columns) + 1}" scope="rowgroup">{escape(told)}</th></tr>')
         body += [_printed(row) for row in table.rows if row.metric == metric]
         body += _ours(metrics, table, metric)
