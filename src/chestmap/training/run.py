@@ -87,7 +87,11 @@ class Run:
         if done is None:
             from chestmap.training.loop import Loop
 
-            done = Loop(self, folder, task, schedule).train(part, validation)
+            try:
+                done = Loop(self, folder, task, schedule).train(part, validation)
+            except KeyboardInterrupt:
+                self.screen.tell(f"{folder.name}: stopped; the same command goes on from its last saved state")
+                raise
             self.fabric.barrier()
         load_weights(task, folder / "weights.safetensors", done.pop("sha256"))
         self._close_step(record, Summary(step=folder.name, earlier=earlier, **done))
