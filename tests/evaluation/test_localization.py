@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -203,6 +205,12 @@ def test_false_positives_count_only_where_the_finding_is_labelled_absent(made) -
     found = rows.one("AFP", rule="own", finding="Mass")
     assert (found.value, found.support, found.unit) == (1.0, 2, "images")
     assert not rows.select("AFP", finding="Nodule")  # no image carries a box of it
+    assert not rows.select("gated AFP")
+    gated = table(afp_rows(replace(loc, gates=np.array([0.7, np.nan])), absent, rules, HOW))
+    assert (
+        gated.one("gated AFP", rule="own", finding="Mass").value == 0.0
+    )  # only the map that says nothing is called present
+    assert gated.one("AFP", rule="own", finding="Mass").value == 1.0
     froc, curves = froc_rows(loc, absent, "own", HOW)
     rows = table(froc)
     # the box is met with confidence 0.5: one false positive (0.6) stands above it, two images are without the finding

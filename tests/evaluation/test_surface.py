@@ -90,11 +90,11 @@ def test_levels_run_from_nothing_to_the_top_on_the_surface() -> None:
     frame = Frame.fit((64, 64), (32, 32))
     values = RNG.random((8, 8)).astype(np.float16)
     made = sampler(Surface(), frame, (8, 8), Workspace())
-    found = made.levels(values).copy()
+    found = made.levels(values).pixels.copy()
     raw = made.sample(values.astype(np.float32)).astype(np.float64)
     assert (found.min(), found.max()) == (pytest.approx(0, abs=1e-3), pytest.approx(LEVELS, abs=1e-3))
     assert found == pytest.approx((raw - raw.min()) / (raw.max() - raw.min()) * LEVELS, abs=1e-2)
-    as_it_is = made.levels(values, normalize=False)
+    as_it_is = made.levels(values, normalize=False).pixels
     assert as_it_is == pytest.approx(raw * LEVELS, abs=1e-3)
 
 
@@ -125,3 +125,30 @@ def test_boxes_are_placed_where_the_image_goes() -> None:
     assert Surface("canvas").place(boxes, frame)[0] == pytest.approx([0, 16, 64, 48])
     quarter = Frame((100.0, 100.0), (100, 100), (0.0, -1.0, 100.0, 1.0, 0.0, 0.0))
     assert Surface("canvas").place(np.array([[10.0, 20.0, 40.0, 30.0]]), quarter)[0] == pytest.approx([70, 10, 80, 40])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.floats(0.01, 1.0),
+    st.sampled_from(["bilinear", "corners", "cubic"]),
+    st.booleans(),
+    st.integers(1, 7),
+)
+def test_the_window_holds_every_pixel_that_reaches_the_level(seed, threshold, resize, turned, side) -> None:
+    frame = Frame.fit((37.0, 23.0), (32, 32))
+    frame = frame.then((0.9, -0.3, 5.0, 0.3, 0.9, -3.0)) if turned else frame.flipped()
+    values = np.random.default_rng(seed).random((side, 7)).astype(np.float16)
+    levels = sampler(Surface(resize=resize), frame, values.shape, Workspace()).levels(values)
+    mask, (x, y) = levels.reaching(threshold)
+    whole = np.zeros(levels.pixels.shape, dtype=np.uint8)
+    whole[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
+    assert (whole == (levels.pixels.astype(np.float64) >= threshold * LEVELS)).all()
+
+
+def test_large_images_are_scored_smaller_in_the_same_proportions() -> None:
+    frame = Frame.fit((3000.0, 2000.0), (512, 512))
+    surface = Surface(longest=1024)
+    assert surface.size(frame) == (1024, 683)
+    assert surface.place(np.array([[0.0, 0, 3000, 2000]]), frame)[0] == pytest.approx([0, 0, 1024, 683])
+    assert Surface(longest=4000).size(frame) == (3000, 2000)

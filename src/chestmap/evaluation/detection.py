@@ -33,11 +33,19 @@ def cuts(loc: Localization, rules: Sequence[Rule]) -> Thresholds:
 
 
 def afp_rows(loc: Localization, absent: Absent, rules: Sequence[Rule], how: Resampling) -> list[Score]:
-    """Regions for each image where the finding is labelled absent, whatever the image's score."""
+    """Regions for each image where the finding is labelled absent, whatever the image's score; "gated AFP" counts none where the
+    score is below the operating point that validation chose.
+    """
     thresholds = [loc.columns["any", rule].typical(thresholds_of("any", loc.own)) for rule in rules]
     heads = [{"measure": "AFP", "geometry": "any", "rule": rule} for rule in rules]
-    patient = loc.patient[absent.image]
-    block = Block(absent.finding, patient, absent.counts, heads, "images", np.stack(thresholds, axis=1))
+    values = absent.counts
+    if loc.gates is not None:
+        gate = loc.gates[absent.finding]
+        called = np.where(np.isnan(gate), np.nan, absent.score >= gate)
+        values = np.concatenate([values, values * called[:, None]], axis=1)
+        heads += [head | {"measure": "gated AFP"} for head in heads]
+        thresholds += thresholds
+    block = Block(absent.finding, loc.patient[absent.image], values, heads, "images", np.stack(thresholds, axis=1))
     return scores_of(block, loc.names, how)
 
 

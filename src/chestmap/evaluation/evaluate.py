@@ -37,7 +37,7 @@ from chestmap.settings import Settings
 
 
 class EvaluationSettings(Settings):
-    """Defaults are the protocol of `research/`: see docs/how-to/evaluate. Rates are in [0, 1]."""
+    """The defaults are the protocol; rates and thresholds are in [0, 1]."""
 
     iou: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     ior: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)  # also those of T(IoGT)
@@ -193,10 +193,13 @@ def _localization_rows(loc: Localization, absent: Absent, settings: EvaluationSe
 
 def _floors(truth: Truth, held: Held, settings: EvaluationSettings, notes: list[str]) -> list[Score]:
     rows = ceiling_rows(truth, settings.limits, settings.resampling)
-    if held.training is None or not held.training.boxed:
-        notes.append("no training boxes were given, so the floors that need them (medoid, mean, random) are missing")
+    floors = fit_floors(held.training) if held.training else None
+    if floors is None or not floors.boxes:
+        notes.append(
+            "no training boxes in images of known size were given, so the floors medoid, mean and random are missing"
+        )
         return rows
-    return rows + floor_rows(fit_floors(held.training), truth, settings.limits, settings.resampling)
+    return rows + floor_rows(floors, truth, settings.limits, settings.resampling)
 
 
 def _remarks(loc: Localization, held: Held) -> list[str]:

@@ -6,7 +6,7 @@ Sampling is at pixel centers; outside the map's own centers its border value goe
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Literal
 
 import cv2
@@ -58,11 +58,15 @@ class Surface:
         return np.stack([xs.min(axis=0), ys.min(axis=0), xs.max(axis=0), ys.max(axis=0)], axis=1)
 
 
+KEPT = 64
+
+
 class Workspace:
-    """Arrays used again from map to map, one set for each thread: fresh pages cost more than the arithmetic."""
+    """Arrays and samplers used again from map to map, one set for each thread: fresh pages cost more than the arithmetic."""
 
     def __init__(self) -> None:
         self._flat: dict[tuple[str, str], np.ndarray] = {}
+        self.samplers: dict[tuple[Surface, Frame, tuple[int, int]], Sampler] = {}
 
     def array(self, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         """Contents are whatever was there; valid until the same name is asked for again."""
@@ -235,12 +239,16 @@ def _cubic(axis: np.ndarray, cells: int) -> Float32[np.ndarray, "pixel cell"]:
 
 
 def sampler(surface: Surface, frame: Frame, shape: tuple[int, int], work: Workspace) -> Sampler:
-    """The sampler for maps of `shape` (h, w) in this frame; made once for each frame and thread."""
-    return _sampler(surface, frame, shape, work)
+    """The sampler for maps of `shape` (h, w) in this frame; the workspace keeps the last ones."""
+    key = (surface, frame, shape)
+    if key not in work.samplers:
+        if len(work.samplers) >= KEPT:
+            work.samplers.clear()
+        work.samplers[key] = _made(surface, frame, shape, work)
+    return work.samplers[key]
 
 
-@lru_cache(maxsize=64)
-def _sampler(surface: Surface, frame: Frame, shape: tuple[int, int], work: Workspace) -> Sampler:
+def _made(surface: Surface, frame: Frame, shape: tuple[int, int], work: Workspace) -> Sampler:
     height, width = shape
     if surface.space == "canvas":
         a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
