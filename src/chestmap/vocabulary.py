@@ -50,6 +50,7 @@ CODES = _codes("""
 """)
 
 NO_FINDING = "No Finding"
+SUPPORT_DEVICES = "Support Devices"
 
 CHESTXRAY14 = Findings(
     (

@@ -179,9 +179,10 @@ def test_rows_of_table_6_learn(name, batch):
     assert without == []
 
 
-def test_no_finding_is_no_abnormality(batch):
+@pytest.mark.parametrize("neither", ["No Finding", "Support Devices"])
+def test_what_is_no_abnormality_has_no_part(batch, neither):
     """Its map need not lie in the positive region, and it does not make an image positive."""
-    names = Findings(("No Finding", "Nodule", "Effusion"))
+    names = Findings((neither, "Nodule", "Effusion"))
     labels = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
     some = ham._rows(replace(batch, findings=names, labels=batch.labels), [6, 7])
     some = replace(some, labels=labels, boxes=((), ()))

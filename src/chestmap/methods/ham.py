@@ -20,9 +20,11 @@ finding. Two ordinal losses keep each finding inside the positive region and the
 
 What the text leaves open, and how it is settled: in eq. 3 to 5, M outside of T is the raw map of eq. 1, T sees it normalized;
 a sum of M that is zero makes the ratio 0 (the term 1, without gradient). A finding that is unknown takes part in no term, and
-the positive label is known where a finding is present or all are absent. "No Finding" is no abnormality. Without a foreground
-block the heads stand on the backbone's own features. The channel-only block returns the weighed features. From the authors'
-code: dropout, no biases in the heads, weights whose gradient is stopped on the way to the maps (`stop_map_weights`), epochs.
+the positive label is known where a finding is present or all are absent. "No Finding" and "Support Devices" are no
+abnormality. Without a foreground block the heads stand on the backbone's own features. The channel-only block returns the
+weighed features. Masks cut the upsampled raw map where T is 0.999; self-refinement cuts there too, and compares with the union
+of a finding's boxes. From the authors' code: dropout, no biases in the heads, weights whose gradient is stopped on the way to
+the maps (`stop_map_weights`), epochs, the 1x1 convolution before the channel weights, the zoom before cropping.
 
 Differs from the paper:
 - one-channel input, its stem summed from the three of ImageNet: the same function of a grey image;
@@ -59,7 +61,7 @@ from chestmap.settings import Settings
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, Schedule, Task
 from chestmap.types import Findings, Frame
-from chestmap.vocabulary import NO_FINDING
+from chestmap.vocabulary import NO_FINDING, SUPPORT_DEVICES
 
 OWN_LEVEL = level_where(0.999)  # 0.46907 of the normalized map
 AUTHORS_BETA = 0.75  # of T inside bound and union in the authors' code
@@ -302,7 +304,7 @@ class Attend(Task):
     def __init__(self, network: Ham, settings: HamSettings, findings: Findings, refined: RefinedMasks | None = None) -> None:
         super().__init__(network)
         self.settings, self.refined = settings, refined
-        abnormal = [row for row, name in enumerate(findings) if name != NO_FINDING]
+        abnormal = [row for row, name in enumerate(findings) if name not in (NO_FINDING, SUPPORT_DEVICES)]
         self.abnormal = slice(None) if len(abnormal) == len(findings) else abnormal
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
