@@ -151,6 +151,7 @@ def roc(scores: Float[np.ndarray, "image"], labels: Labels) -> tuple[np.ndarray,
 def _counts_above(
     scores: Float[np.ndarray, "known"], present: Bool[np.ndarray, "known"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Different scores from the highest down, and the positives and negatives at or above each."""
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
     last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)) if len(ordered) else np.empty(0, dtype=np.int64)

@@ -113,6 +113,7 @@ def fit_calibration(
 def _fit_one(
     scores: Float[np.ndarray, "image"], labels: Float[np.ndarray, "image"], kind: Kind
 ) -> tuple[float, float] | None:
+    """Slope and offset; None where a finite slope is not the best one, or where it would turn the order round."""
     values, present = known(scores, labels)
     if kind == "none" or not 0 < present.sum() < len(present):
         return None

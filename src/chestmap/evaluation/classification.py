@@ -65,6 +65,7 @@ class Fitted:
 
 
 def fit_on_validation(validation: Images, how: Classifying) -> Fitted:
+    """Calibration, and for each finding with both kinds of label the operating points of `AIMS`."""
     points: dict[str, dict[Aim, OperatingPoint]] = {}
     for finding, name in enumerate(validation.names):
         scores, labels = validation.scores[:, finding], validation.labels[:, finding]
@@ -149,6 +150,7 @@ def point_rows(images: Images, fitted: Fitted) -> list[Score]:
 
 
 def ranking_curves(images: Images, how: Classifying) -> list[Curve]:
+    """ROC, precision-recall and reliability of each finding with both kinds of label, thinned to at most 200 points."""
     curves = []
     for finding, name in enumerate(images.names):
         scores, labels = images.scores[:, finding], images.labels[:, finding]

@@ -39,6 +39,7 @@ class Cases:
 
 
 def cases_of(images: Images, truth: Truth, loc: Localization | None) -> Cases:
+    """Scores of every image, and the IoU of every boxed pair under each rule that fixes a threshold."""
     hits = {}
     for geometry, rule in loc.columns if loc else ():
         assert loc is not None
@@ -108,6 +109,7 @@ def _corrected(family: Sequence[Difference]) -> list[Difference]:
 
 
 def _ranked(first: Images, second: Images, how: ComparisonSettings) -> list[Difference]:
+    """DeLong for each finding that both score and that has both kinds of label."""
     family = []
     for index, name in enumerate(first.names):
         if name not in second.names:
@@ -126,6 +128,7 @@ def _ranked(first: Images, second: Images, how: ComparisonSettings) -> list[Diff
 
 
 def _met(first: Cases, second: Cases, key: tuple[Geometry, Rule], limit: float, how: ComparisonSettings) -> list[Difference]:
+    """Hits at one limit under one geometry and rule, for each finding with boxes."""
     one, other = first.hits[key], second.hits[key]
     names, others = first.images.names, second.images.names
     family = []

@@ -131,6 +131,7 @@ def _images(predictions: Predictions, truth: Truth, alignment: Alignment) -> Ima
 
 
 def _fitted(alignment: Alignment, held: Held, settings: EvaluationSettings) -> Fitted | None:
+    """None without validation images, or where their predictions lack a finding that is scored."""
     if held.validation is None:
         return None
     predictions, truth = held.validation
@@ -192,6 +193,7 @@ def _localization_rows(loc: Localization, absent: Absent, settings: EvaluationSe
 
 
 def _floors(truth: Truth, held: Held, settings: EvaluationSettings, notes: list[str]) -> list[Score]:
+    """The ceiling of grids always, floors where training boxes are known; says in `notes` what is missing."""
     rows = ceiling_rows(truth, settings.limits, settings.resampling)
     floors = fit_floors(held.training) if held.training else None
     if floors is None or not floors.boxes:
@@ -203,6 +205,7 @@ def _floors(truth: Truth, held: Held, settings: EvaluationSettings, notes: list[
 
 
 def _remarks(loc: Localization, held: Held) -> list[str]:
+    """What a reader of the numbers must know about where their thresholds come from."""
     remarks = []
     if held.validation is None:
         remarks.append("no validation images were given: no calibration, operating points or gated scores")
@@ -222,6 +225,7 @@ def _remarks(loc: Localization, held: Held) -> list[str]:
 def _about(
     predictions: Predictions, truth: Truth, alignment: Alignment, held: Held, settings: EvaluationSettings
 ) -> dict[str, Any]:
+    """Of what and with what, enough to repeat the evaluation."""
     boxes = sum(box.finding in alignment.findings for image in truth.ids for box in truth.boxes.get(image, ()))
     return {
         "source": truth.name,

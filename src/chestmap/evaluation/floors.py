@@ -60,6 +60,7 @@ def _fitted(boxes: Float[np.ndarray, "box 4"]) -> dict[Floor, Float[np.ndarray, 
 
 
 def _placed(floor: Floor, boxes: Float[np.ndarray, "box 4"], size: Float[np.ndarray, "2"]) -> Float[np.ndarray, "box 4"]:
+    """In pixels of an image of `size` (width, height)."""
     placed = boxes * np.tile(size, 2)
     if floor != "pixel":
         return placed

@@ -197,6 +197,7 @@ def _boxed(predictions: Predictions, truth: Truth, alignment: Alignment) -> tupl
 
 
 def _absent_jobs(truth: Truth, alignment: Alignment, how: Pass) -> dict[int, list[_Job]]:
+    """Chosen by the seed among the images of each finding, so that two models are read on the same ones."""
     jobs: dict[int, list[_Job]] = {}
     chosen = np.random.default_rng(how.seed)
     for finding, name in enumerate(alignment.findings):
@@ -219,6 +220,7 @@ def _read(predictions: Predictions, jobs: Mapping[int, list[_Job]], size: int) -
 
 
 def _pairs(seen: list[_Seen]) -> Pairs:
+    """Columns of all pairs, in the order of findings, then images."""
     overlaps = [one.overlap for one in seen if one.overlap is not None]
     columns = (1 + len(MASK_LEVELS), 1 + len(BOX_LEVELS))
 

@@ -100,6 +100,7 @@ def _counts(
     corner: tuple[int, int],
     pieces: Int[np.ndarray, "piece 4"],
 ) -> tuple[Int[np.ndarray, "column"], Int[np.ndarray, "column"]]:
+    """Pixels of the mask, all and inside the boxes, at the own threshold and at level 0, 1, … 255."""
     windows = [(slice(y0, y1), slice(x0, x1)) for x0, y0, x1, y1 in pieces if x0 < x1 and y0 < y1]
     within = sum((_histogram(coarse[window]) for window in windows), np.zeros(LEVELS, dtype=np.int64))
     moved = np.maximum(pieces - (corner * 2), 0)
@@ -142,6 +143,7 @@ def confidences(levels: Float32[np.ndarray, "h w"], boxes: Float[np.ndarray, "re
 def _against(
     traced: list[tuple[np.ndarray, np.ndarray]], boxes: Float[np.ndarray, "box 4"], pixels: np.ndarray, met: float
 ) -> tuple[Float[np.ndarray, "6 boxcolumn"], Float[np.ndarray, "box boxcolumn"], Float[np.ndarray, "box boxcolumn"]]:
+    """Overlaps of the regions of each column with the true boxes; see PairOverlap."""
     best, each = np.zeros((6, len(traced))), np.zeros((len(boxes), len(traced)))
     found = np.full((len(boxes), len(traced)), -np.inf)
     every = np.concatenate([there for there, _ in traced])

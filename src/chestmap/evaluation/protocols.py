@@ -87,6 +87,7 @@ def ham_rows(noted: np.ndarray, loc: Localization, how: Resampling) -> list[Scor
 def _block(
     loc: Localization, values: np.ndarray, heads: list[dict], preset: str, geometry: str, how: Resampling
 ) -> list[Score]:
+    """Means of the columns by finding, with intervals by patient."""
     pairs = loc.pairs
     heads = [head | {"rule": f"preset {preset}", "geometry": geometry} for head in heads]
     block = Block(pairs.finding, loc.pair_patient(), values.astype(np.float64), heads)

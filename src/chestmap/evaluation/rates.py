@@ -96,6 +96,7 @@ def at_columns(loc: Localization, geometry: Geometry, rule: Rule, what: Overlap 
 
 
 def _fixed(loc: Localization, geometry: Geometry, rule: Rule) -> list[_Column]:
+    """Columns under a rule that fixes one threshold for each finding."""
     pairs, limits = loc.pairs, loc.limits
     thresholds = loc.columns[geometry, rule].typical(thresholds_of(geometry, loc.own))
     measures: dict[Overlap, tuple[float, ...]] = {"IoU": limits.iou}

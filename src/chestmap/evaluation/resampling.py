@@ -97,6 +97,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def _permutation(
     first: Bool[np.ndarray, "box"], second: Bool[np.ndarray, "box"], patient: Int[np.ndarray, "box"], draws: int, seed: int
 ) -> float:
+    """P of the summed difference under all, or many random, exchanges of the two methods within patients."""
     differences = np.bincount(patient, weights=first.astype(float) - second.astype(float))
     differences = differences[differences != 0]
     if not len(differences):

@@ -249,6 +249,7 @@ def sampler(surface: Surface, frame: Frame, shape: tuple[int, int], work: Worksp
 
 
 def _made(surface: Surface, frame: Frame, shape: tuple[int, int], work: Workspace) -> Sampler:
+    """The map from pixel centers of the surface to coordinates on the map, in which cell centers are whole numbers."""
     height, width = shape
     if surface.space == "canvas":
         a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0

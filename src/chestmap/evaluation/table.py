@@ -35,6 +35,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def to_rich(self) -> RichTable:
+        """For the terminal; numbers never wrap."""
         caption = "\n".join(self.notes)
         table = RichTable(
             title=self.title,
@@ -60,6 +61,7 @@ class Table:
         return "\n".join([f"**{self.title}**", "", *lines, *(["", *self.notes] if self.notes else [])]) + "\n"
 
     def to_csv(self) -> str:
+        """Without title and notes."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.headers)

@@ -82,6 +82,7 @@ def v2_rows(noted: np.ndarray, loc: Localization, how: Resampling) -> list[Score
 def _max_box_acc(
     noted: np.ndarray, loc: Localization, how: Resampling, limits: tuple[float, ...], head: dict[str, str]
 ) -> list[Score]:
+    """Each limit takes the cut at which most pairs meet it; the score is the mean over limits."""
     hits = np.concatenate([noted >= limit for limit in limits] + [np.ones((len(noted), 1))], axis=1).astype(np.float64)
 
     def measures(sums: np.ndarray) -> np.ndarray:
@@ -124,6 +125,7 @@ def _together_and_apart(
     how: Resampling,
     head: dict[str, str],
 ) -> list[Score]:
+    """The row of the reference, over all pairs, then ours by finding with their means."""
     pairs = loc.pairs
     patient, one = loc.pair_patient(), np.zeros(len(pairs), dtype=np.int64)
     together = scores_of_sums(Sums(one, patient, columns, measures), [head], [ALL], how, macros=False)
