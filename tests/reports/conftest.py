@@ -69,7 +69,7 @@ def _localization_scores() -> list[dict[str, Any]]:
     return [*found, _row("FROC", "Mass", 0.51, at=1.0, geometry="any", rule="validation")]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def metrics() -> Callable[..., dict[str, Any]]:
     return metrics_tree
 
@@ -82,7 +82,7 @@ def picture(finding: str, number: int, iou: float | None, label: Any = "present"
     return Picture(finding, f"image-{number}", image, label, score, values, 0.6, true, iou)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def pictures() -> list[Picture]:
     return [
         picture("Mass", 0, 0.62, score=0.9), picture("Mass", 1, 0.31, score=0.2), picture("Mass", 2, 0.05, score=0.8),
@@ -90,9 +90,9 @@ def pictures() -> list[Picture]:
     ]  # fmt: skip
 
 
-@pytest.fixture
-def run_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "a-run"
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "a-run"
     (folder / "model").mkdir(parents=True)
     (folder / "config.toml").write_text('[method]\nname = "ham"  # <b>\n')
     data = {"source": "nih", "split": "official", "train": {"images": 1234, "fingerprint": "aaaa"}}
