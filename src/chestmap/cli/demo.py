@@ -19,32 +19,74 @@ def add_to(app: typer.Typer) -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to write; what is finished there is used again.")] = Path("demo"),
     images: Annotated[int, typer.Option(min=16, help="How many phantom images to draw.")] = 400,
-    side: Annotated[int, typer.Option(min=64, help="Their width and height.")] = 256,
+    side: Annotated[int, typer.Option(min=64, help="Their width and height; the models see at most 128.")] = 256,
     seed: Annotated[int, typer.Option(help="Another seed draws other patients.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each of the two models.")] = 8,
+    training: Annotated[bool, typer.Option("--train/--no-train", help="--no-train stops after the page of images.")] = True,
 ) -> None:
-    """Draw phantom chest radiographs, check and pack them, and make a page to look at. Needs no dataset."""
+    """Draw phantom chest radiographs, look at them, train two small models, score them, and open a report. Needs no dataset."""
+    begin = monotonic()
+    steps = 7 if training else 4
+    _step(f"1/{steps}", f"Drawing {images} phantom radiographs, {side} px, in the layout of ChestX-ray14")
+    root = _draw(out / "phantom", images, side, seed)
+    _step(f"2/{steps}", "Reading and checking them as a dataset")
+    source = _look(root)
+    _step(f"3/{steps}", "Packing: every image is decoded once")
+    pack = _packed(source, out / "pack", side)
+    _step(f"4/{steps}", "Making a page of the images")
+    pages = [_contact_page(out / "contact.html", source, pack, limit=180)]
+    if training:
+        pages = [*_models(out, root, min(side, 128), epochs), *pages]
+    typer.secho(f"Done in {monotonic() - begin:.0f} s. Open in a browser:", bold=True, err=True)
+    for page in pages:
+        typer.echo(page.resolve())
+
+
+def _draw(folder: Path, images: int, side: int, seed: int) -> Path:
+    """Findings are more frequent than in a hospital and half of the training boxes are kept, so that 400 images can teach."""
+    from chestmap.data.phantom import PhantomSettings, write_phantom
+
+    return write_phantom(
+        folder, PhantomSettings(images=images, side=side, seed=seed, enrich=0.8, boxed=1.0, boxed_train=0.5)
+    )
+
+
+def _look(root: Path) -> "Source":
     from rich.console import Console
 
     from chestmap.data.check import check
     from chestmap.data.nih import NihSettings, read_nih
-    from chestmap.data.pack import PackSettings, make_pack
-    from chestmap.data.phantom import PhantomSettings, write_phantom
     from chestmap.data.split import SplitSettings, make_split
 
-    begin = monotonic()
-    _step("1/4", f"Drawing {images} phantom radiographs, {side} px, in the layout of ChestX-ray14")
-    settings = PhantomSettings(images=images, side=side, seed=seed)
-    folder = write_phantom(out / "phantom", settings)
-    _step("2/4", "Reading and checking them as a dataset")
-    source = read_nih(NihSettings(root=folder))
-    split = make_split(source, SplitSettings(name="official"))
-    check(source, [split]).render(Console(stderr=True))
-    _step("3/4", "Packing: every image is decoded once")
-    pack = make_pack(source, out / "pack", PackSettings(width=side, height=side))
-    _step("4/4", "Making a page")
-    page = _contact_page(out / "contact.html", source, pack, limit=180)
-    typer.secho(f"Done in {monotonic() - begin:.0f} s. Open this file in a browser:", bold=True, err=True)
-    typer.echo(page.resolve())
+    source = read_nih(NihSettings(root=root))
+    check(source, [make_split(source, SplitSettings(name="official"))]).render(Console(stderr=True))
+    return source
+
+
+def _packed(source: "Source", folder: Path, side: int) -> "Pack":
+    from chestmap.data.pack import PackSettings, make_pack
+
+    return make_pack(source, folder, PackSettings(width=side, height=side))
+
+
+def _models(out: Path, root: Path, side: int, epochs: int) -> list[Path]:
+    """Both models side by side, and a report of each; the paths of the reports."""
+    from rich.console import Console
+
+    from chestmap.cli.report import report_of_run
+    from chestmap.evaluation.table import brief_table, summary_table
+    from chestmap.inference.demo import Size, demo_model
+    from chestmap.methods import METHODS
+
+    scored = []
+    for number, (name, what) in enumerate((("cam", "a plain classifier (CAM)"), ("ham", "HAM, with attention")), start=5):
+        _step(f"{number}/7", f"Training and scoring {what}")
+        scored.append(demo_model(name, out, root, METHODS, Size(side, epochs)))
+    console = Console(stderr=True)
+    for table in (brief_table(scored), summary_table(scored)):
+        console.print(table.to_rich())
+    _step("7/7", "Writing the reports")
+    return [report_of_run(out / "runs" / name) for name in ("ham", "cam")]
 
 
 def _step(number: str, what: str) -> None:

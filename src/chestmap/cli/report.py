@@ -44,14 +44,26 @@ def report(
 
     Example: `chestmap report runs/image-labels --published ham/table-6`
     """
-    from chestmap.data.predictions import open_predictions
     from chestmap.evaluation.published import find
 
     tables = [find(name) for name in published or ()]
-    subject = _subject(folder, (kind, root), split, overrides or [])
-    subject.predict(part)
-    path = write(subject, open_predictions(subject.predictions), part, tables, (pictures, out or folder / "report.html"))
+    path = report_of(
+        _subject(folder, (kind, root), split, overrides or []), part, tables, (pictures, out or folder / "report.html")
+    )
     typer.echo(path)
+
+
+def report_of_run(folder: Path, pictures: int = 200) -> Path:
+    """The report of a run on its own test images, into the run."""
+    return report_of(_subject(folder, (None, None), None, []), "test", [], (pictures, folder / "report.html"))
+
+
+def report_of(subject: "Subject", part: str, published: list[Any], target: tuple[int, Path]) -> Path:
+    """Predicts first where nothing is predicted yet; `target` is how many pictures, and the file."""
+    from chestmap.data.predictions import open_predictions
+
+    subject.predict(part)
+    return write(subject, open_predictions(subject.predictions), part, published, target)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,11 @@ from chestmap.inference.plan import Plan
 CUTS = {"ham/text-low-threshold": 0.1}
 """Tables that cut the map lower than the method itself does, and where."""
 
+SHORTER = {**SHORT, "Pneumonia": "Pneu.", "Nodule": "Nod.", "Consolidation": "Cons.", "Pleural Effusion": "Effu."}
+SHORTER |= {"Enlarged Cardiomediastinum": "Media.", "Fracture": "Frac."}
+WIDEST = 10
+"""Columns that a terminal holds; a table of more prints its findings down."""
+
 
 @dataclass(frozen=True)
 class Ours:
@@ -89,23 +94,30 @@ def _value(score: Score | None) -> float:
 def table_of(plan: Plan, rows: Sequence[Ours], notes: Sequence[str] = ()) -> Table:
     """The published lines as printed; under each of those that were trained, ours, and its spread where there are folds."""
     found = {(one.row.name, one.row.metric): one for one in rows}
-    lines = []
+    lines, measure = [], plan.table.metric
     for row in plan.shown:
         digits = max((len(str(figure).partition(".")[2]) for figure in row.values if figure == figure), default=2)
-        lines.append((row.metric, row.name, *(_printed(figure) for figure in row.values)))
+        lines.append(
+            (row.metric.removeprefix(measure).removeprefix("@"), row.name, *(_printed(figure) for figure in row.values))
+        )
         if one := found.get((row.name, row.metric)):
             several = f", {len(one.folds)} folds" if len(one.folds) > 1 else ""
             lines.append(("", f"  chestmap{several}", *(_cell(value, digits) for value in one.mean)))
             if several:
                 lines.append(("", "  ± over folds", *(_cell(value, digits) for value in one.spread)))
     table = plan.table
-    headers = ("score", "", *(SHORT.get(column, column) for column in table.columns))
+    headers = (measure, "", *(SHORTER.get(column, column) for column in table.columns))
     rule = "; ".join(word for word in (table.rule.geometry, table.rule.threshold) if word)
     said = [
         f"Published: {table.citation}; {table.protocol}",
         *([f"Published rule: {rule}; ours: {rule_of(table)}"] if rule else []),
     ]
-    return Table(f"{table.id}: {table.title}", headers, tuple(lines), 2, (*said, *plan.left_out, *notes))
+    remarks = (*said, *plan.left_out, *notes)
+    if len(table.columns) > WIDEST:
+        names = ("", *(label.strip() for _, label, *_ in lines))
+        down = tuple((name, *(line[place + 2] for line in lines)) for place, name in enumerate(table.columns))
+        return Table(f"{table.id}: {table.title}, {measure}", names, down, 1, remarks)
+    return Table(f"{table.id}: {table.title}", headers, tuple(lines), 2, remarks)
 
 
 def _printed(figure: Figure) -> str:

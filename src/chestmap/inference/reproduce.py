@@ -132,7 +132,7 @@ def shrunk(tree: Tree, method: Method, quick: Quick, cache: Path) -> Tree:
     small = cast("Tree", _tested(_smaller(tree["method"], method.tiny)))
     for key in method.tiny:
         if isinstance(small[key], dict) and "epochs" in small[key]:
-            small[key] = {**small[key], "epochs": quick.epochs}
+            small[key] = {**small[key], "epochs": quick.epochs, "warmup": 0}
     pack = {**tree["data"].get("pack", {}), "width": quick.side, "height": quick.side}
     data = {**tree["data"], "pack": pack, "cache": str(cache)}
     return {**tree, "method": small, "data": data, "run": {**tree.get("run", {}), "tensorboard": False, "workers": 0}}

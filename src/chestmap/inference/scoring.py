@@ -10,6 +10,7 @@ from chestmap.data.loader import Part
 from chestmap.data.predictions import OwnRule, Predictions
 from chestmap.data.source import Source
 from chestmap.data.split import Split, make_split
+from chestmap.evaluation.case_list import case_list, write_cases
 from chestmap.evaluation.evaluate import EvaluationSettings, Held, evaluate
 from chestmap.evaluation.scores import Evaluation
 from chestmap.evaluation.truth import truth_of
@@ -28,7 +29,7 @@ def predict_and_score(
     cut: float | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Fills `predictions/` of a finished run, and writes metrics.json there; what is predicted already is kept.
+    """Fills `predictions/` of a finished run, and writes metrics.json and cases.csv there; what is predicted already is kept.
 
     `cut` replaces the method's own threshold; its scores are not written, as they are not the model's.
     """
@@ -43,6 +44,7 @@ def predict_and_score(
     scores = score_split(predictions, source, split, how[1], title=run.name)
     if cut is None:
         scores.write(run / "predictions" / "metrics.json")
+        write_cases(run / "predictions" / "cases.csv", case_list(scores))
     return scores
 
 
