@@ -31,7 +31,10 @@ def test_tables_and_images_need_no_torch():
 
 @pytest.mark.parametrize(
     ("arguments", "verbs"),
-    [([], ["train", "methods", "predict", "evaluate", "compare", "report", "reproduce", "demo", "data"]), (["data"], ["check", "split", "pack", "phantom"])],
+    [
+        ([], ["train", "methods", "predict", "evaluate", "compare", "report", "reproduce", "demo", "data"]),
+        (["data"], ["check", "split", "pack", "phantom"]),
+    ],
 )
 def test_the_verbs_are_these(arguments, verbs):
     shown = chestmap(*arguments, "--help").stdout
