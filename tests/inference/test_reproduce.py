@@ -1,14 +1,13 @@
 """Published tables made again: what each needs, what is refused in one line, and the whole chain on a tiny phantom."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from chestmap.cli.reproduce import reproduce as verb
 from chestmap.errors import BadInput, BadSettings, Refused
 from chestmap.evaluation.published import find, load_published
 from chestmap.evaluation.scores import Evaluation, Score
@@ -122,7 +121,7 @@ def _evaluation(rows: list[Score]) -> Evaluation:
 
 def test_figures_follow_the_rule_of_the_table_and_average_what_the_row_prints():
     table = find("ham/table-3")
-    ham = {"measure": "T(IoU)", "at": 0.1, "geometry": "mask"}
+    ham: dict[str, Any] = {"measure": "T(IoU)", "at": 0.1, "geometry": "mask"}
     evaluation = _evaluation(
         [
             Score(**ham, finding="Atelectasis", value=0.4, rule="preset ham"),
@@ -130,7 +129,7 @@ def test_figures_follow_the_rule_of_the_table_and_average_what_the_row_prints():
             Score(**ham, finding="Edema", value=1.0, rule="preset ham"),  # not a column
             Score(**ham, finding="Nodule", value=None, rule="preset ham"),
             Score(**ham, finding="Atelectasis", value=0.9, rule="own"),
-            Score(**ham | {"at": 0.3}, finding="Mass", value=0.7, rule="preset ham"),
+            Score(**{**ham, "at": 0.3}, finding="Mass", value=0.7, rule="preset ham"),
         ]
     )
     found = dict(zip(table.columns, figures_of(evaluation, table, table.row("Ours", "T(IoU)@0.1")), strict=True))
@@ -210,7 +209,8 @@ def test_quick_goes_from_nothing_to_a_table_and_is_not_done_twice(tmp_path):
     assert again.table == made.table
 
 
-def test_the_verb_lists_tables():
-    command = [sys.executable, "-m", "chestmap", "reproduce", "--configs", str(CONFIGS)]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "150"})
-    assert all(table in shown.stdout for table in load_published())
+def test_the_verb_lists_tables(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    verb(configs=CONFIGS)
+    shown = capsys.readouterr().out
+    assert all(table in shown for table in load_published())
