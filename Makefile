@@ -35,7 +35,7 @@ check: setup ## style, types, import contracts, spelling
 	@$(RUN) ruff format --check .
 	@$(BIN)/pyright
 	@PYTHONPATH=src $(BIN)/lint-imports
-	@$(BIN)/codespell src tests docs benchmarks README.md CHANGELOG.md CONTRIBUTING.md
+	@$(BIN)/codespell src docs benchmarks README.md CHANGELOG.md CONTRIBUTING.md
 
 format: setup ## format and mend what can be mended
 	@$(RUN) ruff check --fix .
