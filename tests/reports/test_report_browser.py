@@ -120,7 +120,7 @@ def test_pictures_are_walked_and_enlarged_by_keys(opened):
     assert "IoU .05" in opened.locator("#stage figcaption").inner_text()
     opened.keyboard.press("Escape")
     assert not opened.locator("#large").is_visible()
-    assert opened.evaluate("document.activeElement.closest('figure').dataset.iou") == "0.05"
+    opened.wait_for_function("document.activeElement.closest('figure')?.dataset.iou === '0.05'", timeout=5000)
 
 
 def test_a_sheet_lists_the_keys(opened):

@@ -138,7 +138,8 @@ def write(subject: Subject, predictions: "Predictions", part: str, published: li
     from chestmap.reports.run_facts import RunFacts, read_run
 
     ids = subject.ids(part, predictions)
-    tree, cases = _scores(subject, part, len(ids))
+    presets = {table.rule.preset for table in published} - {""}
+    tree, cases = _scores(subject, part, len(ids), presets)
     metrics = Metrics(tree)
     rule = metrics.rules[0] if metrics.rules else ""
     iou = {(case.image_id, case.finding): case.iou for case in cases if (case.geometry, case.rule) == (HEADLINE, rule)}
@@ -152,8 +153,8 @@ def write(subject: Subject, predictions: "Predictions", part: str, published: li
     return write_report(path, tree, shown, run, published)
 
 
-def _scores(subject: Subject, part: str, images: int) -> tuple[Mapping[str, Any], list["Case"]]:
-    """metrics.json and cases.csv beside the predictions where they are of these images and not older; made anew otherwise."""
+def _scores(subject: Subject, part: str, images: int, presets: set[str]) -> tuple[Mapping[str, Any], list["Case"]]:
+    """metrics.json and cases.csv beside the predictions where they are of these images and presets, and not older; else made anew."""
     from chestmap.evaluation.case_list import case_list, read_cases, write_cases
 
     folder = subject.predictions
@@ -161,10 +162,12 @@ def _scores(subject: Subject, part: str, images: int) -> tuple[Mapping[str, Any]
     if metrics.is_file() and cases.is_file() and metrics.stat().st_mtime >= header.stat().st_mtime:
         tree = json.loads(metrics.read_text(encoding="utf-8"))
         split = subject.split.fingerprint if subject.split else ""
-        if (tree["about"]["split_fingerprint"], tree["about"]["images"]) == (split, images):
+        there = set(tree["about"]["settings"]["presets"])
+        if (tree["about"]["split_fingerprint"], tree["about"]["images"]) == (split, images) and presets <= there:
             return tree, read_cases(cases)
+        presets |= there
     typer.echo(f"Scoring {images:,} images", err=True)
-    evaluation = scores_of(folder, subject.source, subject.split, part, [])
+    evaluation = scores_of(folder, subject.source, subject.split, part, [f"presets={json.dumps(sorted(presets))}"])
     evaluation.write(metrics)
     write_cases(cases, case_list(evaluation))
     return evaluation.as_dict(), case_list(evaluation)

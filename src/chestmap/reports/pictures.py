@@ -88,7 +88,7 @@ def figure(picture: Picture, quality: int) -> str:
 
 def _said(picture: Picture) -> str:
     boxes = len(picture.true)
-    told = f"labelled {picture.label}, {boxes or 'no'} box{'es' if boxes > 1 else ''}"
+    told = f"{picture.label}, {boxes or 'no'} box{'es' if boxes > 1 else ''}"
     cut = (
         "the map says nothing"
         if picture.map is None

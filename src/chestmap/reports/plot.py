@@ -139,10 +139,11 @@ def _axes(chart: Chart) -> str:
 def _line(line: Line, chart: Chart) -> str:
     named = f' data-name="{escape(line.name)}"' if line.name else ""
     left, top, width, height = chart.inner
+    sizes = line.sizes or ((3.0,) if len(line.x) == 1 else ())  # a line of one point would not be seen
     dots = "".join(
         f'<circle class="{line.style}" cx="{left + width * chart.x.share(x):.1f}" '
         f'cy="{top + height * (1 - chart.y.share(y)):.1f}" r="{size:.1f}"/>'
-        for x, y, size in zip(line.x, line.y, line.sizes, strict=False)
+        for x, y, size in zip(line.x, line.y, sizes, strict=False)
     )
     return f'<path class="line {line.style}" d="{path(line, chart)}"{named}/>{dots}'
 

@@ -163,9 +163,9 @@ def provenance(run: RunFacts, about: Mapping[str, Any]) -> str:
     data = {"Source": about.get("source", ""), "Split": about.get("split", "") or "not named", **run.split}
     data |= {"Images scored": count(about.get("images", 0)), "Patients scored": count(about.get("patients", 0))}
     data |= {"Boxes scored": count(about.get("boxes", 0))}
-    for key in ("training", "validation"):
+    for key, what in (("training", "floors"), ("validation", "thresholds and calibration")):
         if about.get(f"{key}_images"):
-            data[f"Images of {key}, for floors and thresholds"] = count(about[f"{key}_images"])
+            data[f"Images behind {what}"] = f"{count(about[f'{key}_images'])} of {key}"
     blocks = [("Scored on", data)]
     if trained := _trained(run.model):
         blocks.append(("Trained", trained))

@@ -102,8 +102,16 @@ def forest(row: Row, scale: tuple[float, float] = (0.0, 1.0), floor: float | Non
     tick = "" if floor is None else f'<path class="floor" d="M{x(floor):.1f},2V16"/>'
     return (
         f'<svg class="forest" viewBox="0 0 {width} 18" width="{width}" height="18" aria-hidden="true">'
-        f'<path class="track" d="M4,9H{width - 4}"/>{tick}{whisker}<circle cx="{x(row["value"]):.1f}" cy="9" r="4"/></svg>'
+        f'<path class="track" d="M4,9H{width - 4}"/>{tick}{whisker}{_dot(x(row["value"]), row["value"], scale)}</svg>'
     )
+
+
+def _dot(x: float, value: float, scale: tuple[float, float]) -> str:
+    """A value beyond the scale is an arrow at its end."""
+    if scale[0] <= value <= scale[1]:
+        return f'<circle cx="{x:.1f}" cy="9" r="4"/>'
+    step = -7 if value < scale[0] else 7
+    return f'<path class="beyond" d="M{x + step / 2:.1f},9l{-step},-5v10Z"/>'
 
 
 def findings_table(metrics: Metrics) -> str:
@@ -228,6 +236,7 @@ def _comparable(metrics: Metrics, table: PublishedTable, measure: str) -> list[t
     if measure not in ("T(IoU)", "T(IoR)", "AFP"):
         return []
     preset = f"preset {table.rule.preset}"
+    preset += " without budget" if "without a limit" in table.rule.threshold else ""
     geometries = {row.get("geometry", "") for row in metrics.tree["scores"] if row.get("rule") == preset}
     found = [(f"chestmap, {preset}", preset, min(geometries))] if geometries else []
     found += [(f"chestmap, {RULES[rule]}", rule, "any" if measure == "AFP" else HEADLINE) for rule in metrics.rules]
