@@ -260,6 +260,7 @@ def chests(count, side=48, seed=0):
     return torch.from_numpy(images), middles
 
 
+@pytest.mark.slow
 def test_training_lowers_the_spread_of_the_lungs():
     """Their middle varies by 3.5 pixels from image to image; after alignment by much less, on images never trained on too."""
     torch.manual_seed(0)
