@@ -106,6 +106,7 @@ class Subject:
 
 
 def _subject(folder: Path, data: tuple[str | None, Path | None], split: str | None, overrides: list[str]) -> Subject:
+    """Data and split are those of the run, which may also be the folder around the predictions, unless they are named."""
     from chestmap.data import open_source, source_settings
     from chestmap.data.split import SplitSettings, make_split
     from chestmap.errors import BadInput

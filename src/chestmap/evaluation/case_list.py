@@ -45,6 +45,7 @@ def write_cases(path: Path, cases: Iterable[Case]) -> Path:
 
 
 def read_cases(path: Path) -> list[Case]:
+    """Raises `BadTable` for a file that `write_cases` did not write."""
     try:
         table = pl.read_csv(path, schema_overrides={"image_id": pl.String, "finding": pl.String, "iou": pl.Float64})
         return [Case(**row) for row in table.to_dicts()]

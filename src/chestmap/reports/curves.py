@@ -35,6 +35,8 @@ class Kind:
 
 
 def _measure(measure: str) -> Callable[[Metrics, str], str]:
+    """The line of numbers for panels whose curve has one score, such as AUC [low, high]."""
+
     def told(metrics: Metrics, finding: str) -> str:
         row = metrics.one(measure, finding)
         return f"{measure} {number(row['value'])} {interval(row.get('low'), row.get('high'))}".strip()
@@ -43,12 +45,14 @@ def _measure(measure: str) -> Callable[[Metrics, str], str]:
 
 
 def _froc(metrics: Metrics, finding: str) -> str:
+    """Share of boxes found at one false region for each image, by the rule and geometry of the curve."""
     curve = metrics.curves("froc").get(finding, {})
     row = metrics.one("FROC", finding, 1.0, curve.get("geometry", ""), curve.get("rule", ""))
     return f"{number(row['value'])} {interval(row.get('low'), row.get('high'))}".strip()
 
 
 def _prevalence(metrics: Metrics, finding: str) -> float:
+    """What a score that knows nothing reaches in precision."""
     row = metrics.one("AUC", finding)
     return row["support"] / max(row["support"] + row.get("negatives", 0), 1)
 
@@ -99,6 +103,7 @@ def _block(kind: Kind, metrics: Metrics, curves: Mapping[str, Mapping[str, Any]]
 
 
 def _panel(kind: Kind, metrics: Metrics, curve: Mapping[str, Any], behind: str) -> Chart:
+    """The guide below, the curve above it; dots grow with the square root of a bin's images, as areas do."""
     finding, level = curve["finding"], kind.guide(metrics, curve["finding"])
     guide = Line((kind.x.low, kind.x.high), (kind.y.low, kind.y.high) if level is None else (level, level), style="guide")
     most = max(curve.get("weight", ()), default=1.0)
@@ -109,6 +114,7 @@ def _panel(kind: Kind, metrics: Metrics, curve: Mapping[str, Any], behind: str) 
 
 
 def titles() -> dict[str, str]:
+    """Titles by the id of their block, in order."""
     return {kind.name: kind.title for kind in KINDS}
 
 
@@ -131,10 +137,12 @@ def accuracy_chart(metrics: Metrics, finding: str = MEAN) -> str:
 
 
 def _floor_line(metrics: Metrics, finding: str, rule: str, name: str) -> Line:
+    """A floor knows no image, so it has a value at each limit and no curve between."""
     return _at_limits(metrics, finding, rule, Line((), (), name, "floor", name))
 
 
 def _at_limits(metrics: Metrics, finding: str, rule: str, line: Line) -> Line:
+    """The given line through the scored limits, those without a value left out."""
     rows = [(limit, metrics.met(finding, limit, rule)["value"]) for limit in metrics.limits]
     known = [(limit, value) for limit, value in rows if value is not None]
     return Line([x for x, _ in known], [y for _, y in known], line.name, line.style, line.label)

@@ -110,10 +110,12 @@ class _Maker:
         self.image = lru_cache(maxsize=512)(self._image)
 
     def _image(self, row: int) -> tuple[UInt8[np.ndarray, "h w"], tuple[float, float]]:
+        """The picture and the (width, height) of image space, in which boxes are given."""
         radiograph = self.source[row].radiograph
         return grey_picture(radiograph.pixels, picture_size(radiograph.size, self.longest)), radiograph.size
 
     def make(self, prediction: Prediction, name: str) -> Picture:
+        """One finding of one image; the finding may be spelled differently on the two sides."""
         source, own = self.source, self.predictions.header.own_rule
         row, finding = source.row_of[prediction.image_id], source.findings.resolve(name)
         pixels, image = self.image(row)

@@ -60,10 +60,12 @@ class Metrics:
 
     @cached_property
     def floors(self) -> tuple[str, ...]:
+        """Floors that were scored, such as "floor medoid", in their order."""
         return self._rules("floor ")
 
     @cached_property
     def ceilings(self) -> tuple[str, ...]:
+        """Grids whose ceiling was computed, such as "ceiling 16x16", coarse first."""
         return self._rules("ceiling ")
 
     def _rules(self, beginning: str) -> tuple[str, ...]:

@@ -71,6 +71,7 @@ def overlay(
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font: the same letters on every machine."""
     return ImageFont.load_default(size)
 
 
@@ -87,6 +88,7 @@ def _fitting(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
 def _panel(
     grey: UInt8[np.ndarray, "h w"], prediction: Prediction, index: int, style: OverlayStyle, true: Sequence[Box]
 ) -> Image.Image:
+    """Boxes are those of the prediction where it has any, else those of the mask by the style's rule."""
     size, name = (grey.shape[1], grey.shape[0]), prediction.findings.names[index]
     panel = Image.fromarray(grey).convert("RGBA")
     values = map_on_picture(prediction.maps[index], prediction.frame, size, normalize=style.rule.normalize)
@@ -106,6 +108,7 @@ def _panel(
 
 
 def _legend(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None:
+    """The map's colors and both kinds of box, under the first panel."""
     ramp = palette()[:, :3][np.newaxis].repeat(10, axis=0)
     sheet.paste(Image.fromarray(ramp).resize((90, 10)), (MARGIN, top + 3))
     draw.text((MARGIN + 96, top - 1), "map, low to high", SOFT, _font(13))

@@ -69,6 +69,7 @@ def _rank(picture: Picture) -> tuple[float, float]:
 
 
 def figure(picture: Picture, quality: int) -> str:
+    """Attributes carry what the page filters and sorts by; the button's name is what a screen reader says."""
     height, width = picture.image.shape
     iou = "" if picture.iou is None else f"{picture.iou}"
     outcome, marks = picture.outcome(), picture.marks
@@ -87,6 +88,7 @@ def figure(picture: Picture, quality: int) -> str:
 
 
 def _said(picture: Picture) -> str:
+    """What is known of the image, and where its map was cut."""
     boxes = len(picture.true)
     told = f"{picture.label}, {boxes or 'no'} box{'es' if boxes > 1 else ''}"
     cut = (
@@ -100,6 +102,7 @@ def _said(picture: Picture) -> str:
 
 
 def _marks_svg(picture: Picture, marks: Marks) -> str:
+    """One path for each kind of mark, so that a layer is one element; own marks lie under true ones."""
     height, width = picture.image.shape
     outline = "".join("M" + "L".join(f"{x},{y}" for x, y in points) + "Z" for points in marks.outlines)
     own = "".join(_box(*corners) for corners in marks.boxes)
@@ -114,6 +117,7 @@ def _box(x0: float, y0: float, x1: float, y1: float) -> str:
 
 
 def _small(values: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "y x"]:
+    """A stored map needs no more pixels than the networks give it."""
     height, width = values.shape
     scale = MAP_SIDE / max(height, width)
     if scale >= 1:

@@ -98,6 +98,7 @@ def path(line: Line, chart: Chart) -> str:
 
 
 def svg(chart: Chart) -> str:
+    """The whole chart as one element that scales with its place on the page."""
     width, height = chart.size
     left, top, inner_width, inner_height = chart.inner
     frame = f"{left},{top},{inner_width},{inner_height}"
@@ -117,6 +118,7 @@ def shared_lines(name: str, chart: Chart) -> str:
 
 
 def _axes(chart: Chart) -> str:
+    """Grid lines at the ticks only, no box around; both axes are named."""
     left, top, width, height = chart.inner
     bottom, parts = top + height, []
     for value, name in chart.x.tick_names():
@@ -137,6 +139,7 @@ def _axes(chart: Chart) -> str:
 
 
 def _line(line: Line, chart: Chart) -> str:
+    """A named line can be read under the pointer."""
     named = f' data-name="{escape(line.name)}"' if line.name else ""
     left, top, width, height = chart.inner
     sizes = line.sizes or ((3.0,) if len(line.x) == 1 else ())  # a line of one point would not be seen

@@ -62,6 +62,7 @@ def write_report(
 
 
 def _headline_facts(about: Mapping[str, Any]) -> dict[str, str]:
+    """What was scored, in a line under the title; what metrics.json does not say is left out."""
     told = {"Source": str(about.get("source", "")), "Split": str(about.get("split", ""))}
     told |= {name: count(about[name.lower()]) for name in ("Images", "Patients", "Boxes") if name.lower() in about}
     return {key: value for key, value in told.items() if value}
@@ -95,10 +96,12 @@ def _note(text: str) -> str:
 
 
 def _scroll(name: str, table: str) -> str:
+    """A wide table scrolls by itself, by keyboard too, so that the page never does."""
     return f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{table}</div>'
 
 
 def _headline_note(metrics: Metrics) -> str:
+    """What the tiles mean, in words that follow the settings of the evaluation."""
     how = metrics.about.get("settings", {})
     share = f"{100 * how.get('confidence', 0.95):.0f} %"
     told = f"Means over findings, with {share} intervals (patients drawn {count(how.get('resamples', 0))} times)."
@@ -116,6 +119,7 @@ def _findings_note(metrics: Metrics) -> str:
 
 
 def _localization(metrics: Metrics) -> str:
+    """The chart of means, the table of all rules, and a small chart for each finding; "" where no box was scored."""
     if not metrics.boxed:
         return ""
     chart = f'<div class="card">{curves.accuracy_chart(metrics)}</div>'
@@ -132,6 +136,7 @@ def _localization(metrics: Metrics) -> str:
 
 
 def _curves(metrics: Metrics) -> str:
+    """One tab for each kind of curve that was measured; print shows them all under each other."""
     body = curves.panels(metrics)
     tabs = "".join(
         f'<button type="button" role="tab" aria-controls="{name}">{escape(title)}</button>'
@@ -142,6 +147,7 @@ def _curves(metrics: Metrics) -> str:
 
 
 def _published(metrics: Metrics, table: PublishedTable) -> str:
+    """A table of a paper with the rule by which it was scored, since two of them seldom share one."""
     rule = table.rule
     told = f"{table.citation}. {rule.geometry and 'Scored by: ' + rule.geometry + '; '}{rule.threshold}. {table.note}"
     return (
@@ -151,6 +157,7 @@ def _published(metrics: Metrics, table: PublishedTable) -> str:
 
 
 def _chip(group: str, name: str, label: str, amount: int | None = None) -> str:
+    """A button that stays pressed; `data-<group>-filter` is what the script looks for."""
     beside = "" if amount is None else f" <small>{amount}</small>"
     return (
         f'<button type="button" data-{group}-filter="{escape(name)}" aria-pressed="false">{escape(label)}{beside}</button>'
@@ -171,6 +178,7 @@ def _pictures(metrics: Metrics, pictures: Sequence[Picture]) -> str:
 
 
 def _summary(metrics: Metrics, name: str) -> str:
+    """The line of numbers beside a finding's heading, as in the tables."""
     told = [f"AUC {number(metrics.one('AUC', name)['value'])}"]
     if name in metrics.boxed:
         told += [f"T(IoU) = {short(limit)}: {number(metrics.met(name, limit, metrics.rules[0])['value'])}" for limit in HITS]
@@ -178,6 +186,7 @@ def _summary(metrics: Metrics, name: str) -> str:
 
 
 def _layers() -> str:
+    """The legend of the pictures, whose entries turn their layer on and off; it stands on the page and in the large view."""
     return "".join(
         f'<button type="button" data-layer="{name}" aria-pressed="true" title="key {key}"><span class="key k-{name}"></span>{label}</button>'
         for name, label, key in LAYERS
@@ -185,6 +194,7 @@ def _layers() -> str:
 
 
 def _tools(pictures: Sequence[Picture]) -> str:
+    """What the pictures can be chosen by; kinds that do not occur have no button."""
     outcomes = [picture.outcome() for picture in pictures]
     labels = [picture.label for picture in pictures]
     shown = "".join(_chip("outcome", name, name) for name in ("hit", "miss", "no box") if name in outcomes)

@@ -63,6 +63,7 @@ def read_run(folder: Path, split: Mapping[str, str] | None = None) -> RunFacts:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """Empty where there is no such file: a run that is still in training has no model yet."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -95,6 +96,7 @@ def training_charts(series: Iterable[Series]) -> str:
 
 
 def _step(step: str, series: Sequence[Series]) -> str:
+    """Losses, validation AUC and validation losses are three charts, since their units differ."""
     shown = [one for one in series if one.name not in BESIDE]
     validation = [one for one in shown if one.name.startswith("validation_")]
     losses = [one for one in shown if one not in validation]
@@ -138,6 +140,7 @@ def means(numbers: Sequence[float], most: int = 160) -> list[float]:
 
 
 def _pace(series: Sequence[Series]) -> str:
+    """What the step cost: epochs, time, speed (the median, as the first look includes warming up), memory."""
     by_name = {one.name: one for one in series}
     told = {}
     if any_series := next(iter(series), None):
@@ -154,6 +157,7 @@ def _pace(series: Sequence[Series]) -> str:
 
 
 def duration(seconds: float) -> str:
+    """Seconds below two minutes, minutes below two hours."""
     minutes, hours = seconds / 60, seconds / 3600
     return f"{seconds:.0f} s" if seconds < 120 else f"{minutes:.0f} min" if minutes < 120 else f"{hours:.1f} h"
 
@@ -177,6 +181,7 @@ def provenance(run: RunFacts, about: Mapping[str, Any]) -> str:
 
 
 def _trained(model: Mapping[str, Any]) -> dict[str, str]:
+    """From model.json; nothing where the run has no model yet."""
     if not model:
         return {}
     data = model.get("data", {})
@@ -190,6 +195,7 @@ def _trained(model: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Of the last start: a run that was stopped may have gone on elsewhere."""
     starts = environment.get("starts") or []
     if not starts:
         return {}

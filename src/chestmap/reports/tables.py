@@ -81,6 +81,7 @@ def _tile(
     scale: tuple[float, float] = (0.0, 1.0),
     floor: float | None = None,
 ) -> str:
+    """The number large, its interval, both on a line from one end of `scale` to the other, and `below` in small print."""
     items = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in below)
     return (
         f'<article class="tile"><h3>{escape(title)}</h3><p><strong>{number(row["value"])}</strong> '
@@ -127,14 +128,17 @@ def findings_table(metrics: Metrics) -> str:
 
 
 def _ends(low: float, high: float, middle: str = "") -> str:
+    """What the ends of a line of dots stand for, over its column."""
     return f'<span class="ends"><span>{short(low)}</span><span>{middle}</span><span>{short(high)}</span></span>'
 
 
 def _labels(metrics: Metrics) -> list[str]:
+    """Findings and means in the order in which they were scored."""
     return list(dict.fromkeys(row["finding"] for row in metrics.tree["scores"]))
 
 
 def _finding_row(metrics: Metrics, name: str, rule: str, limits: Sequence[float]) -> str:
+    """A mean has no counts of its own: an image counts for several findings."""
     auc, is_mean = metrics.one("AUC", name), name.startswith(MEAN)
     counts = ["", ""] if is_mean else [count(auc["support"]), count(auc.get("negatives", 0))]
     cells = [_value(auc), forest(auc, (0.5, 1.0)), _value(metrics.one("AP", name)), *counts]
@@ -184,6 +188,7 @@ def limits_table(metrics: Metrics, finding: str = MEAN) -> str:
 
 
 def _without_interval(row: Row, kind: str) -> Row:
+    """A ceiling is shown for scale; its interval would only crowd the table."""
     return {"value": row["value"]} if kind == "ceiling" else row
 
 
@@ -205,6 +210,7 @@ def published_table(metrics: Metrics, table: PublishedTable) -> str:
 
 
 def _printed(row: PublishedRow) -> str:
+    """The digits of the paper without the leading zero; a dash where it prints none."""
     name = row.name.replace("Ours", "the paper's own") if row.name.startswith("Ours") else row.name
     quoted = f' <i title="quoted from {escape(row.source)}">quoted</i>' if row.source else ""
     cells = "".join(f"<td>{str(value).removeprefix('0') if value == value else '–'}</td>" for value in row.values)
@@ -212,6 +218,7 @@ def _printed(row: PublishedRow) -> str:
 
 
 def _ours(metrics: Metrics, table: PublishedTable, metric: str) -> list[str]:
+    """Our rows under a printed metric; a row without any value is left out."""
     measure, _, at = metric.partition("@")
     found = []
     for label, rule, geometry in _comparable(metrics, table, measure):
