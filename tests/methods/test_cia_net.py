@@ -331,7 +331,7 @@ def test_the_paper_s_network():
     assert shapes["attention_head.weight"] == (1, 1024)
     assert grid.cells.shape == (1, 2, 16, 16)
     assert grid.maps.shape == (1, 2, 128, 128)
-    assert net.attentions.shape == (65_536, 16, 16)
+    assert net.attentions.shape == (8192, 16, 16)
 
 
 def test_a_part_of_the_alignment_s_table_keeps_the_paper_s_other_numbers():
@@ -350,6 +350,7 @@ def test_configs_are_the_paper_s(path):
     assert made.attend.weight_decay == pytest.approx(1e-4 / 6)
     assert not made.attend.augment
     assert not made.align.augment
+    assert not made.contrast or made.gallery == (1 if name == "partner-canonical" else 65_536)
     assert made.contrast == (not name.startswith("base"))
     assert made.aligned == (name not in {"base-0", "base-40", "base-80", "boxes-80-unaligned"})
     assert made.partner == {"partner-random": "random", "partner-canonical": "canonical"}.get(name, "similar")

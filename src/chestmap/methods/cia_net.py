@@ -30,7 +30,7 @@ Differs from the paper:
 - eq. 2 squares the norm, as its source does, and the consistency loss is a mean (`alignment.form = "printed"`);
 - the five parameters are bounded (`nn.alignment.AlignerSettings`);
 - at test time partners come from a gallery inside the model: thumbnails and finished attention maps of up to `gallery` normal
-  training images, those first that most training images have as partners. 65,536 hold all 60,000 of ChestX-ray14;
+  training images, those first that most training images have as partners. The configs' 65,536 hold all of ChestX-ray14;
 - the best epoch is chosen on validation; the paper has a fixed number and does not say.
 """
 
@@ -107,7 +107,7 @@ class CiaNetSettings(Settings):
     partner: Partner = "similar"
     box_weight: Annotated[float, Field(ge=0)] = 1.0  # β_B
     finer: Annotated[int, Field(ge=1)] = 8
-    gallery: Annotated[int, Field(ge=1)] = 65_536
+    gallery: Annotated[int, Field(ge=1)] = 8192
     aligned: bool = True
     alignment: CanonicalSettings = CanonicalSettings()
     align: Schedule = Schedule.model_validate(SGD | {"epochs": 5, "batch_size": 16, "learning_rate": 1e-3, "select": "loss"})

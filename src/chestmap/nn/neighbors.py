@@ -25,23 +25,22 @@ def nearest(
     Exhaustive, in blocks of a matrix product. Sums of 256 products of bytes stay below 2**24, so fp32 holds them exactly,
     whatever their order and also in TF32: the choice is the same on every machine.
     """
-    lengths = among.float().square().sum(1).sqrt().clamp_min(1)
+    best = torch.full((len(thumbs),), -1.0, device=among.device)
+    rows = torch.zeros(len(thumbs), dtype=torch.int64, device=among.device)
     space = torch.empty(min(block, len(thumbs)), min(block, len(among)), device=among.device)
-    chosen = []
-    for first in range(0, len(thumbs), block):
-        queries = thumbs[first : first + block].float()
-        best = queries.new_full((len(queries),), -1.0)
-        rows = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-        for start in range(0, len(among), block):
-            others = among[start : start + block].float()
-            products = torch.mm(queries, others.T, out=space[: len(queries), : len(others)])
-            products.div_(lengths[start : start + block])  # the query's own length changes no choice
+    for start in range(0, len(among), block):
+        others = among[start : start + block].float()
+        lengths = torch.linalg.vector_norm(others, dim=1).clamp_min(1)
+        for first in range(0, len(thumbs), block):
+            here = slice(first, first + block)
+            products = torch.mm(thumbs[here].float(), others.T, out=space[: len(thumbs[here]), : len(others)])
+            products.div_(lengths)  # the query's own length changes no choice
             if own is not None:
-                here = own[first : first + block] - start
-                inside = ((here >= 0) & (here < len(others))).nonzero()[:, 0]
-                products[inside, here[inside]] = -1.0
+                itself = own[here] - start
+                inside = ((itself >= 0) & (itself < len(others))).nonzero()[:, 0]
+                products[inside, itself[inside]] = -1.0
             value, row = products.max(1)
-            better = value > best
-            best, rows = torch.where(better, value, best), torch.where(better, row + start, rows)
-        chosen.append(rows)
-    return torch.cat(chosen)
+            better = value > best[here]
+            best[here] = torch.where(better, value, best[here])
+            rows[here] = torch.where(better, row + start, rows[here])
+    return rows
