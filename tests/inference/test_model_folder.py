@@ -48,10 +48,21 @@ def test_an_opened_model_computes_what_was_trained(run_folder, dataset):
 def test_the_run_folder_says_how_to_do_it_again(run_folder, dataset):
     files = {path.name for path in run_folder.iterdir()}
     assert files == {"1-learn", "model", "config.toml", "environment.json", "log.csv", "run.lock"}
+    before = (run_folder / "model" / "model.json").stat().st_mtime_ns
     train(config_of(small_tree(dataset), METHODS, name="x"), run_folder, write_model, progress=False)  # all is loaded
+    assert (run_folder / "model" / "model.json").stat().st_mtime_ns == before
     card = (run_folder / "model" / "README.md").read_text()
     assert "Not a medical device" in card
     assert "20 images" in card
+
+
+def test_a_step_made_anew_makes_the_model_anew(run_folder, dataset, tmp_path):
+    folder = shutil.copytree(run_folder, tmp_path / "run")
+    shutil.rmtree(folder / "1-learn")
+    edited(folder / "model", findings=["stale"])
+    train(config_of(small_tree(dataset), METHODS, name="x"), folder, write_model, progress=False)
+    about = json.loads((folder / "model" / "model.json").read_text())
+    assert about == json.loads((run_folder / "model" / "model.json").read_text())  # the same seed, so the same weights
 
 
 def test_other_weights_are_refused(folder):

@@ -37,6 +37,7 @@ class Position:
     best_epoch: int = 0
     best_sha256: str = ""
     stale: int = 0  # validations since the best one
+    logged: int = 0  # rows in log.csv
 
 
 def write_beside(path: Path, content: bytes | memoryview) -> None:

@@ -11,6 +11,7 @@ import math
 import resource
 import sys
 from collections.abc import Mapping
+from itertools import count as counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from chestmap.errors import Diverged
-from chestmap.training.checkpoint import write_beside
+from chestmap.training.checkpoint import Position, write_beside
 from chestmap.training.run_settings import RunSettings
 
 if TYPE_CHECKING:
@@ -28,20 +29,22 @@ COLUMNS = ("step", "epoch", "update", "seconds", "name", "value")
 
 
 class Log:
-    def __init__(self, folder: Path, step: str, update: int, settings: RunSettings) -> None:
-        self.step = step
-        path = folder / "log.csv"
-        _cut(path, step, update)
-        self.file = path.open("a", newline="", encoding="utf-8")
-        self.rows = csv.writer(self.file)
-        self.board = _board(folder / "tensorboard" / step, update) if settings.tensorboard else None
+    """`at` is where the step stands; what was written after its state was saved is dropped."""
 
-    def write(self, epoch: int, update: int, seconds: float, values: Mapping[str, float]) -> None:
+    def __init__(self, folder: Path, step: str, at: Position, settings: RunSettings) -> None:
+        self.step, path = step, folder / "log.csv"
+        _cut(path, step, at.logged)
+        self.file = path.open("a", newline="", encoding="utf-8")
+        self.rows = csv.writer(self.file, lineterminator="\n")
+        self.board = _board(folder / "tensorboard" / step, at.update) if settings.tensorboard else None
+
+    def write(self, at: Position, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self.rows.writerow((self.step, epoch, update, f"{seconds:.1f}", name, f"{value:.7g}"))
+            self.rows.writerow((self.step, at.epoch + 1, at.update, f"{at.seconds:.1f}", name, f"{value:.7g}"))
             if self.board is not None:
-                self.board.add_scalar(f"{self.step}/{name}", value, update)
+                self.board.add_scalar(f"{self.step}/{name}", value, at.update)
         self.file.flush()
+        at.logged += len(values)
 
     def close(self) -> None:
         self.file.close()
@@ -49,13 +52,14 @@ class Log:
             self.board.close()
 
 
-def _cut(path: Path, step: str, update: int) -> None:
-    """Keep whole rows of other steps, and of this one up to `update`."""
+def _cut(path: Path, step: str, count: int) -> None:
+    """Keep whole rows: all of other steps, and the first `count` of this one."""
     rows: list[list[str]] = []
     if path.exists():
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS)]
-    kept = [row for row in rows[1:] if row[0] != step or int(row[2]) <= update]
+            rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS)][1:]
+    own = counter(1)
+    kept = [row for row in rows if row[0] != step or next(own) <= count]
     write_beside(path, "".join(",".join(row) + "\n" for row in [COLUMNS, *kept]).encode())
 
 

@@ -50,7 +50,7 @@ class Loop:
         self.loader = self._loader(part, shuffle=True)
         self.batches = min(len(self.loader), self.schedule.batches or len(self.loader))
         self._go_on()
-        self.log = Log(self.run.folder, self.folder.name, self.at.update, self.run.settings) if self.run.first else None
+        self.log = Log(self.run.folder, self.folder.name, self.at, self.run.settings) if self.run.first else None
         self.run.screen.start(self.folder.name, total=self.batches * self.schedule.epochs, done=self._done())
         try:
             with self.interrupt:
@@ -144,7 +144,7 @@ class Loop:
 
     def _log(self, values: dict[str, float]) -> None:
         if self.log:
-            self.log.write(self.at.epoch + 1, self.at.update, self.at.seconds, values)
+            self.log.write(self.at, values)
 
     def _asked(self) -> bool:
         """Whether a signal came to any process; all stop at the same step."""

@@ -87,6 +87,7 @@ class Run:
         if done is None:
             from chestmap.training.loop import Loop
 
+            self._drop_model()
             try:
                 done = Loop(self, folder, task, schedule).train(part, validation)
             except KeyboardInterrupt:
@@ -107,6 +108,7 @@ class Run:
             earlier = is_begun(folder, record, accept_code=self.settings.accept_code_change, write=self.first)
             if not earlier and self.first:
                 self.screen.tell(f"{folder.name}: writing")
+                self._drop_model()
                 self.put(folder, make, record)
         self._close_step(record, Summary(step=folder.name, seconds=time.monotonic() - started, earlier=earlier))
         return folder
@@ -123,6 +125,11 @@ class Run:
             write_json(beside / "step.json", record.as_json())
         shutil.rmtree(folder, ignore_errors=True)
         beside.replace(folder)
+
+    def _drop_model(self) -> None:
+        """What was written of other steps than those of this folder."""
+        if self.first:
+            shutil.rmtree(self.folder / "model", ignore_errors=True)
 
     def _record(self, settings: dict[str, Any], data: dict[str, str], module: str | None) -> Record:
         run = {key: getattr(self.settings, key) for key in RESULT}

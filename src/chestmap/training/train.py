@@ -39,7 +39,7 @@ def train(
 ) -> Path:
     """Trains what is left of the recipe; `write_model` (of `inference`) fills `model/`, whose path is returned.
 
-    Run again with the same config it goes on where it was killed, and does nothing where all is done.
+    Run again with the same config it goes on where it was killed, and does nothing where all is done; `model/` goes when a step is made anew.
     """
     run = Run(folder, config.run, method=config.lasting, augment=config.data.augment, observe=observe, progress=progress)
     with run:
@@ -48,7 +48,7 @@ def train(
         with run.fabric.rank_zero_first():
             data = open_data(config.data, progress=progress and run.first)
         network = config.method.recipe(run, data, config.settings).eval()
-        if write_model:
+        if write_model and not (folder / "model").exists():
             trained = Trained(config.method, config.settings, data.findings, data.pack, network, _about(data))
             run.put(folder / "model", lambda place: write_model(place, trained))
         if run.first:
