@@ -21,7 +21,7 @@ def demo(
     images: Annotated[int, typer.Option(min=16, help="How many phantom images to draw.")] = 400,
     side: Annotated[int, typer.Option(min=64, help="Their width and height; the models see at most 128.")] = 256,
     seed: Annotated[int, typer.Option(help="Another seed draws other patients.")] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Of each of the two models.")] = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each of the two models.")] = 16,
     training: Annotated[bool, typer.Option("--train/--no-train", help="--no-train stops after the page of images.")] = True,
 ) -> None:
     """Draw phantom chest radiographs, look at them, train two small models, score them, and open a report. Needs no dataset."""
@@ -85,6 +85,7 @@ def _models(out: Path, root: Path, side: int, epochs: int) -> list[Path]:
     console = Console(stderr=True)
     for table in (brief_table(scored), summary_table(scored)):
         console.print(table.to_rich())
+    typer.echo("A small network after minutes on drawn images: these numbers say nothing about real films.", err=True)
     _step("7/7", "Writing the reports")
     return [report_of_run(out / "runs" / name) for name in ("ham", "cam")]
 

@@ -28,7 +28,7 @@ STEP = {"cam": "classify", "ham": "attend"}
 @dataclass(frozen=True)
 class Size:
     side: int = 128
-    epochs: int = 8
+    epochs: int = 16
 
 
 def demo_model(
