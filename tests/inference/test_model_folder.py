@@ -85,7 +85,7 @@ def test_a_missing_file_is_named(folder, file):
     [
         ({"format": 2}, "format 2 is newer than 1"),
         ({"format": None}, "no format number"),
-        ({"method": "smal"}, r'made by method "smal".*did you mean "small"'),
+        ({"method": "smallx"}, r'made by method "smallx".*did you mean "small"'),
         ({"findings": None}, "findings missing"),
         ({"findings": ["Effusion", "Mass", "Nodule", "Edema"]}, None),
     ],

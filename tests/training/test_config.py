@@ -17,24 +17,24 @@ def mistakes(tree):
 def test_mistakes_in_every_table_come_at_once(tmp_path):
     tree = {
         "run": {"sede": 1, "precision": "bf8"},
-        "data": {"source": {"name": "folder"}, "split": {"name": "fold-9"}, "pack": {"widht": 3}},
-        "method": {"name": "small", "learn": {"epochs": 0}, "droput": 0.1},
+        "data": {"source": {"name": "folder"}, "split": {"name": "fold-9"}, "pack": {"widthx": 3}},
+        "method": {"name": "small", "learn": {"epochs": 0}, "dropoutx": 0.1},
         "search": {"space": {"method.dropout": {"low": 2, "high": 1}, "method.x": []}},
-        "modle": {},
+        "modelx": {},
     }
     lines = mistakes(tree)
     expected = (
         "run.sede: not a setting", "run.precision: allowed: 32, bf16, fp16", "data.source.root: missing",
-        "data.split.name: allowed: official", "data.pack.widht: not a setting (got 3); did you mean", "method.learn.epochs: ",
-        'method.droput: not a setting (got 0.1); did you mean "dropout"', "search.space: method.dropout: 2 to 1: expected low",
-        'modle: not a setting (got {}); allowed: data, method, run, search',
+        "data.split.name: allowed: official", "data.pack.widthx: not a setting (got 3); did you mean", "method.learn.epochs: ",
+        'method.dropoutx: not a setting (got 0.1); did you mean "dropout"', "search.space: method.dropout: 2 to 1: expected low",
+        'modelx: not a setting (got {}); allowed: data, method, run, search',
     )  # fmt: skip
     for text in expected:
         assert any(line.startswith(f"run.toml: {text}") for line in lines), text
     assert len(lines) == len(expected)
 
 
-@pytest.mark.parametrize("method", [{"name": "smal"}, {}, "smal", None])
+@pytest.mark.parametrize("method", [{"name": "smallx"}, {}, "smallx", None])
 def test_an_unknown_method_is_told_with_the_mistakes_elsewhere(method):
     tree = {"data": {"pack": {"width": 1}}} | ({"method": method} if method is not None else {})
     lines = mistakes(tree)
