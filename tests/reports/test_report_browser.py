@@ -114,13 +114,13 @@ def test_pictures_are_walked_and_enlarged_by_keys(opened):
     opened.keyboard.press("j")
     opened.keyboard.press("j")
     opened.keyboard.press("Enter")
-    assert opened.locator("#which").inner_text() == "Mass, 2 of 6"
+    opened.wait_for_function("document.querySelector('#which').innerText === 'Mass, 2 of 6'")
     opened.keyboard.press("ArrowRight")
-    assert opened.locator("#which").inner_text() == "Mass, 3 of 6"
+    opened.wait_for_function("document.querySelector('#which').innerText === 'Mass, 3 of 6'")
     assert "IoU .05" in opened.locator("#stage figcaption").inner_text()
     opened.keyboard.press("Escape")
-    assert not opened.locator("#large").is_visible()
-    opened.wait_for_function("document.activeElement.closest('figure')?.dataset.iou === '0.05'", timeout=5000)
+    opened.wait_for_selector("#large", state="hidden")
+    opened.wait_for_function("document.activeElement.closest('figure')?.dataset.iou === '0.05'", timeout=30000)
 
 
 def test_a_sheet_lists_the_keys(opened):
