@@ -242,7 +242,10 @@ def test_losses_by_hand(form):
     np.testing.assert_allclose(tensors[0].grad, by_hand, atol=1e-7)
 
 
-def chests(count, side=48, seed=0):
+SIDE = 32
+
+
+def chests(count, side, seed=0):
     """A bright body with two dark lungs and a heart, scaled, shifted and turned; and where the lungs' middle is, in pixels."""
     rng = np.random.default_rng(seed)
     ys, xs = (np.mgrid[0:side, 0:side] + 0.5) / side * 2 - 1
@@ -260,15 +263,23 @@ def chests(count, side=48, seed=0):
     return torch.from_numpy(images), middles
 
 
-@pytest.mark.slow
-def test_training_lowers_the_spread_of_the_lungs():
-    """Their middle varies by 3.5 pixels from image to image; after alignment by much less, on images never trained on too."""
+@pytest.fixture
+def one_thread():
+    """Many small products: threads that wait for each other on a busy machine made two minutes of two seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_training_lowers_the_spread_of_the_lungs(one_thread):
+    """Their middle varies by 2.5 pixels from image to image; after alignment by much less, on images never trained on."""
     torch.manual_seed(0)
-    images, middles = chests(160)
+    images, middles = chests(160, side=SIDE)
     train, anchor = images[:128], images[:128].mean(0, keepdim=True)
     net = Aligner(SMALL)
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(60):
+    for _ in range(80):
         batch = train[torch.randint(len(train), (16,))]
         loss = euclidean_loss(blurred(aligned(batch, net(batch)), 2), anchor, "mean")
         optimizer.zero_grad()
@@ -276,9 +287,9 @@ def test_training_lowers_the_spread_of_the_lungs():
         optimizer.step()
     net.eval()
     with torch.no_grad():
-        steps = matrices(net(images[128:]), (48, 48))
+        steps = matrices(net(images[128:]), (SIDE, SIDE))
     after = np.array(
         [(a * x + b * y + c, d * x + e * y + f) for (a, b, c, d, e, f), (x, y) in zip(steps, middles[128:], strict=True)]
     )
-    assert middles[128:].std(0).mean() > 3
+    assert middles[128:].std(0).mean() > 2
     assert after.std(0).mean() < 0.6 * middles[128:].std(0).mean()
