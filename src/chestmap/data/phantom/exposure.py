@@ -49,10 +49,10 @@ def make_exposure(exam: Exam) -> Exposure:
         noise=float(np.exp(r.normal(np.log(0.0012 if pa else 0.0014), 0.35))),
         sharpness=float(r.uniform(0.0, 0.4) if pa else r.uniform(0.0, 0.25)),
         leveling=float(r.uniform(0.0, 0.3)),
-        dark=float(np.clip(r.normal(0.215 if pa else 0.30, 0.1), 0.06, 0.6)),
+        dark=float(np.clip(r.normal(0.215 if pa else 0.325, 0.1), 0.06, 0.6)),
         bright=float(np.clip(r.normal(0.865 if pa else 0.795, 0.03), 0.68, 0.95)),
         base=float(abs(r.normal(0, 0.05)) - 0.015),
-        bend=float(np.clip(r.normal(0.6 if pa else 0.5, 0.2), 0.0, 0.95)),
+        bend=float(np.clip(r.normal(0.42 if pa else 0.68, 0.2), 0.0, 0.95)),
         psf=float(r.uniform(0.3, 0.5) if pa else r.uniform(0.35, 0.65)),
     )
 

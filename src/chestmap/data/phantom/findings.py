@@ -69,12 +69,12 @@ def change_of(body: Body, exam: Exam, findings: Iterable[str]) -> Change:
     for finding in findings:
         now = make_lesion(body, exam, finding)
         if finding == "Cardiomegaly":
-            share = np.clip(0.575 + 0.055 * (now.strength - 1) / 0.3 + 0.02 * (body.heart - 0.455) / 0.03, 0.53, 0.74)
+            share = np.clip(0.57 + 0.055 * (now.strength - 1) / 0.3 + 0.02 * (body.heart - 0.455) / 0.03, 0.53, 0.74)
             change = replace(change, heart=float(share / body.heart))
         elif finding == "Emphysema":
             change = replace(change, volume=float(np.clip(0.45 * now.strength, 0.15, 0.9)))
         elif finding == "Edema":
-            change = replace(change, hila=1.35, heart=max(change.heart, 1.06))
+            change = replace(change, hila=1.2, heart=max(change.heart, 1.04))
         elif finding in {"Atelectasis", "Fibrosis"}:
             lift = 9.0 * now.strength
             right, left = change.raised

@@ -92,13 +92,13 @@ def atelectasis(scene: Scene, lesion: Lesion) -> list[Mask]:
         center = chest.point(side, r.uniform(0.3, 0.6), r.uniform(0.74, 0.86))
         size = np.array([r.uniform(24, 42), r.uniform(16, 28)]) * lesion.growth
     else:
-        center = chest.point(side, r.uniform(0.2, 0.32), r.uniform(0.74, 0.82))
+        center = chest.point(side, r.uniform(0.26, 0.42), r.uniform(0.74, 0.82))
         size = np.array([r.uniform(20, 30), r.uniform(28, 40)]) * lesion.growth
     a, b = size
     wedge = spline([(-a * 0.9, -b), (a * 0.2, -b * 0.8), (a, b * 0.5), (a * 0.8, b), (-a, b)], 40, closed=True) * [side, 1]
     raster = scene.raster
     soft = raster.blur(raster.polygon(chest.exam.place(center + wedge)), 4.0) * np.float32(1 / 255)
-    share = soft * (1 + 0.25 * raster.noise(r, 9)) * np.float32(min(0.62 * lesion.strength, 0.95))
+    share = soft * (1 + 0.25 * raster.noise(r, 9)) * np.float32(min((0.9 if kind == 2 else 0.65) * lesion.strength, 0.97))
     before = scene.air * (1 - scene.filled)
     scene.fill(share)
     return [(soft > 0.3) & (before > 8)]
@@ -137,13 +137,13 @@ def hernia(scene: Scene, lesion: Lesion) -> list[Mask]:
     center = np.array([r.normal(12, 14), float(chest.dome(np.array([30.0]), 1)[0]) - 0.45 * b])
     layer = raster.polygon(chest.exam.place(ellipse((center[0], center[1]), (a, b), r.normal(0, 10)), -35.0))
     ball = raster.blur(raster.bulge(layer, 0.7 * min(a, b)), 0.7)
-    scene.extra += ball * np.minimum(scene.air * 0.7 + 8, 40) * np.float32(min(lesion.strength, 1.3))
+    scene.extra += ball * np.minimum(scene.air * 0.85 + 22, 60) * np.float32(min(lesion.strength, 1.3))
     if r.random() < 0.8:
         _, y = raster.grid
         level = center[1] + r.uniform(-0.3, 0.35) * b
         inner = raster.blur(raster.bulge(layer, 0.7 * min(a, b)) > 0.45, 0.8)
         edge = 0.8 if chest.exam.upright else 14.0
-        scene.gas += inner * ball * (1 - smooth_step(y, level - edge, level + edge)) * np.float32(r.uniform(20, 42))
+        scene.gas += inner * ball * (1 - smooth_step(y, level - edge, level + edge)) * np.float32(r.uniform(40, 75))
     return [ball > 0.15]
 
 

@@ -110,9 +110,9 @@ def edema(scene: Scene, lesion: Lesion) -> list[Mask]:
     reach = 0.62 * chest.body.half_width
     far = np.sqrt(((np.abs(x) - 0.36 * chest.body.half_width) / (0.6 * reach)) ** 2 + ((y - middle) / (1.15 * reach)) ** 2)
     wings = smooth_step(1.55 - far + 0.28 * raster.noise(r, 30), 0.0, 1.3)
-    level = np.float32(0.27 * lesion.strength)
+    level = np.float32(0.21 * lesion.strength)
     fluffy = np.clip(0.9 + 0.16 * raster.noise(r, 20) + 0.16 * (0.8 - np.abs(raster.noise(r, 8))), 0.3, 1.4)
-    scene.vessels = scene.vessels * (1 - 0.5 * wings) + raster.blur(scene.vessels, 3.0) * 0.9 * wings
+    scene.vessels = scene.vessels * (1 - 0.4 * wings) + raster.blur(scene.vessels, 3.0) * 0.6 * wings
     layer = raster.layer()
     for side in (-1, 1):
         n = int(r.integers(6, 18))

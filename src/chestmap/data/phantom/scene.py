@@ -75,7 +75,7 @@ def make_grain(raster: Raster, chest: Chest) -> Field:
     """Small vessels and septa that no longer stand apart: a net of ridges over soft lumps."""
     r = stream(chest.exam.seed, "grain")
     net = 0.8 - np.abs(raster.noise(r, 9.0)) + 0.7 * (0.8 - np.abs(raster.noise(r, 5.0)))
-    return np.float32(1.25 * chest.body.texture) * (net + 0.5 * raster.noise(r, 2.5) + 0.5 * raster.noise(r, 18.0))
+    return np.float32(1.1 * chest.body.texture) * (net + 0.5 * raster.noise(r, 2.5) + 0.5 * raster.noise(r, 18.0))
 
 
 def make_scene(raster: Raster, chest: Chest) -> Scene:
