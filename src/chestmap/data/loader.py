@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -182,8 +183,15 @@ class Loader:
             num_workers=self.settings.workers,
             persistent_workers=True,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=partial(_end_without, os.getpid()),
             multiprocessing_context="fork" if fork else None,  # a worker is there at once; it starts no threads
         )
+
+
+def _end_without(parent: int, worker: int) -> None:  # noqa: ARG001 -- torch tells which worker it is
+    """Torch's own watch misses a parent that was killed before the watch began, and the worker would wait forever."""
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 class _Queue(Sampler[Picks]):
