@@ -62,7 +62,7 @@ def _commit() -> dict[str, Any] | None:
     source = Path(sys.modules["chestmap"].__file__ or ".").parent
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(source), *words]
+        command = ["git", "--no-optional-locks", "-C", str(source), *words]  # or `status` cut short leaves index.lock behind
         return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()  # noqa: S603
 
     try:
