@@ -46,7 +46,7 @@ def masks_by_hand(evidence, logits, mirrored, least, level):
                 kept.append(squashed(one))
         if kept:
             mean = sum(kept) / len(kept)
-            masks[c] = np.where(mean >= level * mean.max(), mean, 0)
+            masks[c] = np.where(squashed(mean) >= level, mean, 0)
     return masks
 
 

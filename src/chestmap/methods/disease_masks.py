@@ -18,8 +18,8 @@ each finding, and the classifier is trained on with features that the mask stren
 What the text leaves open, and how it is settled: the mask differs by finding, so f' does, and since both eq. 1 and 4 are linear
 the attended map is (1 + ψ) S: f' itself is never made. The score is the mean of S' plus a bias ("global average pooling"; eq. 2
 prints a sum). Every training image with a score of 0.8 counts, whatever its label; a finding without one gets no mask. T keeps
-the values of the averaged map at or above half of its maximum and clears the rest (`mask_level`; neither the level nor whether
-values survive is said). Retraining goes on from the classifier. The judge of the perceptual loss is a classifier trained on the
+the values in the upper half of the averaged map's range and clears the rest (`mask_level`; neither the level nor whether values
+survive is said). Retraining goes on from the classifier. The judge of the perceptual loss is a classifier trained on the
 images as they are, which is the row "ResNet-50". The threshold is the lower one of Wang 2017; [37] is not said to differ.
 
 Differs from the paper:
@@ -79,7 +79,7 @@ class DiseaseMasksSettings(Settings):
     alignment: AlignmentSettings = AlignmentSettings()
     masks: Literal["none", "data", "pseudo"] = "data"
     least_score: Share = 0.8  # of an image whose map enters a mask
-    mask_level: Share = 0.5  # T of eq. 3, of the greatest value
+    mask_level: Share = 0.5  # T of eq. 3, of the mask's range
     asymmetric: tuple[str, ...] = ("Cardiomegaly",)  # findings whose maps are not mirrored
     areas: Mapping[str, Area] = {}
     drawn: Mapping[str, tuple[str, ...]] = {}
@@ -149,10 +149,10 @@ class MaskMean:
         self.count += confident.sum(0)
 
     def masks(self, level: float) -> Masks:
-        """T: values below `level` times the greatest are cleared; all zero where no image was confident."""
+        """T: what lies below `level` of the way from the least to the greatest value is cleared; all zero without an image."""
         assert self.total is not None
         mean = self.total / self.count.clamp_min(1)[:, None, None]
-        return torch.where(mean >= level * mean.amax((-2, -1), keepdim=True), mean, 0.0).float()
+        return torch.where(normalized(mean) >= level, mean, 0.0).float()
 
 
 def drawn_masks(
