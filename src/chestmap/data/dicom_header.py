@@ -148,7 +148,7 @@ def _lut(item: Header) -> Lut | None:
     return Lut(first, bits, words[:count].astype(np.int64))
 
 
-def read_header(data: bytes, limits: Limits) -> Header:
+def read_header(data: bytes, limits: Limits, wanted: tuple[str, ...] = WANTED) -> Header:
     """The wanted elements of a file whose `DICM` mark has been seen."""
     syntax, offset = _file_meta(data)
     done = []
@@ -160,7 +160,7 @@ def read_header(data: bytes, limits: Limits) -> Header:
     body, start = (_inflated(data, offset, limits), 0) if syntax == uid.DeflatedExplicitVRLittleEndian else (data, offset)
     stream = _Counted(body)
     stream.seek(start)
-    tags = [tag for keyword in WANTED if (tag := tag_for_keyword(keyword)) is not None]
+    tags = [tag for keyword in wanted if (tag := tag_for_keyword(keyword)) is not None]
     dataset = read_dataset(
         stream,
         is_implicit_VR=syntax == uid.ImplicitVRLittleEndian,

@@ -15,7 +15,7 @@ from chestmap.data.limits import LIMITS, Limits
 from chestmap.errors import BadImage
 from chestmap.types import Radiograph
 
-__all__ = ["LIMITS", "Limits", "ReadSettings", "read_radiograph"]
+__all__ = ["LIMITS", "Limits", "ReadSettings", "content_of", "radiograph_of", "read_radiograph"]
 
 ALLOWED = "PNG, JPEG and DICOM are read"
 
@@ -62,11 +62,23 @@ def read_radiograph(path: Path | str, settings: ReadSettings = DEFAULTS) -> Radi
     """
     path = Path(path)
     try:
-        radiograph = _read(_content(path, settings.limits), settings)
-        check_not_blank(radiograph.pixels)
+        data = content_of(path, settings.limits)
     except BadImage as problem:
         raise BadImage(_printable(f"{path}: {problem}")) from None
-    return replace(radiograph, image_id=_image_id(path), source=_printable(str(path)))
+    return replace(radiograph_of(data, str(path), settings), image_id=_image_id(path))
+
+
+def radiograph_of(data: bytes, name: str, settings: ReadSettings = DEFAULTS) -> Radiograph:
+    """As `read_radiograph`, of a file's content, such as an archive's member or a request's body; `name` starts messages."""
+    try:
+        settings.limits.check_bytes(len(data))
+        if not data:
+            raise BadImage(f"empty file; {ALLOWED}: copy or download it again")
+        radiograph = _read(data, settings)
+        check_not_blank(radiograph.pixels)
+    except BadImage as problem:
+        raise BadImage(_printable(f"{name}: {problem}")) from None
+    return replace(radiograph, image_id=_printable(name), source=_printable(name))
 
 
 def _read(data: bytes, settings: ReadSettings) -> Radiograph:
@@ -87,8 +99,8 @@ def _read(data: bytes, settings: ReadSettings) -> Radiograph:
     raise BadImage(f"{kind}; {ALLOWED}: {advice}")
 
 
-def _content(path: Path, limits: Limits) -> bytes:
-    """Only a regular file is opened: a pipe or device would wait forever."""
+def content_of(path: Path, limits: Limits = LIMITS) -> bytes:
+    """Only a regular file is opened: a pipe or device would wait forever. The message of a `BadImage` does not name the file."""
     try:
         status = path.stat()
     except (OSError, ValueError) as problem:
@@ -102,9 +114,6 @@ def _content(path: Path, limits: Limits) -> bytes:
             data = stream.read(limits.file_bytes + 1)
     except OSError as problem:
         raise _cannot_open(problem) from None
-    limits.check_bytes(len(data))
-    if not data:
-        raise BadImage(f"empty file; {ALLOWED}: copy or download it again")
     return data
 
 
