@@ -1,0 +1,61 @@
+"""Every way to run a network says the same; `auto` takes what the machine has."""
+
+import numpy as np
+import pytest
+import torch
+
+from chestmap.errors import BadInput
+from chestmap.inference import forward as module
+from chestmap.inference.forward import ForwardSettings, chosen, open_forward
+from chestmap.inference.model_folder import open_model
+from training.small import METHODS
+
+FP32 = ForwardSettings(device="cpu", precision=32)
+
+
+@pytest.fixture(scope="module")
+def model(run_folder):
+    return open_model(run_folder / "model", METHODS)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="module")
+def wanted(model, images):
+    with torch.no_grad():
+        output = model.network(images)
+    return output.logits.numpy(), output.maps.numpy()
+
+
+def test_torch_folds_and_leaves_the_network_alone(model, images, wanted):
+    before = {key: value.clone() for key, value in model.network.state_dict().items()}
+    forward = open_forward(model, FP32.model_copy(update={"engine": "torch"}))
+    for found, expected in zip(forward(images), wanted, strict=True):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(value, before[key]) for key, value in model.network.state_dict().items())
+
+
+def test_bf16_is_near(model, images, wanted):
+    forward = open_forward(model, ForwardSettings(device="cpu", precision="bf16", engine="torch"))
+    logits, maps = forward(images)
+    assert 0 < np.abs(logits - wanted[0]).max() < 0.05
+    assert np.abs(maps - wanted[1]).max() < 0.05 * wanted[1].max()
+    assert logits.dtype == maps.dtype == np.float32
+
+
+@pytest.mark.parametrize(("amx", "precision"), [(True, "bf16"), (False, 32)])
+def test_auto_takes_bf16_where_the_processor_has_tiles(monkeypatch, amx, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert chosen(ForwardSettings())[1:] == ("cpu", precision)
+    assert chosen(ForwardSettings(precision=32))[2] == 32
+
+
+def test_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(module.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadInput, match='device "cuda"'):
+        chosen(ForwardSettings(device="cuda"))
