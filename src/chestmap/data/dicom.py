@@ -12,6 +12,8 @@ padding. What stands here says which elements decide each of these steps, and wh
 """
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -20,9 +22,10 @@ from pydicom import uid
 
 from chestmap.data.codecs import FRAMES, NATIVE, Codes, Layout, decoded
 from chestmap.data.color import grey_of_color, unit
+from chestmap.data.depth import Depth, depth_of_codes, depth_of_grey
 from chestmap.data.dicom_header import FAILURES, Header, quiet, read_header
 from chestmap.data.dicom_kind import check_kind, check_part, view_of
-from chestmap.data.grayscale import Display, Lut, Rescale, Window, displayed
+from chestmap.data.grayscale import Display, Lut, Rescale, Window, grey_tables
 from chestmap.data.limits import Limits
 from chestmap.errors import BadImage
 from chestmap.types import Radiograph
@@ -33,6 +36,11 @@ COLOR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 def read_dicom(data: bytes, limits: Limits, *, any_view: bool = False) -> Radiograph:
     """The radiograph in a file that carries the `DICM` mark; its image id and source are the caller's to set."""
+    return read_deep_dicom(data, limits, any_view=any_view)[0]
+
+
+def read_deep_dicom(data: bytes, limits: Limits, *, any_view: bool = False) -> tuple[Radiograph, Callable[[], Depth]]:
+    """As `read_dicom`, and what gives all levels of the file before any window."""
     try:
         with quiet():
             return _read(data, limits, any_view=any_view)
@@ -43,7 +51,7 @@ def read_dicom(data: bytes, limits: Limits, *, any_view: bool = False) -> Radiog
         raise BadImage(f"DICOM data is damaged ({type(problem).__name__}: {said}): copy or export it again") from None
 
 
-def _read(data: bytes, limits: Limits, *, any_view: bool) -> Radiograph:
+def _read(data: bytes, limits: Limits, *, any_view: bool) -> tuple[Radiograph, Callable[[], Depth]]:
     """Header checks in the order of what says most: syntax, kind, part, view, pixels, layout."""
     header = read_header(data, limits)
     if header.syntax not in NATIVE and header.syntax not in FRAMES:
@@ -60,11 +68,15 @@ def _read(data: bytes, limits: Limits, *, any_view: bool) -> Radiograph:
     layout = _layout(header, limits)
     codes, photometric = decoded(element.value, header.syntax, layout, vr=str(element.VR), done=header.done)
     if layout.samples == 1:
-        pixels, done = displayed(codes, _display(header, layout))
+        display = _display(header, layout)
+        tables = grey_tables(codes, display)
+        pixels, done = tables.greys.astype(np.float32)[codes], tables.done
+        depth = partial(depth_of_codes, codes, display, tables)
     else:
         pixels, done = _grey_of_color(codes, photometric, layout)
+        depth = partial(depth_of_grey, pixels)
     _note_rest(header)
-    return Radiograph(
+    radiograph = Radiograph(
         pixels,
         image_id="",
         patient_id=header.text("PatientID"),
@@ -72,6 +84,7 @@ def _read(data: bytes, limits: Limits, *, any_view: bool) -> Radiograph:
         spacing_mm=_spacing(header),
         done=(*header.done, *done),
     )
+    return radiograph, depth
 
 
 def _needed(header: Header, keyword: str) -> int:

@@ -53,8 +53,25 @@ class Display:
     inverted: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """What every code stands for: output units before any window, and the grey that is shown; `done` says how."""
+
+    inputs: Float64[np.ndarray, "code"]
+    greys: Float64[np.ndarray, "code"]
+    present: Bool[np.ndarray, "code"]  # codes of the picture that are no padding
+    padded: Bool[np.ndarray, "code"]
+    done: list[str]
+
+
 def displayed(codes: UInt[np.ndarray, "h w"], display: Display) -> tuple[Float32[np.ndarray, "h w"], list[str]]:
     """Grey in [0, 1], padding black, and what was done."""
+    tables = grey_tables(codes, display)
+    return tables.greys.astype(np.float32)[codes], tables.done
+
+
+def grey_tables(codes: UInt[np.ndarray, "h w"], display: Display) -> Tables:
+    """The whole pipeline over all codes; whether a window leaves anything to see depends on those of the picture."""
     values, padded = _values(display)
     present = np.zeros(len(values), bool)
     present[codes] = True
@@ -73,7 +90,7 @@ def displayed(codes: UInt[np.ndarray, "h w"], display: Display) -> tuple[Float32
         greys = 1 - greys
         done.append("inverted: low values are white in this file")
     greys[padded] = 0
-    return greys.astype(np.float32)[codes], done
+    return Tables(inputs, greys, present, padded, done)
 
 
 def _values(display: Display) -> tuple[Int64[np.ndarray, "code"], Bool[np.ndarray, "code"]]:
