@@ -1,9 +1,10 @@
 """The rooms. Importing this imports torch and timm; a verb that only prints help must not."""
 
-from chestmap.methods import cam, cia_net, disease_masks, ham
+from chestmap.methods import ag_cnn, cam, cia_net, disease_masks, ham
 from chestmap.training import Method
 
 METHODS: dict[str, Method] = {
+    "ag_cnn": ag_cnn.METHOD,
     "cam": cam.METHOD,
     "cia_net": cia_net.METHOD,
     "disease_masks": disease_masks.METHOD,
