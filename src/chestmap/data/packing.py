@@ -155,7 +155,7 @@ def _in_pool(
     """Takes chunks from the list's end; those under way when a process dies are put in `lost`, the others stay."""
     context = multiprocessing.get_context("spawn")
     under_way: dict[Future[list[Packed]], Sequence[Job]] = {}
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin)
+    pool = ProcessPoolExecutor(workers, context, initializer=begin)
     try:
         while (chunks or under_way) and not lost:
             while chunks and len(under_way) < 2 * workers:
@@ -170,7 +170,7 @@ def _in_pool(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin() -> None:
+def begin() -> None:
     """A process of the pool: left to the parent to interrupt, ends when the parent is gone, one thread of decoding."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)

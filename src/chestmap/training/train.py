@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from chestmap.data.pack import PackSettings
+from chestmap.data.part import Part
 from chestmap.training.config import Config
 from chestmap.training.data import Data, open_data
 from chestmap.training.method import Method
@@ -59,5 +60,15 @@ def train(
 
 def _about(data: Data) -> dict[str, Any]:
     parts = {"train": data.train, "validation": data.validation}
-    used = {name: {"images": len(part), "fingerprint": part.fingerprint} for name, part in parts.items() if part}
+    used = {
+        name: {"images": len(part), "fingerprint": part.fingerprint, "labels": _label_counts(part)}
+        for name, part in parts.items()
+        if part
+    }
     return {"source": data.train.source.name, "fingerprint": data.train.source.fingerprint, "split": data.split, **used}
+
+
+def _label_counts(part: Part) -> dict[str, dict[str, int]]:
+    """A finding without known labels was not learned, and prediction leaves it out."""
+    present, absent = ((part.labels >= 0.5).sum(0), (part.labels < 0.5).sum(0))  # unknown is NaN, which is neither
+    return {name: {"present": int(present[row]), "absent": int(absent[row])} for row, name in enumerate(part.findings)}

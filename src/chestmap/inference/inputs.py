@@ -1,0 +1,233 @@
+"""What `chestmap predict` is given, as a stream of inputs: files, folders, globs, a DICOMDIR, zip archives, lists of paths.
+
+Nothing is unpacked to disk and no image is opened here. Names are paths from the folder that all inputs have in common, so they
+do not depend on where that folder lies, and are the same in the next call. A folder's hidden files, and files that are no
+images, are passed over and counted.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+
+from chestmap.errors import BadImage, BadInput, did_you_mean
+from chestmap.inference.decoding import Input, unpacked
+
+ENDINGS = {".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".dic"}
+OTHERS = {".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".heic", ".avif", ".nii", ".mha", ".mhd", ".svg"}
+"""Images that are not read: named in errors.csv rather than passed over in silence."""
+
+LISTS = {".csv", ".tsv", ".txt"}
+LONGEST_NAME = 1000
+LEADS_OUT = 'its name leads out of the archive (".." or an absolute path): it is not read'
+
+
+@dataclass(eq=False)
+class Inputs:
+    """Iterated as often as needed, each time anew from disk; memory grows by some 200 bytes for each input.
+
+    `passed_over` counts the files of the last pass that are no images.
+    """
+
+    given: Sequence[str]
+    passed_over: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if not self.given:
+            raise BadInput("no input: give files, folders, a zip archive, a DICOMDIR or a list of paths")
+        self._roots = [path for text in self.given for path in _existing(text)]
+
+    @cached_property
+    def base(self) -> Path:
+        """The folder from which names are given."""
+        folders = [str(root if root.is_dir() or _is_zip(root) else root.parent) for root in self._roots]
+        folders = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100 -- a link stays what it is called
+        return Path(os.path.commonpath(folders))
+
+    def count(self) -> int:
+        """A pass over everything, for the progress."""
+        return sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[Input]:
+        self.passed_over = 0
+        seen: set[bytes] = set()
+        files: set[bytes] = set()
+        for source in self._all():
+            place = _digest(f"{source.path}\0{source.member}\0{source.problem}")
+            if place not in files:  # given twice: a file and its folder, or overlapping patterns
+                files.add(place)
+                yield _unique(source, seen)
+
+    def _all(self) -> Iterator[Input]:
+        walked: set[tuple[int, int]] = set()
+        for root in self._roots:
+            if root.is_dir():
+                yield from self._walk(root, walked)
+            elif root.name.upper() == "DICOMDIR":
+                from chestmap.inference.dicomdir import dicomdir_files
+
+                for path, problem in dicomdir_files(root):
+                    yield self._file(path, problem)
+            elif root.suffix.lower() in LISTS:
+                yield from self._listed(root)
+            elif _is_zip(root):
+                yield from self._members(root)
+            else:
+                yield self._file(root)
+
+    def _file(self, path: Path, problem: str = "") -> Input:
+        whole = os.path.abspath(path)  # noqa: PTH100
+        name = os.path.relpath(whole, self.base)
+        return Input(_plain(name.replace(os.sep, "/")), whole, problem=problem)
+
+    def _walk(self, root: Path, walked: set[tuple[int, int]]) -> Iterator[Input]:
+        """By names. Links are followed, but each folder is entered once, so that a loop of links ends."""
+        stack = [root]
+        while stack:
+            folder = stack.pop()
+            try:
+                status = folder.stat()
+                if (status.st_dev, status.st_ino) in walked:
+                    continue
+                walked.add((status.st_dev, status.st_ino))
+                entries = sorted(entry.name for entry in os.scandir(folder))
+            except OSError as error:
+                yield self._file(folder, f"folder cannot be opened ({error.strerror}): check its permissions")
+                continue
+            inside = []
+            for name in entries:
+                path = folder / name
+                if name.startswith(".") or name == "__MACOSX":
+                    continue
+                if _is_folder(path):
+                    inside.append(path)
+                elif _wanted(name, lambda path=path: _starts_as_dicom(path)):
+                    yield self._file(path)
+                else:
+                    self.passed_over += 1
+            stack += reversed(inside)
+
+    def _members(self, path: Path) -> Iterator[Input]:
+        """Members that may be images. Links are not followed, and a name that leads out is a problem, not a place."""
+        try:
+            with zipfile.ZipFile(path) as archive:
+                infos = list(enumerate(archive.infolist()))
+        except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            yield self._file(path, f"ZIP archive cannot be opened ({error}): pack or download it again")
+            return
+        whole = os.path.abspath(path)  # noqa: PTH100
+        inner = os.path.relpath(whole, self.base).replace(os.sep, "/")
+        for member, info in sorted(infos, key=lambda pair: pair[1].filename):
+            parts = [part for part in info.filename.replace("\\", "/").split("/") if part not in {"", "."}]
+            if (
+                info.is_dir()
+                or not parts
+                or parts[0] == "__MACOSX"
+                or any(part.startswith(".") and part != ".." for part in parts)
+            ):
+                continue
+            name = _plain("/".join(part for part in (*inner.split("/"), *parts) if part not in {".", ".."}))
+            outside = ".." in parts or info.filename.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", info.filename)
+            problem = LEADS_OUT if outside else "a link in the archive: it is not followed" if _is_link(info) else ""
+            source = Input(name, whole, member, problem)
+            if problem or _wanted(parts[-1], lambda source=source: _member_is_dicom(source)):
+                yield source
+            else:
+                self.passed_over += 1
+
+    def _listed(self, path: Path) -> Iterator[Input]:
+        """Rows of a CSV with a column of paths (and, if wanted, `image_id`), or lines of a text file."""
+        from chestmap.data.files import read_list
+        from chestmap.data.tables import read_csv
+
+        if path.suffix.lower() == ".txt":
+            yield from (self._file(path.parent / line) for line in read_list(path))
+            return
+        paths = {"path": ("path", "file", "file_name", "filename", "image", "image index")}
+        rows = read_csv(path, paths, {"image_id": ("image_id", "id")}).rows
+        for row in rows.iter_rows(named=True):
+            if row["path"]:
+                source = self._file(path.parent / row["path"])
+                yield replace(source, name=_plain(row["image_id"]), given=True) if row.get("image_id") else source
+
+
+def _existing(text: str) -> list[Path]:
+    """The path, or what a pattern finds that no shell has expanded."""
+    path = Path(text)
+    if path.exists() or path.is_symlink():
+        return [path]
+    if any(letter in text for letter in "*?["):
+        found = [Path(one) for one in sorted(glob.glob(text, recursive=True))]  # noqa: PTH207 -- the pattern may be absolute
+        if found:
+            return found
+        raise BadInput(f"{text}: no file matches this pattern")
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise BadInput(f"{text}: no such file or folder{did_you_mean(path.name, beside)}")
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ".zip" and path.is_file()
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _is_link(info: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(info.external_attr >> 16)
+
+
+def _wanted(name: str, is_dicom: Callable[[], bool]) -> bool:
+    """By its ending; where that says nothing, by whether it starts as DICOM does."""
+    ending = PurePosixPath(name).suffix.lower()
+    return ending in ENDINGS or ending in OTHERS or (name.upper() != "DICOMDIR" and is_dicom())
+
+
+def _starts_as_dicom(path: Path) -> bool:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return False
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _member_is_dicom(source: Input) -> bool:
+    try:
+        return unpacked(source.path, source.member or 0, 132)[128:] == b"DICM"
+    except BadImage:
+        return False
+
+
+def _plain(name: str) -> str:
+    """Printable, without a part that climbs, and not longer than a file system or a table can hold."""
+    letters = "".join(letter if letter.isprintable() else "?" for letter in name)
+    parts = [part for part in letters.split("/") if part not in {"", ".", ".."}]
+    plain = "/".join(part if len(part) <= 200 else f"{part[:180]}~{_digest(part).hex()}" for part in parts)
+    return plain if len(plain) <= LONGEST_NAME else f"…{plain[-LONGEST_NAME:]}"
+
+
+def _unique(source: Input, seen: set[bytes]) -> Input:
+    """Names that came twice, as a table or letters that cannot be printed make them, get a number."""
+    name, number = source.name, 1
+    while (digest := _digest(name)) in seen:
+        number += 1
+        name = f"{source.name}~{number}"
+    seen.add(digest)
+    return source if name == source.name else replace(source, name=name)
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
