@@ -1,18 +1,14 @@
 """chestmap: which findings a chest X-ray shows, and where."""
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from chestmap.inference.predictor import load
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["load"]
 
 
-def __getattr__(name: str) -> Any:
-    """`load` brings torch with it, so it waits until it is asked for."""
-    if name == "load":
-        from chestmap.inference.predictor import load
+def load(folder: object, settings: Any = None) -> Any:
+    """`chestmap.inference.predictor.Predictor` of a model folder: `chestmap.load("runs/ham/model").predict("film.dcm").show()`.
 
-        return load
-    raise AttributeError(f"module {__name__} has no attribute {name}")
+    Imported by name when it is called: this package stands below all layers, and is imported without torch.
+    """
+    return import_module("chestmap.inference.predictor").load(folder, settings)
