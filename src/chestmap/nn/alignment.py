@@ -87,7 +87,7 @@ def maps_back(
     Border cells extend to the edge of the aligned canvas; beyond it nothing was seen: zero.
     """
     back = inverted(theta)
-    grid = functional.affine_grid(full_precision(back), [len(maps), 1, size[1], size[0]], align_corners=False)
+    grid = functional.affine_grid(full_precision(back), [maps.shape[0], 1, size[1], size[0]], align_corners=False)
     return _sampled(maps, back, size, "border") * (grid.abs() <= 1).all(-1)[:, None]
 
 

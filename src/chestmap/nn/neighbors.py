@@ -25,15 +25,17 @@ def nearest(
     Exhaustive, in blocks of a matrix product. Sums of 256 products of bytes stay below 2**24, so fp32 holds them exactly,
     whatever their order and also in TF32: the choice is the same on every machine.
     """
-    best = torch.full((len(thumbs),), -1.0, device=among.device)
-    rows = torch.zeros(len(thumbs), dtype=torch.int64, device=among.device)
-    space = torch.empty(min(block, len(thumbs)), min(block, len(among)), device=among.device)
+    count = thumbs.shape[0]  # unlike len(), it stays open while a graph is traced
+    best = torch.full((count,), -1.0, device=among.device)
+    rows = torch.zeros(count, dtype=torch.int64, device=among.device)
+    space = torch.empty(min(block, count), min(block, len(among)), device=among.device)
+    blocks = [slice(0, count)] if count <= block else [slice(first, first + block) for first in range(0, count, block)]
     for start in range(0, len(among), block):
         others = among[start : start + block].float()
         lengths = torch.linalg.vector_norm(others, dim=1).clamp_min(1)
-        for first in range(0, len(thumbs), block):
-            here = slice(first, first + block)
-            products = torch.mm(thumbs[here].float(), others.T, out=space[: len(thumbs[here]), : len(others)])
+        for here in blocks:
+            some = thumbs[here].float()
+            products = torch.mm(some, others.T, out=space[: some.shape[0], : len(others)])
             products.div_(lengths)  # the query's own length changes no choice
             if own is not None:
                 itself = own[here] - start
