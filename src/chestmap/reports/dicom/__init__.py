@@ -1,0 +1,6 @@
+"""Results as DICOM objects, and radiographs without what tells whose they are. `docs/dicom.md` says what each is for."""
+
+from chestmap.reports.dicom.about import DEFAULT_KINDS, KINDS, About, Kind, is_result
+from chestmap.reports.dicom.write import result_objects, write_dicom
+
+__all__ = ["DEFAULT_KINDS", "KINDS", "About", "Kind", "is_result", "result_objects", "write_dicom"]

@@ -1,0 +1,181 @@
+"""The boxes as Comprehensive 3D SR by template TID 1500, which IHE's AI Results profile names, and all scores as text.
+
+Only boxed findings stand in the first: OHIF 3.13 fails on a measurement group without a region. Everything else is said in
+the second, an Enhanced SR by template TID 2000.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from highdicom import ContributingEquipment, sr
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from highdicom.sr import CodedConcept, GraphicTypeValues, RelationshipTypeValues
+from pydicom.dataset import Dataset
+
+from chestmap.reports.dicom.about import PRODUCT, About, series_of
+from chestmap.reports.dicom.marks import LOCAL, Mark, Result, code_of, printable
+from chestmap.vocabulary import NO_FINDING
+
+CERTAINTY, FINDING = ("111012", "DCM", "Certainty of Finding"), ("121071", "DCM", "Finding")
+PERCENT = CodedConcept("%", "UCUM", "Percent")
+PRESENCE = CodedConcept("705057003", "SCT", "Presence"), CodedConcept("52101004", "SCT", "Present")
+PROCEDURE = CodedConcept("363679005", "SCT", "Imaging procedure")
+"""Of CID 100; its X-ray codes are not in the group that PixelMed's validator knows."""
+
+NOT_FOR_DIAGNOSIS = "AI result for research, not for diagnosis."
+LENT = {"ImagerPixelSpacing": ("111026", "111066"), "PatientOrientation": ("111044", "111043")}
+"""highdicom's image library needs these elements; what it says of a lent one is taken out again, by code."""
+
+
+def boxes_report(result: Result) -> Dataset:
+    """One group for each box: finding, site, region, certainty, algorithm."""
+    about, reference = result.about, result.reference
+    algorithm = sr.AlgorithmIdentification(PRODUCT, about.version, [f"model {about.name}", f"sha256 {about.sha256}"])
+    library, lent = _for_library(reference)
+    report = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=_observer(about)),
+        procedure_reported=PROCEDURE,
+        imaging_measurements=[_group(mark, reference, algorithm) for mark in result.marks],
+        referenced_images=[library],
+    )
+    made = sr.Comprehensive3DSR(content=report, **_document(result, "sr", "boxes"))
+    _take_back(made, lent)
+    return made
+
+
+def _for_library(reference: Dataset) -> tuple[Dataset, list[str]]:
+    lent = [keyword for keyword in LENT if not reference.get(keyword)]
+    library = copy.copy(reference)
+    if "ImagerPixelSpacing" in lent:
+        library.ImagerPixelSpacing = [1, 1]
+    if "PatientOrientation" in lent:
+        library.PatientOrientation = ["L", "F"]
+    return library, lent
+
+
+def _take_back(made: Dataset, lent: list[str]) -> None:
+    """Also tells the modality of a secondary capture, which highdicom calls "Other"."""
+    false = {code for keyword in lent for code in LENT[keyword]}
+    for library in (item for item in made.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "111028"):
+        for entry in (entry for group in library.ContentSequence for entry in group.ContentSequence):
+            kept = [item for item in entry.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue not in false]
+            for item in kept:
+                if item.ValueType == "CODE" and item.ConceptCodeSequence[0].CodeValue == "OT":
+                    item.ConceptCodeSequence = [CodedConcept("CR", "DCM", "Computed Radiography")]
+            entry.ContentSequence = kept
+
+
+def _observer(about: About) -> sr.ObserverContext:
+    return sr.ObserverContext(
+        observer_type=CodedConcept("121007", "DCM", "Device"),
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=about.device_uid,
+            name=PRODUCT,
+            manufacturer_name=PRODUCT,
+            model_name=printable(about.name, 64),
+            serial_number=about.sha256[:16],
+        ),
+    )
+
+
+def _group(mark: Mark, reference: Dataset, algorithm: sr.AlgorithmIdentification) -> Any:
+    """The code's meaning repeats the finding, since OHIF shows a measurement's name and not what was found."""
+    value, scheme, meaning = CERTAINTY
+    name = CodedConcept(value, scheme, f"{printable(mark.finding, 40)}: {meaning}")
+    presence = [sr.QualitativeEvaluation(*PRESENCE)] if mark.present else None
+    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(uid=mark.uid, identifier=f"{PRODUCT} {printable(mark.finding, 48)}"),
+        referenced_region=sr.ImageRegion(
+            graphic_type=GraphicTypeValues.POLYLINE,
+            graphic_data=mark.outline,
+            source_image=sr.SourceImageForRegion.from_source_image(reference),
+        ),
+        finding_type=mark.code,
+        finding_sites=[sr.FindingSite(anatomic_location=mark.site)],
+        algorithm_id=algorithm,
+        measurements=[sr.Measurement(name=name, value=round(100 * mark.score, 1), unit=PERCENT, algorithm_id=algorithm)],
+        qualitative_evaluations=presence,
+    )
+
+
+def equipment(about: About) -> ContributingEquipment:
+    """IHE AI Results 6.5.3.1; its own purpose code, (1630, 99IHE), is not yet in the context group that tools check."""
+    item = ContributingEquipment(
+        manufacturer=PRODUCT,
+        purpose_of_reference=CodedConcept("109102", "DCM", "Processing Equipment"),
+        manufacturer_model_name=printable(about.name, 64),
+        software_versions=about.version,
+        device_serial_number=about.sha256[:16],
+        contribution_description="AI inference",
+    )
+    item.DeviceUID = about.device_uid
+    return item
+
+
+def _document(result: Result, kind: Any, title: str) -> dict[str, Any]:
+    return {
+        **series_of(kind, title, result.about, result.reference.SOPInstanceUID),
+        "evidence": [result.reference],
+        "is_complete": True,
+        "is_final": True,
+        "is_verified": False,
+        "contributing_equipment": [equipment(result.about)],
+        "coding_schemes": [CodingSchemeIdentificationItem(LOCAL, name="chestmap findings", version="1")],
+    }
+
+
+def scores_report(result: Result) -> Dataset:
+    """Every finding that the model was trained on, highest score first; a text line beside codes and numbers."""
+    rows = sorted(zip(result.prediction.scores, result.prediction.findings, strict=True), reverse=True)
+    rows = [(float(score), finding) for score, finding in rows if finding != NO_FINDING]
+    root = sr.ContainerContentItem(name=CodedConcept("18748-4", "LN", "Diagnostic imaging report"), template_id="2000")
+    language = CodedConcept("121049", "DCM", "Language of Content Item and Descendants")
+    root.ContentSequence = sr.ContentSequence(
+        [
+            sr.CodeContentItem(language, CodedConcept("en", "RFC5646", "English"), RelationshipTypeValues.HAS_CONCEPT_MOD),
+            *_observer(result.about),
+            _scores(result, rows),
+        ]
+    )
+    return sr.EnhancedSR(content=root, **_document(result, "scores", "scores"))
+
+
+def _scores(result: Result, rows: list[tuple[float, str]]) -> sr.ContainerContentItem:
+    section = sr.ContainerContentItem(
+        CodedConcept("121070", "DCM", "Findings"), relationship_type=RelationshipTypeValues.CONTAINS
+    )
+    section.ContentSequence = sr.ContentSequence([])
+    for score, finding in rows:
+        item = sr.CodeContentItem(
+            CodedConcept(*FINDING), code_of(finding, result.prediction), RelationshipTypeValues.CONTAINS
+        )
+        percent = round(100 * min(max(score, 0.0), 1.0), 1)
+        number = sr.NumContentItem(
+            CodedConcept(*CERTAINTY), percent, PERCENT, relationship_type=RelationshipTypeValues.HAS_PROPERTIES
+        )
+        item.ContentSequence = sr.ContentSequence([number])
+        section.ContentSequence.append(item)
+    section.ContentSequence.append(
+        sr.TextContentItem(CodedConcept(*FINDING), "\n".join(told(result, rows)), RelationshipTypeValues.CONTAINS)
+    )
+    return section
+
+
+def told(result: Result, rows: list[tuple[float, str]]) -> list[str]:
+    """The lines of the text: what the scores are, and what they are not."""
+    about = result.about
+    scale = (
+        "Scores are calibrated probabilities."
+        if about.calibrated
+        else "Scores are not calibrated: an order, no probabilities."
+    )
+    lines = [
+        f"{NOT_FOR_DIAGNOSIS} {PRODUCT} {about.version}, model {printable(about.name, 48)} {about.sha256[:12]}. {scale}"
+    ]
+    for score, finding in rows:
+        point = about.operating_points.get(finding)
+        mark = "" if point is None or score < point else f" (reaches the operating point {point:.2f})"
+        lines.append(f"{printable(finding, 48)}: {score:.2f}{mark}")
+    return [*lines, "A finding that is not listed was not looked for; a low score does not rule a finding out."]

@@ -1,0 +1,81 @@
+"""From one prediction to DICOM files that join the study of its radiograph."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from chestmap.data.dicom_header import quiet
+from chestmap.errors import BadInput, did_you_mean
+from chestmap.reports.dicom.about import DEFAULT_KINDS, KINDS, About, Kind
+from chestmap.reports.dicom.capture import capture
+from chestmap.reports.dicom.marks import Result
+from chestmap.reports.dicom.parametric import parametric_map
+from chestmap.reports.dicom.presentation import presentation
+from chestmap.reports.dicom.segmentation import segmentation
+from chestmap.reports.dicom.source import referenced
+from chestmap.reports.dicom.sr import boxes_report, scores_report
+from chestmap.types import Prediction
+
+
+def write_dicom(
+    source: Dataset, prediction: Prediction, model: About, folder: Path, kinds: Sequence[Kind] = DEFAULT_KINDS
+) -> list[Path]:
+    """Writes the result objects of one radiograph into `folder`, each beside and renamed; returns the files, in order.
+
+    `source` is the radiograph as `pydicom.dcmread` gives it; its pixels are needed for `sc`, and nothing in it is changed.
+    `prediction.boxes` are in image pixels. A file is named by kind and the result's own identifier, such as
+    `sr-2.25.1234.dcm`: nothing in it tells the patient. The same source and model give the same identifiers, so writing or
+    sending again is safe. Boxes are given for findings that reach their operating point (`About`); `gsps`, `seg` and `pmap`
+    are left out where there is none. Raises `BadImage` where the header cannot carry results.
+    """
+    paths = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, made in result_objects(source, prediction, model, kinds):
+        path = folder / f"{kind}-{made.SOPInstanceUID}.dcm"
+        beside = path.with_name(path.name + ".part")
+        with beside.open("wb") as stream:
+            made.save_as(stream, enforce_file_format=True)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(path)
+        paths.append(path)
+    return paths
+
+
+def result_objects(
+    source: Dataset, prediction: Prediction, model: About, kinds: Sequence[Kind] = DEFAULT_KINDS
+) -> Iterator[tuple[Kind, Dataset]]:
+    """The same as `write_dicom`, in memory, for sending."""
+    for kind in kinds:
+        if kind not in KINDS:
+            raise BadInput(f'result kind "{kind}" is not one of {", ".join(KINDS)}{did_you_mean(kind, KINDS)}')
+    result = Result(referenced(source), source, prediction, model)
+    with quiet():
+        for kind in dict.fromkeys(kinds):
+            for made in _made(kind, result):
+                made.SpecificCharacterSet = result.reference.SpecificCharacterSet
+                made.file_meta.ImplementationClassUID = UID("2.25.88021384903046571364893163265146021734")
+                made.file_meta.ImplementationVersionName = "CHESTMAP"
+                yield kind, made
+
+
+def _made(kind: Kind, result: Result) -> Iterator[Dataset]:
+    match kind:
+        case "sr":
+            yield boxes_report(result)
+        case "scores":
+            yield scores_report(result)
+        case "sc":
+            yield capture(result)
+        case "gsps":
+            if result.marks and result.reference.SamplesPerPixel == 1:  # a gray state may not stand over color
+                yield presentation(result)
+        case "seg" | "pmap":
+            make = segmentation if kind == "seg" else parametric_map
+            made = (make(result, place, finding) for place, finding in enumerate(result.boxed, 1))
+            yield from (one for one in made if one is not None)
