@@ -39,6 +39,30 @@ def test_torch_folds_and_leaves_the_network_alone(model, images, wanted):
     assert all(torch.equal(value, before[key]) for key, value in model.network.state_dict().items())
 
 
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_graph_engines_agree_for_every_batch_and_keep_their_graph(engine, model, images, wanted, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime" if engine == "onnx" else engine)
+    monkeypatch.setenv("CHESTMAP_CACHE", str(cache := tmp_path / "cache"))
+    for _ in range(2):
+        forward = open_forward(model, FP32.model_copy(update={"engine": engine}))
+        for count in (3, 1):
+            for found, expected in zip(forward(images[:count]), wanted, strict=True):
+                assert found.dtype == np.float32
+                np.testing.assert_allclose(found, expected[:count], rtol=1e-5, atol=1e-5)
+        monkeypatch.setattr("chestmap.inference.graph.write_onnx", None)  # the second time it is there
+    assert len(list((cache / "graphs").iterdir())) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [32, "bf16"])
+def test_compiled_agrees(precision, model, images, wanted, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    forward = open_forward(model, FP32.model_copy(update={"engine": "compile", "precision": precision}))
+    for found, expected in zip(forward(images), wanted, strict=True):
+        near = 1e-5 if precision == 32 else 0.05
+        np.testing.assert_allclose(found, expected, rtol=near, atol=near)
+
+
 def test_bf16_is_near(model, images, wanted):
     forward = open_forward(model, ForwardSettings(device="cpu", precision="bf16", engine="torch"))
     logits, maps = forward(images)
@@ -59,3 +83,22 @@ def test_a_device_that_is_not_there(monkeypatch):
     monkeypatch.setattr(module.torch.cuda, "is_available", lambda: False)
     with pytest.raises(BadInput, match='device "cuda"'):
         chosen(ForwardSettings(device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"engine": "onnx", "precision": "bf16"}, "computes in fp32"),
+        ({"engine": "openvino", "device": "cuda"}, "runs on the CPU"),
+    ],
+)
+def test_what_an_engine_cannot(settings, message, monkeypatch):
+    monkeypatch.setattr(module.torch.cuda, "is_available", lambda: True)
+    with pytest.raises(BadInput, match=message):
+        chosen(ForwardSettings(**settings))
+
+
+def test_a_library_that_is_not_installed(model, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(BadInput, match=r"openvino is not installed; pip install .chestmap\[export\]"):
+        open_forward(model, ForwardSettings(engine="openvino", device="cpu"))
