@@ -112,7 +112,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chestmap"
 
 
-def needed(name: str):
+def needed(name: str) -> Any:
     """An optional library, or a line that says how to get it."""
     try:
         return __import__(name)
