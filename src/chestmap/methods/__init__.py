@@ -1,6 +1,6 @@
 """The rooms. Importing this imports torch and timm; a verb that only prints help must not."""
 
-from chestmap.methods import ag_cnn, cam, cia_net, disease_masks, ham
+from chestmap.methods import ag_cnn, cam, cia_net, disease_masks, ham, patch_mil
 from chestmap.training import Method
 
 METHODS: dict[str, Method] = {
@@ -9,4 +9,5 @@ METHODS: dict[str, Method] = {
     "cia_net": cia_net.METHOD,
     "disease_masks": disease_masks.METHOD,
     "ham": ham.METHOD,
+    "patch_mil": patch_mil.METHOD,
 }

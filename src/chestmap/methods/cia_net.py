@@ -10,9 +10,9 @@ more. Cells of a grid say where a finding is; box labels teach cells, image labe
 | 3.2, M from C4 | `CiaNet.attention` |
 | 3.2, ΔM and its scale | `contrast` |
 | eq. 3 and the last convolution | `CiaNet.forward` |
-| eq. 4, box loss | `cell_targets`, `box_loss` |
-| eq. 5, MIL loss | `mil_loss`, `log_any` |
-| eq. 6, total loss | `Contrast` |
+| eq. 4, box loss | `cell_targets`, `box_loss` of `nn.instances` |
+| eq. 5, MIL loss | `mil_loss`, `log_any` of `nn.instances` |
+| eq. 6, total loss | `nn.instances.limited_loss`, `Contrast` |
 | 3.3, 128 x 128 cells at 0.5 | `finer`, `OWN_RULE` |
 | 4.3.2, partners | `nn.neighbors`, `Partners`, `write_gallery` |
 
@@ -34,8 +34,6 @@ Differs from the paper:
 - the best epoch is chosen on validation; the paper has a fixed number and does not say.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,7 +42,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, Shaped
+from jaxtyping import Float, Float32, Int64
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
@@ -57,22 +55,23 @@ from chestmap.errors import BadModel
 from chestmap.nn.alignment import Aligner, aligned, aligned_frames, map_size, maps_back
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import between, resized
-from chestmap.nn.cam import class_maps, full_precision
+from chestmap.nn.cam import class_maps
+from chestmap.nn.instances import box_loss, cell_logit, cell_targets, limited_loss, log_any, mil_loss
 from chestmap.nn.neighbors import CODE, nearest, thumbnails
 from chestmap.settings import Settings
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, Schedule, Task
 from chestmap.training.alignment import AlignmentSettings, align, make_anchor, normal
-from chestmap.types import Box, Findings, Frame
+from chestmap.types import Findings
+
+__all__ = ["METHOD", "CiaNet", "CiaNetSettings", "Partners", "box_loss", "cell_targets", "contrast", "log_any", "mil_loss"]
 
 OWN_RULE = OwnRule(0.5, normalize=False)
 PRIOR = 0.05  # an image's probability before training
 _TINY = 1e-8
 
-Cells = Float[Tensor, "batch finding h w"]
 One = Float[Tensor, "batch 1 h w"]
 Images = Float[Tensor, "batch 1 height width"]
-Labels = Shaped[Tensor, "batch finding"]  # 0, 1 or NaN
 Partner = Literal["similar", "random", "canonical"]
 SGD = {"optimizer": "sgd", "momentum": 0.9, "augment": False}
 PAPER = Schedule.model_validate(
@@ -134,7 +133,7 @@ class CiaNet(nn.Module):
         rows, columns = -(-canvas[1] // stride), -(-canvas[0] // stride)
         self.head = nn.Linear(self.backbone.channels, findings)  # of every cell: a 1 x 1 convolution
         nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.constant_(self.head.bias, math.log(math.expm1(-math.log1p(-PRIOR) / (rows * columns))))
+        nn.init.constant_(self.head.bias, cell_logit(PRIOR, rows * columns))
         if self.contrast:
             self.attention_head = nn.Linear(self.backbone.channels_of[3], 1, bias=False)  # a bias would cancel in ΔM
             self.register_buffer("thumbs", torch.zeros(settings.gallery, CODE, dtype=torch.uint8))
@@ -185,7 +184,7 @@ class CiaNet(nn.Module):
         return images if theta is None else aligned(images, theta)
 
     def _from_gallery(self, images: Images, like: Tensor) -> Tensor:
-        rows = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        rows = torch.zeros(images.shape[0], dtype=torch.int64, device=images.device)
         if self.partner != "canonical":
             thumbs = thumbnails(images)
             if self.partner == "similar":
@@ -201,58 +200,6 @@ def contrast(attention: One, other: One) -> One:
     difference = (attention - other).abs()
     mean = difference.mean((-2, -1), keepdim=True)
     return torch.where(mean > _TINY, difference, 1.0) / torch.where(mean > _TINY, mean, 1.0)
-
-
-def log_any(logits: Cells) -> tuple[Float[Tensor, "batch finding"], Float[Tensor, "batch finding"]]:
-    """log(1 - prod(1 - p)) and log prod(1 - p) over cells; their difference is the image's logit.
-
-    With T = sum softplus(z) the second is -T and the first log(1 - exp(-T)). Where T is small it is log T plus a correction,
-    and log T a log-sum-exp of log softplus(z), which is z - exp(z) / 2 where softplus would round to 0.
-    """
-    z = full_precision(logits).flatten(2)
-    terms = functional.softplus(z)
-    total = terms.sum(-1)
-    deep = z < -15
-    low = torch.where(deep, z, -15.0)
-    log_total = torch.where(deep, low - low.exp() / 2, torch.where(deep, 1.0, terms).log()).logsumexp(-1)
-    small, tiny = total < 1, total < 1e-4
-    middle, rest = torch.where(small & ~tiny, total, 0.5), torch.where(tiny, total, 0.0)
-    correction = torch.where(tiny, rest * (rest / 24 - 0.5), (-torch.expm1(-middle) / middle).log())
-    large = torch.where(small, 1.0, total)  # every branch sees numbers it can stand, or its gradient would be NaN
-    return torch.where(small, log_total + correction, torch.log1p(-torch.exp(-large))), -total
-
-
-def mil_loss(logits: Cells, labels: Labels) -> Float[Tensor, ""]:
-    """The mean of eq. 5 over known (image, finding) pairs; 0 with a zero gradient where all labels are unknown (NaN)."""
-    known = ~torch.isnan(labels)
-    present, absent = log_any(logits)
-    truth = labels[known].to(present.dtype)
-    return -(truth * present[known] + (1 - truth) * absent[known]).sum() / known.sum().clamp_min(1)
-
-
-def cell_targets(
-    boxes: Sequence[Sequence[Box]], frames: Sequence[Frame], findings: Findings, grid: tuple[int, int]
-) -> Float[Tensor, "batch finding h w"]:
-    """The y of eq. 4, on a (width, height) grid over the frames' canvas: 1 in cells that a box overlaps, however little."""
-    width, height = grid
-    targets = torch.zeros(len(frames), len(findings), height, width)
-    for row, (frame, of_image) in enumerate(zip(frames, boxes, strict=True)):
-        for box in frame.resized(grid).to_canvas(of_image):
-            x0, y0, x1, y1 = (
-                round(value, 6) for value in box.corners
-            )  # a box that ends where a cell begins does not overlap
-            rows, columns = (
-                slice(max(0, math.floor(y0)), max(0, math.ceil(y1))),
-                slice(max(0, math.floor(x0)), max(0, math.ceil(x1))),
-            )
-            targets[row, findings.index(box.finding), rows, columns] = 1.0
-    return targets
-
-
-def box_loss(logits: Cells, targets: Cells) -> Float[Tensor, "batch finding"]:
-    """What eq. 4 sums: binary cross entropy summed over the cells of each image and finding."""
-    logits = full_precision(logits)
-    return functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").sum((-2, -1))
 
 
 class Partners:
@@ -344,11 +291,8 @@ class Contrast(Task):
         grid = self._seen(batch)
         frames = batch.frames if grid.theta is None else aligned_frames(batch.frames, grid.theta)
         targets = cell_targets(batch.boxes, frames, batch.findings, (grid.cells.shape[-1], grid.cells.shape[-2]))
-        targets = targets.to(grid.cells.device)
-        boxed = targets.amax((-2, -1)) > 0  # a box that augmentation pushed off the canvas has no part
-        labels = torch.where(boxed, torch.nan, batch.labels)
-        images = mil_loss(grid.cells, labels) * (~torch.isnan(labels)).sum() / len(batch)
-        return {"images": images, "boxes": self.box_weight * box_loss(grid.cells, targets)[boxed].sum() / len(batch)}
+        images, boxed = limited_loss(grid.cells, targets.to(grid.cells.device), batch.labels)
+        return {"images": images, "boxes": self.box_weight * boxed}
 
     def predict(self, batch: Batch) -> Output:
         return self._seen(batch)
