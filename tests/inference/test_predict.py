@@ -13,6 +13,7 @@ from chestmap.data.predictions import open_predictions
 from chestmap.errors import BadInput, BadModel, Refused
 from chestmap.inference.model_folder import open_model
 from chestmap.inference.predict import PredictSettings, predict_part
+from chestmap.inference.predictor import Predictor
 from chestmap.training.data import open_part
 from training.small import METHODS, data_settings
 
@@ -62,15 +63,15 @@ def test_the_columns_are_those_of_the_design(predicted):
 
 
 def test_a_killed_job_goes_on_with_the_missing_parts(model, everything, predicted, tmp_path, monkeypatch):
-    seen, real = [], model.network.forward
+    seen, real = [], Predictor.raw
 
-    def dying(images):
+    def dying(self, images):
         seen.append(len(images))
         if len(seen) == 8:  # in the second part
             raise KeyboardInterrupt
-        return real(images)
+        return real(self, images)
 
-    monkeypatch.setattr(model.network, "forward", dying)
+    monkeypatch.setattr(Predictor, "raw", dying)
     with pytest.raises(KeyboardInterrupt):
         predict_part(model, everything, tmp_path, SETTINGS, progress=False)
     with pytest.raises(BadModel, match="predictions are unfinished; run the same"):

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ from chestmap.errors import BadInput
 WORTH_A_PROCESS = 64
 """With fewer images for each, processes cost more time to start than they save."""
 
-__all__ = ["Pack", "PackSettings", "make_pack", "open_pack"]
+__all__ = ["Pack", "PackSettings", "cores", "make_pack", "open_pack", "pack_place"]
 
 
 def make_pack(
@@ -75,6 +76,12 @@ def make_pack(
             return open_pack(folder, source, settings)
     except OSError as error:
         raise cannot_write(Path(error.filename or folder), error) from None
+
+
+def pack_place(cache: Path, source: Source, settings: PackSettings) -> Path:
+    """Where a cache keeps this source on this canvas: two folders of one kind have packs of their own."""
+    root = blake2b(str(source.root.resolve()).encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+    return cache / f"{source.name}-{root}-{settings.width}x{settings.height}-{settings.fit}"
 
 
 @contextmanager
@@ -162,7 +169,7 @@ class _Making:
         self.state.tofile(self.folder / "state.bin.part")
         (self.folder / "state.bin.part").replace(self.folder / "state.bin")
         self._write_about(fingerprint="", complete=False)
-        processes = min(workers or _cores(), len(jobs) // WORTH_A_PROCESS)
+        processes = min(workers or cores(), len(jobs) // WORTH_A_PROCESS)
         with (
             progress_of("pack", len(jobs), show=show) as advance,
             (self.folder / "state.bin").open("r+b", buffering=0) as records,
@@ -242,5 +249,5 @@ def _tell(line: str) -> None:
     Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _cores() -> int:
+def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

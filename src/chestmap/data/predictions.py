@@ -8,10 +8,12 @@ part-00000/maps.npy          float16 [image, finding, h, w], raw and non-negativ
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,7 @@ class PredictionsWriter:
         self.folder, self.header = folder, header
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "predictions.json").exists():
-            earlier = _read_header(folder)
+            earlier = read_header(folder)
             changed = [
                 key for key, value in header.as_json(complete=earlier["complete"]).items() if earlier.get(key) != value
             ]
@@ -102,27 +104,77 @@ class PredictionsWriter:
 
     def write(self, part: int, count: int, chunks: Iterator[Chunk]) -> None:
         """One part of `count` images, given as chunks in order."""
-        final = self.folder / f"part-{part:05d}"
-        beside = final.with_name(final.name + ".making")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        tables: list[pl.DataFrame] = []
-        maps, done = None, 0
+        growing = self.grow(part)
         for chunk in chunks:
-            if maps is None:
-                shape = (count, *chunk.maps.shape[1:])
-                maps = np.lib.format.open_memmap(beside / "maps.npy", mode="w+", dtype=np.float16, shape=shape)
-            maps[done : done + len(chunk)] = np.clip(chunk.maps, 0, GREATEST)
-            tables.append(_table(chunk, self.header.findings))
-            done += len(chunk)
-        if maps is None or done != count:
-            raise Refused(f"{final}: {done} images came for a part of {count}")
-        maps.flush()
-        pl.concat(tables).write_parquet(beside / "scores.parquet")
-        beside.replace(final)
+            growing.add(chunk)
+        if growing.done != count or not count:
+            growing.close()
+            raise Refused(f"{growing.final}: {growing.done} images came for a part of {count}")
+        growing.commit()
+
+    def grow(self, part: int) -> GrowingPart:
+        """A part whose number of images is not known yet."""
+        return GrowingPart(self.folder / f"part-{part:05d}", self.header.findings)
+
+    def reopen(self) -> None:
+        """From here to `finish` the folder counts as unfinished."""
+        self._write_header(complete=False)
 
     def finish(self) -> None:
         self._write_header(complete=True)
+
+
+class GrowingPart:
+    """A part while images come; until `commit` nothing of it counts. `place` is where further files of the part may be put.
+
+    Maps go through the file, never through a map of it: a full disk is then an error, not a signal that kills.
+    """
+
+    def __init__(self, final: Path, findings: Findings) -> None:
+        self.final, self.findings, self.done = final, findings, 0
+        self.place = final.with_name(final.name + ".making")
+        shutil.rmtree(self.place, ignore_errors=True)
+        self.place.mkdir()
+        self._tables: list[pl.DataFrame] = []
+        self._shape: tuple[int, ...] = ()
+        self._maps = (self.place / "maps.npy").open("wb")
+
+    def add(self, chunk: Chunk) -> None:
+        if not self._shape:
+            self._shape = chunk.maps.shape[1:]
+            self._maps.write(_npy_header((0, *self._shape)))
+        self._maps.write(np.ascontiguousarray(np.clip(chunk.maps, 0, GREATEST), dtype="<f2").data)
+        self._tables.append(_table(chunk, self.findings))
+        self.done += len(chunk)
+
+    def commit(self) -> None:
+        """All of it is on the disk before it has its name."""
+        self._maps.seek(0)
+        self._maps.write(_npy_header((self.done, *self._shape)))
+        self.close()
+        pl.concat(self._tables).write_parquet(self.place / "scores.parquet")
+        for path in (*self.place.iterdir(), self.place):
+            _to_disk(path)
+        self.place.replace(self.final)
+        _to_disk(self.final.parent)
+
+    def close(self) -> None:
+        self._maps.close()
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """NumPy pads it, so that the first number may grow without moving what follows."""
+    stream = BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f2", "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def _to_disk(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _table(chunk: Chunk, findings: Findings) -> pl.DataFrame:
@@ -197,7 +249,7 @@ class Predictions:
 
 def open_predictions(folder: Path) -> Predictions:
     """The predictions of a folder; an unfinished or damaged one is an error that says what to do."""
-    found = _read_header(folder)
+    found = read_header(folder)
     if not found["complete"]:
         raise BadModel(f"{folder}: predictions are unfinished; run the same `chestmap predict` again to finish them")
     names = _part_names(folder)
@@ -220,7 +272,7 @@ def _part_names(folder: Path) -> Sequence[str]:
     return names
 
 
-def _read_header(folder: Path) -> dict[str, Any]:
+def read_header(folder: Path) -> dict[str, Any]:
     path = folder / "predictions.json"
     try:
         header = json.loads(path.read_text(encoding="utf-8"))

@@ -1,32 +1,46 @@
-"""Predicting a part: from a model folder and packed images to a predictions folder."""
+"""Predicting a part: from a model folder and packed images to a predictions folder. `stream.py` does it from files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from chestmap.data.loader import Loader, LoaderSettings, Part
+from chestmap.data.pack import PackSettings, make_pack, pack_place
 from chestmap.data.predictions import Chunk, Header, Predictions, PredictionsWriter, open_predictions
 from chestmap.data.progress import progress_of
-from chestmap.errors import BadInput, Diverged
+from chestmap.data.source import Source
+from chestmap.errors import BadInput
+from chestmap.inference.forward import EngineName, ForwardSettings, Precision, open_forward
 from chestmap.inference.model_folder import Model
+from chestmap.inference.predictor import Predictor
 from chestmap.settings import Settings
-from chestmap.tensors import Batch
 
 
 class PredictSettings(Settings):
     batch_size: int = Field(default=8, ge=1)
     workers: int = Field(default=2, ge=0)
+    engine: Literal["auto", EngineName] = "torch"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal[32, "bf16"] = 32
+    precision: Literal["auto", Precision] = 32
     part_size: int = Field(
         default=4096, ge=1
     )  # images in each part of the folder; a killed job goes on after the last whole one
+
+    @property
+    def forward(self) -> ForwardSettings:
+        return ForwardSettings(engine=self.engine, device=self.device, precision=self.precision)
+
+
+def pack_for(model: Model, source: Source, cache: Path, *, progress: bool = True) -> Part:
+    """All images of a source that can be read, on the model's canvas."""
+    canvas = PackSettings(**model.canvas.model_dump())
+    pack = make_pack(source, pack_place(cache, source, canvas), canvas, progress=progress)
+    return Part.of(source, pack, source.ids, "images")
 
 
 def predict_part(
@@ -35,14 +49,10 @@ def predict_part(
     """Scores and maps of every image of a part; what is there already of the same model and images is kept."""
     settings = settings or PredictSettings()
     _check_fits(model, part)
-    device = torch.device("cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu")
-    if settings.device == "cuda" and device.type != "cuda":
-        raise BadInput('device "cuda": torch finds no CUDA device; use "auto" or "cpu"')
-    model.network.to(device)
-    model.network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] -- not typed
-    about = {"method": model.method.name, "sha256": model.sha256, "data": model.about["data"]}
+    predictor = Predictor(model, open_forward(model, settings.forward))
+    about = {"method": model.method.name, "sha256": model.sha256, "data": model.about["data"], **chosen_by(model)}
     writer = PredictionsWriter(
-        out, Header(model.findings, model.canvas.canvas, about, model.own_rule, part.fingerprint, settings.part_size)
+        out, Header(predictor.findings, model.canvas.canvas, about, model.own_rule, part.fingerprint, settings.part_size)
     )
     with progress_of("predict", len(part), show=progress) as advance:
         for number, first in enumerate(range(0, len(part), settings.part_size)):
@@ -50,10 +60,14 @@ def predict_part(
             if writer.has(number):
                 advance(len(rows))
             else:
-                chunks = _chunks(model, part.select(rows), device, settings)
-                writer.write(number, len(rows), _counted(chunks, advance))
+                writer.write(number, len(rows), _counted(_chunks(predictor, part.select(rows), settings), advance))
     writer.finish()
     return open_predictions(out)
+
+
+def chosen_by(model: Model) -> Mapping[str, Any]:
+    """What model.json adds to the network's output, where it holds any: scores in a folder with `calibration` are calibrated."""
+    return {key: model.about[key] for key in ("calibration", "thresholds") if model.about.get(key)}
 
 
 def _check_fits(model: Model, part: Part) -> None:
@@ -73,22 +87,9 @@ def _counted(chunks: Iterator[Chunk], advance: Callable[[int], None]) -> Iterato
         advance(len(chunk))
 
 
-def _chunks(model: Model, part: Part, device: torch.device, settings: PredictSettings) -> Iterator[Chunk]:
+def _chunks(predictor: Predictor, part: Part, settings: PredictSettings) -> Iterator[Chunk]:
     patient_of = dict(zip(part.ids, part.source.images["patient_id"][part.rows].to_list(), strict=True))
     loader = Loader(part, LoaderSettings(batch_size=settings.batch_size, workers=settings.workers), shuffle=False)
     for batch in loader.epoch(0):
-        yield _predicted(model, batch, patient_of, device, settings)
-
-
-def _predicted(
-    model: Model, batch: Batch, patient_of: dict[str, str], device: torch.device, settings: PredictSettings
-) -> Chunk:
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        output = model.network(batch.images.to(device, non_blocking=True))
-    scores = output.logits.float().sigmoid().cpu().numpy()
-    if not np.isfinite(scores).all():
-        raise Diverged(
-            f"{model.folder}: a score is not finite; images {', '.join(batch.ids)}; check these images and the weights"
-        )
-    maps = output.maps.float().clamp(0, 65504).half().cpu().numpy()
-    return Chunk(batch.ids, tuple(patient_of[one] for one in batch.ids), batch.frames, scores, maps)
+        scores, maps = predictor.arrays(batch.images, batch.ids)
+        yield Chunk(batch.ids, tuple(patient_of[one] for one in batch.ids), batch.frames, scores, maps)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,22 +67,26 @@ class Predictor:
         if not radiographs:
             return []
         pairs = [on_canvas(radiograph, self.model.canvas) for radiograph in radiographs]
-        scores, maps = self.arrays(np.stack([canvas for canvas, _ in pairs]), [one.image_id for one in radiographs])
-        frames = [frame for _, frame in pairs]
+        canvases, frames = np.stack([canvas for canvas, _ in pairs]), [frame for _, frame in pairs]
+        scores, maps = self.arrays(tensor_of(canvases), [one.image_id for one in radiographs])
         rows = zip(radiographs, frames, scores, maps, strict=True)
         return [self._prediction(*row) for row in rows]
 
-    def arrays(self, canvases: UInt8[np.ndarray, "batch h w"], ids: Sequence[str]) -> Arrays:
-        """Calibrated scores, and maps as they are kept, of canvases; `ids` are for the message where a score is no number."""
-        images = torch.from_numpy(canvases).unsqueeze(1).float().div_(255.0)
-        logits, maps = self.forward(images)
-        slopes, offsets = self.calibration
-        scores = expit(logits.astype(np.float64) * slopes + offsets).astype(np.float32)[:, self._columns]
+    def arrays(self, images: Float[Tensor, "batch 1 h w"], ids: Sequence[str]) -> Arrays:
+        """As `raw`, refused where a score is no number."""
+        scores, maps = self.raw(images)
         if not np.isfinite(scores).all():
             bad = [image_id for image_id, row in zip(ids, scores, strict=True) if not np.isfinite(row).all()]
             raise Diverged(
                 f"{self.model.folder}: a score is not finite; images {', '.join(bad)}; check these images and the weights"
             )
+        return scores, maps
+
+    def raw(self, images: Float[Tensor, "batch 1 h w"]) -> Arrays:
+        """Scores, calibrated where model.json says how, and maps as they are kept, of images on the canvas in [0, 1]."""
+        logits, maps = self.forward(images)
+        slopes, offsets = self.calibration
+        scores = expit(logits.astype(np.float64) * slopes + offsets).astype(np.float32)[:, self._columns]
         return scores, np.clip(maps[:, self._columns], 0, GREATEST).astype(np.float16)
 
     def _prediction(
@@ -93,6 +98,10 @@ class Predictor:
     ) -> Prediction:
         boxes = boxes_of(self.findings, scores, maps, frame, self.rule)
         return Prediction(radiograph.image_id, radiograph.patient_id, self.findings, scores, maps, frame, boxes)
+
+
+def tensor_of(canvases: UInt8[np.ndarray, "batch h w"]) -> Float[Tensor, "batch 1 h w"]:
+    return torch.from_numpy(canvases).unsqueeze(1).float().div_(255.0)
 
 
 def load(folder: Path | str, settings: ForwardSettings | None = None) -> Predictor:
@@ -107,7 +116,7 @@ def _radiograph(image: Path | str | Num[np.ndarray, "h w"] | Radiograph) -> Radi
     if isinstance(image, Radiograph):
         return image
     if not isinstance(image, np.ndarray):
-        return read_radiograph(image)
+        return replace(read_radiograph(image), patient_id="")  # not needed, so not told
     if image.ndim != 2 or not image.size:
         raise BadImage(f"array of shape {image.shape}: expected gray pixels [height, width]")
     if image.dtype in {np.dtype(np.uint8), np.dtype(np.uint16)}:

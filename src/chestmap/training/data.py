@@ -9,7 +9,7 @@ from typing import Literal
 from chestmap.data import SourceSettings, open_source
 from chestmap.data.augment import AugmentSettings
 from chestmap.data.loader import Part
-from chestmap.data.pack import Pack, PackSettings, make_pack
+from chestmap.data.pack import Pack, PackSettings, make_pack, pack_place
 from chestmap.data.source import Source
 from chestmap.data.split import SplitSettings, make_split
 from chestmap.errors import BadInput
@@ -72,5 +72,5 @@ def _open(settings: DataSettings, *, progress: bool) -> tuple[dict[str, Part], s
 
 def _packed(settings: DataSettings, *, progress: bool) -> tuple[Source, Pack]:
     source = open_source(settings.source)
-    folder = settings.cache / f"{source.name}-{settings.pack.width}x{settings.pack.height}-{settings.pack.fit}"
+    folder = pack_place(settings.cache, source, settings.pack)
     return source, make_pack(source, folder, settings.pack, progress=progress)

@@ -1,0 +1,76 @@
+"""How many images go through the network at once, from the canvas and from what one image was seen to need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+WANTED = {"cpu": 4, "cuda": 32}
+"""Images of 512 x 512: a processor gains nothing from more (`benchmarks/inference.md`), a GPU fills up there."""
+
+MOST = 256
+SHARE = 0.4
+"""Of the memory that is free."""
+
+
+def chosen_batch_size(forward: Callable[..., object], canvas: tuple[int, int]) -> int:
+    """A power of 2: what suits the canvas, halved until it fits into the free memory by a probe of one and of two images.
+
+    It depends on the machine as little as can be, since the last bits of a score depend on it.
+    """
+    width, height = canvas
+    wish = WANTED[_device(forward)] * 512 * 512 / (width * height)
+    size = 1
+    while size * 2 <= min(wish, MOST):
+        size *= 2
+    if size > 1:
+        each, free = _need(forward, canvas), _free(_device(forward))
+        while size > 1 and each * size > free * SHARE:
+            size //= 2
+    return size
+
+
+def _need(forward: Callable[..., object], canvas: tuple[int, int]) -> float:
+    """Bytes that one more image takes at the highest, measured; the first pass also warms up."""
+    cuda = _device(forward) == "cuda"
+    peaks = []
+    for count in (1, 2):
+        if cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() if cuda else _status("VmRSS")
+        forward(torch.zeros(count, 1, canvas[1], canvas[0]))
+        peaks.append((torch.cuda.max_memory_allocated() if cuda else _status("VmHWM")) - before)
+    return max(peaks[1] / 2, peaks[1] - peaks[0], 0.0)
+
+
+def _device(forward: Callable[..., object]) -> str:
+    return "cuda" if getattr(forward, "device", "") == "cuda" else "cpu"
+
+
+def _free(device: str) -> float:
+    if device == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    group = Path("/sys/fs/cgroup/memory.max")
+    text = group.read_text(encoding="ascii").strip() if group.is_file() else ""
+    left = float(text) - _status("VmRSS") if text.isdigit() else float("inf")
+    return max(0.0, min(_meminfo("MemAvailable"), left))
+
+
+def _meminfo(key: str) -> float:
+    return _kilobytes(Path("/proc/meminfo"), key, 4e9)
+
+
+def _status(key: str) -> float:
+    return _kilobytes(Path("/proc/self/status"), key, 0.0)
+
+
+def _kilobytes(path: Path, key: str, otherwise: float) -> float:
+    """A line such as `VmHWM:  1234 kB` in bytes; a machine that is no Linux has none."""
+    if not path.is_file():
+        return otherwise
+    lines = (line.split() for line in path.read_text(encoding="ascii", errors="replace").splitlines())
+    return next((float(line[1]) * 1024 for line in lines if line and line[0] == f"{key}:"), otherwise)
