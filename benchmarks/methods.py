@@ -38,6 +38,7 @@ def ham(*sets: str, root: str = "phantom", title: str = "") -> Row:
     return Row("ham", tuple(f"method.{one}" for one in sets), root, title=title)
 
 
+SEVEN = ("cam", "patch_mil", "ham", "attention_mining", "disease_masks", "ag_cnn", "cia_net")
 PLAIN = ("positive_weight=0", "bound_weight=0", "union_weight=0")
 BOXES = ("box_weight=0.5",)
 ROWS = {
@@ -65,6 +66,8 @@ ROWS = {
     # disease masks
     "dm-none": Row("disease_masks", ('method.masks="none"', "method.classify.epochs=12"), title="alignment alone"),
     "dm-pseudo": Row("disease_masks-pseudo", title="pseudo masks"),
+    # real images: FOLDER/real is a link to them; skipped where there is none
+    **{f"real-{name}": Row(name, root="real", title=name) for name in SEVEN},
     "moved-plain": Row(
         "disease_masks",
         ('method.masks="none"', "method.aligned=false", "method.classify.epochs=12"),
@@ -124,7 +127,8 @@ def main() -> None:
         make(chosen.folder, chosen.one[0], int(chosen.one[1]))
         return
     draw(chosen.folder)
-    jobs = [(name, seed) for seed in chosen.seeds for name in sorted(chosen.rows, key=lambda name: ROWS[name].of != "")]
+    there = [name for name in chosen.rows if (chosen.folder / ROWS[name].root).exists()]
+    jobs = [(name, seed) for seed in chosen.seeds for name in sorted(there, key=lambda name: ROWS[name].of != "")]
     with ThreadPoolExecutor(chosen.side_by_side) as pool:
         for said in pool.map(lambda job: child(chosen.folder, *job), jobs):
             print(said, flush=True)
