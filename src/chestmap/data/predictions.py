@@ -108,7 +108,6 @@ class PredictionsWriter:
         for chunk in chunks:
             growing.add(chunk)
         if growing.done != count or not count:
-            growing.close()
             raise Refused(f"{growing.final}: {growing.done} images came for a part of {count}")
         growing.commit()
 
@@ -137,29 +136,25 @@ class GrowingPart:
         self.place.mkdir()
         self._tables: list[pl.DataFrame] = []
         self._shape: tuple[int, ...] = ()
-        self._maps = (self.place / "maps.npy").open("wb")
 
     def add(self, chunk: Chunk) -> None:
-        if not self._shape:
-            self._shape = chunk.maps.shape[1:]
-            self._maps.write(_npy_header((0, *self._shape)))
-        self._maps.write(np.ascontiguousarray(np.clip(chunk.maps, 0, GREATEST), dtype="<f2").data)
+        with (self.place / "maps.npy").open("ab") as maps:
+            if not self._shape:
+                self._shape = chunk.maps.shape[1:]
+                maps.write(_npy_header((0, *self._shape)))
+            maps.write(np.ascontiguousarray(np.clip(chunk.maps, 0, GREATEST), dtype="<f2").data)
         self._tables.append(_table(chunk, self.findings))
         self.done += len(chunk)
 
     def commit(self) -> None:
         """All of it is on the disk before it has its name."""
-        self._maps.seek(0)
-        self._maps.write(_npy_header((self.done, *self._shape)))
-        self.close()
+        with (self.place / "maps.npy").open("r+b") as maps:
+            maps.write(_npy_header((self.done, *self._shape)))
         pl.concat(self._tables).write_parquet(self.place / "scores.parquet")
         for path in (*self.place.iterdir(), self.place):
             _to_disk(path)
         self.place.replace(self.final)
         _to_disk(self.final.parent)
-
-    def close(self) -> None:
-        self._maps.close()
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:

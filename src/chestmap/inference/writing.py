@@ -36,8 +36,6 @@ class Writing:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
-        if self._part is not None:
-            self._part.close()
 
     def add(self, chunk: Chunk, inputs: list[Input]) -> None:
         self.images += len(chunk)
