@@ -179,7 +179,7 @@ class AgCnn(nn.Module):
     def box(self, features: Features) -> Shares:
         """Where the local branch looks."""
         if not self.settings.cropped:
-            return full_precision(features).new_tensor([0.0, 0.0, 1.0, 1.0]).expand(len(features), 4)
+            return full_precision(features).new_tensor([0.0, 0.0, 1.0, 1.0]).expand(features.shape[0], 4)
         attention = attention_map(features.detach(), self.settings.statistic)
         finer = self.settings.finer
         attention = resized(attention, finer * attention.shape[-1], finer * attention.shape[-2])
@@ -217,7 +217,7 @@ def largest_region(attention: Attention, tau: float) -> Bool[Tensor, "batch h w"
     pieces of equal size apart. An induced path has at most two cells in any 2 x 2, so the number of rounds is bounded and no
     device has to be waited for; on the CPU it ends as soon as nothing changes.
     """
-    rows, columns = attention.shape[1:]
+    count, rows, columns = attention.shape  # unlike len(), it stays open while a graph is traced
     cells = rows * columns
     mask = normalized(attention) > tau  # eq. 4
     mask = mask | ~mask.flatten(1).any(1)[:, None, None]
@@ -228,9 +228,9 @@ def largest_region(attention: Attention, tau: float) -> Bool[Tensor, "batch h w"
         if names.device.type == "cpu" and not torch.compiler.is_compiling() and torch.equal(before, names):
             break
     named = names[:, 0].long()
-    first = torch.arange(len(named), device=named.device)[:, None] * (cells + 1)
+    first = torch.arange(count, device=named.device)[:, None] * (cells + 1)
     places = (named.flatten(1) + first).flatten()  # one axis, in which adding is deterministic on CUDA
-    areas = places.new_zeros(len(named) * (cells + 1)).scatter_add(0, places, torch.ones_like(places)).view(len(named), -1)
+    areas = places.new_zeros(count * (cells + 1)).scatter_add(0, places, torch.ones_like(places)).view(count, -1)
     order = areas[:, 1:] * (cells + 1) + torch.arange(1, cells + 1, device=named.device)  # by area, then by peak
     return named == order.argmax(1)[:, None, None] + 1
 
