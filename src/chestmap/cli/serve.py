@@ -1,0 +1,58 @@
+"""`chestmap serve`: models behind HTTP, with a store and a review page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelFolders = Annotated[list[Path], typer.Argument(metavar="MODEL...", help="One or more model folders.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(serve)
+
+
+def serve(
+    models: ModelFolders,
+    store: Annotated[Path, typer.Option(help="The folder that keeps images, results and reviews.")],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; other than loopback it needs --token-file.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    database: Annotated[str | None, typer.Option(metavar="URL", help="PostgreSQL instead of SQLite in the store.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="Lines of NAME TOKEN [admin]; only its owner may read it.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="PEM file, for TLS.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name by which clients call the service; repeatable.")
+    ] = None,
+    trust_proxy_header: Annotated[
+        str | None, typer.Option(metavar="HEADER", help="A reverse proxy's header that names who asks; see docs/serving.md.")
+    ] = None,
+    proxy: Annotated[list[str] | None, typer.Option(help="Addresses whose header is believed; loopback by default.")] = None,
+    show_patient: Annotated[bool, typer.Option(help="Show patients' names in the worklist.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--serve-set", metavar="KEY=VALUE", help="Such as batch_size=16 or queue=1000.")
+    ] = None,
+) -> None:
+    """Predict what is uploaded, keep it, and show it for review in the browser. Stops without losing anything.
+
+    Example: `chestmap serve runs/ham/model runs/cam/model --store /srv/chestmap`
+    """
+    from chestmap.errors import BadInput, Refused
+    from chestmap.serving.access import is_loopback, read_tokens
+    from chestmap.serving.settings import ServeSettings
+    from chestmap.settings import checked, with_overrides
+
+    how = checked(ServeSettings, with_overrides({}, settings or []), name="--serve-set")
+    how = how.model_copy(update={"show_patient": show_patient or how.show_patient})
+    if bool(certificate) != bool(key):
+        raise BadInput("--certificate and --key belong together; give both")
+    if not is_loopback(host) and not (token_file or trust_proxy_header):
+        raise Refused(f"--host {host}: anybody who reaches it could read images of patients; give --token-file")
+    tokens = read_tokens(token_file) if token_file else {}
+    from chestmap.serving.run import Door, run
+    from chestmap.serving.server import Address
+
+    door = Door(tokens, trust_proxy_header or "", tuple(proxy or ("127.0.0.1", "::1")), tuple(allow_host or ()))
+    run(models, store, database, Address(host, port, certificate, key), door, how)

@@ -1,0 +1,117 @@
+"""Who asks: loopback, a token, a session's cookie, or a name that a reverse proxy vouches for."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from http.cookies import CookieError, SimpleCookie
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import unquote
+
+from chestmap.errors import BadInput, Refused
+
+COOKIE = "chestmap_session"
+SESSION_SECONDS = 12 * 3600
+SHORTEST_TOKEN = 16
+LONGEST_NAME = 64
+
+
+@dataclass(frozen=True)
+class Person:
+    name: str
+    admin: bool = False
+
+
+@dataclass(frozen=True)
+class Access:
+    """`tokens` maps the sha256 of a token to its owner; where there are none, and no proxy is trusted, loopback is enough."""
+
+    key: bytes
+    tokens: Mapping[bytes, Person] = field(default_factory=dict)
+    proxy_header: str = ""
+    proxies: frozenset[str] = frozenset({"127.0.0.1", "::1"})
+
+    @property
+    def open(self) -> bool:
+        return not self.tokens and not self.proxy_header
+
+    def person(self, headers: Mapping[str, str], peer: str) -> Person | None:
+        """None for somebody who may not come in. `headers` have small letters."""
+        if self.open:
+            return Person(_name(headers.get("x-reviewer", "")) or "reviewer", admin=True)
+        if self.proxy_header and peer in self.proxies and (name := _name(headers.get(self.proxy_header.lower(), ""))):
+            return Person(name)
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self._owner(sha256(token.strip().encode("utf-8", "surrogateescape")).digest())
+        return self._of_session(headers.get("cookie", ""))
+
+    def _owner(self, digest: bytes) -> Person | None:
+        found = [person for known, person in self.tokens.items() if hmac.compare_digest(known, digest)]
+        return found[0] if found else None
+
+    def session(self, token: str) -> str | None:
+        """The cookie's value for the owner of a token. It ends with the token, and after half a day."""
+        digest = sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
+        if self._owner(digest) is None:
+            return None
+        content = json.dumps([digest.hex(), int(time.time()) + SESSION_SECONDS]).encode()
+        return urlsafe_b64encode(self._sign(content) + content).decode()
+
+    def _sign(self, content: bytes) -> bytes:
+        return hmac.digest(self.key, b"session" + content, "sha256")
+
+    def _of_session(self, cookies: str) -> Person | None:
+        try:
+            morsel = SimpleCookie(cookies).get(COOKIE)
+            coded = urlsafe_b64decode(morsel.value.encode()) if morsel else b""
+            if not hmac.compare_digest(coded[:32], self._sign(coded[32:])):
+                return None
+            digest, end = json.loads(coded[32:])
+        except (CookieError, ValueError, TypeError):
+            return None
+        return self._owner(bytes.fromhex(digest)) if time.time() < end else None
+
+
+def _name(coded: str) -> str:
+    """A person's name as a header carries it, percent-encoded."""
+    name = "".join(letter for letter in unquote(coded, errors="replace") if letter.isprintable()).strip()
+    return name[:LONGEST_NAME]
+
+
+def read_tokens(path: Path) -> dict[bytes, Person]:
+    """NAME TOKEN [admin], one a line; # begins a remark. Only the tokens' digests are kept."""
+    try:
+        if path.stat().st_mode & 0o077:
+            raise Refused(f"{path}: others may read it; chmod 600 {path}")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({type(error).__name__}); expected lines of NAME TOKEN [admin]") from None
+    tokens: dict[bytes, Person] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) not in {2, 3} or (len(words) == 3 and words[2] != "admin"):
+            raise BadInput(f"{path}:{number}: expected NAME TOKEN, or NAME TOKEN admin")
+        if len(words[1]) < SHORTEST_TOKEN:
+            raise BadInput(
+                f"{path}:{number}: token of {len(words[1])} letters; at least {SHORTEST_TOKEN}: openssl rand -hex 16"
+            )
+        tokens[sha256(words[1].encode()).digest()] = Person(_name(words[0]), admin=len(words) == 3)
+    if not tokens:
+        raise BadInput(f"{path}: holds no token; expected lines of NAME TOKEN [admin]")
+    return tokens
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,179 @@
+"""Dynamic batching: one thread that runs the models on whatever waits, and tells who waits for it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+
+from chestmap.data.canvas import canvas_frame
+from chestmap.errors import BadInput, ChestmapError
+from chestmap.serving.metrics import Metrics
+from chestmap.serving.readers import Readers
+from chestmap.serving.results import Answer, Asked, answer
+from chestmap.serving.served import Served
+from chestmap.serving.settings import ServeSettings
+from chestmap.serving.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Batches:
+    """`submit` returns at once; `expect` gives a future that is done when nothing of a study is queued any more."""
+
+    def __init__(
+        self, store: Store, served: Mapping[str, Served], readers: Readers, settings: ServeSettings, metrics: Metrics
+    ):
+        self.store, self.served, self.readers, self.settings, self.metrics = store, served, readers, settings, metrics
+        self._waiting: dict[str, deque[str]] = {sha: deque() for sha in served}
+        self._open: dict[str, set[str]] = {}  # study: models whose results are still to come
+        self._futures: dict[str, Future[None]] = {}
+        self._alone: set[str] = set()  # with one of these the service stopped
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="batches")
+        self.seconds = 0.0  # of the last image, for Retry-After
+
+    def start(self, asked: Iterable[Asked], suspects: Iterable[Asked] = ()) -> None:
+        """`suspects` were under way when the service stopped: each goes by itself, so that the one to blame is found."""
+        self._alone = {one.study_id for one in suspects}
+        self.submit(asked)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends after the batch that is under way; the rest stays queued in the store."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+        with self._changed:
+            for future in self._futures.values():
+                future.cancel()
+            self._futures.clear()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive() and not self._stopping
+
+    def __len__(self) -> int:
+        """Studies that wait or are under way."""
+        return len(self._open)
+
+    def submit(self, asked: Iterable[Asked]) -> None:
+        """What is submitted already is not submitted twice."""
+        with self._changed:
+            for one in asked:
+                still = self._open.setdefault(one.study_id, set())
+                if one.model_sha not in still:
+                    still.add(one.model_sha)
+                    self._waiting[one.model_sha].append(one.study_id)
+            self._changed.notify_all()
+
+    def expect(self, study_id: str) -> Future[None]:
+        with self._changed:
+            if study_id not in self._open:
+                done: Future[None] = Future()
+                done.set_result(None)
+                return done
+            return self._futures.setdefault(study_id, Future())
+
+    def _run(self) -> None:
+        while (batch := self._next()) is not None:
+            sha, studies = batch
+            start = time.monotonic()
+            note = self.store.folders.root / "under-way"
+            note.write_text(json.dumps([[one, sha] for one in studies]))
+            self._predict(self.served[sha], studies)
+            note.write_text("[]")
+            took = time.monotonic() - start
+            self.seconds = took / len(studies)
+            self.metrics.batch(self.served[sha].id, len(studies), took)
+            self._done(sha, studies)
+
+    def _next(self) -> tuple[str, list[str]] | None:
+        """Up to `batch_size` images for one model: the one whose first image waits among the longest queue."""
+        with self._changed:
+            while not self._stopping and not any(self._waiting.values()):
+                self._changed.wait()
+            if self._stopping:
+                return None
+            sha = max(self._waiting, key=lambda one: len(self._waiting[one]))
+            queue, most = self._waiting[sha], self.settings.batch_size
+            end = time.monotonic() + self.settings.wait_ms / 1000
+            while len(queue) < most and not self._stopping and (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
+            batch = [queue.popleft()]
+            while queue and len(batch) < most and not self._alone & {batch[0], queue[0]}:
+                batch.append(queue.popleft())
+            return sha, batch
+
+    def _done(self, sha: str, studies: Sequence[str]) -> None:
+        with self._changed:
+            for study_id in studies:
+                self._open[study_id].discard(sha)
+                if not self._open[study_id]:
+                    del self._open[study_id]
+                    self._alone.discard(study_id)
+                    for path in self.store.folders.of(study_id).glob("canvas-*"):
+                        path.unlink(missing_ok=True)
+                    if future := self._futures.pop(study_id, None):
+                        future.set_result(None)
+
+    def _predict(self, model: Served, studies: Sequence[str]) -> None:
+        """A batch that fails is tried again image by image, so that one image fails no other."""
+        try:
+            answer(self.store, self._answers(model, studies))
+        except Exception as problem:
+            if len(studies) > 1:
+                for one in studies:
+                    self._predict(model, [one])
+                return
+            log.warning("model %s: %s", model.id, type(problem).__name__)
+            said = str(problem) if isinstance(problem, ChestmapError) else type(problem).__name__
+            self._give_up(Answer(studies[0], model.sha256, error=f"cannot be predicted: {said}"))
+
+    def _give_up(self, failed: Answer) -> None:
+        """Where even that cannot be written, the result stays queued for the next start."""
+        try:
+            answer(self.store, [failed])
+        except Exception as problem:
+            log.warning("a failure could not be stored: %s", type(problem).__name__)
+
+    def _answers(self, model: Served, studies: Sequence[str]) -> list[Answer]:
+        canvases, frames, places = [], [], []
+        for study_id in studies:
+            known = self.store.study(study_id)
+            if known is None:  # deleted
+                continue
+            folder, size = self.store.folders.of(study_id), (known[0].image["width"], known[0].image["height"])
+            canvases.append(self._canvas(model, folder))
+            frames.append(canvas_frame((float(size[0]), float(size[1])), model.predictor.model.canvas))
+            places.append((study_id, folder))
+        return model.answers(np.stack(canvases), frames, places) if places else []
+
+    def _canvas(self, model: Served, folder: Path) -> np.ndarray:
+        """As the upload left it, or made again from the original: after a restart, or for a model that is new."""
+        settings, path = model.predictor.model.canvas, folder / model.canvas_name
+        if not path.exists():
+            self.readers.canvases(folder / "original", folder, {model.canvas_name: settings})
+        pixels = np.fromfile(path, dtype=np.uint8)
+        if pixels.size != settings.width * settings.height:
+            raise BadInput("its canvas is damaged")
+        return pixels.reshape(settings.height, settings.width)
+
+
+def under_way(store: Store) -> list[Asked]:
+    """What the service was at when it last stopped; nothing after an orderly end."""
+    try:
+        found = json.loads((store.folders.root / "under-way").read_text())
+        return [Asked(str(one), str(sha)) for one, sha in found]
+    except (OSError, ValueError, TypeError):
+        return []

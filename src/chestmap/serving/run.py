@@ -1,0 +1,49 @@
+"""From model folders to a running service."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chestmap.errors import BadInput
+from chestmap.inference.predictor import load
+from chestmap.serving.access import Access, Person
+from chestmap.serving.app import create_app
+from chestmap.serving.served import Served
+from chestmap.serving.server import Address, server_of
+from chestmap.serving.service import Service
+from chestmap.serving.settings import ServeSettings
+from chestmap.serving.store import Store
+
+
+@dataclass(frozen=True)
+class Door:
+    """Who may come in, and by which names the service is called."""
+
+    tokens: Mapping[bytes, Person] = field(default_factory=dict)
+    proxy_header: str = ""
+    proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    hosts: tuple[str, ...] = ()
+
+
+def run(
+    folders: Sequence[Path], store: Path, database: str | None, address: Address, door: Door, settings: ServeSettings
+) -> None:
+    """Until a signal ends it."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
+    for name in ("alembic", "uvicorn.error", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    served = [Served(load(folder)) for folder in folders]
+    if len({one.sha256 for one in served}) < len(served):
+        raise BadInput("the same model is given twice; give each once")
+    service = Service(served, Store(store, database), settings)
+    access = Access(service.store.folders.key(), door.tokens, door.proxy_header, frozenset(door.proxies))
+    app = create_app(service, access, {socket.gethostname(), *door.hosts})
+    for one in served:
+        logging.getLogger(__name__).info("serving %s", one.id)
+    logging.getLogger(__name__).info("listening on %s", address.url)
+    server_of(app, address, settings).run()

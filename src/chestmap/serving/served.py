@@ -1,0 +1,110 @@
+"""A model as the service has it: its name in the API, and what it says of canvases, ready for the store."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float16, UInt8
+
+from chestmap.inference.boxes import boxes_of
+from chestmap.inference.predictor import Predictor, tensor_of
+from chestmap.serving.results import Answer, NewFile
+from chestmap.training.checkpoint import write_beside
+from chestmap.types import Box, Findings, Frame, Prediction
+from chestmap.vocabulary import NO_FINDING, SUPPORT_DEVICES
+
+HARMLESS = {NO_FINDING, SUPPORT_DEVICES}
+"""Findings that make an image no more urgent."""
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    predictor: Predictor
+
+    @cached_property
+    def sha256(self) -> str:
+        return self.predictor.model.sha256
+
+    @cached_property
+    def id(self) -> str:
+        return f"{self.predictor.model.method.name}-{self.sha256[:12]}"
+
+    @property
+    def canvas_name(self) -> str:
+        """Of the file that holds an image on this model's canvas; models with the same canvas share it."""
+        canvas = self.predictor.model.canvas
+        return f"canvas-{canvas.width}x{canvas.height}-{canvas.fit}"
+
+    def about(self) -> dict[str, Any]:
+        """As `GET /v1/models` gives it."""
+        model = self.predictor.model
+        return {
+            "id": self.id, "method": model.method.name, "title": model.method.title, "paper": model.method.paper,
+            "findings": list(self.predictor.findings), "canvas": list(model.canvas.canvas),
+            "operating_points": dict(self.predictor.operating_points) or None, "sha256": self.sha256,
+        }  # fmt: skip
+
+    def answers(
+        self, canvases: UInt8[np.ndarray, "batch h w"], frames: Sequence[Frame], places: Sequence[tuple[str, Path]]
+    ) -> list[Answer]:
+        """Of one batch; `places` are the studies' ids and folders, where the maps are written durably."""
+        scores, maps = self.predictor.arrays(tensor_of(canvases), [study_id for study_id, _ in places])
+        rows = zip(places, frames, scores, maps, strict=True)
+        return [self._answer(*place, frame, row, grid) for place, frame, row, grid in rows]
+
+    def _answer(
+        self, study_id: str, folder: Path, frame: Frame, scores: np.ndarray, maps: Float16[np.ndarray, "finding h w"]
+    ) -> Answer:
+        found = self.predictor.findings
+        boxes = boxes_of(found, scores, maps, frame, self.predictor.rule)
+        coded = io.BytesIO()
+        np.save(coded, maps, allow_pickle=False)
+        name, content = f"maps-{self.id}.npy", coded.getvalue()
+        if folder.is_dir():  # else the study was deleted
+            write_beside(folder / name, content)
+        points = self.predictor.operating_points
+        findings = [_finding(one, float(score), points.get(one), boxes) for one, score in zip(found, scores, strict=True)]
+        height, width = maps.shape[1:]
+        grid = {"width": width, "height": height, "order": list(found), "frame": frame.as_list()}
+        grid["matrix"] = list(frame.resized((width, height)).matrix)
+        scaled = [scaled_score(one["score"], one["threshold"]) for one in findings]
+        urgent = [value for one, value in zip(findings, scaled, strict=True) if one["name"] not in HARMLESS]
+        return Answer(
+            study_id, self.sha256, findings, grid, NewFile(f"maps-{self.id}", name, sha256(content).hexdigest(), len(content)),
+            suspicion=max(urgent, default=0.0), teaches=float(np.mean([value * (1 - value) for value in scaled])),
+        )  # fmt: skip
+
+
+def _finding(name: str, score: float, threshold: float | None, boxes: Sequence[Box]) -> dict[str, Any]:
+    own = [box for box in boxes if box.finding == name]
+    corners = [{"x0": one.x0, "y0": one.y0, "x1": one.x1, "y1": one.y1, "score": one.score} for one in own]
+    over = score >= (0.5 if threshold is None else threshold)
+    return {"name": name, "score": score, "threshold": threshold, "over": over, "boxes": corners}
+
+
+def scaled_score(score: float, threshold: float | None) -> float:
+    """0.5 at the operating point, straight on both sides of it, so that findings can be compared."""
+    point = min(max(0.5 if threshold is None else threshold, 1e-6), 1 - 1e-6)
+    return 0.5 * score / point if score < point else 0.5 + 0.5 * (score - point) / (1 - point)
+
+
+def stored_maps(path: Path) -> Float16[np.ndarray, "finding h w"]:
+    return np.load(path, allow_pickle=False)
+
+
+def prediction_of(study_id: str, findings: Sequence[dict[str, Any]], grid: dict[str, Any], maps: np.ndarray) -> Prediction:
+    """What the store holds of a result, as the rest of chestmap knows it."""
+    boxes = tuple(
+        Box(one["name"], box["x0"], box["y0"], box["x1"], box["y1"], box["score"])
+        for one in findings
+        for box in one["boxes"]
+    )
+    scores = np.array([one["score"] for one in findings])
+    return Prediction(study_id, "", Findings(tuple(grid["order"])), scores, maps, Frame.from_list(grid["frame"]), boxes)

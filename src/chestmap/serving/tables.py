@@ -1,0 +1,92 @@
+"""What the database holds. Times are UTC, ISO 8601 with microseconds, so that text sorts as time does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Long = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Base(DeclarativeBase):
+    """`migrations/` holds the same tables, step by step; a test compares them."""
+
+
+class Study(Base):
+    """One image. `id` follows from the content, so that the same file is the same study."""
+
+    __tablename__ = "study"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    received: Mapped[str] = mapped_column(String(32), index=True)
+    name: Mapped[str] = mapped_column(String(128))
+    patient: Mapped[str] = mapped_column(String(32), index=True)  # a pseudonym, or "" where none is known
+    shown_patient: Mapped[str | None] = mapped_column(String(128))  # only kept where --show-patient asked for it
+    taken: Mapped[str] = mapped_column(String(32))  # when the image was made, for the order of priors; never given out
+    sop_uid: Mapped[str] = mapped_column(String(64), index=True)
+    view: Mapped[str] = mapped_column(String(16))
+    image: Mapped[dict[str, Any]] = mapped_column(JSON)
+    state: Mapped[str] = mapped_column(String(8), index=True)  # queued, done or failed
+    error: Mapped[str | None] = mapped_column(Text)
+    suspicion: Mapped[float] = mapped_column(Float, index=True)
+    teaches: Mapped[float] = mapped_column(Float, index=True)
+    top: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    review_version: Mapped[int] = mapped_column(Integer)
+    review_state: Mapped[str] = mapped_column(String(8), index=True)
+    review_by: Mapped[str] = mapped_column(String(64))
+    review_at: Mapped[str | None] = mapped_column(String(32))
+
+
+class Result(Base):
+    """What one model says of a study; the row stands there as `queued` before anything was promised to a client."""
+
+    __tablename__ = "result"
+    study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
+    model_sha: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model_id: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(8))  # queued, done, failed, or absent: its model is not served any more
+    number: Mapped[int] = mapped_column(Long)  # order of asking
+    deaths: Mapped[int] = mapped_column(Integer)  # how often the service was gone after it had begun with this one
+    error: Mapped[str | None] = mapped_column(Text)
+    at: Mapped[str | None] = mapped_column(String(32))
+    findings: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    maps: Mapped[dict[str, Any]] = mapped_column(JSON)  # size, frame and order of the maps file
+    __table_args__ = (Index("ix_result_state_number", "state", "number"),)
+
+
+class Score(Base):
+    """One finding of a result, for the worklist's filter."""
+
+    __tablename__ = "score"
+    study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
+    model_sha: Mapped[str] = mapped_column(String(64), primary_key=True)
+    finding: Mapped[str] = mapped_column(String(64), primary_key=True)
+    score: Mapped[float] = mapped_column(Float)
+    over: Mapped[bool] = mapped_column(Boolean)
+    __table_args__ = (Index("ix_score_finding_over", "finding", "over"),)
+
+
+class Review(Base):
+    """Append-only: a version is written once. The primary key is what makes two reviewers of one version collide."""
+
+    __tablename__ = "review"
+    study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+    state: Mapped[str] = mapped_column(String(8))
+    by: Mapped[str] = mapped_column(String(64))
+    at: Mapped[str] = mapped_column(String(32))
+    findings: Mapped[dict[str, Any]] = mapped_column(JSON)
+    note: Mapped[str] = mapped_column(Text)
+
+
+class File(Base):
+    """A file beside the database; `path` is relative to the store's folder."""
+
+    __tablename__ = "file"
+    study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(96), primary_key=True)  # original, pixels, thumbnail, or maps-MODEL
+    path: Mapped[str] = mapped_column(String(256))
+    sha256: Mapped[str] = mapped_column(String(64))
+    bytes: Mapped[int] = mapped_column(Long)

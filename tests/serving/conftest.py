@@ -1,0 +1,44 @@
+import pytest
+from starlette.testclient import TestClient
+
+from chestmap.serving.access import Access
+from chestmap.serving.app import create_app
+from chestmap.serving.service import Service
+from chestmap.serving.settings import ServeSettings
+from chestmap.serving.store import Store
+from serving.small import served_of, write_small_model
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    return write_small_model(tmp_path_factory.mktemp("serving") / "model")
+
+
+@pytest.fixture(scope="session")
+def served(model_folder):
+    return served_of(model_folder)
+
+
+@pytest.fixture(scope="session")
+def client_of():
+    """Makes clients of services that run in this process: `client_of(service, access, hosts)`."""
+
+    def make(service, access=None, **options):
+        access = access or Access(service.store.folders.key())
+        return TestClient(
+            create_app(service, access), base_url="http://localhost", headers={"X-Chestmap": "1"}, client=("127.0.0.1", 5),
+            raise_server_exceptions=True, **options,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def service(served, tmp_path_factory):
+    return Service([served], Store(tmp_path_factory.mktemp("store")), ServeSettings(readers=1))
+
+
+@pytest.fixture(scope="module")
+def client(service, client_of):
+    with client_of(service) as made:
+        yield made

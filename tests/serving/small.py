@@ -1,0 +1,67 @@
+"""A service so small that a test of it takes milliseconds; `python small.py MODEL STORE PORT [--serve-set ...]` runs one."""
+
+import io
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from chestmap.data.pack import PackSettings
+from chestmap.inference.model_folder import write_model
+from chestmap.inference.predictor import Predictor, load
+from chestmap.methods import METHODS
+from chestmap.serving.served import Served
+from chestmap.training.train import Trained
+from chestmap.types import Findings
+
+FINDINGS = Findings(("Effusion", "Mass", "Nodule"))
+SIDE = 64
+
+
+def write_small_model(folder: Path, seed: int = 1) -> Path:
+    """A model of random weights; another seed is another model."""
+    torch.manual_seed(seed)
+    method = METHODS["cam"]
+    settings = method.settings.model_validate({"name": "cam", **method.tiny})
+    canvas = PackSettings(width=SIDE, height=SIDE)
+    network = method.build(settings, FINDINGS, canvas.canvas)
+    folder.mkdir(parents=True)
+    write_model(
+        folder, Trained(method, settings, FINDINGS, canvas, network, {"source": "none", "fingerprint": "0", "split": "none"})
+    )
+    return folder
+
+
+def served_of(folder: Path) -> Served:
+    return Served(load(folder))
+
+
+def picture(seed: int, width: int = 80, height: int = 96) -> bytes:
+    """A PNG that no other seed gives."""
+    random = np.random.default_rng(seed)
+    grey = cv2.resize(random.integers(0, 256, (12, 10), dtype=np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+    done, coded = cv2.imencode(".png", grey)
+    assert done
+    return coded.tobytes()
+
+
+def directly(predictor: Predictor, content: bytes, folder: Path) -> dict[str, float]:
+    """What the model says of a file without any service."""
+    path = folder / "direct.png"
+    path.write_bytes(content)
+    found = predictor.predict(path)
+    return dict(zip(found.findings, map(float, found.scores), strict=True))
+
+
+def upload(*contents: bytes, name: str = "film.png") -> list[tuple[str, tuple[str, io.BytesIO, str]]]:
+    return [("files", (name, io.BytesIO(content), "application/octet-stream")) for content in contents]
+
+
+if __name__ == "__main__":
+    from chestmap.cli import main
+
+    torch.set_num_threads(1)
+    sys.argv = ["chestmap", "serve", sys.argv[1], "--store", sys.argv[2], "--port", *sys.argv[3:]]
+    main()
