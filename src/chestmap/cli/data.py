@@ -1,10 +1,12 @@
-"""`chestmap data`: check, pack and split a dataset, or draw one."""
+"""`chestmap data`: check, pack and split a dataset, or draw one; `deidentify` is in a file of its own."""
 
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from chestmap.cli import deidentify
 
 if TYPE_CHECKING:
     from chestmap.data.source import Source
@@ -158,3 +160,6 @@ def phantom(
     tree = with_overrides({"images": images, "side": side, "seed": seed}, overrides or [])
     written = write_phantom(folder, checked(PhantomSettings, tree, name="--set"))
     typer.echo(f"Wrote {written}", err=True)
+
+
+deidentify.add_to(app)

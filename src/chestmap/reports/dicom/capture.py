@@ -108,14 +108,18 @@ def _write_foot(draw: ImageDraw.ImageDraw, result: Result, width: int, top: int)
     lines = [
         f"{NOT_FOR_DIAGNOSIS} {PRODUCT} {about.version}, model {printable(about.name, 32)} {about.sha256[:8]}",
         "Boxes: where the model looked; numbers: its scores" + ("." if about.calibrated else ", not calibrated."),
-        f"{len(result.prediction.findings)} findings looked for. "
-        + (
-            f"Right: map of {printable(result.marks[0].finding, 32)}."
-            if result.marks
-            else "No box above its threshold; this rules nothing out."
-        ),
+        f"{len(result.prediction.findings)} findings looked for. {_said(result)}",
     ]
     for place, line in enumerate(lines):
         while draw.textlength(line, font) > width - 16 and len(line) > 8:
             line = line[:-2].rstrip("…") + "…"
         draw.text((8, top + 6 + 22 * place), line, TEXT, font)
+
+
+def _said(result: Result) -> str:
+    said = [f"Right: map of {printable(result.marks[0].finding, 32)}."] if result.marks else []
+    if result.unboxed:
+        said.append(f"Reached without a place: {', '.join(printable(name, 32) for name in result.unboxed)}.")
+    if not said:
+        said.append("None reached its threshold; this rules nothing out.")
+    return " ".join(said)

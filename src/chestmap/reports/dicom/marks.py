@@ -122,6 +122,13 @@ class Result:
         """Findings with a box, each once."""
         return tuple(dict.fromkeys(mark.finding for mark in self.marks))
 
+    @property
+    def unboxed(self) -> Sequence[str]:
+        """Findings that reach their operating point, but whose map showed no place."""
+        reached = zip(self.prediction.findings, map(float, self.prediction.scores), strict=True)
+        boxed = set(self.boxed)
+        return [name for name, score in reached if name not in {NO_FINDING, *boxed} and score >= self.about.shown_from(name)]
+
     def map_of(self, finding: str, size: tuple[int, int]) -> Float32[np.ndarray, "h w"] | None:
         """On the image at `size` = (width, height), in [0, 1]."""
         normalize = self.about.rule.normalize or finding in self.about.levels

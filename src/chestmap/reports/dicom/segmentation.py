@@ -15,6 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from chestmap.reports.dicom.about import PRODUCT, series_of
 from chestmap.reports.dicom.marks import ABNORMAL, Result, concept, printable
+from chestmap.reports.dicom.presentation import YELLOW
 from chestmap.reports.dicom.source import spacing_of
 from chestmap.reports.dicom.sr import equipment
 
@@ -37,6 +38,7 @@ def segmentation(result: Result, place: int, finding: str) -> Dataset | None:
         algorithm_type=seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=algorithm,
         tracking_uid=first.uid,
+        display_color=YELLOW,
         tracking_id=f"{PRODUCT} {printable(finding, 48)}",
     )
     made = seg.Segmentation(

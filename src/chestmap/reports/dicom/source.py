@@ -16,11 +16,11 @@ import numpy as np
 from jaxtyping import Float32
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
 
 from chestmap.data.dicom import read_dicom
-from chestmap.data.dicom_header import FAILURES, WANTED, Header, quiet
+from chestmap.data.dicom_header import FAILURES, WANTED, Header, quiet, read_header
 from chestmap.data.limits import LIMITS
 from chestmap.errors import BadImage
 
@@ -37,8 +37,28 @@ OPTIONAL = (
     "ViewPosition", "LossyImageCompression",
 )  # fmt: skip
 
+LOSSY = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
+
 ORIENTATION = re.compile(r"[LRAPHF]{1,3}")
 LONGEST = {"CS": 16, "SH": 16, "LO": 64}
+
+
+def read_source(data: bytes) -> Dataset:
+    """What `write_dicom` needs of a radiograph's file, read within the bounds of `read_header`; a damaged file is a `BadImage`.
+
+    `pydicom.dcmread` may stand in for it where files are known to be good.
+    """
+    wanted = (*JOINING, *EMPTY_IF_ABSENT, *OPTIONAL, "DeidentificationMethodCodeSequence", *LOSSY, *WANTED)
+    if data[128:132] != b"DICM":
+        raise BadImage("no DICOM file: results are written for DICOM radiographs")
+    with quiet():
+        try:
+            header = read_header(data, LIMITS, tuple(dict.fromkeys(wanted)))
+        except FAILURES as problem:
+            raise BadImage(f"DICOM data is damaged ({type(problem).__name__}): copy or export it again") from None
+    header.dataset.file_meta = FileMetaDataset()
+    header.dataset.file_meta.TransferSyntaxUID = UID(header.syntax)
+    return header.dataset
 
 
 def referenced(source: Dataset) -> Dataset:
@@ -189,8 +209,8 @@ def pixels_of(source: Dataset) -> Float32[np.ndarray, "h w"]:
             raise BadImage("no pixel data: a picture cannot be drawn; give the whole object, or leave `sc` out")
         plain.file_meta = FileMetaDataset()
         plain.file_meta.TransferSyntaxUID = syntax
-        plain.file_meta.MediaStorageSOPClassUID = header.text("SOPClassUID")
-        plain.file_meta.MediaStorageSOPInstanceUID = header.text("SOPInstanceUID")
+        plain.file_meta.MediaStorageSOPClassUID = UID(header.text("SOPClassUID"))
+        plain.file_meta.MediaStorageSOPInstanceUID = UID(header.text("SOPInstanceUID"))
         stream = BytesIO()
         try:
             dcmwrite(stream, plain, enforce_file_format=True)

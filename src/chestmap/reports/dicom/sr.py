@@ -128,9 +128,9 @@ def _document(result: Result, kind: Any, title: str) -> dict[str, Any]:
 
 def scores_report(result: Result) -> Dataset:
     """Every finding that the model was trained on, highest score first; a text line beside codes and numbers."""
-    rows = sorted(zip(result.prediction.scores, result.prediction.findings, strict=True), reverse=True)
-    rows = [(float(score), finding) for score, finding in rows if finding != NO_FINDING]
-    root = sr.ContainerContentItem(name=CodedConcept("18748-4", "LN", "Diagnostic imaging report"), template_id="2000")
+    scored = zip(map(float, result.prediction.scores), result.prediction.findings, strict=True)
+    rows = sorted((row for row in scored if row[1] != NO_FINDING), key=lambda row: -row[0])
+    root = sr.ContainerContentItem(name=CodedConcept("18748-4", "LN", "Diagnostic Imaging Report"), template_id="2000")
     language = CodedConcept("121049", "DCM", "Language of Content Item and Descendants")
     root.ContentSequence = sr.ContentSequence(
         [
@@ -143,19 +143,23 @@ def scores_report(result: Result) -> Dataset:
 
 
 def _scores(result: Result, rows: list[tuple[float, str]]) -> sr.ContainerContentItem:
+    """The finding qualifies its number: as an item of its own, a viewer that leaves out the number would state all of them."""
     section = sr.ContainerContentItem(
         CodedConcept("121070", "DCM", "Findings"), relationship_type=RelationshipTypeValues.CONTAINS
     )
     section.ContentSequence = sr.ContentSequence([])
     for score, finding in rows:
-        item = sr.CodeContentItem(
-            CodedConcept(*FINDING), code_of(finding, result.prediction), RelationshipTypeValues.CONTAINS
+        value, scheme, meaning = CERTAINTY
+        item = sr.NumContentItem(
+            CodedConcept(value, scheme, f"{printable(finding, 40)}: {meaning}"),
+            round(100 * min(max(score, 0.0), 1.0), 1),
+            PERCENT,
+            relationship_type=RelationshipTypeValues.CONTAINS,
         )
-        percent = round(100 * min(max(score, 0.0), 1.0), 1)
-        number = sr.NumContentItem(
-            CodedConcept(*CERTAINTY), percent, PERCENT, relationship_type=RelationshipTypeValues.HAS_PROPERTIES
+        what = code_of(finding, result.prediction)
+        item.ContentSequence = sr.ContentSequence(
+            [sr.CodeContentItem(CodedConcept(*FINDING), what, RelationshipTypeValues.HAS_CONCEPT_MOD)]
         )
-        item.ContentSequence = sr.ContentSequence([number])
         section.ContentSequence.append(item)
     section.ContentSequence.append(
         sr.TextContentItem(CodedConcept(*FINDING), "\n".join(told(result, rows)), RelationshipTypeValues.CONTAINS)

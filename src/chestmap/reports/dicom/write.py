@@ -30,8 +30,8 @@ def write_dicom(
     `source` is the radiograph as `pydicom.dcmread` gives it; its pixels are needed for `sc`, and nothing in it is changed.
     `prediction.boxes` are in image pixels. A file is named by kind and the result's own identifier, such as
     `sr-2.25.1234.dcm`: nothing in it tells the patient. The same source and model give the same identifiers, so writing or
-    sending again is safe. Boxes are given for findings that reach their operating point (`About`); `gsps`, `seg` and `pmap`
-    are left out where there is none. Raises `BadImage` where the header cannot carry results.
+    sending again is safe. Boxes are given for findings that reach their operating point (`About`); `sr`, `gsps`, `seg`
+    and `pmap` are left out where there is none, and `scores` then stands in for `sr`. Raises `BadImage` where the header cannot carry results.
     """
     paths = []
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def result_objects(
             raise BadInput(f'result kind "{kind}" is not one of {", ".join(KINDS)}{did_you_mean(kind, KINDS)}')
     result = Result(referenced(source), source, prediction, model)
     with quiet():
-        for kind in dict.fromkeys(kinds):
+        for kind in _asked(kinds, result):
             for made in _made(kind, result):
                 made.SpecificCharacterSet = result.reference.SpecificCharacterSet
                 made.file_meta.ImplementationClassUID = UID("2.25.88021384903046571364893163265146021734")
@@ -64,10 +64,19 @@ def result_objects(
                 yield kind, made
 
 
+def _asked(kinds: Sequence[Kind], result: Result) -> list[Kind]:
+    """What the report of boxes cannot hold, a finding without one, is told as text, so that it is not lost."""
+    asked = list(dict.fromkeys(kinds))
+    if "sr" in asked and "scores" not in asked and (result.unboxed or not result.marks):
+        asked.insert(asked.index("sr") + 1, "scores")
+    return asked
+
+
 def _made(kind: Kind, result: Result) -> Iterator[Dataset]:
     match kind:
         case "sr":
-            yield boxes_report(result)
+            if result.marks:
+                yield boxes_report(result)
         case "scores":
             yield scores_report(result)
         case "sc":
