@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from chestmap import __version__
-from chestmap.cli import data, demo, report, reproduce, score, train
+from chestmap.cli import data, demo, report, reproduce, score, serve, train
 from chestmap.errors import ChestmapError
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ score.add_to(app)
 report.add_to(app)
 reproduce.add_to(app)
 demo.add_to(app)
+serve.add_to(app)
 
 
 def main() -> None:
