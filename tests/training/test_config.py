@@ -27,7 +27,7 @@ def test_mistakes_in_every_table_come_at_once(tmp_path):
         "run.sede: not a setting", "run.precision: allowed: 32, bf16, fp16", "data.source.root: missing",
         "data.split.name: allowed: official", "data.pack.widthx: not a setting (got 3); did you mean", "method.learn.epochs: ",
         'method.dropoutx: not a setting (got 0.1); did you mean "dropout"', "search.space: method.dropout: 2 to 1: expected low",
-        'modelx: not a setting (got {}); allowed: data, method, run, search',
+        'modelx: not a setting (got {}); allowed: around, data, method, run, search',
     )  # fmt: skip
     for text in expected:
         assert any(line.startswith(f"run.toml: {text}") for line in lines), text

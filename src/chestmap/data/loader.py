@@ -84,7 +84,8 @@ class Loader:
         self._turn += 1
         picks = self.picks(epoch)[start:]
         for pick, images in zip(picks, self._read(picks, self._turn), strict=True):
-            yield self._batch(pick, images)
+            batch = self._batch(pick, images)
+            yield batch if self.part.through is None else self.part.through(batch)
 
     @cached_property
     def _boxed_each(self) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -20,13 +21,15 @@ from chestmap.types import Box, Findings, Frame
 class Part:
     """Some images of a source, whose pixels are in a pack; `rows` are rows of the source.
 
-    Refused where the pack lacks one of them, or was made in another image space than the source's boxes.
+    `through` is what a loader sends every batch through once it is read and augmented, such as an alignment; it returns one of the
+    same images. Refused where the pack lacks one of them, or was made in another image space than the source's boxes.
     """
 
     source: Source
     pack: Pack
     rows: Int64[np.ndarray, "image"]
     name: str = ""
+    through: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         if self.pack.source != self.source.name:

@@ -10,11 +10,12 @@ def card(about: Mapping[str, Any]) -> str:
     """From the contents of model.json."""
     canvas, rule, data = about["canvas"], about["own_rule"], about["data"]
     scaled = "scaled to 0 … 1 for each map" if rule["normalize"] else "as it is"
+    around = f" Around it: {', '.join(about['around'])}." if about.get("around") else ""
     return f"""# {about["title"]}: {len(about["findings"])} chest X-ray findings and where they are
 
 **Research use only. Not a medical device; not for diagnosis or treatment.**
 
-- Method: {about["paper"]} (`{about["method"]}` of chestmap {about["chestmap"]})
+- Method: {about["paper"]} (`{about["method"]}` of chestmap {about["chestmap"]}).{around}
 - Findings: {", ".join(about["findings"])}
 - Input: one frontal chest X-ray, gray in 0 … 1 with white as dense, {canvas["fit"]} onto {canvas["width"]} × {canvas["height"]} pixels
 - Output: for each finding a logit (its sigmoid is the score) and a raw, non-negative map

@@ -1,6 +1,6 @@
 """The model folder: all that prediction needs, and nothing that runs code.
 
-model.json           method, settings, findings, canvas, own rule, what it was trained on, sha256 of the weights, format number
+model.json           method, settings, what stands around it, findings, canvas, own rule, what it was trained on, sha256 of the weights, format number
 weights.safetensors  the network
 README.md            the model card
 """
@@ -23,6 +23,7 @@ from chestmap.data.predictions import OwnRule
 from chestmap.errors import BadModel, did_you_mean
 from chestmap.inference.model_card import card
 from chestmap.settings import Settings, checked
+from chestmap.training.around import AroundSettings, build_around
 from chestmap.training.checkpoint import read_weights, save_weights, write_beside
 from chestmap.training.method import Method
 from chestmap.training.train import Trained
@@ -66,6 +67,8 @@ def write_model(folder: Path, trained: Trained) -> None:
         "data": trained.data,
         "sha256": save_weights(trained.network, folder / "weights.safetensors"),
     }
+    if trained.around:
+        about["around"] = trained.around.of_model
     write_beside(folder / "README.md", card(about).encode())
     write_beside(folder / "model.json", (json.dumps(about, indent=1) + "\n").encode())
 
@@ -81,10 +84,11 @@ def open_model(folder: Path, methods: Mapping[str, Method]) -> Model:
         )
     method, where = methods[name], f"{folder}/model.json"
     settings = checked(method.settings, about["settings"], name=f"{where} (chestmap {about.get('chestmap', '?')})")
+    around = checked(AroundSettings, about["around"], name=f"{where}: around") if "around" in about else None
     canvas = checked(CanvasSettings, about["canvas"], name=where)
     findings = folder_findings(about["findings"])
     with torch.device("meta"):
-        network = method.build(settings, findings, canvas.canvas)
+        network = build_around(method, settings, around, findings, canvas.canvas)
     state = read_weights(folder / "weights.safetensors", about["sha256"])
     try:
         network.load_state_dict(state, assign=True)

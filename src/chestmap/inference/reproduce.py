@@ -25,6 +25,7 @@ from chestmap.inference.plan import SOURCE_OF, Plan, plan_of
 from chestmap.inference.predict import PredictSettings
 from chestmap.inference.scoring import predict_and_score
 from chestmap.settings import Settings, Tree, with_overrides
+from chestmap.training.around import TINY
 from chestmap.training.config import Config, config_of
 from chestmap.training.method import Method
 from chestmap.training.train import train
@@ -135,6 +136,8 @@ def shrunk(tree: Tree, method: Method, quick: Quick, cache: Path) -> Tree:
             small[key] = {**small[key], "epochs": quick.epochs, "warmup": 0}
     pack = {**tree["data"].get("pack", {}), "width": quick.side, "height": quick.side}
     data = {**tree["data"], "pack": pack, "cache": str(cache)}
+    around = _tested(_smaller(tree.get("around", {}), {key: TINY[key] for key in tree.get("around", {}) if key in TINY}))
+    tree = {**tree, "around": around} if around else tree
     return {**tree, "method": small, "data": data, "run": {**tree.get("run", {}), "tensorboard": False, "workers": 0}}
 
 

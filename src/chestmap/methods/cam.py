@@ -70,8 +70,13 @@ class Cam(nn.Module):
         self.head = nn.Linear(self.backbone.channels, findings)
 
     def forward(self, images: Float[Tensor, "batch 1 height width"]) -> Output:
+        return self.read(self.features(images))
+
+    def features(self, images: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch channel h w"]:
+        return self.backbone(images)
+
+    def read(self, features: Float[Tensor, "batch channel h w"]) -> Output:
         """Maps are positive evidence, without the bias; with `pcam` the probabilities that its pooling attends by."""
-        features = self.backbone(images)
         logits = pooled_logits(features, self.head, self.pooling, self.r)
         if self.pooling == "pcam":
             signed = class_maps(features, self.head.weight, relu=False)

@@ -353,6 +353,7 @@ METHOD = Method(
     build=build,
     recipe=recipe,
     own_rule=lambda _: OWN_RULE,
+    refuses={"alignment": "it aligns itself and its partners (method.aligned)"},
     tiny={
         "backbone": {"name": "test_resnet"},
         "finer": 2,

@@ -8,7 +8,7 @@ each finding, and the classifier is trained on with features that the mask stren
 |---|---|
 | eq. 1, S_c | `Classifier.evidence` |
 | eq. 2, P_c | `Classifier.forward`, logits while the masks are zero |
-| eq. 3, the disease mask | `symmetric`, `MaskMean`, `write_masks` |
+| eq. 3, the disease mask | `symmetric`, `MaskMean` of `nn.masks`, `write_masks` |
 | eq. 4, f', and eq. 5, the attended map | `attended`, in `Classifier.forward` |
 | 3.2 and eq. 6 to 9, alignment | `nn.alignment`, `training.alignment` |
 | eq. 10, weighted cross entropy | `nn.losses.balanced_bce` |
@@ -41,7 +41,7 @@ from typing import Annotated, Literal
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Float, Float32
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -52,19 +52,21 @@ from chestmap.errors import BadModel, did_you_mean
 from chestmap.nn.alignment import Aligned, Aligner, aligned
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import resized
-from chestmap.nn.cam import class_maps, normalized
+from chestmap.nn.cam import class_maps
 from chestmap.nn.losses import balanced_bce
+from chestmap.nn.masks import MaskMean, Masks, symmetric
 from chestmap.settings import Settings
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, Schedule, Task
 from chestmap.training.alignment import Alignment, AlignmentSettings, align, make_anchor
 from chestmap.types import Findings
 
+__all__ = ["METHOD", "Classifier", "DiseaseMasksSettings", "MaskMean", "attended", "drawn_masks", "symmetric", "write_masks"]
+
 OWN_LEVEL = 60 / 255  # of Wang 2017, whose second level, 180, lies within it
 ALL_STAGES = (1, 2, 3, 4)  # conv2_x to conv5_x, which the perceptual loss compares
 
 Maps = Float[Tensor, "batch finding h w"]
-Masks = Float[Tensor, "finding h w"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Area = Annotated[tuple[tuple[Share, Share], ...], Field(min_length=3)]
 ADAM = Schedule(epochs=5, batch_size=32, learning_rate=1e-4, augment=False)
@@ -127,32 +129,6 @@ def map_shape(canvas: tuple[int, int], stride: int) -> tuple[int, int]:
 def attended(evidence: Maps, masks: Masks) -> Maps:
     """What eq. 4 and 5 come to: sum_k w_k (ψ f_k + f_k) = (1 + ψ) sum_k w_k f_k."""
     return (1 + masks) * evidence
-
-
-def symmetric(maps: Maps, mirrored: Bool[Tensor, "finding"]) -> Maps:
-    """The lower case of eq. 3: H(L) + L for the findings that occur on both sides, L for the others."""
-    return torch.where(mirrored[:, None, None], maps.flip(-1) + maps, maps)
-
-
-class MaskMean:
-    """The sum and count in eq. 3, batch by batch."""
-
-    def __init__(self, mirrored: Bool[Tensor, "finding"], least_score: float) -> None:
-        self.mirrored, self.least_score = mirrored, least_score
-        self.total: Tensor | None = None
-        self.count = torch.zeros(len(mirrored), dtype=torch.float64)
-
-    def add(self, evidence: Maps, logits: Float[Tensor, "batch finding"]) -> None:
-        confident = (torch.sigmoid(logits.double()) >= self.least_score).double()
-        added = torch.einsum("bf,bfhw->fhw", confident, normalized(symmetric(evidence.double(), self.mirrored)))
-        self.total = added if self.total is None else self.total + added
-        self.count += confident.sum(0)
-
-    def masks(self, level: float) -> Masks:
-        """T: what lies below `level` of the way from the least to the greatest value is cleared; all zero without an image."""
-        assert self.total is not None
-        mean = self.total / self.count.clamp_min(1)[:, None, None]
-        return torch.where(normalized(mean) >= level, mean, 0.0).float()
 
 
 def drawn_masks(
@@ -287,6 +263,10 @@ METHOD = Method(
     build=build,
     recipe=recipe,
     own_rule=lambda _: OwnRule(OWN_LEVEL),
+    refuses={
+        "alignment": "it aligns itself (method.aligned)",
+        "masks": "it has masks of its own (method.masks)",
+    },
     tiny={
         "backbone": {"name": "test_resnet"},
         "alignment": {"aligner": {"backbone": {"name": "test_resnet"}}, "pool": 4, "anchor_images": 16},

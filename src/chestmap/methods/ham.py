@@ -168,7 +168,12 @@ class Ham(nn.Module):
         self.positive_head = nn.Linear(width, 1, bias=False) if settings.positive_weight else None
 
     def forward(self, images: Float[Tensor, "batch 1 height width"]) -> Attention:
-        features = self.encoder(self.backbone(images))
+        return self.read(self.features(images))
+
+    def features(self, images: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch channel h w"]:
+        return self.encoder(self.backbone(images))
+
+    def read(self, features: Float[Tensor, "batch channel h w"]) -> Attention:
         vector = pooled(features, self.pooling, self.r)
         logits, maps = self._judged(features, vector, self.finding_head)
         if self.positive_head is None:

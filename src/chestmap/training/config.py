@@ -1,4 +1,4 @@
-"""The one TOML file of a training: `[run]`, `[data]`, `[method]` and, for a search of settings, `[search]`."""
+"""The one TOML file of a training: `[run]`, `[data]`, `[method]`, what stands around it in `[around]`, and `[search]`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import create_model
 
 from chestmap.errors import BadSettings, did_you_mean
 from chestmap.settings import Settings, Tree, checked, read_toml, with_overrides, write_toml
+from chestmap.training.around import AroundSettings, refusals
 from chestmap.training.data import DataSettings
 from chestmap.training.method import Method
 from chestmap.training.run_settings import RunSettings
@@ -26,6 +27,7 @@ class Config:
     data: DataSettings
     method: Method
     settings: Any
+    around: AroundSettings | None
     search: SearchSettings | None
     tree: Tree
     name: str
@@ -37,9 +39,10 @@ class Config:
 
     @property
     def lasting(self) -> dict[str, Any]:
-        """The method's settings without its schedules: what every step of a run is recorded with."""
+        """The settings of the method and around it, without schedules: what every step of a run is recorded with."""
         schedules = {key for key in type(self.settings).model_fields if isinstance(getattr(self.settings, key), Schedule)}
-        return self.settings.model_dump(mode="json", exclude=schedules)
+        around = self.around.of_steps if self.around else {}
+        return self.settings.model_dump(mode="json", exclude=schedules) | ({"around": around} if around else {})
 
 
 def read_config(path: Path, overrides: Sequence[str], methods: Mapping[str, Method]) -> Config:
@@ -55,6 +58,7 @@ def config_of(tree: Tree, methods: Mapping[str, Method], *, name: str) -> Config
     fields: dict[str, Any] = {
         "run": (RunSettings, RunSettings()),
         "data": (DataSettings, ...),
+        "around": (AroundSettings | None, None),
         "search": (SearchSettings | None, None),
     }
     mistakes: list[str] = []
@@ -70,6 +74,8 @@ def config_of(tree: Tree, methods: Mapping[str, Method], *, name: str) -> Config
         table = checked(model, rest, name=name)
     except BadSettings as error:
         mistakes.append(str(error))
+    if method and table and table.around:
+        mistakes += [f"{name}: {line}" for line in refusals(method, table.method, table.around)]
     if mistakes or method is None:
         raise BadSettings("\n".join(mistakes))
-    return Config(table.run, table.data, method, table.method, table.search, tree, name, table)
+    return Config(table.run, table.data, method, table.method, table.around, table.search, tree, name, table)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class Method:
     """Made once at the end of a room as `METHOD` and listed in `methods/__init__.py`.
 
+    `refuses` says what of `training.around` makes no sense around it ("alignment", "masks", "erasing"), and why.
     `build(settings, findings, canvas)` gives an untrained network whose `forward(images)` returns an `Output`; canvas is
     (width, height). `recipe(run, data, settings)` gives the trained one. `tiny` are settings (a table as in TOML) with which
     the conformance suite trains in seconds.
@@ -33,4 +34,5 @@ class Method:
     build: Callable[[Any, Findings, tuple[int, int]], nn.Module]
     recipe: Callable[[Run, Data, Any], nn.Module]
     own_rule: Callable[[Any], OwnRule]
+    refuses: Mapping[str, str] = field(default_factory=dict, hash=False)
     tiny: Mapping[str, Any] = field(default_factory=dict, hash=False)

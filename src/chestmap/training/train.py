@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ from torch import nn
 
 from chestmap.data.pack import PackSettings
 from chestmap.data.part import Part
+from chestmap.training.around import AroundSettings, train_around
 from chestmap.training.config import Config
 from chestmap.training.data import Data, open_data
+from chestmap.training.folder import read_json
 from chestmap.training.method import Method
 from chestmap.training.run import Observer, Run
 from chestmap.types import Findings
@@ -28,6 +31,7 @@ class Trained:
     canvas: PackSettings
     network: nn.Module
     data: dict[str, Any]
+    around: AroundSettings | None = None
 
 
 def train(
@@ -40,7 +44,8 @@ def train(
 ) -> Path:
     """Trains what is left of the recipe; `write_model` (of `inference`) fills `model/`, whose path is returned.
 
-    Run again with the same config it goes on where it was killed, and does nothing where all is done; `model/` goes when a step is made anew.
+    Run again with the same config it goes on where it was killed, and does nothing where all is done; `model/` goes when a step
+    is made anew or other erasing is asked for.
     """
     run = Run(folder, config.run, method=config.lasting, augment=config.data.augment, observe=observe, progress=progress)
     with run:
@@ -48,14 +53,22 @@ def train(
             config.write(folder / "config.toml")
         with run.fabric.rank_zero_first():
             data = open_data(config.data, progress=progress and run.first)
-        network = config.method.recipe(run, data, config.settings).eval()
+        network = train_around(run, data, config.method, config.settings, config.around).eval()
+        if run.first and _is_other(folder / "model", config.around):
+            shutil.rmtree(folder / "model")
         if write_model and not (folder / "model").exists():
-            trained = Trained(config.method, config.settings, data.findings, data.pack, network, _about(data))
+            trained = Trained(config.method, config.settings, data.findings, data.pack, network, _about(data), config.around)
             run.put(folder / "model", lambda place: write_model(place, trained))
         if run.first:
             config.write(folder / "config.toml")  # schedules of finished steps may differ in what does not count
         run.screen.table(run.steps)
     return folder / "model"
+
+
+def _is_other(model: Path, around: AroundSettings | None) -> bool:
+    """Whether the model was written with something else around it; erasing needs no step that would be refused."""
+    about = read_json(model / "model.json")
+    return about is not None and about.get("around", {}) != (around.of_model if around else {})
 
 
 def _about(data: Data) -> dict[str, Any]:
