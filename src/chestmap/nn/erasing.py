@@ -85,7 +85,8 @@ def peak_region(maps: Maps, level: float = LEVEL) -> Bool[Tensor, "*batch h w"]:
     """
     above = (normalized(maps) >= level) & ~is_flat(maps)[..., None, None]
     peak = above & (maps == maps.amax((-2, -1), keepdim=True))
-    return _spread(peak, above) if torch.compiler.is_exporting() else _labeled(peak, above)
+    traced = torch.compiler.is_exporting() or torch.compiler.is_compiling()
+    return _spread(peak, above) if traced else _labeled(peak, above)
 
 
 def _labeled(seeds: Bool[Tensor, "*batch h w"], mask: Bool[Tensor, "*batch h w"]) -> Bool[Tensor, "*batch h w"]:
@@ -103,9 +104,8 @@ def _labeled(seeds: Bool[Tensor, "*batch h w"], mask: Bool[Tensor, "*batch h w"]
 
 
 def _spread(seeds: Bool[Tensor, "*batch h w"], mask: Bool[Tensor, "*batch h w"]) -> Bool[Tensor, "*batch h w"]:
-    """The same in tensors alone, for export: h + w rounds of growing by one cell, which only a winding region outlasts."""
+    """The same in tensors alone, for graphs: h + w rounds of growing by one cell, which only a winding region outlasts."""
+    grown, inside = seeds.float(), mask.float()
     for _ in range(sum(mask.shape[-2:])):
-        wide = functional.pad(seeds, (1, 1, 1, 1))
-        across = wide[..., :-2] | wide[..., 1:-1] | wide[..., 2:]
-        seeds = (across[..., :-2, :] | across[..., 1:-1, :] | across[..., 2:, :]) & mask
-    return seeds
+        grown = functional.max_pool2d(grown, 3, stride=1, padding=1) * inside
+    return grown > 0
