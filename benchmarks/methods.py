@@ -43,7 +43,7 @@ PLAIN = ("positive_weight=0", "bound_weight=0", "union_weight=0")
 BOXES = ("box_weight=0.5",)
 ROWS = {
     "cam": Row("cam", title="classifier, LSE"),
-    "patch_mil": Row("patch_mil", root="phantom-0", title="patches, noisy-OR"),
+    "patch_mil": Row("patch_mil", title="patches, noisy-OR"),
     "ham": Row("ham", title="HAM without boxes"),
     "attention_mining": Row("attention_mining", title="attention mining, t = 3"),
     "disease_masks": Row("disease_masks", title="disease masks"),
@@ -57,6 +57,19 @@ ROWS = {
     "ham-boxes": ham(*BOXES, root="phantom-80", title="HAM, 80 % of boxes, AMSE"),
     "ham-boxes-mse": ham(*BOXES, 'box_loss="mse"', root="phantom-80", title="HAM, 80 % of boxes, MSE"),
     "ham-boxes-sr": ham(*BOXES, "self_refinement=true", root="phantom-80", title="HAM, 80 % of boxes, self-refinement"),
+    # attention mining
+    "am-t1": Row("attention_mining", ("method.shown=1",), of="attention_mining", title="maps of one step"),
+    "am-kp-none": Row("attention_mining", ('method.preservation="none"',), title="no knowledge preservation"),
+    "am-msa-16": Row("attention_mining", ("method.steps=0", "method.backbone.output_stride=16"), title="MSA at stride 16"),
+    "am-none-16": Row(
+        "attention_mining",
+        ("method.steps=0", 'method.upsample="none"', "method.backbone.output_stride=16"),
+        title="stride 16 without MSA",
+    ),
+    # AG-CNN
+    "ag-global": Row("ag_cnn", ('method.answer="global"',), of="ag_cnn", title="AG-CNN, global branch"),
+    "ag-local": Row("ag_cnn", ('method.answer="local"',), of="ag_cnn", title="AG-CNN, local branch"),
+    "ag-glf": Row("ag_cnn", ('method.order="GLF"', "method.fusion_branch.epochs=6"), title="AG-CNN, all at once"),
     # CIA-Net
     "cia-base": Row("cia_net", ("method.contrast=false",), "phantom-0", title="CIA-Net's base"),
     "cia-random": Row("cia_net", ('method.partner="random"',), "phantom-0", title="random partners"),
@@ -104,6 +117,12 @@ CLAIMS = (
     Claim("HAM", "boxes localize better than none", "ham-boxes", "ham"),
     Claim("HAM", "AMSE localizes better than MSE", "ham-boxes", "ham-boxes-mse"),
     Claim("HAM", "self-refinement raises T(IoR)", "ham-boxes-sr", "ham-boxes", "T(IoR)"),
+    Claim("Attention mining", "maps of three steps localize better than of one", "attention_mining", "am-t1"),
+    Claim("Attention mining", "knowledge preservation keeps AUC", "attention_mining", "am-kp-none", "AUC"),
+    Claim("Attention mining", "MSA localizes nodules better", "am-msa-16", "am-none-16", "T(IoU)", "Nodule"),
+    Claim("AG-CNN", "fusion has a higher AUC than the global branch", "ag_cnn", "ag-global", "AUC"),
+    Claim("AG-CNN", "fusion has a higher AUC than the local branch", "ag_cnn", "ag-local", "AUC"),
+    Claim("AG-CNN", "training one after the other (G_L_F) is better than all at once", "ag_cnn", "ag-glf", "AUC"),
     Claim("CIA-Net", "contrast-induced attention localizes better than the base", "cia_net", "cia-base"),
     Claim("CIA-Net", "similar partners are better than random ones", "cia_net", "cia-random"),
     Claim("CIA-Net", "random partners are better than a canonical one", "cia-random", "cia-canonical"),
