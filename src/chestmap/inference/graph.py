@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -46,16 +46,25 @@ class Graph(nn.Module):
 
 
 class PixelGraph(Graph):
-    """Canvas pixels as a pack has them, 0 … 255, to scores (calibrated where the model is) and maps."""
+    """Canvas pixels as a pack has them, 0 … 255, to scores (calibrated where the model is) and maps, of some findings or all."""
 
-    def __init__(self, network: nn.Module, slope: Float[Tensor, "finding"], offset: Float[Tensor, "finding"]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        slope: Float[Tensor, "finding"],
+        offset: Float[Tensor, "finding"],
+        chosen: Int64[Tensor, "some"] | None = None,
+    ) -> None:
         super().__init__(network)
         self.register_buffer("slope", slope)
         self.register_buffer("offset", offset)
+        self.register_buffer("chosen", chosen)
 
     def forward(self, images: Shaped[Tensor, "batch 1 height width"]) -> tuple[Tensor, Tensor]:
         output = self.network(images.float() / 255)
-        return torch.sigmoid(output.logits * self.get_buffer("slope") + self.get_buffer("offset")), output.maps
+        scores = torch.sigmoid(output.logits * self.get_buffer("slope") + self.get_buffer("offset"))
+        chosen = self._buffers["chosen"]
+        return (scores, output.maps) if chosen is None else (scores[:, chosen], output.maps[:, chosen])
 
 
 def traced(graph: Graph, canvas: tuple[int, int], name: str) -> ExportedProgram:

@@ -35,7 +35,7 @@ from chestmap.types import Findings, Frame, Prediction, Radiograph
 Forward = Callable[[Float[Tensor, "batch 1 h w"]], tuple[np.ndarray, np.ndarray]]
 """Images in [0, 1] to logits [batch, finding] and raw maps [batch, finding, h, w]; see `forward.py`."""
 
-Arrays = tuple[Float32[np.ndarray, "batch finding"], Float16[np.ndarray, "batch finding h w"]]
+Arrays = tuple[Float32[np.ndarray, "batch finding"], Float16[np.ndarray, "batch finding map_h map_w"]]
 
 
 class Predictor:

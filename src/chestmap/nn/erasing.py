@@ -42,7 +42,8 @@ def erase(
 
 def without_peak(maps: Maps, mask: Masks, level: float = LEVEL) -> Masks:
     """The mask with 0 in the region of each map's peak; unchanged for a map that is flat or not finite."""
-    return mask.masked_fill(peak_region(maps, level), 0)
+    gone = peak_region(maps, level)
+    return mask & ~gone if mask.dtype == torch.bool else mask.masked_fill(gone, 0)
 
 
 def aggregate(maps: Sequence[Maps] | Shaped[Tensor, "step *batch h w"], masks: Sequence[Masks] | Tensor) -> Maps:

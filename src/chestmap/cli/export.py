@@ -1,0 +1,31 @@
+"""`chestmap export`: a model for programs that have no torch."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(export)
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, such as runs/NAME/model.")],
+    out: Annotated[Path, typer.Option(help="The export folder; new, or empty.")],
+    formats: Annotated[
+        list[Literal["onnx", "openvino", "pt2"]] | None, typer.Option("--format", help="onnx (by default), openvino or pt2; repeatable.")
+    ] = None,
+) -> None:
+    """Write a model as ONNX, for OpenVINO, or as a torch.export program: canvas pixels in, scores and maps out.
+
+    The folder says how an image gets on the canvas and needs neither chestmap nor (but for pt2) torch. Each graph is run and
+    compared with torch before the folder is there.
+
+    Example: `chestmap export runs/image-labels/model --format onnx --format openvino --out exported`
+    """
+    from chestmap.inference.export import export as write
+    from chestmap.inference.model_folder import open_model
+    from chestmap.methods import METHODS
+
+    typer.echo(write(open_model(model, METHODS), list(dict.fromkeys(formats or ["onnx"])), out))
