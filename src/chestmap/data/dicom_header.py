@@ -38,7 +38,8 @@ FAILURES = (
 """What pydicom and the decoders raise on damaged data; none of them promises a type."""
 
 WANTED = (
-    "SpecificCharacterSet", "SOPClassUID", "Modality", "PresentationIntentType", "PatientID", "BodyPartExamined",
+    "SpecificCharacterSet", "SOPClassUID", "Modality", "PresentationIntentType", "Manufacturer", "ManufacturerModelName",
+    "PatientID", "BodyPartExamined",
     "ViewPosition", "ViewCodeSequence", "ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing",
     "PatientOrientation", "BurnedInAnnotation", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
     "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",

@@ -50,6 +50,8 @@ def check_kind(header: Header) -> None:
         raise BadImage(f"{uid.UID(storage).name}; radiographs are read (CR, DX, secondary capture): give those")
     if modality and modality not in MODALITIES:
         raise BadImage(f"modality {modality}; radiographs are read ({', '.join(MODALITIES)}): give those")
+    if header.text("Manufacturer") == header.text("ManufacturerModelName") == "chestmap":
+        raise BadImage("a result that chestmap wrote, not a radiograph: give the radiograph itself")
     if not storage and not modality:
         raise BadImage("neither SOP class nor modality says what it is; a radiograph says CR or DX: export it again")
     if not storage or not modality:

@@ -1,7 +1,17 @@
 """Results as DICOM objects, and radiographs without what tells whose they are. `docs/dicom.md` says what each is for."""
 
-from chestmap.reports.dicom.about import DEFAULT_KINDS, KINDS, About, Kind, is_result
+from chestmap.reports.dicom.about import DEFAULT_KINDS, KINDS, About, Kind, is_result, kinds_of
 from chestmap.reports.dicom.source import read_source
 from chestmap.reports.dicom.write import result_objects, write_dicom
 
-__all__ = ["DEFAULT_KINDS", "KINDS", "About", "Kind", "is_result", "read_source", "result_objects", "write_dicom"]
+__all__ = [
+    "DEFAULT_KINDS",
+    "KINDS",
+    "About",
+    "Kind",
+    "is_result",
+    "kinds_of",
+    "read_source",
+    "result_objects",
+    "write_dicom",
+]

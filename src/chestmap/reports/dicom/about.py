@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 
 from chestmap import __version__
 from chestmap.data.predictions import OwnRule
+from chestmap.errors import BadInput, did_you_mean
 
 Kind = Literal["sr", "gsps", "sc", "scores", "seg", "pmap"]
 """`sr` boxes as a structured report, `gsps` boxes as a presentation state, `sc` a picture, `scores` all scores as text,
@@ -22,6 +23,15 @@ Kind = Literal["sr", "gsps", "sc", "scores", "seg", "pmap"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DEFAULT_KINDS: tuple[Kind, ...] = ("sr", "gsps", "sc")
 """No single object is shown by every viewer; these three together reach all of them (docs/dicom.md)."""
+
+
+def kinds_of(names: Sequence[str]) -> tuple[Kind, ...]:
+    """Each once, in the order given; an unknown one is an error that offers the nearest."""
+    for name in names:
+        if name not in KINDS:
+            raise BadInput(f'result kind "{name}" is not one of {", ".join(KINDS)}{did_you_mean(name, KINDS)}')
+    return tuple(kind for name in dict.fromkeys(names) for kind in KINDS if kind == name)
+
 
 PRODUCT = "chestmap"
 CERTAIN_ENOUGH = 0.5

@@ -41,9 +41,10 @@ def presentation(result: Result) -> Dataset:
 
 
 def _layer(place: int, finding: str) -> pr.GraphicLayer:
-    """A name is a code string of 16; the number keeps two long names apart."""
+    """A name is a code string of 16 that starts with a letter; the number keeps two long names apart."""
     plain = "".join(letter if letter.isascii() and letter.isalnum() else " " for letter in finding.upper())
-    name = f"{plain[:13].strip()} {place}".strip()[:16]
+    words = " ".join(plain.split())
+    name = f"{(words if words[:1].isalpha() else f'F {words}')[:13].strip()} {place}"[:16]
     return pr.GraphicLayer(name, order=place, description=printable(finding, 64), display_color=YELLOW)
 
 

@@ -10,8 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from chestmap.data.dicom_header import quiet
-from chestmap.errors import BadInput, did_you_mean
-from chestmap.reports.dicom.about import DEFAULT_KINDS, KINDS, About, Kind
+from chestmap.reports.dicom.about import DEFAULT_KINDS, About, Kind, kinds_of
 from chestmap.reports.dicom.capture import capture
 from chestmap.reports.dicom.marks import Result
 from chestmap.reports.dicom.parametric import parametric_map
@@ -51,9 +50,6 @@ def result_objects(
     source: Dataset, prediction: Prediction, model: About, kinds: Sequence[Kind] = DEFAULT_KINDS
 ) -> Iterator[tuple[Kind, Dataset]]:
     """The same as `write_dicom`, in memory, for sending."""
-    for kind in kinds:
-        if kind not in KINDS:
-            raise BadInput(f'result kind "{kind}" is not one of {", ".join(KINDS)}{did_you_mean(kind, KINDS)}')
     result = Result(referenced(source), source, prediction, model)
     with quiet():
         for kind in _asked(kinds, result):
@@ -66,7 +62,7 @@ def result_objects(
 
 def _asked(kinds: Sequence[Kind], result: Result) -> list[Kind]:
     """What the report of boxes cannot hold, a finding without one, is told as text, so that it is not lost."""
-    asked = list(dict.fromkeys(kinds))
+    asked = list(kinds_of(kinds))
     if "sr" in asked and "scores" not in asked and (result.unboxed or not result.marks):
         asked.insert(asked.index("sr") + 1, "scores")
     return asked
