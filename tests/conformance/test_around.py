@@ -9,16 +9,16 @@ import torch
 
 from chestmap.data.loader import Loader, LoaderSettings
 from chestmap.errors import BadSettings
+from chestmap.inference.forward import open_forward
 from chestmap.inference.model_folder import open_model, write_model
 from chestmap.methods import METHODS
 from chestmap.methods.cam import Cam, CamSettings
 from chestmap.nn.alignment import Aligner, AlignerSettings
 from chestmap.nn.around import Masked
 from chestmap.nn.erasing import mined
-from chestmap.settings import read_toml
 from chestmap.training import train as train_module
 from chestmap.training.around import TINY, AlignedBatches, AroundSettings, build_around, refusals
-from chestmap.training.config import config_of
+from chestmap.training.config import config_of, read_config
 from chestmap.training.run import Run
 from chestmap.training.train import train
 from chestmap.types import Box, Findings
@@ -101,7 +101,7 @@ def test_all_three_around_a_room(dataset, tmp_path, monkeypatch):
     steps = ["1-anchor", "2-align", "3-pairs", "4-attend", "5-masks", "6-mask"]
     assert sorted(entry.name for entry in folder.glob("[0-9]-*")) == steps
     assert Seen.parts == {"align": False, "attend": True, "mask": True}
-    assert set(read_toml(folder / "config.toml")["around"]) == set(TINY)
+    assert read_config(folder / "config.toml", [], METHODS).around == config.around
     model, images = open_model(folder / "model", METHODS), torch.rand(3, 1, 64, 64)
     assert not any(value.is_meta for value in (*model.network.parameters(), *model.network.buffers()))
     with torch.no_grad():
@@ -109,6 +109,9 @@ def test_all_three_around_a_room(dataset, tmp_path, monkeypatch):
     assert torch.equal(one.logits, other.logits)
     assert torch.equal(one.maps, other.maps)
     assert one.maps.shape == (3, 3, 8, 8)
+    logits, maps = open_forward(model)(images)  # folded, as everything that predicts runs it
+    np.testing.assert_allclose(logits, one.logits, atol=1e-4)
+    np.testing.assert_allclose(maps, one.maps, atol=1e-3)
     weights = folder / "4-attend" / "weights.safetensors"
     before, sha = weights.stat().st_mtime_ns, model.sha256
     train(config_around(dataset, "ham", **{**TINY, "erasing": {"steps": 1}}), tmp_path, write, progress=False)
