@@ -1,0 +1,89 @@
+// The service's HTTP interface. Paths are relative, so the page also works below a reverse proxy's prefix.
+
+const REVIEWER = "chestmap.reviewer", SIGNED = "chestmap.signed-in";
+const WAIT = 30000;
+
+/** What came back instead of an answer; `status` is 0 where the service could not be reached. */
+export class Failure extends Error {
+  constructor(status, body, retryAfter = 0) {
+    super(body?.error ?? (status ? `the service answered ${status}` : "the service cannot be reached"));
+    this.status = status;
+    this.body = body;
+    this.retryAfter = retryAfter;
+  }
+
+  /** Trying again later may help: not reached, too busy, or broken for the moment. */
+  get passing() { return this.status === 0 || this.status === 429 || this.status >= 500; }
+}
+
+export const reviewer = {
+  get name() { return localStorage.getItem(REVIEWER) ?? ""; },
+  set name(value) { localStorage.setItem(REVIEWER, value); },
+  /** Whether the name came with a token. */
+  get signed() { return localStorage.getItem(SIGNED) !== null; },
+  set signed(value) { if (value) localStorage.setItem(SIGNED, "1"); else localStorage.removeItem(SIGNED); },
+};
+
+let signIn = async () => false;
+/** `ask` is called at 401 and says whether it is worth another try. */
+export function whenSignedOut(ask) { signIn = ask; }
+
+async function send(path, { method = "GET", json, form, keepalive = false, wait = WAIT } = {}) {
+  const headers = {};
+  if (method !== "GET") {
+    headers["X-Chestmap"] = "1";
+    headers["X-Reviewer"] = encodeURIComponent(reviewer.name);
+  }
+  if (json !== undefined) headers["Content-Type"] = "application/json";
+  const body = form ?? (json === undefined ? undefined : JSON.stringify(json));
+  try {
+    return await fetch(path, { method, headers, body, keepalive, credentials: "same-origin", signal: AbortSignal.timeout(wait) });
+  } catch (problem) {
+    throw new Failure(0, { error: problem.name === "TimeoutError" ? "the service did not answer in time" : undefined });
+  }
+}
+
+async function ask(path, options = {}, again = true) {
+  const answer = await send(path, options);
+  if (answer.ok) return answer;
+  const body = await answer.json().catch(() => null);
+  if (answer.status === 401 && again && !options.quiet && await signIn()) return ask(path, options, false);
+  throw new Failure(answer.status, body, Number(answer.headers.get("Retry-After")) || 0);
+}
+
+const json = async (path, options) => (await ask(path, options)).json();
+const bytes = async path => (await ask(path, { wait: 120000 })).arrayBuffer();
+const study = id => `v1/studies/${encodeURIComponent(id)}`;
+
+export const models = () => json("v1/models").then(answer => answer.models);
+export const studies = query => json(`v1/studies?${new URLSearchParams(query)}`);
+export const openStudy = id => json(study(id));
+export const history = id => json(`${study(id)}/history`).then(answer => answer.versions);
+export const thumbnail = id => `${study(id)}/thumbnail`;
+export const pixels = async id => new Uint16Array(await bytes(`${study(id)}/pixels`));
+export const maps = async (id, model) => new Uint8Array(await bytes(`${study(id)}/maps/${encodeURIComponent(model)}`));
+export const startSession = token => json("v1/session", { method: "POST", json: { token }, quiet: true });
+
+export const endSession = () => ask("v1/session", { method: "DELETE", quiet: true });
+
+export const putReview = (id, base, review, keepalive = false) =>
+  json(`${study(id)}/review`, { method: "PUT", json: { base, ...review }, keepalive });
+
+/** Hands in one file and does not wait for its result. */
+export function upload(file) {
+  const form = new FormData();
+  form.append("files", file, file.name);
+  return json("v1/predict?wait=0", { method: "POST", form, wait: 120000 });
+}
+
+const KEPT = 4, kept = new Map();
+
+/** Study and pixels, fetched once; the next study of the list is fetched while the current one is read. */
+export function pixelsOnce(id) {
+  const coming = kept.get(id) ?? pixels(id);
+  kept.delete(id);
+  kept.set(id, coming);
+  coming.catch(() => kept.delete(id));
+  for (const old of [...kept.keys()].slice(0, -KEPT)) kept.delete(old);
+  return coming;
+}

@@ -1,0 +1,128 @@
+// One image on the page: its pixels, window and view. Whoever owns it sets `layers`, `boxes` and `opacity` and calls draw().
+
+import { autoWindow, Raster, windowTable } from "./levels.js";
+import { paint } from "./paint.js";
+import { centered, fit, pan, shared, unshared, zoomAbout } from "./viewport.js";
+
+export const PRESETS = { stored: "As stored", auto: "Automatic", full: "Full range" };
+
+export class Pane {
+  /** `root` holds canvas.stage and the corner texts; `viewed` hears every change of the view that a person made. */
+  constructor(root, viewed) {
+    this.root = root;
+    this.canvas = root.querySelector("canvas.stage");
+    this.context = this.canvas.getContext("2d", { alpha: false });
+    this.viewed = viewed;
+    this.clear();
+    new ResizeObserver(() => this.resize()).observe(root.querySelector(".room"));
+  }
+
+  get ready() { return this.raster !== null; }
+  get stage() { return { width: this.canvas.clientWidth, height: this.canvas.clientHeight }; }
+
+  clear() {
+    Object.assign(this, { raster: null, study: null, layers: [], boxes: [], opacity: 0.5, inverted: false, preset: "stored", fitted: true });
+    this.context.setTransform(1, 0, 0, 1, 0, 0);
+    this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
+  }
+
+  load(study, pixels) {
+    this.clear();
+    this.study = study;
+    this.image = study.image;
+    this.raster = new Raster(pixels, study.image.width, study.image.height);
+    this.setPreset("stored");
+    this.resize();
+    this.fit();
+  }
+
+  resize() {
+    const ratio = window.devicePixelRatio || 1, { width, height } = this.stage;
+    if (!width || !height) return;
+    const middle = this.ready && this.view && this.held ? shared(this.view, this.image, this.held) : null;
+    this.canvas.width = Math.round(width * ratio);
+    this.canvas.height = Math.round(height * ratio);
+    this.held = this.stage;
+    if (this.ready) {
+      this.view = middle && !this.fitted ? unshared(middle, this.image, this.stage) : fit(this.image, this.stage);
+      this.paintNow();
+    }
+  }
+
+  setWindow(center, width, preset = "") {
+    const range = this.image.high - this.image.low || 1;
+    this.window = {
+      center: Math.min(this.image.high + range, Math.max(this.image.low - range, center)),
+      width: Math.min(4 * range, Math.max(range / 4096, width)),
+    };
+    this.preset = preset;
+    this.table = null;
+    this.windowed?.(preset);
+    this.draw();
+  }
+
+  setPreset(name) {
+    const { low, high, window } = this.image;
+    const chosen = name === "auto" ? autoWindow(this.raster.levels[0].pixels)
+      : name === "stored" && window ? window : { center: (low + high) / 2, width: high - low };
+    this.setWindow(chosen.center, chosen.width, name);
+  }
+
+  /** Moves the window; a drag over `across` pixels changes the width by itself once over. */
+  changeWindow(dx, dy) {
+    const step = Math.max(this.window.width, (this.image.high - this.image.low) / 64) / 400;
+    this.setWindow(this.window.center + dy * step, this.window.width + dx * step);
+  }
+
+  invert() { this.inverted = !this.inverted; this.table = null; this.draw(); }
+
+  look(view, { fitted = false, quiet = false } = {}) {
+    this.view = view;
+    this.fitted = fitted;
+    this.draw();
+    if (!quiet) this.viewed?.(this);
+  }
+
+  fit() { if (this.ready) this.look(fit(this.image, this.stage), { fitted: true }); }
+  zoom(factor, point = { x: this.stage.width / 2, y: this.stage.height / 2 }) { this.look(zoomAbout(this.view, factor, point)); }
+  pan(dx, dy) { this.look(pan(this.view, dx, dy, this.image, this.stage)); }
+
+  /** One image pixel on one screen pixel, the middle kept. */
+  actual() {
+    const middle = shared(this.view, this.image, this.stage), zoom = 1 / (window.devicePixelRatio || 1);
+    this.look(centered(zoom, middle.x * this.image.width, middle.y * this.image.height, this.stage));
+  }
+
+  get common() { return shared(this.view, this.image, this.stage); }
+  follow(other) { if (this.ready) this.look(unshared(other.common, this.image, this.stage), { fitted: other.fitted, quiet: true }); }
+
+  draw() {
+    if (!this.ready || this.frame) return;
+    this.frame = requestAnimationFrame(() => { this.frame = 0; if (this.ready) this.paintNow(); });
+  }
+
+  paintNow() {
+    if (!this.view || !this.canvas.width) return;
+    const { center, width } = this.window, key = `${center} ${width} ${this.inverted}`;
+    this.table ??= windowTable(this.window, this.inverted);
+    const unit = parseFloat(getComputedStyle(document.documentElement).fontSize) || 16;
+    paint(this.context, {
+      raster: this.raster, table: this.table, key, image: this.image, view: this.view, ratio: window.devicePixelRatio || 1,
+      layers: this.layers, boxes: this.boxes, opacity: this.opacity, unit,
+    }, this.stage);
+    this.corner("window", `W ${Math.round(width)}  L ${Math.round(center)}${this.inverted ? "  inverted" : ""}`);
+    this.corner("zoom", `${Math.round(this.view.zoom * (window.devicePixelRatio || 1) * 100)} %`);
+  }
+
+  corner(name, text) {
+    const place = this.root.querySelector(`[data-corner=${name}]`);
+    if (place && place.textContent !== text) place.textContent = text;
+  }
+
+  /** The grey level under a point of the stage, for the readout. */
+  level(point) {
+    const x = Math.floor((point.x - this.view.x) / this.view.zoom), y = Math.floor((point.y - this.view.y) / this.view.zoom);
+    if (x < 0 || y < 0 || x >= this.image.width || y >= this.image.height) return "";
+    return `${x}, ${y}: ${this.raster.levels[0].pixels[y * this.image.width + x]}`;
+  }
+}

@@ -1,0 +1,68 @@
+// What a reviewer says of a study: for each finding a verdict and boxes, beside them a note and how far the reading is.
+// A review is never changed in place; the log keeps the earlier ones for undo.
+
+export const VERDICTS = ["accept", "reject", "correct"];
+export const UNSET = Object.freeze({ verdict: "unset", boxes: Object.freeze([]) });
+
+const plainBox = ({ x0, y0, x1, y1 }) => ({ x0, y0, x1, y1 });
+
+/** The part of a review that a reviewer makes, in one order, so that equal ones are equal as text. */
+export function content(review) {
+  const findings = {};
+  for (const name of Object.keys(review?.findings ?? {}).sort()) {
+    const { verdict, boxes } = review.findings[name];
+    if (verdict !== "unset") findings[name] = { verdict, boxes: (boxes ?? []).map(plainBox) };
+  }
+  return { state: review?.state ?? "no", findings, note: review?.note ?? "" };
+}
+
+export const same = (a, b) => JSON.stringify(content(a)) === JSON.stringify(content(b));
+export const of = (review, finding) => review.findings[finding] ?? UNSET;
+
+/** The review with one finding said; a first word makes an unread study partly read. */
+export function saying(review, finding, verdict, boxes) {
+  const findings = { ...review.findings, [finding]: { verdict, boxes } };
+  if (verdict === "unset") delete findings[finding];
+  return { ...review, findings, state: review.state === "no" ? "part" : review.state };
+}
+
+export class Log {
+  constructor(review, changed) {
+    this.changed = changed;
+    this.replace(review);
+  }
+
+  /** Another starting point, such as the merged review after a conflict. */
+  replace(review) {
+    this.now = content(review);
+    this.past = [];
+    this.future = [];
+    this.tag = "";
+  }
+
+  /** Makes `next` the review; steps with the same tag in a row, such as a held arrow key, are undone as one. */
+  change(next, tag = "") {
+    const to = content(next);
+    if (same(to, this.now)) return;
+    if (!tag || tag !== this.tag) this.past.push(this.now);
+    this.tag = tag;
+    this.future = [];
+    this.now = to;
+    this.changed();
+  }
+
+  /** Ends a row of steps that would be undone as one. */
+  pause() { this.tag = ""; }
+
+  undo() { return this.step(this.past, this.future); }
+  redo() { return this.step(this.future, this.past); }
+
+  step(from, to) {
+    if (!from.length) return false;
+    to.push(this.now);
+    this.now = from.pop();
+    this.tag = "";
+    this.changed();
+    return true;
+  }
+}

@@ -1,0 +1,187 @@
+// The worklist: unread studies first, then those in progress, then the done ones; within each in the order the service gives.
+
+import * as api from "./api.js";
+import { drafts } from "./autosave.js";
+import { all, make, note, one, percent, plural, press, when } from "./dom.js";
+import { reviewed } from "./history.js";
+
+const PAGE = 40, POLL = 8000, FILTERS = "chestmap.filters";
+const GROUPS = { no: "Unread", part: "In progress", done: "Done" };
+
+export class Worklist {
+  constructor() {
+    this.filters = { order: "suspicion", reviewed: "", finding: "", state: "", search: "", ...this.stored() };
+    this.rows = [];
+    this.totals = { no: 0, part: 0, done: 0 };
+    this.turn = 0;
+    for (const id of ["order", "finding", "state"]) one(id).addEventListener("change", () => this.filter({ [id]: one(id).value }));
+    one("search").addEventListener("input", () => { clearTimeout(this.typing); this.typing = setTimeout(() => this.filter({ search: one("search").value.trim() }), 250); });
+    one("clear").addEventListener("click", () => this.filter({ reviewed: "", finding: "", state: "", search: "" }));
+    for (const tab of all("[data-reviewed]")) tab.addEventListener("click", () => this.filter({ reviewed: tab.dataset.reviewed }));
+    one("more").addEventListener("click", () => this.load(this.rows.length));
+    setInterval(() => { if (!one("worklist").hidden && !document.hidden) this.refresh(); }, POLL);
+  }
+
+  stored() {
+    try { return JSON.parse(sessionStorage.getItem(FILTERS)) ?? {}; } catch { return {}; }
+  }
+
+  offer(findings) {
+    one("finding").append(...findings.map(name => make("option", { value: name }, name)));
+    this.controls();
+  }
+
+  controls() {
+    for (const id of ["order", "finding", "state"]) one(id).value = this.filters[id];
+    if (document.activeElement !== one("search")) one("search").value = this.filters.search;
+    for (const tab of all("[data-reviewed]")) press(tab, tab.dataset.reviewed === this.filters.reviewed);
+  }
+
+  filter(change) {
+    Object.assign(this.filters, change);
+    sessionStorage.setItem(FILTERS, JSON.stringify(this.filters));
+    this.controls();
+    return this.load(0);
+  }
+
+  get groups() { return this.filters.reviewed ? [this.filters.reviewed] : Object.keys(GROUPS); }
+
+  query(group, offset, limit) {
+    const { order, finding, state, search } = this.filters, query = { order, reviewed: group, offset, limit };
+    for (const [name, value] of Object.entries({ finding, state, search })) if (value) query[name] = value;
+    return api.studies(query);
+  }
+
+  /** Rows `offset` … `offset + count` of the groups one after the other. */
+  async rowsFrom(offset, count) {
+    const out = [], totals = {};
+    for (const group of Object.keys(GROUPS)) {
+      const wanted = this.groups.includes(group) ? Math.max(0, count - out.length) : 0;
+      const answer = await this.query(group, Math.max(0, offset), Math.max(1, wanted));
+      totals[group] = answer.total;
+      if (!this.groups.includes(group)) continue;
+      if (wanted) out.push(...answer.studies.slice(0, wanted));
+      offset -= answer.total;
+    }
+    return { out, totals };
+  }
+
+  async load(offset, count = PAGE) {
+    const turn = ++this.turn;
+    try {
+      const { out, totals } = await this.rowsFrom(offset, count);
+      if (turn !== this.turn) return; // a later question was asked meanwhile
+      this.totals = totals;
+      this.rows = [...this.rows.slice(0, offset), ...out];
+      this.show();
+      one("list-problem").hidden = true;
+    } catch (problem) {
+      if (turn !== this.turn) return;
+      one("list-problem").hidden = false;
+      one("list-problem").textContent = `The worklist cannot be loaded: ${problem.message}`;
+    }
+  }
+
+  refresh() { return this.load(0, Math.max(PAGE, this.rows.length)); }
+
+  get total() { return this.groups.reduce((sum, group) => sum + this.totals[group], 0); }
+
+  show() {
+    const here = document.activeElement?.closest("#rows [data-id]")?.dataset.id, unsaved = new Set(drafts());
+    const old = new Map(all("#rows [data-id]").map(row => [row.dataset.id, row]));
+    const out = [];
+    let group = null;
+    for (const row of this.rows) {
+      if (row.review.state !== group && !this.filters.reviewed) {
+        group = row.review.state;
+        out.push(make("li", { class: "group", role: "presentation" }, make("h2", {}, GROUPS[group]), make("span", { class: "soft" }, plural(this.totals[group], "study", "studies"))));
+      }
+      const text = JSON.stringify([row, unsaved.has(row.id)]), kept = old.get(row.id);
+      out.push(kept?.made === text ? kept : Object.assign(this.line(row, unsaved.has(row.id)), { made: text }));
+    }
+    one("rows").replaceChildren(...out);
+    if (here) all("#rows [data-id]").find(row => row.dataset.id === here)?.querySelector("a")?.focus({ preventScroll: true });
+    for (const tab of all("[data-reviewed]")) {
+      const key = tab.dataset.reviewed, count = key ? this.totals[key] : this.totals.no + this.totals.part + this.totals.done;
+      tab.querySelector("small").textContent = String(count);
+    }
+    this.empty();
+    one("more").hidden = this.rows.length >= this.total;
+    one("more").textContent = `Show more (${this.total - this.rows.length} left)`;
+  }
+
+  empty() {
+    const { finding, state, search, reviewed } = this.filters, filtered = Boolean(finding || state || search || reviewed);
+    one("none").hidden = this.rows.length > 0;
+    one("none-text").textContent = filtered ? "No study fits these filters." : "No study yet. Add images here, or send them to the service.";
+    one("clear").hidden = !filtered;
+  }
+
+  line(row, unsaved) {
+    const ready = row.state === "done";
+    const top = row.top.map(({ finding, score }) => make("span", { class: "tag" }, finding, " ", make("b", {}, percent(score))));
+    const line = [
+      make("span", { class: "thumb" }, ready ? make("img", { src: api.thumbnail(row.id), alt: "", loading: "lazy", decoding: "async" }) : null),
+      make("span", { class: "who" }, make("b", {}, row.name), make("span", { class: "soft" }, [row.patient, row.view, when(row.received, true)].filter(Boolean).join(" · "))),
+      make("span", { class: "tags" }, ready ? top : make("span", { class: row.state === "failed" ? "problem" : "soft" }, row.state === "failed" ? row.error ?? "failed" : "waiting for the model")),
+      ready ? this.suspicion(row.suspicion) : make("span", { class: "suspicion" }),
+      make("span", { class: "reviewed", "data-state": row.review.state }, make("i", { class: "dot", "aria-hidden": "true" }), unsaved ? "not saved yet" : reviewed(row.review)),
+    ];
+    return make("li", { "data-id": row.id, class: row.review.state === "no" ? "unread" : null },
+      ready ? make("a", { href: `#/${encodeURIComponent(row.id)}` }, line) : make("a", { class: "still", role: "group", tabindex: "0" }, line));
+  }
+
+  suspicion(value) {
+    const bar = make("span", { class: "bar", "aria-hidden": "true" }, make("i", { class: "fill" }));
+    bar.firstChild.style.width = `${100 * Math.min(1, Math.max(0, value))}%`;
+    return make("span", { class: "suspicion" }, make("span", { class: "unseen" }, "suspicion "), make("b", {}, percent(value)), bar);
+  }
+
+  step(by) {
+    const links = all("#rows a"), at = links.indexOf(document.activeElement);
+    const next = links[Math.min(links.length - 1, Math.max(0, at === -1 ? 0 : at + by))];
+    next?.focus();
+    next?.scrollIntoView({ block: "nearest" });
+  }
+
+  openHere() {
+    const link = document.activeElement?.closest("#rows a") ?? all("#rows a")[0];
+    link?.click();
+  }
+
+  nextTab() {
+    const keys = all("[data-reviewed]").map(tab => tab.dataset.reviewed);
+    return this.filter({ reviewed: keys[(keys.indexOf(this.filters.reviewed) + 1) % keys.length] });
+  }
+
+  /** The study after or before one in the list; with `unread`, the next one nobody has finished. Loads more at the end. */
+  async beside(id, by, unread = false) {
+    if (!this.rows.length) await this.load(0);
+    const fits = row => row.state === "done" && row.id !== id && (!unread || row.review.state !== "done");
+    const at = this.rows.findIndex(row => row.id === id);
+    const after = () => (by > 0 ? this.rows.slice(at + 1) : this.rows.slice(0, Math.max(0, at)).reverse()).find(fits);
+    if (!after() && by > 0 && this.rows.length < this.total) await this.load(this.rows.length);
+    return after()?.id ?? null;
+  }
+
+  /** A saved review in the list, which keeps its order until it is loaded again. */
+  landed(id, { version, state, by, at }) {
+    const row = this.rows.find(one => one.id === id);
+    if (row) row.review = { version, state, by, at };
+  }
+
+  /** Hands in files one by one, and says what was refused. */
+  async upload(files) {
+    const refused = [];
+    for (const [i, file] of files.entries()) {
+      note(`Sending ${i + 1} of ${files.length}: ${file.name}`, true);
+      try {
+        const answer = await api.upload(file);
+        refused.push(...answer.studies.filter(one => one.error).map(one => `${file.name}: ${one.error}`));
+      } catch (problem) { refused.push(`${file.name}: ${problem.message}`); }
+    }
+    const sent = files.length - refused.length;
+    note([sent ? `${plural(sent, "image")} sent` : "", ...refused].filter(Boolean).join("\n"), refused.length > 0);
+    await this.refresh();
+  }
+}

@@ -1,0 +1,495 @@
+"""A Chromium reviews studies: by mouse, by every key of the help sheet, by two people at once, and with the service gone.
+
+Most of it drives a stand-in for the service, which can fail on demand; the last tests drive the real one.
+"""
+
+import os
+import re
+import shutil
+from base64 import b64decode
+from contextlib import contextmanager
+
+import cv2
+import numpy as np
+import pytest
+
+from serving.fake_service import MODELS, FakeService
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is in the dev extra")
+    path = os.environ.get("CHESTMAP_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip(f"no {', '.join(NAMES)} on the path; install one, or name it in CHESTMAP_CHROMIUM")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def fake():
+    service = FakeService(side=256)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def service(fake):
+    """With nobody's review in it."""
+    return forgotten(fake)
+
+
+def forgotten(fake):
+    for study in fake.studies.values():
+        del study["versions"][1:]
+    fake.fail, fake.lost = 0, False
+    fake.requests.clear()
+    return fake
+
+
+@contextmanager
+def visit(browser, address, name="Ana", said=None, width=1000):
+    """A browser of its own; whatever it writes to the console, or asks of another host, fails the test."""
+    context = browser.new_context(viewport={"width": width, "height": 680}, locale="en-GB", reduced_motion="reduce")
+    context.add_init_script(
+        f"localStorage.getItem('chestmap.reviewer') ?? localStorage.setItem('chestmap.reviewer', '{name}')"
+    )
+    page = context.new_page()
+    page.set_default_timeout(8000)
+    heard = []
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("request", lambda request: heard.append(request.url) if not request.url.startswith((address, "blob:")) else None)
+    page.goto(address)
+    page.locator("body[data-ready]").wait_for()
+    yield page
+    context.close()
+    assert [line for line in heard if said is None or not re.search(said, line)] == []
+
+
+def read(page, address, study="s-0000"):
+    page.goto(f"{address}#/{study}")
+    page.locator("#loading").wait_for(state="hidden")
+    page.locator("#findings li").first.wait_for()
+    frames(page)
+    return page.locator("#image-a")
+
+
+@pytest.fixture(scope="module")
+def visited(browser, fake):
+    """One page for all tests that need no second one."""
+    with visit(browser, fake.address) as page:
+        yield page
+
+
+@pytest.fixture
+def page(visited, fake):
+    """At the first study, as if it were opened for the first time."""
+    visited.evaluate("document.querySelector('dialog[open]')?.close(); location.hash = '#/'")
+    visited.locator("#rows li[data-id]").nth(2).wait_for()
+    forgotten(fake)
+    read(visited, fake.address)
+    for button in ("#maps-button", "#boxes-button", "[data-tool=window]"):
+        if not pressed(visited, button):
+            visited.locator(button).click()
+    visited.evaluate("document.getElementById('history').open = false")
+    visited.locator("#image-a").focus()
+    return visited
+
+
+def frames(page):
+    """Two frames later: what was asked for is painted."""
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def shown(page, pane="#pane-a"):
+    """The pixels of the stage, [height, width, RGB]."""
+    frames(page)
+    url = page.evaluate("pane => document.querySelector(pane + ' canvas.stage').toDataURL()", pane)
+    return cv2.imdecode(np.frombuffer(b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+
+
+def corner(page, name, pane="#pane-a"):
+    frames(page)
+    return page.locator(f"{pane} [data-corner={name}]").text_content()
+
+
+def place(page, x, y):
+    """Where an image point lies in the window, from the page's own view, which the geometry test checks."""
+    box = page.locator("#image-a").bounding_box()
+    image = {"width": 224, "height": 256}
+    zoom = min(box["width"] / image["width"], box["height"] / image["height"])
+    left = box["x"] + (box["width"] - image["width"] * zoom) / 2
+    top = box["y"] + (box["height"] - image["height"] * zoom) / 2
+    return left + x * zoom, top + y * zoom
+
+
+def drag(page, start, end, button="left"):
+    page.mouse.move(*start)
+    page.mouse.down(button=button)
+    page.mouse.move((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
+    page.mouse.move(*end)
+    page.mouse.up(button=button)
+
+
+def saved(page):
+    """Waits for what was changed before: the state leaves "saved" within the change itself."""
+    page.locator("#status[data-state=saved]").wait_for()
+
+
+def last(service, study="s-0000"):
+    return service.studies[study]["versions"][-1]
+
+
+def row(page, finding):
+    return page.locator(f".finding[data-finding='{finding}']")
+
+
+def pressed(page, selector):
+    return page.locator(selector).get_attribute("aria-pressed") == "true"
+
+
+def test_the_worklist_shows_unread_first_and_filters(browser, service):
+    service.studies["s-0001"]["versions"].append({**last(service, "s-0001"), "version": 1, "state": "done", "by": "Bo"})
+    with visit(browser, service.address) as page:
+        names = page.locator("#rows .who b").all_inner_texts()
+        assert names[-1] == "phantom 001"
+        assert "<img src=x onerror=alert(1)> & a long accession label" in names  # text, never markup
+        assert page.locator("#rows .group h2").all_inner_texts() == ["Unread", "Done"]
+        assert page.locator("#rows li[data-id='s-0001'] .reviewed").inner_text().startswith("done · Bo")
+        page.locator("#search").fill("phantom 000")
+        page.locator("#rows li[data-id]").nth(1).wait_for(state="detached")
+        assert page.locator("#rows .who b").all_inner_texts() == ["phantom 000"]
+        page.locator("#search").fill("nobody")
+        page.get_by_text("No study fits these filters.").wait_for()
+        page.get_by_role("button", name="Clear the filters").click()
+        page.locator("#rows li[data-id]").nth(2).wait_for()
+        page.locator("#finding").select_option("Cardiomegaly")
+        page.locator("#rows li[data-id]").nth(2).wait_for(state="detached")
+        wanted = [request for request in service.requests if "finding=Cardiomegaly" in request]
+        assert len(wanted) == 3  # filtered by the service, group by group
+        assert all("order=suspicion" in request for request in wanted)
+
+
+def test_the_image_is_windowed_at_full_depth(page, fake):
+    """Each painted pixel against the window's formula in numpy, at 1:1."""
+    study = fake.studies["s-0000"]
+    levels = np.frombuffer(study["pixels"], "<u2").reshape(256, 224).astype(int)
+    page.keyboard.press("o")
+    page.keyboard.press("z")
+    painted = shown(page)
+    height, width = painted.shape[:2]
+    top, left = (height - 256) / 2, (width - 224) / 2
+    assert top == int(top)
+    assert left == int(left)
+    part = painted[int(top) + 40 : int(top) + 200, int(left) + 40 : int(left) + 180, 0]
+    expected = np.clip((levels[40:200, 40:180] - (2048 - 1800)) * 255 / 3600, 0, 255)
+    assert np.abs(part - expected).max() <= 0.51
+    before = corner(page, "window")
+    drag(page, place(page, 60, 60), place(page, 110, 90))
+    assert corner(page, "window") != before
+    assert (shown(page) != painted).any()
+    wide, center = map(int, re.findall(r"\d+", corner(page, "window")))
+    assert wide > 3600
+    assert center > 2048
+    page.keyboard.press("i")
+    inverted = shown(page)[int(top) + 40 : int(top) + 200, int(left) + 40 : int(left) + 180, 0]
+    expected = 255 - np.clip((levels[40:200, 40:180] - (center - wide / 2)) * 255 / wide, 0, 255)
+    assert np.abs(inverted - expected).max() <= 1.5  # the corner's numbers are rounded
+
+
+def test_wheel_zooms_about_the_pointer_and_drags_pan(page):
+    page.keyboard.press("o")
+    point = place(page, 60, 200)
+    page.mouse.move(*point)
+    under = corner(page, "level").split(":")[0]
+    page.mouse.wheel(0, -240)
+    page.mouse.wheel(0, -240)
+    page.mouse.move(point[0] + 0.2, point[1])
+    after = corner(page, "level").split(":")[0]
+    assert [abs(int(a) - int(b)) <= 1 for a, b in zip(under.split(", "), after.split(", "), strict=True)] == [True, True]
+    zoomed = int(corner(page, "zoom").split()[0])
+    page.keyboard.press("f")
+    assert zoomed > 1.8 * int(corner(page, "zoom").split()[0])
+    window, still = corner(page, "window"), shown(page)
+    drag(page, point, (point[0] + 50, point[1] - 30), "middle")
+    moved = shown(page)
+    assert (moved[100:200, 450:600] == still[130:230, 400:550]).mean() > 0.99
+    page.keyboard.down("Shift")
+    drag(page, point, (point[0] - 50, point[1] + 30))
+    page.keyboard.up("Shift")
+    assert (shown(page) == still).mean() > 0.99
+    assert corner(page, "window") == window
+
+
+def test_boxes_and_maps_lie_where_the_service_says(page, fake):
+    """The box's edge is painted at its corner; the map is brightest in the middle of the box, for both geometries."""
+    page.keyboard.press("r")
+    result = {one["name"]: one for one in fake.studies["s-0000"]["results"][0]["findings"]}
+    name = next(one for one in ("Nodule", "Effusion") if result[one]["boxes"])
+    box = result[name]["boxes"][0]
+    for other in page.evaluate(
+        "[...document.querySelectorAll('.finding:has(.eye[aria-pressed=true])')].map(e => e.dataset.finding)"
+    ):
+        row(page, other).locator(".eye").click()
+    bare = shown(page).astype(int)
+    row(page, name).locator(".eye").click()
+    page.keyboard.press("m")
+    edge = np.abs(shown(page).astype(int) - bare).sum(2) > 60
+    canvas = page.locator("#image-a").bounding_box()
+    x, y = place(page, box["x0"], (box["y0"] + box["y1"]) / 2)
+    at = edge[int(y - canvas["y"]) - 20 : int(y - canvas["y"]) + 20, :]
+    columns = np.flatnonzero(at.mean(0) > 0.4)
+    assert abs(columns.min() + 1.5 - (x - canvas["x"])) <= 2.5
+    page.locator("#boxes-button").click()
+    for model in MODELS:
+        page.locator("#maps-button").click() if not pressed(page, "#maps-button") else None
+        page.locator(f"[data-model='{model}']").first.click()
+        page.wait_for_timeout(100)
+        tint = np.abs(shown(page).astype(int)[..., 0] - shown(page).astype(int)[..., 2])
+        y, x = np.unravel_index(tint.argmax(), tint.shape)
+        found = place(page, (box["x0"] + box["x1"]) / 2, (box["y0"] + box["y1"]) / 2)
+        shift = 224 / 40 if model == MODELS[1] else 0
+        assert abs(x + canvas["x"] - found[0]) < 224 / 16 * 3 + shift
+        assert abs(y + canvas["y"] - found[1]) < 256 / 16 * 3
+
+
+def test_boxes_by_mouse_and_keyboard_stay_after_a_reload(page, fake):
+    page.locator("#boxes-button").click()
+    page.locator("#boxes-button").click()
+    row(page, "Hernia").locator(".name").click()
+    page.keyboard.press("b")
+    drag(page, place(page, 20, 30), place(page, 60, 90))
+    page.keyboard.press("b")
+    saved(page)
+    drawn = last(fake)["findings"]["Hernia"]
+    assert drawn["verdict"] == "correct"
+    assert np.allclose(list(drawn["boxes"][0].values()), (20, 30, 60, 90), atol=1)
+    drag(page, place(page, 40, 60), place(page, 50, 80))
+    drag(page, place(page, 70, 110), place(page, 90, 130))
+    saved(page)
+    assert np.allclose(list(last(fake)["findings"]["Hernia"]["boxes"][0].values()), (30, 50, 90, 130), atol=1.5)
+    before = last(fake)["findings"]["Hernia"]["boxes"][0]
+    for key in ("ArrowRight", "ArrowRight", "ArrowUp", "Shift+ArrowDown", "Shift+ArrowLeft"):
+        page.keyboard.press(key)
+    saved(page)
+    after = last(fake)["findings"]["Hernia"]["boxes"][0]
+    assert [round(after[one] - before[one], 3) for one in ("x0", "y0", "x1", "y1")] == [2, -1, 1, 0]
+    page.reload()
+    page.locator(".finding[data-finding=Hernia] .correct[aria-pressed=true]").wait_for()
+    page.locator("#history summary").click()
+    page.locator("#versions li").nth(1).wait_for()
+    told = page.locator("#versions li").all_inner_texts()
+    assert "Hernia: corrected, 1 box" in told[-1]
+    assert all("Hernia: boxes changed" in one for one in told[:-1])
+    assert all("Ana" in one for one in told)
+    row(page, "Hernia").locator(".name").click()
+    page.locator("[data-box='Hernia 0']").click()
+    page.locator("#image-a").focus()
+    page.keyboard.press("Delete")
+    saved(page)
+    assert last(fake)["findings"]["Hernia"] == {"verdict": "correct", "boxes": []}
+    page.keyboard.press("Control+z")
+    saved(page)
+    assert last(fake)["findings"]["Hernia"]["boxes"] == [after]
+
+
+def test_a_drag_over_a_box_that_is_not_taken_changes_the_window(page, fake):
+    box = next(one for one in fake.studies["s-0000"]["results"][0]["findings"] if one["name"] == "Effusion")["boxes"][0]
+    middle = place(page, (box["x0"] + box["x1"]) / 2, (box["y0"] + box["y1"]) / 2)
+    before = corner(page, "window")
+    drag(page, middle, (middle[0] + 30, middle[1]))
+    assert corner(page, "window") != before
+    assert page.locator("#undo").is_disabled()
+    page.mouse.click(*middle)
+    drag(page, middle, (middle[0] + 30, middle[1]))
+    assert page.locator("#undo").is_enabled()
+    assert row(page, "Effusion").get_attribute("data-said") == "correct"
+
+
+def test_two_reviewers_never_overwrite_each_other(browser, service):
+    conflict = "409 \\(Conflict\\)"
+    with visit(browser, service.address, "Ana", conflict) as ana, visit(browser, service.address, "Bo", conflict) as bo:
+        read(ana, service.address), read(bo, service.address)
+        row(ana, "Effusion").locator(".accept").click()
+        row(ana, "Mass").locator(".accept").click()
+        saved(ana)
+        row(bo, "Effusion").locator(".reject").click()
+        row(bo, "Hernia").locator(".reject").click()
+        bo.locator("#conflict[open]").wait_for()
+        assert "Ana saved this study" in bo.locator("#conflict h2").inner_text()
+        assert bo.locator("#conflict-rows th").all_inner_texts() == ["Effusion\nboth", "Hernia", "Mass"]
+        assert bo.locator("#conflict-save").is_disabled()
+        bo.locator("#conflict-later").click()
+        assert bo.locator("#status").inner_text() == "Ana saved another version"
+        row(bo, "Fibrosis").locator(".reject").click()
+        assert last(service)["by"] == "Ana"
+        bo.locator("#resolve").click()
+        bo.locator("#conflict-rows tr.clash input[value=theirs]").check()
+        bo.locator("#conflict-save").click()
+        saved(bo)
+        said = {name: one["verdict"] for name, one in last(service)["findings"].items()}
+        assert said == {"Effusion": "accept", "Mass": "accept", "Hernia": "reject", "Fibrosis": "reject"}
+        assert last(service)["by"] == "Bo"
+        row(ana, "Nodule").locator(".reject").click()
+        ana.locator("#conflict[open]").wait_for()
+        assert ana.locator("#conflict-save").is_enabled()  # different things: nothing to choose
+        ana.locator("#conflict-save").click()
+        saved(ana)
+        assert len(last(service)["findings"]) == 5
+        writers = [one["by"] for one in service.studies["s-0000"]["versions"][1:]]
+        assert [name for i, name in enumerate(writers) if writers[i - 1 : i] != [name]] == ["Ana", "Bo", "Ana"]
+
+
+def test_work_survives_a_service_that_is_gone(browser, service):
+    with visit(browser, service.address, said="503|ERR_EMPTY_RESPONSE|409") as page:
+        read(page, service.address)
+        service.fail = 503
+        row(page, "Mass").locator(".accept").click()
+        page.locator("#status[data-state=offline]").wait_for()
+        read(page, service.address, "s-0001")
+        page.reload()
+        page.locator("#findings li").first.wait_for()
+        service.fail = 0
+        read(page, service.address)
+        saved(page)
+        assert last(service)["findings"]["Mass"]["verdict"] == "accept"
+        service.lost = True  # carried out, but the answer never came: not a conflict with oneself
+        row(page, "Hernia").locator(".reject").click()
+        saved(page)
+        assert [one["by"] for one in service.studies["s-0000"]["versions"][1:]] == ["Ana", "Ana"]
+        assert page.evaluate("Object.keys(localStorage).filter(key => key.startsWith('chestmap.draft'))") == []
+
+
+def test_compare_follows_and_shows_the_prior_or_another_model(page, fake):
+    page.keyboard.press("p")
+    page.locator("#pane-b [data-corner=zoom]", has_text="%").wait_for()
+    assert corner(page, "name", "#pane-b") == "Prior · AP"
+    page.mouse.move(
+        *[sum(pair) for pair in zip(page.locator("#image-a").bounding_box().values(), (200, 200), strict=False)][:2]
+    )
+    page.mouse.wheel(0, -300)
+    assert corner(page, "zoom") == corner(page, "zoom", "#pane-b")
+    page.keyboard.press("p")
+    assert page.locator("#pane-b").is_hidden()
+    page.locator("#compare").select_option(f"model {MODELS[1]}")
+    page.locator("#pane-b [data-corner=model]", has_text=MODELS[1]).wait_for()
+    assert MODELS[0] in corner(page, "model")
+
+
+def test_nothing_is_wider_than_the_window(page):
+    nameless = (
+        "[...document.querySelectorAll('button, input, select, textarea, canvas[tabindex]')].filter(e => e.checkVisibility()"
+        " && !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length)).map(e => e.outerHTML)"
+    )
+    for width in (390, 1440):
+        page.set_viewport_size({"width": width, "height": 800})
+        for key in ("p", "p", "Escape"):  # beside the prior, alone, the worklist
+            page.keyboard.press(key)
+            frames(page)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate(nameless) == []
+            assert page.locator(".disclaimer").inner_text().startswith("Research use only")
+            assert MODELS[0] in page.locator("#models").inner_text()
+        page.go_back()
+        page.locator("#loading").wait_for(state="hidden")
+    page.set_viewport_size({"width": 1000, "height": 680})
+
+
+STATE = """(() => { const one = selector => document.querySelector(selector), chosen = one('.finding.chosen'), count = s => document.querySelectorAll(s).length;
+  const corner = name => one(`#pane-a [data-corner=${name}]`).textContent, on = id => one(id).getAttribute('aria-pressed') === 'true';
+  return { chosen: chosen?.dataset.finding, said: chosen?.dataset.said, visible: count('.eye[aria-pressed=true]'), left: one('#left').textContent,
+    chips: count('.chip'), taken: one('.chip[aria-pressed=true]')?.dataset.box ?? '', told: one('#said').textContent, window: corner('window'),
+    zoom: corner('zoom'), preset: one('#preset').value, maps: on('#maps-button'), boxes: on('#boxes-button'), opacity: one('#opacity').value,
+    tool: one('[data-tool][aria-pressed=true]').dataset.tool, model: one('#model-heads [aria-pressed=true]')?.dataset.model, compare: one('#compare').value,
+    focus: document.activeElement.id || document.activeElement.closest('li[data-id]')?.dataset.id || '', help: one('#help').open, history: one('#history').open, hash: location.hash,
+    theme: document.documentElement.dataset.theme, tab: one('[data-reviewed][aria-pressed=true]').dataset.reviewed }; })()"""
+
+STUDY_KEYS = [  # act, key, what changes, and to what where it matters
+    ("nextFinding", "j", "chosen", None), ("previousFinding", "k", "chosen", None), ("toggle", "2", "visible", None),
+    ("toggle", "2", "visible", None), ("alone", "v", "visible", 1), ("alone", "v", "visible", None), ("accept", "a", "said", "accept"),
+    ("reject", "x", "said", "reject"), ("unset", "u", "said", "unset"), ("correct", "c", "said", "correct"), ("escape", "Escape", "taken", ""),
+    ("agree", "Shift+A", "left", "Every finding has a verdict"), ("undo", "Control+z", "left", "13 findings without a verdict"),
+    ("redo", "Control+y", "left", None), ("undo", "Control+z", "left", None), ("redo", "Control+Shift+Z", "left", None),
+    ("drawTool", "b", "tool", "box"), ("drawTool", "b", "tool", "window"), ("addBox", "Shift+B", "chips", 2), ("escape", "Escape", "taken", ""),
+    ("editBox", "e", "taken", "{chosen} 0"), ("nextBox", "Tab", "taken", "{chosen} 1"), ("previousBox", "Shift+Tab", "taken", "{chosen} 0"),
+    ("nudge", "ArrowLeft", "told", None), ("nudge", "ArrowDown", "told", None), ("stretch", "Shift+ArrowRight", "told", None),
+    ("stretch", "Shift+ArrowUp", "told", None), ("deleteBox", "Delete", "chips", 1), ("deleteBox", "Backspace", "chips", 0),
+    ("darker", "d", "window", None), ("lighter", "l", "window", None), ("harder", "h", "window", None), ("softer", "s", "window", None),
+    ("preset", "w", "preset", "stored"), ("preset", "w", "preset", "auto"), ("invert", "i", "window", None), ("reset", "r", "window", None),
+    ("zoomIn", "+", "zoom", None), ("zoomOut", "-", "zoom", None), ("actual", "z", "zoom", "100 %"), ("fit", "f", "zoom", None),
+    ("maps", "m", "maps", False), ("overlay", "o", "boxes", False), ("overlay", "o", "maps", True), ("fainter", "[", "opacity", "35"),
+    ("stronger", "]", "opacity", "45"), ("nextModel", "Shift+M", "model", MODELS[1]), ("nextModel", "Shift+M", "model", MODELS[0]),
+    ("prior", "p", "compare", "study s-0001"), ("prior", "p", "compare", ""), ("compareModel", "y", "compare", f"model {MODELS[1]}"),
+    ("compareModel", "y", "compare", ""), ("noteField", "t", "focus", "note"), ("escape", "Escape", "focus", ""),
+    ("history", "Shift+H", "history", True), ("history", "Shift+H", "history", False), ("theme", "Shift+D", "theme", "light"),
+    ("theme", "Shift+D", "theme", "dark"), ("help", "?", "help", True), ("help", "Escape", "help", False),
+    ("nextStudy", "n", "hash", None), ("previousStudy", "Shift+N", "hash", "#/s-0000"), ("done", "Shift+Enter", "hash", None),
+    ("escape", "Escape", "hash", "#/"),
+]  # fmt: skip
+LIST_KEYS = [
+    ("nextRow", "j", "focus", None), ("nextRow", "ArrowDown", "focus", None), ("previousRow", "k", "focus", None),
+    ("search", "/", "focus", "search"), ("escape", "Escape", "focus", ""), ("tabs", "u", "tab", "no"), ("tabs", "u", "tab", "part"),
+    ("tabs", "u", "tab", "done"), ("tabs", "u", "tab", ""), ("openRow", "Enter", "hash", None),
+]  # fmt: skip
+
+
+def press(page, key, what, wanted):
+    """Presses a key, waits until the state says so, and returns it."""
+    before = page.evaluate(STATE)
+    page.keyboard.press(key)
+    for _ in range(100):
+        after = page.evaluate(STATE)
+        if after[what] != before[what]:
+            break
+        frames(page)
+    assert after[what] != before[what], (key, what, after)
+    assert wanted is None or after[what] == (wanted.format(**after) if isinstance(wanted, str) else wanted), (key, what)
+    return after
+
+
+def settled_study(page):
+    page.locator("#loading").wait_for(state="hidden")
+    frames(page)
+
+
+def test_every_key_of_the_help_sheet_does_what_it_says(page, fake):
+    listed = set(page.evaluate("[...document.querySelectorAll('#keys [data-act]')].map(line => line.dataset.act)"))
+    assert listed == {act for act, *_ in STUDY_KEYS + LIST_KEYS}
+    for _, key, what, wanted in STUDY_KEYS:
+        press(page, key, what, wanted)
+        settled_study(page)
+    assert last(fake)["state"] == "done"
+    page.locator("#rows li[data-id]").nth(2).wait_for()
+    page.locator("#rows").focus()
+    for _, key, what, wanted in LIST_KEYS:
+        press(page, key, what, wanted)
+
+
+def test_keys_of_one_character_can_be_turned_off(page):
+    page.locator("#help-button").click()
+    page.locator("#single-keys").uncheck()
+    page.keyboard.press("Escape")
+    before = page.evaluate(STATE)
+    for key in ("a", "i", "j", "2"):
+        page.keyboard.press(key)
+    after = page.evaluate(STATE)
+    assert after == before | {"focus": after["focus"]}
+    page.keyboard.press("?")
+    page.locator("#single-keys").check()
+    page.keyboard.press("Escape")
+
+
+def test_a_big_image_is_windowed_within_a_frame(page):
+    """3.6 megapixels at full size. A bound ten times what it takes here: a busy machine is not a failure."""
+    took = page.evaluate(
+        "import('/page/levels.js').then(({ Raster, windowTable }) => { const w = 2000, h = 1800;"
+        "const raster = new Raster(Uint16Array.from({ length: w * h }, (_, i) => i % 4096), w, h), times = [];"
+        "for (let i = 0; i < 7; i++) { raster.canvas(0, windowTable({ center: 2000 + i, width: 3000 }, false), String(i));"
+        "times.push(raster.took); } return times.sort((a, b) => a - b)[3]; })"
+    )
+    assert took < 160
