@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from chestmap import __version__
-from chestmap.cli import data, demo, report, reproduce, score, serve, train
+from chestmap.cli import data, demo, predict, report, reproduce, score, serve, train
 from chestmap.errors import ChestmapError
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ def _options(
 
 app.add_typer(data.app, name="data")
 train.add_to(app)
+predict.add_to(app)
 score.add_to(app)
 report.add_to(app)
 reproduce.add_to(app)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chestmap.cli.data import Set, source_of, split_of
-from chestmap.cli.score import SplitOption, predicted, scores_of
+from chestmap.cli.score import SplitOption, scores_of
 
 if TYPE_CHECKING:
     from chestmap.data.predictions import Predictions
@@ -83,7 +83,12 @@ class Subject:
             return
         parts = self.split.parts if self.split else {part: self.source.ids}
         ids = [image_id for name in dict.fromkeys(("validation", part)) for image_id in parts.get(name, ())]
-        predicted(self.run / "model", self.source, ids, self.predictions, self.cache, [])
+        from chestmap.inference.model_folder import open_model
+        from chestmap.inference.predict import PredictSettings, predict_source
+        from chestmap.methods import METHODS
+
+        model = open_model(self.run / "model", METHODS)
+        predict_source(model, self.source, ids, self.predictions, PredictSettings(), self.cache)
 
     def ids(self, part: str, predictions: "Predictions") -> list[str]:
         """The images that are scored."""

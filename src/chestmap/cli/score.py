@@ -1,16 +1,14 @@
-"""`chestmap predict`, `evaluate` and `compare`: from a model folder to predictions, to scores, to a verdict between two."""
+"""`chestmap evaluate` and `compare`: from predictions to scores, and to a verdict between two."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chestmap.cli.data import Kind, Root, Set, source_of, split_of
+from chestmap.cli.data import Set, source_of, split_of
 
 if TYPE_CHECKING:
-    from chestmap.data.predictions import Predictions
     from chestmap.data.source import Source
     from chestmap.data.split import Split
     from chestmap.evaluation.scores import Evaluation
@@ -26,66 +24,8 @@ SplitOption = Annotated[
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command()(predict)
     app.command()(evaluate)
     app.command()(compare)
-
-
-def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, such as runs/NAME/model.")],
-    kind: Kind,
-    root: Root,
-    out: Annotated[Path, typer.Option(help="The predictions folder; a half-made one there is finished.")],
-    split: SplitOption = None,
-    part: Annotated[
-        list[str] | None, typer.Option(help="Parts of the split, by default validation and test; repeatable.")
-    ] = None,
-    cache: Annotated[Path, typer.Option(help="Where the images are packed for the model's canvas.")] = Path("cache"),
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--predict-set", metavar="KEY=VALUE", help="batch_size, workers, device or precision."),
-    ] = None,
-    overrides: Set = None,
-) -> None:
-    """Scores and maps of every image of a dataset, in the predictions folder that evaluation and reports read.
-
-    Example: `chestmap predict runs/image-labels/model nih /data/nih --split official --out predictions/ham`
-    """
-    source = source_of(kind, root, overrides)
-    ids = _ids(source, split, part or ["validation", "test"])
-    predictions = predicted(model, source, ids, out, cache, settings or [])
-    typer.echo(f"{len(predictions):,} images, {len(ids) - len(predictions):,} could not be read", err=True)
-    typer.echo(out)
-
-
-def predicted(
-    model: Path, source: "Source", ids: Sequence[str], out: Path, cache: Path, overrides: list[str]
-) -> "Predictions":
-    """What a model folder says of the images named; images that cannot be read are left out."""
-    from chestmap.data.pack import PackSettings, make_pack
-    from chestmap.data.part import Part
-    from chestmap.inference.model_folder import open_model
-    from chestmap.inference.predict import PredictSettings, predict_part
-    from chestmap.methods import METHODS
-    from chestmap.settings import checked, with_overrides
-
-    how = checked(PredictSettings, with_overrides({}, overrides), name="--predict-set")
-    opened = open_model(model, METHODS)
-    canvas = PackSettings(**opened.canvas.model_dump())
-    pack = make_pack(source, cache / f"{source.name}-{canvas.width}x{canvas.height}-{canvas.fit}", canvas)
-    return predict_part(opened, Part.of(source, pack, ids, "images"), out, how)
-
-
-def _ids(source: "Source", split: str | None, parts: list[str]) -> tuple[str, ...]:
-    from chestmap.errors import BadInput, did_you_mean
-
-    if split is None:
-        return source.ids
-    found = split_of(source, split)
-    for name in parts:
-        if name not in found.parts:
-            raise BadInput(f"--part {name}: allowed: {', '.join(found.parts)}{did_you_mean(name, found.parts)}")
-    return tuple(image_id for name in parts for image_id in found.parts[name])
 
 
 def evaluate(
@@ -143,23 +83,12 @@ def evaluate(
 def scores_of(folder: Path, source: "Source", split: "Split | None", part: str, overrides: list[str]) -> "Evaluation":
     """A predictions folder scored on the images of the part that it holds; without a split on all that it holds."""
     from chestmap.data.predictions import open_predictions
-    from chestmap.evaluation.evaluate import EvaluationSettings, Held
-    from chestmap.evaluation.evaluate import evaluate as score
-    from chestmap.evaluation.truth import truth_of
+    from chestmap.evaluation.evaluate import EvaluationSettings
+    from chestmap.inference.scoring import score_split
     from chestmap.settings import checked, with_overrides
 
     how = checked(EvaluationSettings, with_overrides({}, overrides), name="--score-set")
-    predictions = open_predictions(folder)
-    predicted = set(predictions.image_ids)
-    if split is None:
-        return score(predictions, truth_of(source, [one for one in source.ids if one in predicted]), how, title=folder.name)
-    ids = {
-        name: [one for one in split.parts.get(name, ()) if name == "train" or one in predicted]
-        for name in (part, "train", "validation")
-    }
-    training = truth_of(source, ids["train"]) if ids["train"] and part != "train" else None
-    validation = (predictions, truth_of(source, ids["validation"])) if ids["validation"] and part != "validation" else None
-    return score(predictions, truth_of(source, ids[part]), how, Held(validation, training, split), title=folder.name)
+    return score_split(open_predictions(folder), source, split, how, part=part, title=folder.name)
 
 
 def compare(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,11 +36,15 @@ class PredictSettings(Settings):
         return ForwardSettings(engine=self.engine, device=self.device, precision=self.precision)
 
 
-def pack_for(model: Model, source: Source, cache: Path, *, progress: bool = True) -> Part:
-    """All images of a source that can be read, on the model's canvas."""
+def predict_source(
+    model: Model, source: Source, ids: Iterable[str], out: Path, settings: PredictSettings, cache: Path = Path("cache")
+) -> tuple[Predictions, Mapping[str, str]]:
+    """The images of a dataset that are named, packed in `cache` first; and the reasons why some of them are left out."""
     canvas = PackSettings(**model.canvas.model_dump())
-    pack = make_pack(source, pack_place(cache, source, canvas), canvas, progress=progress)
-    return Part.of(source, pack, source.ids, "images")
+    pack = make_pack(source, pack_place(cache, source, canvas), canvas)
+    wanted = list(ids)
+    predictions = predict_part(model, Part.of(source, pack, wanted, "images"), out, settings)
+    return predictions, {image_id: pack.set_aside[image_id] for image_id in wanted if image_id in pack.set_aside}
 
 
 def predict_part(

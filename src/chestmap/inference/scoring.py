@@ -51,15 +51,25 @@ def predict_and_score(
 def score_split(
     predictions: Predictions,
     source: Source,
-    split: Split,
+    split: Split | None,
     settings: EvaluationSettings,
     *,
     part: str = "test",
     title: str = "",
 ) -> Evaluation:
-    """The images of the part that were predicted; thresholds and calibration from validation, floors from training."""
+    """The images of the part that were predicted; thresholds and calibration from validation, floors from training.
+
+    Without a split all images that were predicted, and nothing from others.
+    """
     predicted = set(predictions.image_ids)
-    ids = {name: [one for one in ids if name == "train" or one in predicted] for name, ids in split.parts.items()}
+    if split is None:
+        return evaluate(
+            predictions, truth_of(source, [one for one in source.ids if one in predicted]), settings, title=title
+        )
+    ids = {
+        name: [one for one in split.parts.get(name, ()) if name == "train" or one in predicted]
+        for name in (part, "train", "validation")
+    }
     training = truth_of(source, ids["train"]) if ids["train"] and part != "train" else None
     validation = (predictions, truth_of(source, ids["validation"])) if ids["validation"] and part != "validation" else None
     return evaluate(predictions, truth_of(source, ids[part]), settings, Held(validation, training, split), title=title)

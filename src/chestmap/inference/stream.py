@@ -146,10 +146,8 @@ class _Stream:
         workers = settings.workers
         if workers is None:
             workers = min(cores(), 8, left // WORTH_A_PROCESS)
-        pseudonyms = Pseudonyms(None if settings.show_patient else own_key())
-        reading = Reading(predictor.model.canvas, pseudonyms, ReadSettings(views=settings.views))
         writer = PredictionsWriter(out, _header(predictor, batch_size, part_size))
-        return cls(predictor, inputs, writer, reading, done, left, batch_size, workers)
+        return cls(predictor, inputs, writer, reading_for(predictor, settings), done, left, batch_size, workers)
 
     def run(self, on_part: OnPart, advance: Callable[[int], None]) -> None:
         """The network runs here; whatever goes wrong while writing comes up here, too."""
@@ -232,6 +230,11 @@ def _header(predictor: Predictor, batch_size: int, part_size: int) -> Header:
     about = {"method": model.method.name, "sha256": model.sha256, "data": model.about["data"], **chosen_by(model)}
     about["forward"] = ran | {"batch_size": batch_size}
     return Header(predictor.findings, model.canvas.canvas, about, model.own_rule, "", part_size)
+
+
+def reading_for(predictor: Predictor, settings: StreamSettings) -> Reading:
+    pseudonyms = Pseudonyms(None if settings.show_patient else own_key())
+    return Reading(predictor.model.canvas, pseudonyms, ReadSettings(views=settings.views))
 
 
 def write_errors(path: Path, failed: Sequence[Failed]) -> None:

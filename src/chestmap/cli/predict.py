@@ -1,0 +1,186 @@
+"""`chestmap predict`: what a model says of images, wherever they come from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from chestmap.cli.data import Set, source_of, split_of
+from chestmap.cli.score import SplitOption
+
+if TYPE_CHECKING:
+    from chestmap.data.source import Source
+    from chestmap.inference.decoding import Failed
+    from chestmap.inference.outputs import Outputs
+    from chestmap.inference.predictor import Predictor
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(predict)
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, such as runs/NAME/model.")],
+    out: Annotated[Path, typer.Option(help="The predictions folder; a half-made one there is finished.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[INPUT]...",
+            help="Files, folders, 'patterns/*.dcm', a DICOMDIR, a ZIP archive, a CSV or TXT list of paths; "
+            "or nothing, and a dataset with --source and --root.",
+        ),
+    ] = None,
+    write: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND",
+            help="What to write beside the predictions: csv, json, coco, overlays, dicom, report; repeatable, or with commas.",
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option("--source", metavar="KIND", help="Who laid a dataset out: nih, chexpert, vindr or folder.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option("--root", metavar="ROOT", help="The dataset's folder.")] = None,
+    split: SplitOption = None,
+    part: Annotated[
+        list[str] | None, typer.Option(help="Parts of the split, by default validation and test; repeatable.")
+    ] = None,
+    cache: Annotated[Path, typer.Option(help="Where a dataset's images are packed for the model's canvas.")] = Path("cache"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, torch, compile, onnx or openvino.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once; chosen by canvas and memory.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; chosen by cores and images.")] = None,
+    any_view: Annotated[bool, typer.Option("--any-view", help="Also take lateral and oblique DICOM images.")] = False,
+    show_patient: Annotated[
+        bool, typer.Option("--show-patient", help="Write patient ids, and file names that tell of a patient, as they are.")
+    ] = False,
+    overrides: Set = None,
+) -> None:
+    """Scores, maps and boxes of images, in a folder that evaluation, reports and the service read.
+
+    Killed, it goes on where it stopped when it is called again. What cannot be read is listed in errors.csv, and the exit
+    code is 1. Patients appear under pseudonyms; DICOM results alone carry the header that joins them to their study.
+
+    Example: `chestmap predict runs/ham/model films/ --out results --write csv,overlays`
+
+    Example: `chestmap predict runs/ham/model --source nih --root /data/nih --split official --out predictions/ham`
+    """
+    from chestmap.errors import BadInput
+    from chestmap.inference.outputs import checked_kinds
+
+    kinds = checked_kinds(write or [])
+    given = list(inputs or [])
+    if kind is None and root is None and _is_dataset(given):
+        kind, root, given = given[0], Path(given[1]), []
+    if (kind is None) != (root is None) or (kind is not None and given):
+        raise BadInput(
+            "a dataset is named by --source KIND and --root ROOT, without further inputs; images are inputs alone"
+        )
+    chosen = {"engine": engine, "device": device, "precision": 32 if precision == "32" else precision}
+    order = _Order(model, out, kinds, chosen, {"batch_size": batch_size, "workers": workers})
+    if kind is not None and root is not None:
+        source = source_of(kind, root, overrides)
+        failed = order.of_source(source, _ids(source, split, part or ["validation", "test"]), split, cache)
+    else:
+        failed = order.of_files(given, show_patient=show_patient, views="any" if any_view else "frontal")
+    typer.echo(out)
+    if failed:
+        typer.echo(f"{len(failed):,} inputs were set aside; their reasons are in {out / 'errors.csv'}", err=True)
+        raise typer.Exit(1)
+
+
+def _is_dataset(given: list[str]) -> bool:
+    """`MODEL nih ROOT`, as long as no file is called nih."""
+    return len(given) == 2 and given[0] in {"nih", "chexpert", "vindr", "folder"} and not Path(given[0]).exists()
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is asked for, wherever the images come from."""
+
+    model: Path
+    out: Path
+    kinds: frozenset[str]
+    forward: dict[str, Any]
+    sizes: dict[str, int | None]
+
+    def _predictor(self) -> "Predictor":
+        from chestmap.inference.forward import ForwardSettings
+        from chestmap.inference.predictor import load
+        from chestmap.settings import checked
+
+        return load(self.model, checked(ForwardSettings, self.forward, name="options"))
+
+    def of_files(self, given: list[str], **settings: Any) -> "list[Failed]":
+        from chestmap.inference.inputs import Inputs
+        from chestmap.inference.outputs import Outputs
+        from chestmap.inference.stream import StreamSettings, predict_inputs, reading_for, write_errors
+        from chestmap.settings import checked
+
+        inputs, how = Inputs(given), checked(StreamSettings, {**self.sizes, **settings}, name="options")
+        predictor = self._predictor()
+        with Outputs(self.out, predictor, reading_for(predictor, how), self.kinds) as outputs:
+            outcome = predict_inputs(predictor, inputs, self.out, how, on_part=outputs.on_part)
+            outputs.finish()
+        failed = [*outcome.failed, *outputs.failed]
+        write_errors(self.out / "errors.csv", failed)
+        over = f"; {outcome.passed_over:,} files that are no images were passed over" if outcome.passed_over else ""
+        typer.echo(f"{outcome.images:,} images{over}", err=True)
+        _tell_of_dicom(outputs)
+        return failed
+
+    def of_source(self, source: "Source", ids: tuple[str, ...], split: str | None, cache: Path) -> "list[Failed]":
+        """Names and ids are the dataset's own: whoever publishes it has seen to them."""
+        from chestmap.data.predictions import open_predictions
+        from chestmap.inference.decoding import Failed, Input
+        from chestmap.inference.outputs import Outputs
+        from chestmap.inference.predict import PredictSettings, predict_source
+        from chestmap.inference.stream import StreamSettings, reading_for, write_errors
+        from chestmap.settings import checked
+
+        sizes = {key: value for key, value in self.sizes.items() if value is not None}
+        how = checked(PredictSettings, {**self.forward, **sizes}, name="options")
+        predictor = self._predictor()
+        predictions, aside = predict_source(predictor.model, source, ids, self.out, how, cache)
+        failed = [
+            Failed(image_id, reason.removeprefix(f"{source.path(source.row_of[image_id])}: "))
+            for image_id, reason in aside.items()
+        ]
+        tables = self.kinds - {"report"}
+        with Outputs(self.out, predictor, reading_for(predictor, StreamSettings(show_patient=True)), tables) as outputs:
+            first = 0
+            for number, maps in enumerate(open_predictions(self.out).parts if outputs.wanted else ()):
+                names = predictions.image_ids[first : first + len(maps)]
+                inputs = [Input(name, str(source.path(source.row_of[name])), given=True) for name in names]
+                outputs.on_part(self.out / f"part-{number:05d}", inputs)
+                first += len(maps)
+            outputs.finish()
+        failed += outputs.failed
+        write_errors(self.out / "errors.csv", failed)
+        typer.echo(f"{len(predictions):,} images", err=True)
+        _tell_of_dicom(outputs)
+        if "report" in self.kinds:
+            from chestmap.cli.report import Subject, report_of
+
+            subject = Subject(self.out, None, source, split_of(source, split) if split else None, cache)
+            report_of(subject, "test", [], (200, self.out / "report.html"))
+        return failed
+
+
+def _tell_of_dicom(outputs: "Outputs") -> None:
+    if outputs.without_dicom:
+        typer.echo(f"{outputs.without_dicom:,} images are no DICOM, so they have no DICOM results", err=True)
+
+
+def _ids(source: "Source", split: str | None, parts: list[str]) -> tuple[str, ...]:
+    from chestmap.errors import BadInput, did_you_mean
+
+    if split is None:
+        return source.ids
+    found = split_of(source, split)
+    for name in parts:
+        if name not in found.parts:
+            raise BadInput(f"--part {name}: allowed: {', '.join(found.parts)}{did_you_mean(name, found.parts)}")
+    return tuple(image_id for name in parts for image_id in found.parts[name])
