@@ -119,11 +119,6 @@ def test_no_file_and_no_safetensors(tmp_path, content):
         Backbone(BackboneSettings(name="resnet18", weights=str(path)))
 
 
-def test_pickles_are_refused(tmp_path):
-    with pytest.raises(BadModel, match="pickled weights are not read"):
-        Backbone(BackboneSettings(name="resnet18", weights=str(tmp_path / "weights.pth")))
-
-
 def test_imagenet_without_network_says_what_to_do(monkeypatch):
     real = timm.create_model
 

@@ -22,9 +22,10 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from chestmap.errors import BadInput
-from chestmap.inference.graph import Graph, cache_folder, cached_onnx, needed
+from chestmap.inference.graph import Graph, cached_onnx, needed
 from chestmap.inference.model_folder import Model
 from chestmap.nn.folding import folded
+from chestmap.nn.weights import cache_folder
 from chestmap.settings import Settings
 
 EngineName = Literal["torch", "compile", "onnx", "openvino"]

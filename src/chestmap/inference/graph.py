@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 import warnings
@@ -25,6 +24,7 @@ from torch.export import Dim, ExportedProgram
 from chestmap import __version__
 from chestmap.errors import BadInput, Refused
 from chestmap.inference.model_folder import Model
+from chestmap.nn.weights import cache_folder
 
 MOST = 1024
 """Images in a batch of a graph."""
@@ -112,13 +112,6 @@ def cached_onnx(model: Model, network: nn.Module) -> Path:
             write_onnx(traced(Graph(network), model.canvas.canvas, str(model.folder)), made, ("images", "logits", "maps"))
             shutil.move(made, path)
     return path
-
-
-def cache_folder() -> Path:
-    """`$CHESTMAP_CACHE`, or chestmap/ in `$XDG_CACHE_HOME` or ~/.cache; deleting it costs time alone."""
-    if given := os.environ.get("CHESTMAP_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chestmap"
 
 
 def needed(name: str) -> Any:

@@ -7,11 +7,10 @@ import timm
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from chestmap.errors import BadModel, BadSettings, did_you_mean
+from chestmap.nn.weights import of_model, starting_weights
 from chestmap.settings import Settings
 
 Stage = Annotated[int, Field(ge=1, le=4)]
@@ -22,7 +21,9 @@ class BackboneSettings(Settings):
 
     name: str = "resnet50"
     output_stride: Literal[8, 16, 32] = 32
-    weights: str = "none"  # none, imagenet, or the path of a safetensors file with timm's names
+    weights: str = (
+        "none"  # or imagenet, a safetensors file with timm's names, a model folder, torchxrayvision:NAME (docs/weights.md)
+    )
     stages: tuple[Stage, ...] = (4,)  # ascending; the last stage is 4, whatever timm counts before it
     mean: float = 0.5  # HAM's code; with the summed stem it equals three equal channels
     std: Annotated[float, Field(gt=0)] = 0.5
@@ -91,8 +92,12 @@ def _features(settings: BackboneSettings) -> Any:
 def _weighted(settings: BackboneSettings, options: dict[str, Any]) -> nn.Module:
     if settings.weights == "none" or torch.get_default_device().type == "meta":
         return timm.create_model(settings.name, pretrained=False, **options)
+    if Path(settings.weights).is_dir():
+        net = timm.create_model(settings.name, pretrained=False, **options)
+        net.load_state_dict(of_model(Path(settings.weights), net.state_dict()))
+        return net
     if settings.weights != "imagenet":
-        source = {"state_dict": _local_weights(Path(settings.weights), settings.name)}
+        source = {"state_dict": starting_weights(settings.weights, settings.name, settings.mean, settings.std)}
         net = timm.create_model(settings.name, pretrained=True, pretrained_cfg_overlay=source, **options)
         del net.pretrained_cfg  # which would keep a second copy of the weights
         return net
@@ -105,38 +110,6 @@ def _weighted(settings: BackboneSettings, options: dict[str, Any]) -> nn.Module:
             f"imagenet weights of {settings.name} could not be fetched ({type(error).__name__}); fetch model.safetensors of "
             f'"{origin}" from the Hugging Face hub where there is a network, and set weights = "/path/of/model.safetensors"'
         ) from None
-
-
-def _local_weights(path: Path, name: str) -> dict[str, Tensor]:
-    """A whole timm network's weights, checked by name and shape; the stem may have 1 or 3 channels, the classifier any size."""
-    if path.suffix != ".safetensors":
-        raise BadModel(f"weights {path}: expected none, imagenet or a .safetensors file (pickled weights are not read)")
-    try:
-        found = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise BadModel(f"weights {path}: cannot be read as safetensors ({error})") from None
-    with torch.device("meta"):
-        whole = timm.create_model(name)
-    config: Any = whole.pretrained_cfg
-    stem, heads = f"{config['first_conv']}.weight", _names(config["classifier"])
-    expected = {key: value.shape for key, value in whole.state_dict().items() if not key.startswith(heads)}
-    found = {key: value for key, value in found.items() if not key.startswith(heads)}
-    wrong = [f"{key} is missing" for key in expected.keys() - found.keys() if not key.endswith("num_batches_tracked")]
-    wrong += [f"{key} is not of this network" for key in found.keys() - expected.keys()]
-    for key in expected.keys() & found.keys():
-        shape = found[key].shape
-        gray_stem = key == stem and shape[1] == 1 and shape[0] == expected[key][0] and shape[2:] == expected[key][2:]
-        if shape != expected[key] and not gray_stem:
-            wrong.append(f"{key} is {tuple(shape)} instead of {tuple(expected[key])}")
-    if wrong:
-        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        raise BadModel(f"weights {path} do not fit {name}: {'; '.join(sorted(wrong)[:8])}{more}")
-    return found
-
-
-def _names(classifier: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    return tuple(f"{name}." for name in names)
 
 
 def _dilated_densenet(net: nn.Module, output_stride: int) -> nn.Module:
