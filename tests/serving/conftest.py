@@ -23,22 +23,22 @@ def served(model_folder):
 def client_of():
     """Makes clients of services that run in this process: `client_of(service, access, hosts)`."""
 
-    def make(service, access=None, **options):
+    def make(service, access=None, hosts=(), **options):
         access = access or Access(service.store.folders.key())
         return TestClient(
-            create_app(service, access), base_url="http://localhost", headers={"X-Chestmap": "1"}, client=("127.0.0.1", 5),
+            create_app(service, access, hosts), base_url="http://localhost", headers={"X-Chestmap": "1"}, client=("127.0.0.1", 5),
             raise_server_exceptions=True, **options,
         )  # fmt: skip
 
     return make
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def service(served, tmp_path_factory):
     return Service([served], Store(tmp_path_factory.mktemp("store")), ServeSettings(readers=1))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(service, client_of):
     with client_of(service) as made:
         yield made

@@ -20,13 +20,17 @@ FINDINGS = Findings(("Effusion", "Mass", "Nodule"))
 SIDE = 64
 
 
-def write_small_model(folder: Path, seed: int = 1) -> Path:
+def write_small_model(folder: Path, seed: int = 2) -> Path:
     """A model of random weights; another seed is another model."""
     torch.manual_seed(seed)
     method = METHODS["cam"]
     settings = method.settings.model_validate({"name": "cam", **method.tiny})
     canvas = PackSettings(width=SIDE, height=SIDE)
     network = method.build(settings, FINDINGS, canvas.canvas)
+    with torch.no_grad():  # or every score would be a half
+        for name, weights in network.named_parameters():
+            if name.startswith("head"):
+                weights.mul_(300)
     folder.mkdir(parents=True)
     write_model(
         folder, Trained(method, settings, FINDINGS, canvas, network, {"source": "none", "fingerprint": "0", "split": "none"})

@@ -77,7 +77,11 @@ def _say_errors(app: FastAPI) -> None:
         request.app.state.service.metrics.refused(reason)
         return _said(429 if reason in {"queue", "busy"} else 503, str(problem), {"Retry-After": str(seconds)})
 
+    async def broken(_: Request, __: Any) -> Response:
+        return _said(500, "something went wrong in the service; its log says where")
+
     for kind, answer in (
+        (Exception, broken),
         (StarletteHTTPException, http), (RequestValidationError, invalid), (BadInput, bad), (Full, full), (Busy, full),
     ):  # fmt: skip
         app.add_exception_handler(kind, answer)

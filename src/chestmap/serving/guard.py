@@ -73,9 +73,12 @@ class Guard:
         except (ClientDisconnect, TimeoutError):
             pass  # nobody is there to be answered; the server closes the connection
         except Exception as problem:
-            place = traceback.extract_tb(problem.__traceback__)[-1]
+            frames = traceback.extract_tb(problem.__traceback__)
+            place = next((one for one in reversed(frames) if "chestmap" in one.filename), frames[-1])
             log.error("%s at %s:%s", type(problem).__name__, place.filename, place.lineno)  # noqa: TRY400 - messages may hold names
-            await answer.error(500, "something went wrong in the service; its log says where")
+            await answer.error(
+                500, "something went wrong in the service; its log says where"
+            )  # unless the application said so
         finally:
             route = getattr(scope.get("route"), "path", "none")
             took = time.monotonic() - start

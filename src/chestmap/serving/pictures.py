@@ -11,7 +11,7 @@ from jaxtyping import Float16, Float32, UInt8
 from PIL import Image
 
 from chestmap.reports.overlay import OverlayStyle, overlay
-from chestmap.serving.served import prediction_of, stored_maps
+from chestmap.serving.stored import prediction_of, stored_maps
 from chestmap.serving.tables import Result, Study
 from chestmap.types import Prediction, Radiograph
 

@@ -70,7 +70,7 @@ class Readers:
         self.settings, self.key = settings, key
         self._free: queue.Queue[_Process | None] = queue.Queue()
         for _ in range(settings.readers):
-            self._free.put(_Process())
+            self._free.put(None)  # begins when it is needed
 
     def read(
         self, path: Path, out: Path, canvases: Mapping[str, CanvasSettings], *, name: str, patient: str
@@ -82,12 +82,20 @@ class Readers:
         """The canvases once more, of a file that was read before."""
         return self._ask(path, out, canvases, {"canvases_only": True})
 
+    def results(self, path: Path, out: Path, result: dict[str, Any]) -> list[Path]:
+        """A stored result as DICOM files in `out`, for the DICOM file at `path`."""
+        return [out / name for name in self._answered({"path": str(path), "out": str(out), **result})["files"]]
+
     def _ask(self, path: Path, out: Path, canvases: Mapping[str, CanvasSettings], more: dict[str, Any]) -> dict[str, Any]:
-        bounds = self.settings.bounds
         request = {
             "path": str(path), "out": str(out), "canvases": {name: one.model_dump() for name, one in canvases.items()},
-            "file_bytes": bounds.file_bytes, "key": self.key.hex(), "show_patient": self.settings.show_patient, **more,
+            "file_bytes": self.settings.bounds.file_bytes, "key": self.key.hex(), **more,
         }  # fmt: skip
+        return self._answered({**request, "show_patient": self.settings.show_patient})
+
+    def _answered(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Of a process that is free; one that dies or takes too long is replaced."""
+        bounds = self.settings.bounds
         try:
             process = self._free.get(timeout=bounds.read_seconds)
         except queue.Empty:

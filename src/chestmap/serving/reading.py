@@ -22,6 +22,7 @@ from chestmap.data.limits import Limits
 from chestmap.data.png import SIGNATURE
 from chestmap.errors import BadInput
 from chestmap.inference.pseudonym import Pseudonyms, words_of_patient
+from chestmap.serving.stored import prediction_of, stored_maps
 from chestmap.types import Radiograph
 
 MEMORY = 4 << 30
@@ -93,10 +94,23 @@ def _thumbnail(radiograph: Radiograph) -> bytes:
     return coded.tobytes()
 
 
+def write_results(request: dict[str, Any]) -> dict[str, Any]:
+    """A stored result as DICOM objects in `out`; the answer names their files."""
+    from chestmap.data.predictions import OwnRule
+    from chestmap.reports.dicom import About, read_source, write_dicom
+
+    maps, about = stored_maps(Path(request["maps"])), request["about"]
+    prediction = prediction_of(request["id"], request["findings"], request["grid"], maps)
+    model = About(**{**about, "rule": OwnRule(**about["rule"])})
+    written = write_dicom(read_source(Path(request["path"]).read_bytes()), prediction, model, Path(request["out"]), ("sr",))
+    return {"files": [path.name for path in written]}
+
+
 def answered(line: bytes) -> dict[str, Any]:
     """What failed is told without the parts of a message that only we should see."""
     try:
-        return read(json.loads(line))
+        request = json.loads(line)
+        return write_results(request) if "grid" in request else read(request)
     except BadInput as problem:
         return {"error": str(problem)}
     except MemoryError:

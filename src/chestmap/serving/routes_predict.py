@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Header, HTTPException, Query, Request, Response, UploadFile
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile as Upload
 
-from chestmap.errors import BadImage, BadInput
+from chestmap.errors import BadImage
 from chestmap.serving import bodies
-from chestmap.serving.readers import Busy
-from chestmap.serving.routes_studies import Here, line, overlay_of, shown
-from chestmap.serving.service import Full, Service, Taken
+from chestmap.serving.routes_studies import Here, dicom_of, line, overlay_of, shown
+from chestmap.serving.service import Service, Taken
 
 FIELDS = 8
 FIELD_BYTES = 1024
@@ -61,7 +61,7 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
     "/predict",
     response_model=bodies.Predicted,
     responses={
-        200: {"content": {PNG: BINARY}},
+        200: {"content": {PNG: BINARY, DICOM: BINARY}},
         202: {"model": bodies.Accepted, "description": "Safe, and predicted later"},
         406: {"model": bodies.Error, "description": "Not in the form asked for"},
         422: {"model": bodies.AllFailed | bodies.Error, "description": "No file could be read, or a value is not allowed"},
@@ -87,6 +87,8 @@ async def predict(  # noqa: PLR0913 - an operation's parameters
     done = wait and await _finished(request, service, [one.study_id for one in safe])
     if kind == PNG and done:
         return Response(await run_in_threadpool(overlay_of, service, safe[0].study_id, model), media_type=PNG)
+    if kind == DICOM and done:
+        return await run_in_threadpool(dicom_of, service, safe[0].study_id, model)
     return await run_in_threadpool(_answer, service, taken, done=done)
 
 
@@ -105,19 +107,19 @@ def _kind(accept: str, count: int) -> str:
             continue
         if (kind := kind.strip()) in {JSON, "application/*", "*/*", ""}:
             return JSON
-        if kind in {PNG, "image/*"}:
+        if kind in {PNG, "image/*", DICOM, "multipart/related"}:
             if count != 1:
-                raise HTTPException(406, f"{count} files; {PNG} is answered for one")
-            return PNG
-    raise HTTPException(406, f"Accept: {JSON} and {PNG} are answered")
+                raise HTTPException(406, f"{count} files; {kind} is answered for one")
+            return DICOM if kind in {DICOM, "multipart/related"} else PNG
+    raise HTTPException(406, f"Accept: {JSON}, {PNG} and {DICOM} are answered")
 
 
 async def _all_taken(
-    request: Request, service: Service, files: list[UploadFile], models: dict[str, str], patient: str
+    request: Request, service: Service, files: Sequence[Upload], models: dict[str, str], patient: str
 ) -> list[Taken | bodies.FailedUpload]:
     """One after the other: a client that sends many has no more than its share of the processes that decode."""
 
-    def take(upload: UploadFile) -> Taken | bodies.FailedUpload:
+    def take(upload: Upload) -> Taken | bodies.FailedUpload:
         name = upload.filename or ""
         try:
             return service.take_in(upload.file, name, models, patient)
@@ -139,6 +141,3 @@ async def _finished(request: Request, service: Service, studies: list[str]) -> b
         stopping.cancel()
         everything.cancel()
     return all(one.done() and not one.cancelled() for one in futures)
-
-
-__all__ = ["BadInput", "Busy", "Full", "router"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
@@ -11,16 +12,17 @@ from chestmap.errors import BadInput
 from chestmap.serving import bodies, reviews
 from chestmap.serving.access import Person
 from chestmap.serving.pictures import map_bytes, overlay_png
-from chestmap.serving.served import stored_maps
 from chestmap.serving.service import Service
 from chestmap.serving.shown import row_of, study_of
 from chestmap.serving.store import Query as Wanted
+from chestmap.serving.stored import stored_maps
 from chestmap.serving.tables import Result, Study
 
 router = APIRouter(prefix="/v1", tags=["studies"])
 StudyId = Annotated[str, Path(pattern=r"^s-[0-9a-f]{24}$", description="As the worklist gives it")]
 ModelId = Annotated[str, Path(max_length=64, description="As /v1/models gives it")]
 BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+DICOM = {"content": {"application/dicom": {"schema": {"type": "string", "format": "binary"}}}}
 PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
 
 
@@ -131,14 +133,44 @@ def overlay_of(service: Service, study_id: str, model: str = "", finding: str = 
     return overlay_png(_there(service, study_id)[0], result, (pixels, maps), finding)
 
 
-@router.put("/studies/{study_id}/review", responses={409: {"model": bodies.Conflict}})
-def put_review(service: Here, person: Asking, study_id: StudyId, review: bodies.ReviewIn) -> bodies.ReviewOut:
+@router.get("/studies/{study_id}/dicom", response_class=Response, responses={200: DICOM, 406: {"model": bodies.Error}})
+def dicom(service: Here, study_id: StudyId, model: Annotated[str, Query(max_length=64)] = "") -> Response:
+    """The result as DICOM SR, which belongs to the study of the radiograph: one object, or multipart/related."""
+    return dicom_of(service, study_id, model)
+
+
+def dicom_of(service: Service, study_id: str, model: str = "") -> Response:
+    found, result = _there(service, study_id)[0], _result(service, study_id, model)
+    original, maps = (service.store.file(study_id, kind) for kind in ("original", f"maps-{result.model_id}"))
+    if found.image["source"] != "dicom":
+        raise HTTPException(406, "the upload was no DICOM file, so there is no study to which DICOM results could belong")
+    served = service.served.get(result.model_sha)
+    if served is None or original is None or maps is None:
+        raise HTTPException(404, "the study was deleted, or its model is not served any more")
+    about = {
+        "id": study_id,
+        "maps": str(maps),
+        "findings": result.findings,
+        "grid": result.maps,
+        "about": served.dicom_about(),
+    }
+    objects = service.dicom_results(original, about)
+    if len(objects) == 1:
+        return Response(objects[0], media_type="application/dicom")
+    border = secrets.token_hex(16)
+    parts = [b"--%s\r\nContent-Type: application/dicom\r\n\r\n%s\r\n" % (border.encode(), one) for one in objects]
+    media = f'multipart/related; type="application/dicom"; boundary={border}'
+    return Response(b"".join(parts) + b"--%s--\r\n" % border.encode(), media_type=media)
+
+
+@router.put("/studies/{study_id}/review", response_model=bodies.ReviewOut, responses={409: {"model": bodies.Conflict}})
+def put_review(service: Here, person: Asking, study_id: StudyId, review: bodies.ReviewIn) -> bodies.ReviewOut | Response:
     """409 with the current version where somebody else wrote since `base`."""
     try:
         written = reviews.put_review(service.store, study_id, person.name, review)
     except reviews.Stale as stale:
         now = reviews.current(service.store, study_id)
-        return JSONResponse({"error": str(stale), "current": now.model_dump(mode="json")}, 409)  # pyright: ignore[reportReturnType]
+        return JSONResponse({"error": str(stale), "current": now.model_dump(mode="json")}, 409)
     if written is None:
         raise HTTPException(404, "no such study; it may have been deleted")
     return written

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chestmap.errors import BadInput
+from chestmap.inference.forward import ForwardSettings
 from chestmap.inference.predictor import load
 from chestmap.serving.access import Access, Person
 from chestmap.serving.app import create_app
@@ -18,6 +19,7 @@ from chestmap.serving.server import Address, server_of
 from chestmap.serving.service import Service
 from chestmap.serving.settings import ServeSettings
 from chestmap.serving.store import Store
+from chestmap.settings import checked
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ def run(
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     for name in ("alembic", "uvicorn.error", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    served = [Served(load(folder)) for folder in folders]
+    tree = {key: getattr(settings, key) for key in ("engine", "device", "precision")}
+    forward = checked(ForwardSettings, tree, name="--serve-set")
+    served = [Served(load(folder, forward)) for folder in folders]
     if len({one.sha256 for one in served}) < len(served):
         raise BadInput("the same model is given twice; give each once")
     service = Service(served, Store(store, database), settings)

@@ -17,7 +17,7 @@ from chestmap.inference.boxes import boxes_of
 from chestmap.inference.predictor import Predictor, tensor_of
 from chestmap.serving.results import Answer, NewFile
 from chestmap.training.checkpoint import write_beside
-from chestmap.types import Box, Findings, Frame, Prediction
+from chestmap.types import Box, Frame
 from chestmap.vocabulary import NO_FINDING, SUPPORT_DEVICES
 
 HARMLESS = {NO_FINDING, SUPPORT_DEVICES}
@@ -49,6 +49,15 @@ class Served:
             "id": self.id, "method": model.method.name, "title": model.method.title, "paper": model.method.paper,
             "findings": list(self.predictor.findings), "canvas": list(model.canvas.canvas),
             "operating_points": dict(self.predictor.operating_points) or None, "sha256": self.sha256,
+        }  # fmt: skip
+
+    def dicom_about(self) -> dict[str, Any]:
+        """What `reports.dicom` wants to know of the model, as JSON."""
+        model, rule = self.predictor.model, self.predictor.rule
+        own = {"threshold": rule.own.threshold, "normalize": rule.own.normalize}
+        return {
+            "name": model.method.title, "sha256": self.sha256, "operating_points": dict(self.predictor.operating_points),
+            "levels": dict(rule.levels), "rule": own, "calibrated": bool(model.about.get("calibration")),
         }  # fmt: skip
 
     def answers(
@@ -93,18 +102,3 @@ def scaled_score(score: float, threshold: float | None) -> float:
     """0.5 at the operating point, straight on both sides of it, so that findings can be compared."""
     point = min(max(0.5 if threshold is None else threshold, 1e-6), 1 - 1e-6)
     return 0.5 * score / point if score < point else 0.5 + 0.5 * (score - point) / (1 - point)
-
-
-def stored_maps(path: Path) -> Float16[np.ndarray, "finding h w"]:
-    return np.load(path, allow_pickle=False)
-
-
-def prediction_of(study_id: str, findings: Sequence[dict[str, Any]], grid: dict[str, Any], maps: np.ndarray) -> Prediction:
-    """What the store holds of a result, as the rest of chestmap knows it."""
-    boxes = tuple(
-        Box(one["name"], box["x0"], box["y0"], box["x1"], box["y1"], box["score"])
-        for one in findings
-        for box in one["boxes"]
-    )
-    scores = np.array([one["score"] for one in findings])
-    return Prediction(study_id, "", Findings(tuple(grid["order"])), scores, maps, Frame.from_list(grid["frame"]), boxes)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, Protocol, runtime_checkable
 
 from chestmap.errors import BadImage, BadInput, ChestmapError
 from chestmap.serving.batches import Batches, under_way
@@ -35,6 +35,13 @@ class Full(ChestmapError):
     def __init__(self, message: str, reason: str, seconds: int) -> None:
         super().__init__(message)
         self.reason, self.seconds = reason, seconds
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A file, or what a request's upload lies in."""
+
+    def read(self, size: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class Service:
             raise BadInput(f"model: no such model; served are {', '.join(self.by_id)}")
         return {one.sha256: one.id for one in self.served.values() if wanted in {"", one.id}}
 
-    def take_in(self, upload: BinaryIO, name: str, models: dict[str, str], patient: str = "") -> Taken:
+    def take_in(self, upload: Readable, name: str, models: dict[str, str], patient: str = "") -> Taken:
         """Returns when the upload is safe on disk. `name` and `patient` are a client's words; bad images are `BadImage`."""
         received = self.store.folders.new()
         try:
@@ -113,7 +120,15 @@ class Service:
         finally:
             shutil.rmtree(received, ignore_errors=True)
 
-    def _receive(self, upload: BinaryIO, received: Path) -> str:
+    def dicom_results(self, original: Path, about: dict[str, Any]) -> list[bytes]:
+        """DICOM objects made of a stored result, by a process that decodes: the original is a stranger's file."""
+        out = self.store.folders.new()
+        try:
+            return [path.read_bytes() for path in self.readers.results(original, out, about)]
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+
+    def _receive(self, upload: Readable, received: Path) -> str:
         """Copies an upload, and its sha256."""
         hashed, most = sha256(), self.settings.bounds.file_bytes
         with (received / "original").open("xb") as file:

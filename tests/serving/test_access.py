@@ -1,0 +1,157 @@
+"""Who may come in, and from where."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from chestmap.errors import BadInput, Refused
+from chestmap.serving.access import Access, is_loopback, read_tokens
+from chestmap.serving.service import Service
+from chestmap.serving.settings import ServeSettings
+from chestmap.serving.store import Store
+from serving.small import picture, upload
+
+TOKEN, ADMIN = "0123456789abcdef-reader", "0123456789abcdef-admin"
+
+
+@pytest.fixture(scope="module")
+def closed(served, tmp_path_factory, client_of):
+    folder = tmp_path_factory.mktemp("closed")
+    tokens = folder / "tokens"
+    tokens.write_text(f"# who\nReader {TOKEN}\nChief {ADMIN} admin\n")
+    tokens.chmod(0o600)
+    service = Service([served], Store(folder / "store"), ServeSettings(readers=1))
+    access = Access(service.store.folders.key(), read_tokens(tokens))
+    with client_of(service, access) as client:
+        yield client
+
+
+def bearer(token):
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_without_a_token_only_the_page_and_health_answer(closed):
+    for path in ("/v1/models", "/v1/studies", "/metrics", "/openapi.json", "/docs", "/v1/nothing"):
+        answer = closed.get(path)
+        assert answer.status_code == 401, path
+        assert answer.json()["error"].startswith("no valid token")
+    assert closed.post("/v1/predict", files=upload(picture(1))).status_code == 401
+    assert closed.get("/healthz").status_code == 200
+    assert closed.get("/").status_code in {200, 404}
+
+
+def test_a_token_opens_and_names_the_reviewer(closed):
+    study_id = closed.post("/v1/predict", files=upload(picture(1)), headers=bearer(TOKEN)).json()["studies"][0]["id"]
+    review = {"base": 0, "state": "done"}
+    headers = {**bearer(TOKEN), "X-Reviewer": "Somebody else"}
+    assert closed.put(f"/v1/studies/{study_id}/review", json=review, headers=headers).json()["by"] == "Reader"
+    assert closed.delete(f"/v1/studies/{study_id}", headers=bearer(TOKEN)).status_code == 403
+    assert closed.delete(f"/v1/studies/{study_id}", headers=bearer(ADMIN)).status_code == 204
+
+
+def test_a_session_is_a_cookie_that_no_script_reads(closed):
+    answer = closed.post("/v1/session", json={"token": TOKEN})
+    assert answer.json() == {"name": "Reader", "admin": False}
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    assert closed.get("/v1/models").status_code == 200
+    value = closed.cookies["chestmap_session"]
+    closed.cookies.clear()
+    for forged in (value[:-2] + "AA", "A" * len(value), value[:40], "", "é", value[::-1]):
+        assert closed.get("/v1/models", headers={"Cookie": f"chestmap_session={forged}".encode()}).status_code == 401
+    assert closed.post("/v1/session", json={"token": "wrong-wrong-wrong-wrong"}).status_code == 401
+
+
+def test_a_session_ends(monkeypatch):
+    access = Access(b"k" * 32, read_tokens_of(TOKEN))
+    cookie = {"cookie": f"chestmap_session={access.session(TOKEN)}"}
+    assert access.person(cookie, "").name == "Reader"
+    assert Access(b"k" * 32, read_tokens_of(ADMIN)).person(cookie, "") is None  # its token was taken away
+    assert Access(b"j" * 32, access.tokens).person(cookie, "") is None
+    later = time.time() + 13 * 3600
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert access.person(cookie, "") is None
+
+
+def read_tokens_of(token):
+    from hashlib import sha256
+
+    from chestmap.serving.access import Person
+
+    return {sha256(token.encode()).digest(): Person("Reader")}
+
+
+def test_a_proxy_is_believed_only_where_it_stands():
+    access = Access(b"k" * 32, proxy_header="X-Remote-User", proxies=frozenset({"10.0.0.1"}))
+    assert access.person({"x-remote-user": "Ann"}, "10.0.0.1").name == "Ann"
+    assert access.person({"x-remote-user": "Ann"}, "10.0.0.2") is None
+    assert access.person({}, "10.0.0.1") is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"X-Chestmap": ""}, 415),  # the header is there
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "localhost.evil.example"}, 421),
+        ({"Host": "127.0.0.1:99"}, 415),
+        ({"Host": "[::1]:99"}, 415),
+        ({"Host": "["}, 421),
+        ({"Content-Encoding": "gzip"}, 415),
+    ],
+)
+def test_requests_of_other_sites_are_refused(client, headers, status):
+    assert client.post("/v1/predict", headers=headers).status_code == status
+
+
+def test_a_request_that_changes_something_says_so(client):
+    for method, path in (("POST", "/v1/predict"), ("PUT", "/v1/studies/x/review"), ("DELETE", "/v1/studies/x")):
+        request = client.build_request(method, path)
+        del request.headers["X-Chestmap"]
+        assert client.send(request).status_code == 403
+
+
+def test_every_answer_carries_the_headers_that_browsers_obey(client):
+    for path in ("/healthz", "/v1/nothing", "/v1/models"):
+        headers = client.get(path).headers
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cache-control"] == "no-store"
+
+
+def test_token_files_are_looked_at(tmp_path):
+    path = tmp_path / "tokens"
+    for text, said in (("Ann short\n", "at least 16"), ("Ann\n", "expected NAME TOKEN"), ("# none\n", "holds no token")):
+        path.write_text(text)
+        path.chmod(0o600)
+        with pytest.raises(BadInput, match=said):
+            read_tokens(path)
+    path.chmod(0o644)
+    with pytest.raises(Refused, match="chmod 600"):
+        read_tokens(path)
+
+
+def test_what_is_loopback():
+    assert all(map(is_loopback, ("127.0.0.1", "::1", "localhost", "127.8.8.8")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "localhost.example")))
+
+
+def test_an_open_address_without_a_token_is_refused(tmp_path):
+    code = (
+        "from chestmap.cli.serve import add_to; import typer; a = typer.Typer(); a.command()(lambda: None); add_to(a); a()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "serve", str(tmp_path), "--store", str(tmp_path / "s"), "--host", "0.0.0.0"],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "give --token-file" in done.stderr
+    assert not (tmp_path / "s").exists()
