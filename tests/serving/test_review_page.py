@@ -6,14 +6,36 @@ Most of it drives a stand-in for the service, which can fail on demand; the last
 import os
 import re
 import shutil
-from base64 import b64decode
-from contextlib import contextmanager
+from threading import Thread
+from time import sleep
 
-import cv2
 import numpy as np
 import pytest
 
+from chestmap.serving.access import Access
+from chestmap.serving.app import create_app
+from chestmap.serving.server import Address, server_of
+from chestmap.serving.service import Service
+from chestmap.serving.settings import ServeSettings
+from chestmap.serving.store import Store
+from serving.browsing import (
+    STATE,
+    corner,
+    drag,
+    forgotten,
+    frames,
+    last,
+    place,
+    press,
+    pressed,
+    read,
+    row,
+    saved,
+    shown,
+    visit,
+)
 from serving.fake_service import MODELS, FakeService
+from serving.small import picture, served_of, write_small_model
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -43,42 +65,6 @@ def service(fake):
     return forgotten(fake)
 
 
-def forgotten(fake):
-    for study in fake.studies.values():
-        del study["versions"][1:]
-    fake.fail, fake.lost = 0, False
-    fake.requests.clear()
-    return fake
-
-
-@contextmanager
-def visit(browser, address, name="Ana", said=None, width=1000):
-    """A browser of its own; whatever it writes to the console, or asks of another host, fails the test."""
-    context = browser.new_context(viewport={"width": width, "height": 680}, locale="en-GB", reduced_motion="reduce")
-    context.add_init_script(
-        f"localStorage.getItem('chestmap.reviewer') ?? localStorage.setItem('chestmap.reviewer', '{name}')"
-    )
-    page = context.new_page()
-    page.set_default_timeout(8000)
-    heard = []
-    page.on("console", lambda message: heard.append(message.text))
-    page.on("pageerror", lambda error: heard.append(str(error)))
-    page.on("request", lambda request: heard.append(request.url) if not request.url.startswith((address, "blob:")) else None)
-    page.goto(address)
-    page.locator("body[data-ready]").wait_for()
-    yield page
-    context.close()
-    assert [line for line in heard if said is None or not re.search(said, line)] == []
-
-
-def read(page, address, study="s-0000"):
-    page.goto(f"{address}#/{study}")
-    page.locator("#loading").wait_for(state="hidden")
-    page.locator("#findings li").first.wait_for()
-    frames(page)
-    return page.locator("#image-a")
-
-
 @pytest.fixture(scope="module")
 def visited(browser, fake):
     """One page for all tests that need no second one."""
@@ -99,58 +85,6 @@ def page(visited, fake):
     visited.evaluate("document.getElementById('history').open = false")
     visited.locator("#image-a").focus()
     return visited
-
-
-def frames(page):
-    """Two frames later: what was asked for is painted."""
-    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-
-def shown(page, pane="#pane-a"):
-    """The pixels of the stage, [height, width, RGB]."""
-    frames(page)
-    url = page.evaluate("pane => document.querySelector(pane + ' canvas.stage').toDataURL()", pane)
-    return cv2.imdecode(np.frombuffer(b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-
-
-def corner(page, name, pane="#pane-a"):
-    frames(page)
-    return page.locator(f"{pane} [data-corner={name}]").text_content()
-
-
-def place(page, x, y):
-    """Where an image point lies in the window, from the page's own view, which the geometry test checks."""
-    box = page.locator("#image-a").bounding_box()
-    image = {"width": 224, "height": 256}
-    zoom = min(box["width"] / image["width"], box["height"] / image["height"])
-    left = box["x"] + (box["width"] - image["width"] * zoom) / 2
-    top = box["y"] + (box["height"] - image["height"] * zoom) / 2
-    return left + x * zoom, top + y * zoom
-
-
-def drag(page, start, end, button="left"):
-    page.mouse.move(*start)
-    page.mouse.down(button=button)
-    page.mouse.move((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
-    page.mouse.move(*end)
-    page.mouse.up(button=button)
-
-
-def saved(page):
-    """Waits for what was changed before: the state leaves "saved" within the change itself."""
-    page.locator("#status[data-state=saved]").wait_for()
-
-
-def last(service, study="s-0000"):
-    return service.studies[study]["versions"][-1]
-
-
-def row(page, finding):
-    return page.locator(f".finding[data-finding='{finding}']")
-
-
-def pressed(page, selector):
-    return page.locator(selector).get_attribute("aria-pressed") == "true"
 
 
 def test_the_worklist_shows_unread_first_and_filters(browser, service):
@@ -400,15 +334,6 @@ def test_nothing_is_wider_than_the_window(page):
     page.set_viewport_size({"width": 1000, "height": 680})
 
 
-STATE = """(() => { const one = selector => document.querySelector(selector), chosen = one('.finding.chosen'), count = s => document.querySelectorAll(s).length;
-  const corner = name => one(`#pane-a [data-corner=${name}]`).textContent, on = id => one(id).getAttribute('aria-pressed') === 'true';
-  return { chosen: chosen?.dataset.finding, said: chosen?.dataset.said, visible: count('.eye[aria-pressed=true]'), left: one('#left').textContent,
-    chips: count('.chip'), taken: one('.chip[aria-pressed=true]')?.dataset.box ?? '', told: one('#said').textContent, window: corner('window'),
-    zoom: corner('zoom'), preset: one('#preset').value, maps: on('#maps-button'), boxes: on('#boxes-button'), opacity: one('#opacity').value,
-    tool: one('[data-tool][aria-pressed=true]').dataset.tool, model: one('#model-heads [aria-pressed=true]')?.dataset.model, compare: one('#compare').value,
-    focus: document.activeElement.id || document.activeElement.closest('li[data-id]')?.dataset.id || '', help: one('#help').open, history: one('#history').open, hash: location.hash,
-    theme: document.documentElement.dataset.theme, tab: one('[data-reviewed][aria-pressed=true]').dataset.reviewed }; })()"""
-
 STUDY_KEYS = [  # act, key, what changes, and to what where it matters
     ("nextFinding", "j", "chosen", None), ("previousFinding", "k", "chosen", None), ("toggle", "2", "visible", None),
     ("toggle", "2", "visible", None), ("alone", "v", "visible", 1), ("alone", "v", "visible", None), ("accept", "a", "said", "accept"),
@@ -438,20 +363,6 @@ LIST_KEYS = [
 ]  # fmt: skip
 
 
-def press(page, key, what, wanted):
-    """Presses a key, waits until the state says so, and returns it."""
-    before = page.evaluate(STATE)
-    page.keyboard.press(key)
-    for _ in range(100):
-        after = page.evaluate(STATE)
-        if after[what] != before[what]:
-            break
-        frames(page)
-    assert after[what] != before[what], (key, what, after)
-    assert wanted is None or after[what] == (wanted.format(**after) if isinstance(wanted, str) else wanted), (key, what)
-    return after
-
-
 def settled_study(page):
     page.locator("#loading").wait_for(state="hidden")
     frames(page)
@@ -465,7 +376,8 @@ def test_every_key_of_the_help_sheet_does_what_it_says(page, fake):
         settled_study(page)
     assert last(fake)["state"] == "done"
     page.locator("#rows li[data-id]").nth(2).wait_for()
-    page.locator("#rows").focus()
+    page.locator("#rows a:focus").wait_for()  # where one was
+    page.locator("#rows a").first.focus()
     for _, key, what, wanted in LIST_KEYS:
         press(page, key, what, wanted)
 
@@ -493,3 +405,76 @@ def test_a_big_image_is_windowed_within_a_frame(page):
         "times.push(raster.took); } return times.sort((a, b) => a - b)[3]; })"
     )
     assert took < 160
+
+
+@pytest.fixture(scope="module")
+def real(model_folder, tmp_path_factory):
+    """The service itself, with two models of random weights."""
+    room = tmp_path_factory.mktemp("review")
+    served = [served_of(model_folder), served_of(write_small_model(room / "other", seed=4))]
+    settings = ServeSettings(readers=1)
+    service = Service(served, Store(room / "store"), settings)
+    server = server_of(create_app(service, Access(service.store.folders.key())), Address("127.0.0.1", 0), settings)
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        sleep(0.02)
+        assert thread.is_alive()
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    server.should_exit = True
+    thread.join(20)
+
+
+def review_of(page, study):
+    return page.evaluate("study => fetch(`v1/studies/${study}`).then(answer => answer.json())", study)["review"]
+
+
+def test_the_real_service_is_reviewed(browser, real, tmp_path):
+    """From the upload of a file to two reviewers' corrections, by mouse and by keyboard."""
+    film = tmp_path / "film.png"
+    film.write_bytes(picture(3, 224, 256))
+    with visit(browser, real, "Ana", "409") as ana, visit(browser, real, "Bo", "409") as bo:
+        ana.locator("#files").set_input_files(film)
+        study = ana.locator("#rows li[data-id]:has(a[href])").get_attribute("data-id")
+        assert ana.locator("#rows .who b").inner_text() == "film.png"
+        for page in (ana, bo):
+            read(page, real, study)
+            page.keyboard.press("o")
+        assert ana.locator("#model-heads button").count() == 2
+        before, window = shown(ana), corner(ana, "window")
+        drag(ana, place(ana, 100, 100), place(ana, 130, 120))
+        assert corner(ana, "window") != window
+        assert (shown(ana) != before).mean() > 0.3
+        ana.keyboard.press("o")
+        plain = shown(ana)
+        for key in "123":
+            ana.keyboard.press(key)
+        assert (shown(ana) != plain).any()
+        row(ana, "Mass").locator(".name").click()
+        ana.keyboard.press("u")
+        count = len(ana.locator("[data-box]").all())
+        ana.locator("#image-a").focus()
+        ana.keyboard.press("b")
+        drag(ana, place(ana, 20, 30), place(ana, 60, 90))
+        for key in ("b", "ArrowRight", "Shift+ArrowDown"):
+            ana.keyboard.press(key)
+        saved(ana)
+        box = review_of(ana, study)["findings"]["Mass"]["boxes"][-1]
+        assert np.allclose([box[name] for name in ("x0", "y0", "x1", "y1")], (21, 30, 61, 91), atol=1)
+        ana.reload()
+        row(ana, "Mass").locator(".correct[aria-pressed=true]").wait_for()
+        row(ana, "Mass").locator(".name").click()
+        assert ana.locator("[data-box]").count() == count + 1
+        row(bo, "Mass").locator(".reject").click()
+        bo.locator("#conflict[open]").wait_for()
+        assert bo.locator("#conflict-rows tr.clash th").inner_text() == "Mass\nboth"
+        bo.locator("#conflict-all-theirs").click()
+        bo.locator("#conflict-save").click()
+        saved(bo)
+        row(bo, "Nodule").locator(".accept").click()
+        saved(bo)
+        review = review_of(bo, study)
+        assert (review["by"], review["state"]) == ("Bo", "part")
+        assert review["findings"]["Mass"]["boxes"][-1] == box
+        bo.locator("#history summary").click()
+        bo.get_by_text("Nodule: accepted").wait_for()

@@ -5,7 +5,7 @@ import { drafts } from "./autosave.js";
 import { all, make, note, one, percent, plural, press, when } from "./dom.js";
 import { reviewed } from "./history.js";
 
-const PAGE = 40, POLL = 8000, FILTERS = "chestmap.filters";
+const PAGE = 40, POLL = 8000, SOON = 1500, FILTERS = "chestmap.filters";
 const GROUPS = { no: "Unread", part: "In progress", done: "Done" };
 
 export class Worklist {
@@ -75,6 +75,8 @@ export class Worklist {
       this.rows = [...this.rows.slice(0, offset), ...out];
       this.show();
       one("list-problem").hidden = true;
+      clearTimeout(this.soon);
+      if (this.rows.some(row => row.state === "queued")) this.soon = setTimeout(() => { if (!one("worklist").hidden) this.refresh(); }, SOON);
     } catch (problem) {
       if (turn !== this.turn) return;
       one("list-problem").hidden = false;
