@@ -9,7 +9,7 @@ import pytest
 from chestmap.data.phantom.dicom_copy import write_dicom as write_phantom
 from chestmap.data.phantom.population import make_population
 from chestmap.data.phantom.settings import PhantomSettings
-from chestmap.reports.dicom import KINDS, About, write_dicom
+from chestmap.reports.dicom import KINDS, About, result_objects, write_dicom
 from chestmap.types import Box, Frame, Prediction
 from chestmap.vocabulary import CHESTXRAY14
 from data.dicom_samples import chest
@@ -101,3 +101,31 @@ def run(*command: object) -> str:
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def of_kind(kind, source, prediction, about):
+    return [made for one, made in result_objects(source, prediction, about, [kind]) if one == kind]
+
+
+def walk(item):
+    yield item
+    for child in item.get("ContentSequence", ()):
+        yield from walk(child)
+
+
+def groups_of(report):
+    return [item for item in walk(report) if concept(item) == "125007"]
+
+
+def concept(item):
+    name = item.get("ConceptNameCodeSequence")
+    return name[0].CodeValue if name else ""
+
+
+def corners(numbers):
+    x, y = numbers[0::2], numbers[1::2]
+    return min(x), min(y), max(x), max(y)
+
+
+def expected(prediction, *names):
+    return [next(box.corners for box in prediction.boxes if box.finding == name) for name in names]

@@ -30,6 +30,7 @@ from chestmap.data.dicom_header import FAILURES, Header, quiet
 from chestmap.data.dicom_kind import STORAGES, VIEW_CODES
 from chestmap.data.image import ReadSettings, radiograph_of
 from chestmap.errors import BadImage
+from chestmap.reports.dicom.source import syntax_of
 
 NUMBER = re.compile(r"[-+0-9.eE]{1,16}")
 TERMS: dict[str, str] = {
@@ -228,7 +229,9 @@ def _add_pixels(made: Dataset, source: Dataset) -> None:
     """As stored, less what no decoder shows: bytes behind the last pixel, comments and camera data of a JPEG."""
     if "PixelData" not in source:
         raise BadImage("no pixel data: export the image again")
-    syntax = uid.UID(source.file_meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian))
+    syntax = uid.UID(syntax_of(source))
+    if not syntax:
+        raise BadImage("no transfer syntax: export the image again")
     element = source["PixelData"]
     value: Any = element.value
     if syntax.is_compressed and syntax != uid.DeflatedExplicitVRLittleEndian:

@@ -42,9 +42,9 @@ def code_of(finding: str, prediction: Prediction) -> CodedConcept:
 
 
 def printable(text: str, longest: int) -> str:
-    """Names of findings come from a user's table; backslashes separate values in DICOM."""
+    """Names of findings come from a user's table; backslashes separate values in DICOM. Cut to so many bytes of UTF-8."""
     kept = "".join(letter if letter.isprintable() and letter != "\\" else " " for letter in text)
-    return kept[:longest].strip() or "finding"
+    return kept.encode()[:longest].decode(errors="ignore").strip() or "finding"
 
 
 @dataclass(frozen=True, eq=False)

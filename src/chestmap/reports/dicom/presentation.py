@@ -8,10 +8,10 @@ from highdicom.color import CIELabColor
 from pydicom.dataset import Dataset
 
 from chestmap.data.codecs import NATIVE
-from chestmap.data.dicom_header import Header, quiet
+from chestmap.data.dicom_header import FAILURES, Header, quiet
 from chestmap.reports.dicom.about import series_of
 from chestmap.reports.dicom.marks import Mark, Result, printable
-from chestmap.reports.dicom.source import low_is_white
+from chestmap.reports.dicom.source import low_is_white, syntax_of
 from chestmap.reports.dicom.sr import equipment
 
 PIXEL = pr.AnnotationUnitsValues.PIXEL
@@ -107,7 +107,7 @@ def _add_window(made: Dataset, source: Dataset) -> None:
 def _ends(source: Dataset, made: Dataset) -> tuple[float, float] | None:
     """Lowest and highest value after the modality step; None where only a decoder could tell."""
     header = Header(source, "")
-    native = str(source.file_meta.get("TransferSyntaxUID", "")) in NATIVE
+    native = syntax_of(source) in NATIVE
     if (
         not native
         or header.whole("SamplesPerPixel") not in {None, 1}
@@ -115,7 +115,10 @@ def _ends(source: Dataset, made: Dataset) -> tuple[float, float] | None:
         or "PixelData" not in source
     ):
         return None
-    stored, padding = source.pixel_array, header.whole("PixelPaddingValue")
+    try:
+        stored, padding = source.pixel_array, header.whole("PixelPaddingValue")
+    except FAILURES:
+        return None
     kept = stored[stored != padding] if padding is not None else stored
     if not kept.size:
         return None

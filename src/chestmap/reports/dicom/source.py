@@ -8,7 +8,7 @@ result to its study (the UIDs) must be right.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from io import BytesIO
 
@@ -16,7 +16,13 @@ import numpy as np
 from jaxtyping import Float32
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+)
 from pydicom.valuerep import PersonName
 
 from chestmap.data.dicom import read_dicom
@@ -25,6 +31,14 @@ from chestmap.data.limits import LIMITS
 from chestmap.errors import BadImage
 
 JOINING = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+
+SINGLE = {
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+}
+"""The kinds of radiograph that are read, without the multi-frame ones: their results would need frame numbers."""
 
 EMPTY_IF_ABSENT = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
@@ -64,7 +78,7 @@ def read_source(data: bytes) -> Dataset:
 def referenced(source: Dataset) -> Dataset:
     """A header for result objects. No pixels, no private elements, and nothing that is not listed here."""
     with quiet():
-        header = Header(source, str(source.file_meta.TransferSyntaxUID) if "file_meta" in vars(source) else "")
+        header = Header(source, syntax_of(source))
         found = Dataset()
         _copy_joining(header, found)
         for keyword in (*EMPTY_IF_ABSENT, *OPTIONAL):
@@ -73,7 +87,6 @@ def referenced(source: Dataset) -> Dataset:
                 setattr(found, keyword, value or None)
         _copy_image(header, found)
         _copy_deidentification(header, found)
-    found.SpecificCharacterSet = _charset(found)
     return found
 
 
@@ -84,6 +97,11 @@ def _copy_joining(header: Header, found: Dataset) -> None:
             came = "missing" if not value else "no identifier"
             raise BadImage(f"{keyword} is {came}: a result could not join its study; export the image again")
         setattr(found, keyword, value)
+    if found.SOPClassUID not in SINGLE:
+        named = UID(found.SOPClassUID).name
+        raise BadImage(
+            f"{named}; results are written for CR, DX and single-frame secondary captures: export it as one of these"
+        )
 
 
 def _plain(header: Header, keyword: str) -> str:
@@ -141,6 +159,7 @@ def _copy_image(header: Header, found: Dataset) -> None:
     rows, columns = header.whole("Rows"), header.whole("Columns")
     if rows is None or columns is None or min(rows, columns) < 1:
         raise BadImage("Rows or Columns is missing or no positive number: export the image again")
+    LIMITS.check_size(columns, rows)
     found.Rows, found.Columns = rows, columns
     found.Modality = _plain(header, "Modality").upper() or "CR"
     found.PhotometricInterpretation = _plain(header, "PhotometricInterpretation").upper() or "MONOCHROME2"
@@ -175,13 +194,18 @@ def _copy_deidentification(header: Header, found: Dataset) -> None:
         found.DeidentificationMethodCodeSequence = items
 
 
-def _charset(found: Dataset) -> str:
-    """Latin 1, which every archive reads, where it holds all letters; else UTF-8."""
+def charset_of(found: Dataset, texts: Iterable[str]) -> str:
+    """Latin 1, which every archive reads, where it holds all letters of the header and of `texts`; else UTF-8."""
     try:
-        "".join(str(element.value) for element in found).encode("latin-1")
+        "".join([*(str(element.value) for element in found), *texts]).encode("latin-1")
     except UnicodeEncodeError:
         return "ISO_IR 192"
     return "ISO_IR 100"
+
+
+def syntax_of(source: Dataset) -> str:
+    """Empty where the object came without its file header, as from the network."""
+    return str(vars(source).get("file_meta", {}).get("TransferSyntaxUID", ""))
 
 
 def low_is_white(source: Dataset) -> bool:
@@ -199,16 +223,18 @@ def spacing_of(reference: Dataset) -> Sequence[float]:
 
 def pixels_of(source: Dataset) -> Float32[np.ndarray, "h w"]:
     """Gray in [0, 1] as the network saw it, by the reader that made it for the network."""
-    syntax = source.file_meta.get("TransferSyntaxUID", ExplicitVRLittleEndian)
+    syntax = syntax_of(source)
+    if not syntax:
+        raise BadImage("no transfer syntax: a picture cannot be drawn; give the object with its file_meta")
     with quiet():
-        header, plain = Header(source, str(syntax)), Dataset()
+        header, plain = Header(source, syntax), Dataset()
         for keyword in WANTED:
             if element := header.element(keyword, LIMITS.file_bytes):
                 plain.add(element)
         if "PixelData" not in plain:
             raise BadImage("no pixel data: a picture cannot be drawn; give the whole object, or leave `sc` out")
         plain.file_meta = FileMetaDataset()
-        plain.file_meta.TransferSyntaxUID = syntax
+        plain.file_meta.TransferSyntaxUID = UID(syntax)
         plain.file_meta.MediaStorageSOPClassUID = UID(header.text("SOPClassUID"))
         plain.file_meta.MediaStorageSOPInstanceUID = UID(header.text("SOPInstanceUID"))
         stream = BytesIO()

@@ -16,7 +16,7 @@ from chestmap.reports.dicom.marks import Result
 from chestmap.reports.dicom.parametric import parametric_map
 from chestmap.reports.dicom.presentation import presentation
 from chestmap.reports.dicom.segmentation import segmentation
-from chestmap.reports.dicom.source import referenced
+from chestmap.reports.dicom.source import charset_of, referenced
 from chestmap.reports.dicom.sr import boxes_report, scores_report
 from chestmap.types import Prediction
 
@@ -34,7 +34,7 @@ def write_dicom(
     """
     paths = []
     folder.mkdir(parents=True, exist_ok=True)
-    for kind, made in result_objects(source, prediction, model, kinds):
+    for kind, made in list(result_objects(source, prediction, model, kinds)):  # all or none
         path = folder / f"{kind}-{made.SOPInstanceUID}.dcm"
         beside = path.with_name(path.name + ".part")
         with beside.open("wb") as stream:
@@ -50,11 +50,13 @@ def result_objects(
     source: Dataset, prediction: Prediction, model: About, kinds: Sequence[Kind] = DEFAULT_KINDS
 ) -> Iterator[tuple[Kind, Dataset]]:
     """The same as `write_dicom`, in memory, for sending."""
-    result = Result(referenced(source), source, prediction, model)
+    reference = referenced(source)
+    reference.SpecificCharacterSet = charset_of(reference, [*prediction.findings, model.name])
+    result = Result(reference, source, prediction, model)
     with quiet():
         for kind in _asked(kinds, result):
             for made in _made(kind, result):
-                made.SpecificCharacterSet = result.reference.SpecificCharacterSet
+                made.SpecificCharacterSet = reference.SpecificCharacterSet
                 made.file_meta.ImplementationClassUID = UID("2.25.88021384903046571364893163265146021734")
                 made.file_meta.ImplementationVersionName = "CHESTMAP"
                 yield kind, made
