@@ -156,13 +156,14 @@ def decode_all(inputs: Iterable[Input], reading: Reading, workers: int) -> Itera
     """
     size = reading.canvas.width * reading.canvas.height
     most = max(2, min(AHEAD * max(workers, 1), AHEAD_BYTES // size))
-    left, deaths = deque[Input](), 0
-    rest = _chained(left, iter(inputs))
+    left, rest, deaths = deque[Input](), iter(inputs), 0
     while True:
         taken: deque[Input] = deque()
         pool = _pool(workers)
         try:
-            yield from _window(rest, taken, lambda source, pool=pool: pool.submit(decode, source, reading), most)
+            yield from _window(
+                _chained(left, rest), taken, lambda source, pool=pool: pool.submit(decode, source, reading), most
+            )
         except BrokenProcessPool:
             suspects = list(taken)
         else:
@@ -181,14 +182,10 @@ def decode_all(inputs: Iterable[Input], reading: Reading, workers: int) -> Itera
 
 
 def _chained(first: deque[Input], then: Iterator[Input]) -> Iterator[Input]:
-    """Whatever stands in `first`, also when it was put there later, before the next of `then`."""
-    while True:
-        if first:
-            yield first.popleft()
-        elif (source := next(then, None)) is not None:
-            yield source
-        else:
-            return
+    while first:
+        yield first.popleft()
+    for source in then:  # noqa: UP028 -- `yield from` would close the iterator that the next round goes on with
+        yield source
 
 
 def _window(
