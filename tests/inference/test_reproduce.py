@@ -176,6 +176,14 @@ def test_quick_takes_the_first_folds(tmp_path, monkeypatch):
     assert made.path == tmp_path / "quick" / "cia_net" / "table-3.json"
 
 
+def test_a_slash_in_a_row_makes_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("chestmap.inference.reproduce.write_phantom", lambda *_, **__: None)
+    monkeypatch.setattr("chestmap.inference.reproduce.train", lambda *_, **__: None)
+    monkeypatch.setattr("chestmap.inference.reproduce.predict_and_score", lambda *_, **__: _evaluation([]))
+    made = reproduce(Order("attention_mining/table-3", row="w/o KP", out=tmp_path, configs=CONFIGS, quick=Quick()), METHODS)
+    assert made.path == tmp_path / "quick" / "attention_mining" / "table-3-w-o KP.json"
+
+
 def test_quick_goes_from_nothing_to_a_table_and_is_not_done_twice(tmp_path):
     quick = Quick(images=48, side=64)
     asked = {"row": "Ours-MSE", "fold": 2, "overrides": ("method.width=8", "method.attend.select=last")}

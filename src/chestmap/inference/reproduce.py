@@ -98,9 +98,15 @@ def reproduce(
         )
         found.setdefault(name, []).append(evaluation)
     rows, notes = ours(plan, found), _notes(order, plan)
-    path = out / f"{plan.table.id}{f'-{order.row}' if order.row else ''}{f'-fold-{order.fold}' if order.fold else ''}.json"
+    path = out / f"{plan.table.id}{_suffix(order)}.json"
     write(path, plan, rows, notes)
     return Reproduced(table_of(plan, rows, notes), path, found)
+
+
+def _suffix(order: Order) -> str:
+    """Of the file's name; a row may hold a slash ("w/o KP")."""
+    row = order.row.replace("/", "-") if order.row else ""
+    return f"{row and f'-{row}'}{f'-fold-{order.fold}' if order.fold else ''}"
 
 
 def _source(order: Order, plan: Plan, out: Path) -> Tree:
