@@ -33,7 +33,7 @@ def test_tables_and_images_need_no_torch():
     ("arguments", "verbs"),
     [
         ([], ["train", "methods", "predict", "evaluate", "compare", "report", "reproduce", "demo", "serve", "data"]),
-        (["data"], ["check", "split", "pack", "phantom"]),
+        (["data"], ["check", "split", "pack", "phantom", "deidentify"]),
     ],
 )
 def test_the_verbs_are_these(arguments, verbs):
