@@ -37,7 +37,7 @@ def boxes_of(
 ) -> tuple[Box, ...]:
     """In image pixels, in the order of the findings; a map that says nothing gives none.
 
-    A box's score is the finding's score times the peak of the scaled map in its region, so that a box beside the map's peak
+    A box's score is the finding's score times the peak of the scaled map inside it, so that a box beside the map's peak
     counts for less, and one around it carries the finding's own score.
     """
     surface, work = Surface(longest=LONGEST), Workspace()

@@ -30,7 +30,7 @@ reports and are wrong in part; performance on other hospitals, devices, ages and
 
 ## Use
 
-    chestmap predict THIS_FOLDER --data …
+    chestmap predict THIS_FOLDER films/ --out results --write csv,overlays
 
 The weights' sha256 is {about["sha256"]}; a folder whose weights differ is refused.
 """

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Float32, Int64, Num, UInt8
+from jaxtyping import Float, Float16, Float32, Int64, UInt8
 from scipy.special import expit
 from torch import Tensor
 
@@ -48,14 +48,14 @@ class Predictor:
         self.model, self.forward = model, forward or open_forward(model)
         self.findings: Findings = model.findings.subset(_trained(model))
         self.calibration = _calibration(model)
-        self.rule = BoxRule(model.own_rule, _levels(model.about.get("thresholds", {}), model, "thresholds"))
-        self.operating_points = _levels(model.about.get("operating_points", {}), model, "operating_points")
+        self.rule = BoxRule(model.own_rule, _levels(model.about.get("thresholds") or {}, model, "thresholds"))
+        self.operating_points = _levels(model.about.get("operating_points") or {}, model, "operating_points")
 
     @cached_property
     def _columns(self) -> Int64[np.ndarray, "finding"]:
         return np.array([self.model.findings.index(name) for name in self.findings], dtype=np.int64)
 
-    def predict(self, image: Path | str | Num[np.ndarray, "h w"] | Radiograph) -> ShownPrediction:
+    def predict(self, image: Path | str | np.ndarray | Radiograph) -> ShownPrediction:
         """Of a PNG, JPEG or DICOM file, or of gray pixels: 8 or 16 bits, or floats in [0, 1], where white is dense."""
         radiograph = _radiograph(image)
         found = self.predict_many([radiograph])[0]
@@ -112,7 +112,7 @@ def load(folder: Path | str, settings: ForwardSettings | None = None) -> Predict
     return Predictor(model, open_forward(model, settings))
 
 
-def _radiograph(image: Path | str | Num[np.ndarray, "h w"] | Radiograph) -> Radiograph:
+def _radiograph(image: Path | str | np.ndarray | Radiograph) -> Radiograph:
     if isinstance(image, Radiograph):
         return image
     if not isinstance(image, np.ndarray):
@@ -135,23 +135,29 @@ def _trained(model: Model) -> list[str]:
     return names
 
 
-def _levels(table: Mapping[str, Any], model: Model, key: str) -> dict[str, float]:
+def _levels(table: Any, model: Model, key: str) -> dict[str, float]:
     """Numbers by finding, of model.json."""
     try:
         found = {model.findings.resolve(name): float(value) for name, value in table.items() if value is not None}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadModel(
-            f"{model.folder}/model.json: {key}: {error}; write it again with `chestmap model calibrate`"
-        ) from None
+        raise _damaged(model, key, str(error)) from None
     if not all(map(math.isfinite, found.values())):
-        raise BadModel(f"{model.folder}/model.json: {key}: not all are finite numbers; calibrate the model again")
+        raise _damaged(model, key, "not all are finite numbers")
     return found
+
+
+def _damaged(model: Model, key: str, said: str) -> BadModel:
+    return BadModel(f"{model.folder}/model.json: {key}: {said}; write it again with `chestmap model calibrate`")
 
 
 def _calibration(model: Model) -> tuple[Float[np.ndarray, "finding"], Float[np.ndarray, "finding"]]:
     """Slope and offset of each of the network's logits; 1 and 0 where model.json holds none."""
-    table = model.about.get("calibration", {})
-    slopes = _levels({name: line["slope"] for name, line in table.items()}, model, "calibration")
-    offsets = _levels({name: line["offset"] for name, line in table.items()}, model, "calibration")
+    table = model.about.get("calibration") or {}
+    try:
+        pairs = {name: (line["slope"], line["offset"]) for name, line in table.items()}
+    except (KeyError, TypeError, AttributeError):
+        raise _damaged(model, "calibration", "expected a slope and an offset for each finding") from None
+    slopes = _levels({name: slope for name, (slope, _) in pairs.items()}, model, "calibration")
+    offsets = _levels({name: offset for name, (_, offset) in pairs.items()}, model, "calibration")
     names = model.findings.names
     return np.array([slopes.get(name, 1.0) for name in names]), np.array([offsets.get(name, 0.0) for name in names])
