@@ -3,6 +3,7 @@ from starlette.testclient import TestClient
 
 from chestmap.serving.access import Access
 from chestmap.serving.app import create_app
+from chestmap.serving.readers import Readers
 from chestmap.serving.service import Service
 from chestmap.serving.settings import ServeSettings
 from chestmap.serving.store import Store
@@ -34,8 +35,16 @@ def client_of():
 
 
 @pytest.fixture(scope="session")
-def service(served, tmp_path_factory):
-    return Service([served], Store(tmp_path_factory.mktemp("store")), ServeSettings(readers=1))
+def readers():
+    """One process that decodes, for all services of the tests."""
+    made = Readers(ServeSettings(readers=1), b"k" * 32)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def service(served, readers, tmp_path_factory):
+    return Service([served], Store(tmp_path_factory.mktemp("store")), readers=readers)
 
 
 @pytest.fixture(scope="session")

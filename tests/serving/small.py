@@ -1,8 +1,8 @@
-"""A service so small that a test of it takes milliseconds; `python small.py MODEL STORE PORT [--serve-set ...]` runs one."""
+"""A service so small that a test of it takes milliseconds."""
 
 import io
-import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -63,9 +63,15 @@ def upload(*contents: bytes, name: str = "film.png") -> list[tuple[str, tuple[st
     return [("files", (name, io.BytesIO(content), "application/octet-stream")) for content in contents]
 
 
-if __name__ == "__main__":
-    from chestmap.cli import main
-
+def serve(model: Path, store: Path, port: Any) -> None:
+    """For a process of its own; `port` is told once it listens."""
     torch.set_num_threads(1)
-    sys.argv = ["chestmap", "serve", sys.argv[1], "--store", sys.argv[2], "--port", *sys.argv[3:]]
-    main()
+    from chestmap.serving import run
+
+    class Telling(run.Server):
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            port.value = self.servers[0].sockets[0].getsockname()[1]
+
+    settings = run.ServeSettings(readers=1, engine="torch")
+    run.run([model], store, run.Address(port=0), run.Door(), settings, server=Telling)

@@ -160,13 +160,13 @@ def test_nothing_of_a_patient_is_given_out(client, caplog):
             assert word not in text.lower().replace("javascript", "")
 
 
-def test_a_patient_is_shown_where_that_was_asked_for(served, client_of, tmp_path):
+def test_a_patient_is_shown_where_that_was_asked_for(served, readers, client_of, tmp_path):
     settings = ServeSettings(readers=1, show_patient=True)
     with client_of(Service([served], Store(tmp_path), settings)) as client:
         study = one(client, dicom(41, PatientName="Doe^Jane", PatientID="MRN-1"))
         assert study["name"] == "Doe Jane · MRN-1"
         assert client.get("/v1/studies", params={"search": "doe jane"}).json()["total"] == 1
-    with client_of(Service([served], Store(tmp_path), ServeSettings(readers=1))) as client:
+    with client_of(Service([served], Store(tmp_path), readers=readers)) as client:
         assert "Doe" not in client.get("/v1/studies").text
 
 
@@ -202,8 +202,8 @@ def test_a_deleted_study_is_gone_with_its_files(client, service):
     assert one(client, picture(60))["state"] == "done"
 
 
-def test_a_queue_that_is_full_says_when_to_come_again(served, client_of, tmp_path):
-    service = Service([served], Store(tmp_path), ServeSettings(readers=1, queue=1))
+def test_a_queue_that_is_full_says_when_to_come_again(served, readers, client_of, tmp_path):
+    service = Service([served], Store(tmp_path), ServeSettings(queue=1), readers)
     with client_of(service) as client:
         service.batches._open["s-waits"] = {served.sha256}
         answer = client.post("/v1/predict", files=upload(picture(1)))
@@ -217,8 +217,8 @@ def test_a_queue_that_is_full_says_when_to_come_again(served, client_of, tmp_pat
         assert client.get("/healthz").status_code == 200
 
 
-def test_a_disk_that_is_full_is_no_500(served, client_of, tmp_path, monkeypatch):
-    service = Service([served], Store(tmp_path), ServeSettings(readers=1))
+def test_a_disk_that_is_full_is_no_500(served, readers, client_of, tmp_path, monkeypatch):
+    service = Service([served], Store(tmp_path), readers=readers)
     with client_of(service) as client:
 
         def full(*_):
@@ -231,11 +231,11 @@ def test_a_disk_that_is_full_is_no_500(served, client_of, tmp_path, monkeypatch)
         assert not list(service.store.folders.incoming.iterdir())
 
 
-def test_two_models_answer_side_by_side(served, client_of, tmp_path):
+def test_two_models_answer_side_by_side(served, readers, client_of, tmp_path):
     from serving.small import served_of, write_small_model
 
     other = served_of(write_small_model(tmp_path / "model", seed=4))
-    with client_of(Service([served, other], Store(tmp_path / "s"), ServeSettings(readers=1))) as client:
+    with client_of(Service([served, other], Store(tmp_path / "s"), readers=readers)) as client:
         study = one(client, picture(1), data={"model": other.id})
         assert [result["model"] for result in study["results"]] == [other.id]
         study = one(client, picture(1))

@@ -45,7 +45,8 @@ def serve(
     from chestmap.settings import checked, with_overrides
 
     how = checked(ServeSettings, with_overrides({}, settings or []), name="--serve-set")
-    how = how.model_copy(update={"show_patient": show_patient or how.show_patient})
+    shown, url = show_patient or how.show_patient, database or how.database
+    how = how.model_copy(update={"show_patient": shown, "database": url})
     if bool(certificate) != bool(key):
         raise BadInput("--certificate and --key belong together; give both")
     if not is_loopback(host) and not (token_file or trust_proxy_header):
@@ -55,4 +56,4 @@ def serve(
     from chestmap.serving.server import Address
 
     door = Door(tokens, trust_proxy_header or "", tuple(proxy or ("127.0.0.1", "::1")), tuple(allow_host or ()))
-    run(models, store, database, Address(host, port, certificate, key), door, how)
+    run(models, store, Address(host, port, certificate, key), door, how)

@@ -94,6 +94,8 @@ class Guard:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in listed}
         if len(listed) > self.bounds.headers:
             raise Stop(431, f"{len(listed)} headers; at most {self.bounds.headers} are read")
+        if sum(len(name) + len(value) for name, value in listed) > self.bounds.header_bytes:
+            raise Stop(431, f"headers of more than {self.bounds.header_bytes:,} bytes")
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > LONGEST_TARGET:
             raise Stop(414, f"address of more than {LONGEST_TARGET} letters")
         for once in ("host", "content-length", "authorization", "content-type", "transfer-encoding"):

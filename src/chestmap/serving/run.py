@@ -15,7 +15,7 @@ from chestmap.inference.predictor import load
 from chestmap.serving.access import Access, Person
 from chestmap.serving.app import create_app
 from chestmap.serving.served import Served
-from chestmap.serving.server import Address, server_of
+from chestmap.serving.server import Address, Server, server_of
 from chestmap.serving.service import Service
 from chestmap.serving.settings import ServeSettings
 from chestmap.serving.store import Store
@@ -33,7 +33,13 @@ class Door:
 
 
 def run(
-    folders: Sequence[Path], store: Path, database: str | None, address: Address, door: Door, settings: ServeSettings
+    folders: Sequence[Path],
+    store: Path,
+    address: Address,
+    door: Door,
+    settings: ServeSettings,
+    *,
+    server: type[Server] = Server,
 ) -> None:
     """Until a signal ends it."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
@@ -44,10 +50,10 @@ def run(
     served = [Served(load(folder, forward)) for folder in folders]
     if len({one.sha256 for one in served}) < len(served):
         raise BadInput("the same model is given twice; give each once")
-    service = Service(served, Store(store, database), settings)
+    service = Service(served, Store(store, settings.database), settings)
     access = Access(service.store.folders.key(), door.tokens, door.proxy_header, frozenset(door.proxies))
     app = create_app(service, access, {socket.gethostname(), *door.hosts})
     for one in served:
         logging.getLogger(__name__).info("serving %s", one.id)
     logging.getLogger(__name__).info("listening on %s", address.url)
-    server_of(app, address, settings).run()
+    server_of(app, address, settings, server).run()

@@ -87,7 +87,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def server_of(app: Guard, address: Address, settings: ServeSettings) -> Server:
+def server_of(app: Guard, address: Address, settings: ServeSettings, kind: type[Server] = Server) -> Server:
     bounds, fastapi = settings.bounds, cast(Any, app.app)
     config = uvicorn.Config(
         cast(Any, app), host=address.host, port=address.port, http=type("Bounded", (Bounded,), {"header_seconds": bounds.header_seconds}), ws="none", loop="asyncio",
@@ -106,7 +106,7 @@ def server_of(app: Guard, address: Address, settings: ServeSettings) -> Server:
         if stopping is not None:
             asyncio.get_running_loop().call_soon_threadsafe(stopping.set)
 
-    return Server(config, drain)
+    return kind(config, drain)
 
 
 def _tls(address: Address) -> ssl.SSLContext:

@@ -53,13 +53,17 @@ class Taken:
 
 
 class Service:
-    def __init__(self, served: Sequence[Served], store: Store, settings: ServeSettings | None = None) -> None:
+    def __init__(
+        self, served: Sequence[Served], store: Store, settings: ServeSettings | None = None, readers: Readers | None = None
+    ):
+        """`readers` may be shared by several services; without them it has its own."""
         self.settings, self.store = settings or ServeSettings(), store
         self.served = {one.sha256: one for one in served}
         self.metrics, self.draining = Metrics(), False
         self.by_id = {one.id: one for one in self.served.values()}
         store.folders.lock()
-        self.readers = Readers(self.settings, store.folders.key())
+        self._own_readers = readers is None
+        self.readers = readers or Readers(self.settings, store.folders.key())
         self.batches = Batches(store, self.served, self.readers, self.settings, self.metrics)
         self.metrics.watch("queue_studies", "Studies without result", lambda: len(self.batches))
         self.metrics.watch("free_bytes", "Disk that is left", store.folders.free)
@@ -79,7 +83,8 @@ class Service:
     def stop(self) -> None:
         self.drain()
         self.batches.stop()
-        self.readers.close()
+        if self._own_readers:
+            self.readers.close()
         self.store.close()
 
     def check_room(self) -> None:

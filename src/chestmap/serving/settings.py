@@ -24,6 +24,7 @@ class Bounds(Settings):
 
 
 class ServeSettings(Settings):
+    database: str | None = None  # a URL; none is SQLite in the store
     batch_size: int = Field(default=8, ge=1)
     wait_ms: float = Field(default=5, ge=0)  # how long a batch waits for more images, when it is not full
     queue: int = Field(default=512, ge=1)  # studies without result, from which on uploads are refused for a while

@@ -1,0 +1,48 @@
+"""A real server on loopback, in a thread of the test's process."""
+
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+from chestmap.serving.access import Access
+from chestmap.serving.app import create_app
+from chestmap.serving.server import Address, server_of
+
+
+@contextmanager
+def running(service, tokens=None, address=None):
+    """Gives the port."""
+    app = create_app(service, Access(service.store.folders.key(), tokens or {}))
+    server = server_of(app, address or Address(port=0), service.settings)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+def talk(port, *pieces, pause=0.0, wait=10.0):
+    """Sends bytes as they are; what came back until the server closed or was silent for `wait` seconds."""
+    with socket.create_connection(("127.0.0.1", port), timeout=wait) as line:
+        try:
+            for piece in pieces:
+                line.sendall(piece)
+                time.sleep(pause)
+        except OSError:
+            pass  # closed on us
+        answer = b""
+        try:
+            while piece := line.recv(65536):
+                answer += piece
+                head, _, body = answer.partition(b"\r\n\r\n")
+                length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+                if length and len(body) >= int(length[0].split(b":")[1]):
+                    break
+        except OSError:
+            pass
+        return answer

@@ -1,0 +1,203 @@
+"""The store against crashes, two writers and two databases."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from chestmap.errors import BadInput, Refused
+from chestmap.serving import reviews
+from chestmap.serving.batches import under_way
+from chestmap.serving.bodies import ReviewIn
+from chestmap.serving.results import MOST_DEATHS, Answer, Asked, NewFile, answer, ask, resume
+from chestmap.serving.store import NewStudy, Query, Store
+from chestmap.serving.tables import Base
+
+MODELS = {"a" * 64: "one-aaaa", "b" * 64: "two-bbbb"}
+FIRST, SECOND = MODELS
+IMAGE = {"width": 80, "height": 96}
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """The URL of a server that lives as long as the tests."""
+    program = shutil.which("pg_ctl")
+    if program is None or find_spec("psycopg") is None:
+        pytest.skip("PostgreSQL or its driver psycopg is absent")
+    user = "postgres" if os.getuid() == 0 else None  # it refuses to run as root
+    folder = Path(tempfile.mkdtemp(prefix="postgres"))
+    try:
+        shutil.chown(folder, user or os.getuid())
+    except LookupError:
+        pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
+
+    def control(*words):
+        subprocess.run(
+            [program, *words, "-D", folder / "data"], check=True, stdout=subprocess.DEVNULL, user=user, cwd=folder
+        )
+
+    control("init", "-o", "-A trust -U test")
+    control("start", "-w", "-o", f"-k {folder} -h '' -c fsync=off", "-l", folder / "log")
+    yield f"postgresql+psycopg://test@/postgres?host={folder}"
+    control("stop", "-m", "immediate")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request, tmp_path):
+    url = request.getfixturevalue("postgres") if request.param == "postgresql" else os.environ.get("CHESTMAP_TEST_DATABASE")
+    made = Store(tmp_path / "store", url)
+    yield made
+    if made.engine.dialect.name != "sqlite":
+        Base.metadata.drop_all(made.engine)
+        with made.engine.begin() as connection:
+            connection.exec_driver_sql("DROP TABLE alembic_version")
+    made.close()
+
+
+def add(store, word, models=MODELS, **more):
+    sha = sha256(word.encode()).hexdigest()
+    received = store.folders.new()
+    (received / "original").write_text(word)
+    (received / "canvas-8x8").write_text("x")
+    files = (NewFile("original", "original", sha, len(word)),)
+    study = NewStudy(f"s-{sha[:24]}", sha, word, IMAGE, files=files, **more)
+    return study.id, store.add(study, received, models)
+
+
+def said(study_id, sha, score=0.7, **more):
+    findings = [{"name": "Mass", "score": score, "threshold": 0.5, "over": score >= 0.5, "boxes": []}]
+    return Answer(study_id, sha, findings, {"order": ["Mass"]}, suspicion=score, **more)
+
+
+def test_the_migrations_make_the_tables(store):
+    with store.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_a_study_is_added_once(store):
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: add(store, "film"), range(4)))
+    assert sorted(new for _, new in found) == [False, False, False, True]
+    study_id = found[0][0]
+    assert store.file(study_id, "original").read_text() == "film"
+    assert resume(store, MODELS) == [Asked(study_id, FIRST), Asked(study_id, SECOND)]
+    assert store.queued() == 1
+
+
+def test_results_are_written_once_and_settle_the_study(store):
+    study_id, _ = add(store, "film")
+    answer(store, [said(study_id, FIRST, 0.7)])
+    assert store.study(study_id)[0].state == "queued"
+    answer(store, [said(study_id, SECOND, 0.2), said(study_id, SECOND, 0.9), said("s-" + "0" * 24, FIRST)])
+    answer(store, [said(study_id, FIRST, 0.1)])
+    study, results = store.study(study_id)
+    assert (study.state, study.suspicion) == ("done", 0.7)
+    assert [one.findings[0]["score"] for one in results] == [0.7, 0.2]
+    assert study.top == [{"finding": "Mass", "score": 0.7}]
+    assert resume(store, MODELS) == []
+    assert store.page(Query(finding="Mass"))[0] == 1
+    assert store.delete(study_id)
+    assert store.page(Query())[0] == 0
+
+
+def test_a_model_that_is_not_served_any_more_waits_for_its_return(store):
+    study_id, _ = add(store, "film")
+    answer(store, [said(study_id, FIRST)])
+    assert resume(store, {FIRST: MODELS[FIRST]}) == []
+    assert store.study(study_id)[0].state == "done"
+    assert resume(store, MODELS) == [Asked(study_id, SECOND)]
+    assert store.study(study_id)[0].state == "queued"
+
+
+def test_an_image_that_stops_the_service_is_given_up_and_no_other(store):
+    bad, _ = add(store, "bad", {FIRST: "one"})
+    good, _ = add(store, "good", {FIRST: "one"})
+    for _ in range(MOST_DEATHS - 1):
+        assert len(resume(store, {FIRST: "one"}, [Asked(bad, FIRST)])) == 2
+    assert resume(store, {FIRST: "one"}, [Asked(bad, FIRST)]) == [Asked(good, FIRST)]
+    assert store.study(bad)[0].state == "failed"
+    assert "each time" in store.study(bad)[0].error
+    assert ask(store, bad, {FIRST: "one"}) == [Asked(bad, FIRST)]  # uploaded again
+
+
+def test_a_sweep_leaves_what_was_promised(store):
+    study_id, _ = add(store, "film")
+    orphan = store.folders.of("s-" + "1" * 24)
+    orphan.mkdir(parents=True)
+    half = store.folders.new()
+    assert (store.folders.of(study_id) / "canvas-8x8").exists()
+    assert store.folders.sweep(store.known()) == 1
+    assert not orphan.exists()
+    assert not half.exists()
+    assert (store.folders.of(study_id) / "original").exists()
+    assert not (store.folders.of(study_id) / "canvas-8x8").exists()
+
+
+def test_reviewers_at_once_never_overwrite(store):
+    study_id, _ = add(store, "film")
+
+    def write(number):
+        try:
+            return reviews.put_review(store, study_id, f"r{number}", ReviewIn(base=0, state="part")).by
+        except reviews.Stale:
+            return None
+
+    with ThreadPoolExecutor(6) as pool:
+        won = [one for one in pool.map(write, range(6)) if one]
+    assert len(won) == 1
+    assert [(one.version, one.by) for one in reviews.history(store, study_id)] == [(1, won[0])]
+
+
+def test_one_service_for_each_folder(tmp_path):
+    first, second = Store(tmp_path), Store(tmp_path)
+    first.folders.lock()
+    with pytest.raises(Refused, match="another service"):
+        second.folders.lock()
+    first.close()
+    second.folders.lock()
+    second.close()
+
+
+def test_the_folder_is_for_nobody_else(tmp_path):
+    store = Store(tmp_path / "store")
+    key = store.folders.key()
+    assert Store(tmp_path / "store").folders.key() == key
+    assert (tmp_path / "store").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "store" / "key").stat().st_mode & 0o077 == 0
+    (tmp_path / "store" / "under-way").write_text("[[")
+    assert under_way(store) == []
+    store.close()
+
+
+@pytest.mark.parametrize("url", ["mysql://x", "not a url", "postgresql+nothing://x"])
+def test_other_databases_are_refused(tmp_path, url):
+    with pytest.raises(BadInput, match="--database"):
+        Store(tmp_path, url)
+
+
+def test_newer_tables_are_refused(tmp_path):
+    store = Store(tmp_path)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    store.close()
+    with pytest.raises(BadInput, match="newer than this version"):
+        Store(tmp_path)
+
+
+def test_no_id_becomes_another_path(tmp_path):
+    store = Store(tmp_path)
+    for word in ("../x", "s-" + "0" * 23 + "/", "s-" + "g" * 24, ""):
+        with pytest.raises(BadInput):
+            store.folders.of(word)
+    assert isinstance(store.folders.of("s-" + "0" * 24), Path)
+    store.close()
