@@ -7,7 +7,7 @@ import { PRESETS } from "./pane.js";
 /** `page` opens studies: {next(by), list(), theme()}. */
 export function studyActions(screen, page) {
   const { pane, editor, compare } = screen;
-  const reading = () => screen.reading;
+  const reading = () => screen.reading, active = () => screen.active;
   const drawn = act => event => { act(event); screen.draw(); };
   const judge = verdict => drawn(() => {
     reading().judge(verdict);
@@ -36,16 +36,16 @@ export function studyActions(screen, page) {
     nudge: event => moveBox(event.key, false), stretch: event => moveBox(event.key, true),
     deleteBox: () => editor.remove(),
     undo: drawn(() => reading().log.undo()), redo: drawn(() => reading().log.redo()),
-    darker: () => pane.changeWindow(0, 20), lighter: () => pane.changeWindow(0, -20),
-    harder: () => pane.changeWindow(-30, 0), softer: () => pane.changeWindow(30, 0),
+    darker: () => active().changeWindow(0, 20), lighter: () => active().changeWindow(0, -20),
+    harder: () => active().changeWindow(-30, 0), softer: () => active().changeWindow(30, 0),
     preset: drawn(() => {
       const names = Object.keys(PRESETS);
-      pane.setPreset(names[(names.indexOf(pane.preset) + 1) % names.length]);
+      active().setPreset(names[(names.indexOf(active().preset) + 1) % names.length]);
     }),
-    invert: drawn(() => pane.invert()),
-    zoomIn: () => pane.zoom(1.25), zoomOut: () => pane.zoom(0.8),
-    fit: () => pane.fit(), actual: () => pane.actual(),
-    reset: drawn(() => { if (pane.inverted) pane.invert(); pane.setPreset("stored"); pane.fit(); }),
+    invert: drawn(() => active().invert()),
+    zoomIn: () => active().zoom(1.25), zoomOut: () => active().zoom(0.8),
+    fit: () => active().fit(), actual: () => active().actual(),
+    reset: drawn(() => { if (active().inverted) active().invert(); active().setPreset("stored"); active().fit(); }),
     maps: drawn(() => { screen.maps = !screen.maps; }),
     boxes: drawn(() => { screen.boxes = !screen.boxes; }),
     overlay: drawn(() => { screen.maps = screen.boxes = !(screen.maps || screen.boxes); }),
@@ -76,7 +76,7 @@ export function studyActions(screen, page) {
     if (editor.nudge(key, stretch)) return true;
     if (stretch) return false;
     const step = 40, dx = key === "ArrowLeft" ? step : key === "ArrowRight" ? -step : 0, dy = key === "ArrowUp" ? step : key === "ArrowDown" ? -step : 0;
-    pane.pan(dx, dy);
+    active().pan(dx, dy);
     return true;
   }
 

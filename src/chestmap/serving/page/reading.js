@@ -14,6 +14,7 @@ export class Reading {
     this.visible = new Set();
     this.chosen = this.rows[0] ?? null;
     for (const name of this.rows) if (this.calls(name) && this.visible.size < AT_FIRST) this.visible.add(name);
+    if (!this.visible.size && this.chosen && this.finding(this.chosen)?.threshold === null) this.visible.add(this.chosen);
     for (const name of Object.keys(this.log.now.findings)) if (this.boxesOf(name).length) this.visible.add(name);
     this.before = null;
   }
@@ -72,7 +73,7 @@ export class Reading {
     this.visible = new Set(this.chosen ? [this.chosen] : []);
   }
 
-  /** Says a verdict on the chosen finding; the same verdict again keeps it. */
+  /** Says a verdict on the chosen finding. What is not there needs no map any more; what is there is shown. */
   judge(verdict) {
     const name = this.chosen;
     if (!name) return;
@@ -80,6 +81,7 @@ export class Reading {
     const boxes = verdict === "accept" ? this.modelBoxes(name)
       : verdict === "correct" ? (own ? of(this.review, name).boxes : this.modelBoxes(name)) : UNSET.boxes;
     if (verdict === this.verdict(name)) return;
+    if (verdict === "reject") this.visible.delete(name); else this.visible.add(name);
     this.log.change(saying(this.review, name, verdict, boxes));
   }
 

@@ -32,8 +32,12 @@ export class StudyScreen {
       tell: text => { this.reading.choose(this.editor.taken.finding); this.list.reveal(); say(text); },
     });
     attach(this.pane, () => this.tool, this.editor);
-    this.pane.windowed = preset => { one("preset").value = preset; };
     this.compare = new Compare(this.pane, { tool: () => this.tool, scene: this.scene, changed: () => this.draw() });
+    this.active = this.pane;
+    for (const pane of [this.pane, this.compare.pane]) {
+      pane.windowed = () => { if (pane === this.active) one("preset").value = pane.preset; };
+      pane.canvas.addEventListener("focus", () => { this.active = pane; pane.windowed(); this.draw(); });
+    }
     this.list = new FindingList({
       choose: name => { this.reading.choose(name); this.draw(); },
       toggle: name => { this.reading.toggle(name); this.draw(); },
@@ -45,12 +49,13 @@ export class StudyScreen {
     one("note").addEventListener("input", () => this.reading?.setNote(one("note").value));
     one("opacity").addEventListener("input", () => { this.opacity = one("opacity").value / 100; this.maps = true; this.draw(); });
     one("preset").replaceChildren(make("option", { value: "", hidden: true }, "By hand"), ...Object.entries(PRESETS).map(([value, text]) => make("option", { value }, text)));
-    one("preset").addEventListener("change", () => { this.pane.setPreset(one("preset").value); });
+    one("preset").addEventListener("change", () => this.active.setPreset(one("preset").value));
     one("resolve").addEventListener("click", () => this.saving?.conflict(this.saving.theirs));
     document.addEventListener("visibilitychange", () => { if (document.hidden) this.saving?.flush(true); });
     addEventListener("pagehide", () => this.saving?.flush(true));
   }
 
+  /** `active` is the pane that was used last: window, zoom and inversion act on it. */
   async open(id) {
     await this.close();
     this.wanted = id;
@@ -180,6 +185,7 @@ export class StudyScreen {
   draw() {
     if (!this.reading || !this.pane.ready) return;
     const { reading, editor, pane } = this;
+    if (!this.compare.shown) this.active = pane;
     if (editor.taken && (!editor.box || !reading.visible.has(editor.taken.finding) || !this.boxes)) { editor.taken = null; editor.live = null; }
     pane.opacity = this.opacity;
     pane.boxes = this.boxes ? this.onImage() : [];
@@ -205,11 +211,11 @@ export class StudyScreen {
   }
 
   controls() {
-    const { reading, pane } = this, { log, review } = reading;
+    const { reading } = this, { log, review } = reading;
     for (const button of all("[data-tool]")) press(button, button.dataset.tool === this.tool);
     press(one("maps-button"), this.maps);
     press(one("boxes-button"), this.boxes);
-    press(one("invert-button"), pane.inverted);
+    press(one("invert-button"), this.active.inverted);
     one("undo").disabled = !log.past.length;
     one("redo").disabled = !log.future.length;
     one("opacity").value = Math.round(this.opacity * 100);
