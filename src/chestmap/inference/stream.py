@@ -32,6 +32,7 @@ from chestmap.inference.predict import chosen_by
 from chestmap.inference.predictor import Predictor, tensor_of
 from chestmap.inference.pseudonym import Pseudonyms, own_key
 from chestmap.inference.writing import OnPart, Writing
+from chestmap.reports.results import safe_cell
 from chestmap.settings import Settings
 
 WORTH_A_PROCESS = 32
@@ -244,5 +245,5 @@ def write_errors(path: Path, failed: Sequence[Failed]) -> None:
         return
     beside = path.with_name(path.name + ".part")
     with beside.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("input", "reason"), *((one.name, one.reason) for one in failed)])
+        csv.writer(file).writerows([("input", "reason"), *((safe_cell(one.name), one.reason) for one in failed)])
     beside.replace(path)
