@@ -32,7 +32,10 @@ def test_tables_and_images_need_no_torch():
 @pytest.mark.parametrize(
     ("arguments", "verbs"),
     [
-        ([], ["train", "methods", "predict", "evaluate", "compare", "report", "reproduce", "demo", "serve", "data"]),
+        (
+            [],
+            ["train", "methods", "predict", "evaluate", "compare", "export", "report", "reproduce", "demo", "serve", "data"],
+        ),
         (["data"], ["check", "split", "pack", "phantom", "deidentify"]),
     ],
 )

@@ -1,9 +1,16 @@
 """`chestmap export`: a model for programs that have no torch."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
+
+
+class Format(StrEnum):  # typer knows no list of literals
+    ONNX = "onnx"
+    OPENVINO = "openvino"
+    PT2 = "pt2"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -14,7 +21,7 @@ def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, such as runs/NAME/model.")],
     out: Annotated[Path, typer.Option(help="The export folder; new, or empty.")],
     formats: Annotated[
-        list[Literal["onnx", "openvino", "pt2"]] | None, typer.Option("--format", help="onnx (by default), openvino or pt2; repeatable.")
+        list[Format] | None, typer.Option("--format", help="onnx (by default), openvino or pt2; repeatable.")
     ] = None,
 ) -> None:
     """Write a model as ONNX, for OpenVINO, or as a torch.export program: canvas pixels in, scores and maps out.
@@ -28,4 +35,4 @@ def export(
     from chestmap.inference.model_folder import open_model
     from chestmap.methods import METHODS
 
-    typer.echo(write(open_model(model, METHODS), list(dict.fromkeys(formats or ["onnx"])), out))
+    typer.echo(write(open_model(model, METHODS), [one.value for one in dict.fromkeys(formats or [Format.ONNX])], out))
