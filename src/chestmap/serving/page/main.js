@@ -13,7 +13,9 @@ import { Worklist } from "./worklist.js";
 
 const THEME = "chestmap.theme", AGAIN = 30000;
 const screen = () => (one("study").hidden ? "list" : "study");
-const here = () => (location.hash.startsWith("#/") ? decodeURIComponent(location.hash.slice(2)) : "");
+const here = () => {
+  try { return location.hash.startsWith("#/") ? decodeURIComponent(location.hash.slice(2)) : ""; } catch { return ""; }
+};
 
 function theme(value) {
   document.documentElement.dataset.theme = value;

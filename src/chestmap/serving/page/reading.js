@@ -57,8 +57,9 @@ export class Reading {
     const at = this.rows.indexOf(this.chosen);
     const next = this.rows[Math.min(this.rows.length - 1, Math.max(0, at + by))];
     if (next && next !== this.chosen) {
-      if (!this.calls(this.chosen) && this.verdict(this.chosen) === "unset") this.visible.delete(this.chosen);
-      this.choose(next);
+      const said = this.verdict(this.chosen);
+      if (said === "reject" || (said === "unset" && !this.calls(this.chosen))) this.visible.delete(this.chosen);
+      this.choose(next, this.verdict(next) !== "reject");
     }
   }
 
