@@ -75,8 +75,8 @@ def test_bf16_is_near(model, images, wanted):
 def test_auto_takes_bf16_where_the_processor_has_tiles(monkeypatch, amx, precision):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    assert chosen(ForwardSettings())[1:] == ("cpu", precision)
-    assert chosen(ForwardSettings(precision=32))[2] == 32
+    assert chosen(ForwardSettings(precision="auto"))[1:] == ("cpu", precision)
+    assert chosen(ForwardSettings()) == ("torch", "cpu", 32)  # what moves boxes is not taken unasked
 
 
 def test_a_device_that_is_not_there(monkeypatch):

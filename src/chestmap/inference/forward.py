@@ -36,11 +36,11 @@ Compute = Callable[[Images], Arrays]
 
 
 class ForwardSettings(Settings):
-    """`auto` takes what the machine has; see `chosen`."""
+    """`auto` takes what the machine has; see `chosen`. bf16 moves boxes a little, so it is never taken unasked (docs/export.md)."""
 
     engine: Literal["auto", EngineName] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", Precision] = "auto"
+    precision: Literal["auto", Precision] = 32
 
 
 @dataclass(frozen=True, eq=False)
