@@ -56,6 +56,14 @@ def test_names_are_those_below_what_all_have_in_common(films, monkeypatch):
     assert names("films/**/1.png") == ["__MACOSX/1.png", "a/1.png", "b/1.png"]
 
 
+def test_results_below_the_inputs_are_no_inputs(films):
+    (films / "results" / "overlays").mkdir(parents=True)
+    (films / "results" / "overlays" / "1.png").write_bytes(grey_png())
+    assert len(names(films)) == 7
+    (films / "results" / "predictions.json").write_text("{}")
+    assert len(names(films)) == 6
+
+
 def test_what_is_given_twice_comes_once(films):
     assert names(films, films / "a", films / "a" / "1.png") == names(films)
 

@@ -102,6 +102,8 @@ class Inputs:
             except OSError as error:
                 yield self._file(folder, f"folder cannot be opened ({error.strerror}): check its permissions")
                 continue
+            if "predictions.json" in entries:
+                continue  # an earlier call's results, below the folder that it read
             inside = []
             for name in entries:
                 path = folder / name
