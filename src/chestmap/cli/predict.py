@@ -48,7 +48,7 @@ def predict(
     ] = None,
     cache: Annotated[Path, typer.Option(help="Where a dataset's images are packed for the model's canvas.")] = Path("cache"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="32, bf16, or auto: bf16 where the machine is made for it.")] = "32",
     engine: Annotated[str, typer.Option(help="auto, torch, compile, onnx or openvino.")] = "auto",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once; chosen by canvas and memory.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; chosen by cores and images.")] = None,
