@@ -15,6 +15,22 @@ if TYPE_CHECKING:
     from chestmap.inference.outputs import Outputs
     from chestmap.inference.predictor import Predictor
 
+InputsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[INPUT]...",
+        help="Files, folders, 'patterns/*.dcm', a DICOMDIR, a ZIP archive, a CSV or TXT list of paths; "
+        "or nothing, and a dataset with --source and --root.",
+    ),
+]
+WriteOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KIND",
+        help="What to write beside the predictions: csv, json, coco, overlays, dicom, report; repeatable, or with commas.",
+    ),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(predict)
@@ -23,21 +39,8 @@ def add_to(app: typer.Typer) -> None:
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, such as runs/NAME/model.")],
     out: Annotated[Path, typer.Option(help="The predictions folder; a half-made one there is finished.")],
-    inputs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[INPUT]...",
-            help="Files, folders, 'patterns/*.dcm', a DICOMDIR, a ZIP archive, a CSV or TXT list of paths; "
-            "or nothing, and a dataset with --source and --root.",
-        ),
-    ] = None,
-    write: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KIND",
-            help="What to write beside the predictions: csv, json, coco, overlays, dicom, report; repeatable, or with commas.",
-        ),
-    ] = None,
+    inputs: InputsArgument = None,
+    write: WriteOption = None,
     kind: Annotated[
         str | None, typer.Option("--source", metavar="KIND", help="Who laid a dataset out: nih, chexpert, vindr or folder.")
     ] = None,
