@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 InputsArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[INPUT]...",
+        metavar="INPUT",
         help="Files, folders, 'patterns/*.dcm', a DICOMDIR, a ZIP archive, a CSV or TXT list of paths; "
         "or nothing, and a dataset with --source and --root.",
     ),
