@@ -138,6 +138,7 @@ def test_a_sweep_leaves_what_was_promised(store):
     assert (store.folders.of(study_id) / "canvas-8x8").exists()
     assert store.folders.sweep(store.known()) == 1
     assert not orphan.exists()
+    assert len(list((store.folders.root / "orphans").iterdir())) == 1
     assert not half.exists()
     assert (store.folders.of(study_id) / "original").exists()
     assert not (store.folders.of(study_id) / "canvas-8x8").exists()

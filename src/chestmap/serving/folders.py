@@ -2,6 +2,7 @@
 
 studies/ab/s-ab12…/   original, pixels.u16, thumbnail.png, maps-MODEL.npy, and canvas-… until the models have seen it
 incoming/             what is being received; emptied at every start
+orphans/              studies that the database does not know; may be removed
 key                   from which pseudonyms and sessions are made
 lock                  held by the service that owns the folder
 
@@ -118,12 +119,17 @@ class Folders:
             shutil.rmtree(doomed, ignore_errors=True)
 
     def sweep(self, known: Collection[str]) -> int:
-        """After a start: half-received files go, and studies that never got into the database and so were never promised."""
+        """After a start: half-received files go; studies that the database does not know were never promised.
+
+        Those are set aside and not removed: it may be another database than yesterday's.
+        """
         for entry in self.incoming.iterdir():
             shutil.rmtree(entry, ignore_errors=True)
         orphans = [path for path in self.studies.glob("*/s-*") if path.name not in known]
         for path in orphans:
-            shutil.rmtree(path, ignore_errors=True)
+            aside = self.root / "orphans" / f"{path.name}-{secrets.token_hex(4)}"
+            aside.parent.mkdir(mode=0o700, exist_ok=True)
+            path.rename(aside)
         for path in self.studies.glob("*/s-*/canvas-*"):  # not synced, so perhaps not whole: read anew
             path.unlink(missing_ok=True)
         return len(orphans)

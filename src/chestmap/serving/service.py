@@ -73,7 +73,7 @@ class Service:
         orphans = self.store.folders.sweep(self.store.known())
         suspects = under_way(self.store)
         asked = resume(self.store, {sha: one.id for sha, one in self.served.items()}, suspects)
-        log.info("%d results to go, %d uploads that were never acknowledged removed", len(asked), orphans)
+        log.info("%d results to go, %d uploads that were never acknowledged set aside", len(asked), orphans)
         self.batches.start(asked, suspects)
 
     def drain(self) -> None:
