@@ -2,7 +2,7 @@
 
 export.json     what goes in and comes out, findings, how an image gets on the canvas, how a map becomes a mask, checksums
 network.onnx    and/or network.xml with network.bin (OpenVINO), network.pt2 (torch.export)
-README.md       how to use it, with a program of a few lines
+program.py      scores of one picture, in a few lines; README.md explains it
 
 All graphs take canvas pixels as a pack has them (uint8, 0 … 255) and give scores, calibrated where the model is, and maps; what
 the network does to the pixels lies within.
@@ -24,7 +24,7 @@ from torch.export import ExportedProgram
 
 from chestmap import __version__
 from chestmap.errors import BadInput, Diverged
-from chestmap.inference.export_card import card
+from chestmap.inference.export_card import card, first_of, program
 from chestmap.inference.forward import ForwardSettings, open_forward
 from chestmap.inference.graph import MOST, PixelGraph, needed, quiet, traced, write_onnx
 from chestmap.inference.model_folder import Model
@@ -63,9 +63,9 @@ def export(model: Model, formats: Sequence[Format], out: Path) -> Path:
 
 def _fill(model: Model, formats: Sequence[Format], folder: Path) -> None:
     predictor = Predictor(model, open_forward(model, ForwardSettings(engine="torch", device="cpu", precision=32)))
-    program = traced(_graph(predictor), model.canvas.canvas, str(model.folder))
+    graph = traced(_graph(predictor), model.canvas.canvas, str(model.folder))
     if "onnx" in formats or "openvino" in formats:
-        write_onnx(program, folder / "network.onnx", NAMES)
+        write_onnx(graph, folder / "network.onnx", NAMES)
     if "openvino" in formats:
         openvino = needed("openvino")
         openvino.save_model(openvino.convert_model(folder / "network.onnx"), folder / "network.xml", compress_to_fp16=False)
@@ -73,12 +73,13 @@ def _fill(model: Model, formats: Sequence[Format], folder: Path) -> None:
         (folder / "network.onnx").unlink(missing_ok=True)
     if "pt2" in formats:
         with quiet():
-            torch.export.save(program, folder / "network.pt2")
+            torch.export.save(graph, folder / "network.pt2")
     canvases = _trial(model)
     wanted = predictor.raw(tensor_of(canvases))
     apart = {name: _apart(run(folder, name, canvases), wanted, f"{model.folder} as {name}") for name in formats}
     about = _about(predictor, folder, wanted[1].shape[2:], apart)
     write_beside(folder / "export.json", (json.dumps(about, indent=1) + "\n").encode())
+    write_beside(folder / "program.py", program(first_of(about), model.canvas.fit).encode())
     write_beside(folder / "README.md", card(about).encode())
 
 
@@ -115,8 +116,8 @@ def run(folder: Path, name: Format, canvases: Canvases) -> Found:
         found = compiled({"pixels": pixels})
         return np.array(found["scores"]), np.array(found["maps"])
     with torch.inference_mode(), quiet():
-        program: ExportedProgram = torch.export.load(folder / "network.pt2")
-        scores, maps = program.module()(torch.from_numpy(pixels))
+        loaded: ExportedProgram = torch.export.load(folder / "network.pt2")
+        scores, maps = loaded.module()(torch.from_numpy(pixels))
     return scores.numpy(), maps.numpy()
 
 

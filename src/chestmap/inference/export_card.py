@@ -52,9 +52,14 @@ for finding, score in zip(about["findings"], scores[0]):
 """
 
 
+def first_of(about: Mapping[str, Any]) -> str:
+    """The format that the program reads, where there are several."""
+    return next(iter(about["scores_differ_from_torch"]))
+
+
 def card(about: Mapping[str, Any]) -> str:
     """From the contents of export.json."""
-    first = next(iter(about["scores_differ_from_torch"]))
+    first = first_of(about)
     canvas, rule = about["canvas"], about["own_rule"]
     scaled = "scaled to 0 … 1 by its least and greatest value" if rule["normalize"] else "as it is"
     maps, scores = about["outputs"]["maps"]["shape"], about["outputs"]["scores"]
@@ -76,7 +81,7 @@ def card(about: Mapping[str, Any]) -> str:
 
 ## Use
 
-`pip install numpy opencv-python-headless {NEEDS[first]}`; torch is {"" if first == "pt2" else "not "}needed. In this folder, `python program.py film.png`:
+`pip install numpy opencv-python-headless {NEEDS[first]}`; torch is {"" if first == "pt2" else "not "}needed. In this folder, `python program.py film.png` runs:
 
 ```python
 {program(first, canvas["fit"])}```

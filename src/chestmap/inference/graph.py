@@ -87,8 +87,14 @@ def write_onnx(program: ExportedProgram, path: Path, names: tuple[str, str, str]
     """`names` are those of the input and the two outputs; the weights lie within the file."""
     onnx = needed("onnx")
     needed("onnxscript")
-    with quiet():
-        written = torch.onnx.export(program, (), dynamo=True, input_names=names[:1], output_names=names[1:], verbose=False)
+    try:
+        with quiet():
+            written = torch.onnx.export(
+                program, (), dynamo=True, input_names=names[:1], output_names=names[1:], verbose=False
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise Refused(f"{path.name}: ONNX has no way to write this network; use the format pt2 ({reason})") from None
     assert written is not None
     model = written.model_proto
     symbol = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
