@@ -116,6 +116,15 @@ class Running:
         except (OSError, IndexError):
             pass
 
+    def processor(self) -> float:
+        """Seconds of it that the service and its processes have used since its last start."""
+        pid, ticks = self.process.pid, 0
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for one in [str(pid), *children]:
+            numbers = Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split()
+            ticks += int(numbers[11]) + int(numbers[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
@@ -165,8 +174,8 @@ def client(port: int, work: "Queue[int]", side: int, seen: Seen, lock: threading
                 seen.scores[seed] = [one["score"] for one in study["results"][0]["findings"]]
 
 
-def drive(service: Running, arguments: argparse.Namespace) -> tuple[Seen, float]:
-    """All requests, with a kill in the middle; seconds without the time that the service was gone."""
+def drive(service: Running, arguments: argparse.Namespace) -> tuple[Seen, Rates]:
+    """All requests, with a kill in the middle; the rate leaves out the time that the service was gone."""
     work: Queue[int] = Queue()
     for seed in range(arguments.requests):
         work.put(seed)
@@ -176,6 +185,7 @@ def drive(service: Running, arguments: argparse.Namespace) -> tuple[Seen, float]
         for _ in range(arguments.clients)
     ]
     begin, gone, killed = time.monotonic(), 0.0, arguments.no_kill
+    own, since = service.processor(), 0
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
@@ -187,21 +197,31 @@ def drive(service: Running, arguments: argparse.Namespace) -> tuple[Seen, float]
             service.memory.clear()
             service.start()
             gone = time.monotonic() - start
-    return seen, time.monotonic() - begin - gone
+            own, since = service.processor(), len(seen.accepted)
+    rate = len(seen.accepted) / (time.monotonic() - begin - gone)
+    return seen, Rates(rate, (service.processor() - own) / (len(seen.accepted) - since))
 
 
-def bare(predictor: Predictor, arguments: argparse.Namespace) -> tuple[np.ndarray, float]:
-    """The model's own scores, and images a second of nothing but the model in batches as the service makes them."""
-    scores, seconds = [], 0.0
+@dataclass(frozen=True)
+class Rates:
+    """Images a second, and seconds of processor for each image."""
+
+    rate: float
+    own: float
+
+
+def bare(predictor: Predictor, arguments: argparse.Namespace) -> tuple[np.ndarray, Rates]:
+    """The model's own scores, and how fast nothing but the model is in batches as the service makes them."""
+    scores, seconds, own = [], 0.0, 0.0
     predictor.arrays(torch.zeros(8, 1, arguments.canvas, arguments.canvas), ["x"] * 8)  # the first takes longer
     for first in range(0, arguments.requests, 8):
         seeds = range(first, min(first + 8, arguments.requests))
         pictures = [radiograph_of(picture(seed, arguments.image), "x") for seed in seeds]
         images = tensor_of(np.stack([on_canvas(one, predictor.model.canvas)[0] for one in pictures]))
-        begin = time.monotonic()
+        begin, before = time.monotonic(), time.process_time()
         scores.append(predictor.arrays(images, ["x"] * len(seeds))[0])
-        seconds += time.monotonic() - begin
-    return np.concatenate(scores), arguments.requests / seconds
+        seconds, own = seconds + time.monotonic() - begin, own + time.process_time() - before
+    return np.concatenate(scores), Rates(arguments.requests / seconds, own / arguments.requests)
 
 
 def checked(service: Running, seen: Seen, expected: np.ndarray) -> tuple[int, int, int]:
@@ -240,16 +260,16 @@ def main() -> None:
         expected, rate = bare(load(folder / "model"), arguments)
         service = Running(folder / "model", folder / "store", port, arguments.serve)
         try:
-            seen, seconds = drive(service, arguments)
+            seen, served = drive(service, arguments)
             lost, double, wrong = checked(service, seen, expected)
-            report(arguments, service, seen, (lost, double, wrong), (len(seen.accepted) / seconds, rate))
+            report(arguments, service, seen, (lost, double, wrong), (served, rate))
         finally:
             service.kill()
     raise SystemExit(bool(lost or double or wrong or seen.strange))
 
 
 def report(
-    arguments: argparse.Namespace, service: Running, seen: Seen, bad: tuple[int, int, int], rates: tuple[float, float]
+    arguments: argparse.Namespace, service: Running, seen: Seen, bad: tuple[int, int, int], rates: tuple[Rates, Rates]
 ) -> None:
     quantiles = statistics.quantiles(seen.seconds, n=100)
     third = max(1, len(service.memory) // 3)
@@ -264,7 +284,8 @@ def report(
         "tried again: no answer, refused with Retry-After": f"{seen.unanswered:,}, {seen.refused:,}",
         "other answers": f"{len(seen.strange)}",
         "latency p50, p95, p99": f"{quantiles[49]:.2f} s, {quantiles[94]:.2f} s, {quantiles[98]:.2f} s",
-        "images a second, bare model": f"{rates[0]:.1f}, {rates[1]:.1f} ({rates[0] / rates[1]:.0%})",
+        "images a second: service, bare model": f"{rates[0].rate:.1f}, {rates[1].rate:.1f} ({rates[0].rate / rates[1].rate:.0%})",
+        "processor for each image: service, bare model": f"{rates[0].own * 1000:.0f} ms, {rates[1].own * 1000:.0f} ms",
         "start, and start after kill -9": ", ".join(f"{one:.1f} s" for one in service.starts),
         "memory after the kill: first third, last third, at most": f"{early:.0f} MB, {late:.0f} MB",
     }

@@ -202,35 +202,6 @@ def test_a_deleted_study_is_gone_with_its_files(client, service):
     assert one(client, picture(60))["state"] == "done"
 
 
-def test_a_queue_that_is_full_says_when_to_come_again(served, readers, client_of, tmp_path):
-    service = Service([served], Store(tmp_path), ServeSettings(queue=1), readers)
-    with client_of(service) as client:
-        service.batches._open["s-waits"] = {served.sha256}
-        answer = client.post("/v1/predict", files=upload(picture(1)))
-        assert answer.status_code == 429
-        assert int(answer.headers["Retry-After"]) >= 1
-        assert client.get("/readyz").status_code == 429
-        service.batches._open.clear()
-        assert client.get("/readyz").status_code == 200
-        service.drain()
-        assert client.post("/v1/predict", files=upload(picture(1))).status_code == 503
-        assert client.get("/healthz").status_code == 200
-
-
-def test_a_disk_that_is_full_is_no_500(served, readers, client_of, tmp_path, monkeypatch):
-    service = Service([served], Store(tmp_path), readers=readers)
-    with client_of(service) as client:
-
-        def full(*_):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(service.store.folders, "make_durable", full)
-        answer = client.post("/v1/predict", files=upload(picture(1)))
-        assert answer.status_code == 503
-        assert "disk is full" in answer.json()["error"]
-        assert not list(service.store.folders.incoming.iterdir())
-
-
 def test_two_models_answer_side_by_side(served, readers, client_of, tmp_path):
     from serving.small import served_of, write_small_model
 

@@ -6,23 +6,27 @@ import json
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from sqlalchemy.exc import SQLAlchemyError
 
 from chestmap.data.canvas import canvas_frame
 from chestmap.errors import BadInput, ChestmapError
 from chestmap.serving.metrics import Metrics
-from chestmap.serving.readers import Readers
+from chestmap.serving.readers import Busy, Readers
 from chestmap.serving.results import Answer, Asked, answer
 from chestmap.serving.served import Served
 from chestmap.serving.settings import ServeSettings
 from chestmap.serving.store import Store
 
 log = logging.getLogger(__name__)
+PAUSE = 1.0
+"""Seconds until another try, where the disk or the database is at fault."""
 
 
 class Batches:
@@ -33,7 +37,8 @@ class Batches:
     ):
         self.store, self.served, self.readers, self.settings, self.metrics = store, served, readers, settings, metrics
         self._waiting: dict[str, deque[str]] = {sha: deque() for sha in served}
-        self._open: dict[str, set[str]] = {}  # study: models whose results are still to come
+        self._queued: set[tuple[str, str]] = set()  # study and model, as they stand in `_waiting`
+        self._open: Counter[str] = Counter()  # study: results that wait or are under way
         self._futures: dict[str, Future[None]] = {}
         self._alone: set[str] = set()  # with one of these the service stopped
         self._changed = threading.Condition()
@@ -68,12 +73,12 @@ class Batches:
         return len(self._open)
 
     def submit(self, asked: Iterable[Asked]) -> None:
-        """What is submitted already is not submitted twice."""
+        """What waits already is not added. What is under way is: its study may have been deleted and come again since."""
         with self._changed:
             for one in asked:
-                still = self._open.setdefault(one.study_id, set())
-                if one.model_sha not in still:
-                    still.add(one.model_sha)
+                if (pair := (one.study_id, one.model_sha)) not in self._queued:
+                    self._queued.add(pair)
+                    self._open[one.study_id] += 1
                     self._waiting[one.model_sha].append(one.study_id)
             self._changed.notify_all()
 
@@ -89,14 +94,18 @@ class Batches:
         while (batch := self._next()) is not None:
             sha, studies = batch
             start = time.monotonic()
-            note = self.store.folders.root / "under-way"
-            note.write_text(json.dumps([[one, sha] for one in studies]))
+            self._note([[one, sha] for one in studies])
             self._predict(self.served[sha], studies)
-            note.write_text("[]")
+            self._note([])
             took = time.monotonic() - start
             self.seconds = took / len(studies)
             self.metrics.batch(self.served[sha].id, len(studies), took)
-            self._done(sha, studies)
+            self._done(studies)
+
+    def _note(self, pairs: list[list[str]]) -> None:
+        """What `under_way` reads after a crash of this process; not synced, since a crash of the machine tells nothing."""
+        with suppress(OSError):
+            (self.store.folders.root / "under-way").write_text(json.dumps(pairs))
 
     def _next(self) -> tuple[str, list[str]] | None:
         """Up to `batch_size` images for one model: the one whose first image waits among the longest queue."""
@@ -113,24 +122,31 @@ class Batches:
             batch = [queue.popleft()]
             while queue and len(batch) < most and not self._alone & {batch[0], queue[0]}:
                 batch.append(queue.popleft())
+            self._queued.difference_update((one, sha) for one in batch)
             return sha, batch
 
-    def _done(self, sha: str, studies: Sequence[str]) -> None:
+    def _done(self, studies: Sequence[str]) -> None:
+        finished = []
         with self._changed:
             for study_id in studies:
-                self._open[study_id].discard(sha)
+                self._open[study_id] -= 1
                 if not self._open[study_id]:
+                    finished.append(study_id)
                     del self._open[study_id]
                     self._alone.discard(study_id)
-                    for path in self.store.folders.of(study_id).glob("canvas-*"):
-                        path.unlink(missing_ok=True)
                     if future := self._futures.pop(study_id, None):
                         future.set_result(None)
+        for study_id in finished:
+            for path in self.store.folders.of(study_id).glob("canvas-*"):
+                path.unlink(missing_ok=True)
 
     def _predict(self, model: Served, studies: Sequence[str]) -> None:
         """A batch that fails is tried again image by image, so that one image fails no other."""
         try:
             answer(self.store, self._answers(model, studies))
+        except (SQLAlchemyError, OSError, Busy) as problem:  # no fault of the images
+            log.warning("store: %s; trying again", type(problem).__name__)
+            self._later(model, studies)
         except Exception as problem:
             if len(studies) > 1:
                 for one in studies:
@@ -138,14 +154,17 @@ class Batches:
                 return
             log.warning("model %s: %s", model.id, type(problem).__name__)
             said = str(problem) if isinstance(problem, ChestmapError) else type(problem).__name__
-            self._give_up(Answer(studies[0], model.sha256, error=f"cannot be predicted: {said}"))
+            failed = Answer(studies[0], model.sha256, error=f"cannot be predicted: {said}")
+            try:
+                answer(self.store, [failed])
+            except Exception:
+                self._later(model, studies)
 
-    def _give_up(self, failed: Answer) -> None:
-        """Where even that cannot be written, the result stays queued for the next start."""
-        try:
-            answer(self.store, [failed])
-        except Exception as problem:
-            log.warning("a failure could not be stored: %s", type(problem).__name__)
+    def _later(self, model: Served, studies: Sequence[str]) -> None:
+        """Back into the queue, after a pause."""
+        self.submit(Asked(one, model.sha256) for one in studies)
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping, PAUSE)
 
     def _answers(self, model: Served, studies: Sequence[str]) -> list[Answer]:
         canvases, frames, places = [], [], []

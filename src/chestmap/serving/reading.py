@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from chestmap.serving.stored import prediction_of, stored_maps
 from chestmap.types import Radiograph
 
 MEMORY = 4 << 30
+SECONDS = 300
+"""Of processor for one image, for a process whose service is not there any more to end it."""
 LARGEST_FILE = 512 << 20
 THUMBNAIL = 256
 OF_PATIENT = ("SpecificCharacterSet", "PatientName", "StudyDate", "AcquisitionDate", "AcquisitionTime", "SOPInstanceUID")
@@ -126,7 +129,9 @@ def main() -> None:
     cv2.setNumThreads(1)
     talk = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing that a library prints gets into the conversation
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     for line in sys.stdin.buffer:
+        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + SECONDS, hard))
         talk.write(json.dumps(answered(line)).encode() + b"\n")
         talk.flush()
 

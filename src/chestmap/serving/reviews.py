@@ -36,30 +36,31 @@ def history(store: Store, study_id: str, *, newest: bool = False) -> list[Review
         ]
 
 
-def put_review(store: Store, study_id: str, by: str, review: ReviewIn) -> ReviewOut | None:
-    """The new version; None where there is no such study, `Stale` where `base` is not the newest."""
+def put_review(store: Store, study_id: str, by: str, review: ReviewIn, served: Collection[str] = ()) -> ReviewOut | None:
+    """The new version; None where there is no such study, `Stale` where `base` is not the newest.
+
+    `served` are the findings that may be named as long as a study has no result.
+    """
     try:
         with store.writing() as session:
             study = session.get(Study, study_id)
             if study is None:
                 return None
             results = session.scalars(select(Result).where(Result.study_id == study_id))
-            check(
-                review,
-                (study.image["width"], study.image["height"]),
-                {one for row in results for one in row.maps.get("order", ())},
-            )
+            known = {one for row in results for one in row.maps.get("order", ())} or served
+            check(review, (study.image["width"], study.image["height"]), known)
             if study.review_version != review.base:
                 raise Stale(f"version {review.base} was reviewed by {study.review_by} meanwhile; look at the current one")
             content = review.model_dump()
+            content["note"] = review.note.replace("\0", "")  # PostgreSQL has no room for it
             version, at = review.base + 1, now()
             row = Review(study_id=study_id, version=version, state=review.state, by=by, at=at)
-            row.findings, row.note = content["findings"], review.note
+            row.findings, row.note = content["findings"], content["note"]
             session.add(row)
             study.review_version, study.review_state, study.review_by, study.review_at = version, review.state, by, at
     except IntegrityError:  # on PostgreSQL two may get so far
         raise Stale("somebody else reviewed it meanwhile; look at the current version") from None
-    return ReviewOut(version=version, state=review.state, by=by, at=at, findings=review.findings, note=review.note)
+    return ReviewOut(version=version, state=review.state, by=by, at=at, findings=review.findings, note=content["note"])
 
 
 def check(review: ReviewIn, size: tuple[float, float], known: Collection[str]) -> None:

@@ -31,10 +31,9 @@ class _Bounded(APIRoute):
         async def bounded(request: Request) -> Response:
             service: Service = request.app.state.service
             service.check_room()
-            room: asyncio.Semaphore = request.app.state.uploads
             if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
                 raise HTTPException(415, "expected multipart/form-data with one or more files")
-            async with room:
+            with service.receiving():
                 await _parsed(request, service.settings.bounds.files)
             return await inner(request)
 

@@ -167,7 +167,8 @@ def dicom_of(service: Service, study_id: str, model: str = "") -> Response:
 def put_review(service: Here, person: Asking, study_id: StudyId, review: bodies.ReviewIn) -> bodies.ReviewOut | Response:
     """409 with the current version where somebody else wrote since `base`."""
     try:
-        written = reviews.put_review(service.store, study_id, person.name, review)
+        names = {name for one in service.served.values() for name in one.predictor.findings}
+        written = reviews.put_review(service.store, study_id, person.name, review, names)
     except reviews.Stale as stale:
         now = reviews.current(service.store, study_id)
         return JSONResponse({"error": str(stale), "current": now.model_dump(mode="json")}, 409)

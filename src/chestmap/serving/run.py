@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,7 @@ def run(
     if len({one.sha256 for one in served}) < len(served):
         raise BadInput("the same model is given twice; give each once")
     service = Service(served, Store(store, settings.database), settings)
+    tempfile.tempdir = str(service.store.folders.incoming)  # where uploads lie until they are read
     access = Access(service.store.folders.key(), door.tokens, door.proxy_header, frozenset(door.proxies))
     app = create_app(service, access, {socket.gethostname(), *door.hosts})
     for one in served:

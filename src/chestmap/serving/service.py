@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -59,7 +60,7 @@ class Service:
         """`readers` may be shared by several services; without them it has its own."""
         self.settings, self.store = settings or ServeSettings(), store
         self.served = {one.sha256: one for one in served}
-        self.metrics, self.draining = Metrics(), False
+        self.metrics, self.draining, self._receiving = Metrics(), False, 0
         self.by_id = {one.id: one for one in self.served.values()}
         store.folders.lock()
         self._own_readers = readers is None
@@ -98,6 +99,17 @@ class Service:
             )
         if self.store.folders.free() < self.settings.free_bytes:
             raise Full("the disk is full; make room, then try again", "disk", 60)
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """While an upload is on its way; slow clients may hold so many places and no more."""
+        if self._receiving >= self.settings.receiving:
+            raise Full(f"{self._receiving} uploads are on their way; try again later", "queue", 2)
+        self._receiving += 1
+        try:
+            yield
+        finally:
+            self._receiving -= 1
 
     def models(self, wanted: str = "") -> dict[str, str]:
         """sha256 to id of one model, or of all."""

@@ -28,7 +28,8 @@ class ServeSettings(Settings):
     batch_size: int = Field(default=8, ge=1)
     wait_ms: float = Field(default=5, ge=0)  # how long a batch waits for more images, when it is not full
     queue: int = Field(default=512, ge=1)  # studies without result, from which on uploads are refused for a while
-    uploads: int = Field(default=32, ge=1)  # that are taken in at a time
+    receiving: int = Field(default=128, ge=1)  # uploads that may be on their way at a time
+    uploads: int = Field(default=32, ge=1)  # of those, how many are taken in at a time
     readers: int = Field(default=2, ge=1)  # processes that decode
     answer_seconds: float = Field(default=120, gt=0)  # a request waits so long for its results, then gets the study's id
     shutdown_seconds: int = Field(default=30, ge=1)  # what is under way may take so long to finish
