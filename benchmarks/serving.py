@@ -69,6 +69,14 @@ class Seen:
     strange: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Rates:
+    """Images a second, and seconds of processor for each image."""
+
+    rate: float
+    own: float
+
+
 class Running:
     """The service as a process of its own; `memory` is sampled once a second."""
 
@@ -200,14 +208,6 @@ def drive(service: Running, arguments: argparse.Namespace) -> tuple[Seen, Rates]
             own, since = service.processor(), len(seen.accepted)
     rate = len(seen.accepted) / (time.monotonic() - begin - gone)
     return seen, Rates(rate, (service.processor() - own) / (len(seen.accepted) - since))
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Images a second, and seconds of processor for each image."""
-
-    rate: float
-    own: float
 
 
 def bare(predictor: Predictor, arguments: argparse.Namespace) -> tuple[np.ndarray, Rates]:
