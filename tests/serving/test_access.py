@@ -1,14 +1,21 @@
 """Who may come in, and from where."""
 
+import shutil
+import ssl
+import subprocess
 import time
 
+import httpx
 import pytest
 
 from chestmap.cli.serve import serve
 from chestmap.errors import BadInput, Refused
 from chestmap.serving.access import Access, is_loopback, read_tokens
+from chestmap.serving.app import create_app
+from chestmap.serving.server import Address, server_of
 from chestmap.serving.service import Service
 from chestmap.serving.store import Store
+from serving.running import running, talk
 from serving.small import picture, upload
 
 TOKEN, ADMIN = "0123456789abcdef-reader", "0123456789abcdef-admin"
@@ -148,3 +155,23 @@ def test_an_open_address_without_a_token_is_refused(tmp_path):
     with pytest.raises(BadInput, match="belong together"):
         serve([tmp_path / "model"], tmp_path / "s", certificate=tmp_path)
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_tls(served, readers, tmp_path):
+    certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", *names]
+    subprocess.run([*made, "-out", certificate, "-keyout", key], check=True, capture_output=True)
+    service = Service([served], Store(tmp_path / "store"), readers=readers)
+    with running(service, address=Address(port=0, certificate=certificate, key=key)) as port:
+        answer = httpx.get(f"https://localhost:{port}/healthz", verify=ssl.create_default_context(cafile=certificate))
+        assert answer.status_code == 200
+        assert "max-age" in answer.headers["strict-transport-security"]
+        assert not talk(port, b"GET / HTTP/1.1\r\n\r\n", wait=2).startswith(b"HTTP/1.1 2")
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        old.load_verify_locations(certificate)
+        assert httpx.get(f"https://localhost:{port}/healthz", verify=old).status_code == 200
+    with pytest.raises(BadInput, match="PEM certificate"):
+        server_of(create_app(service, Access(b"k" * 32)), Address(certificate=key, key=key), service.settings)

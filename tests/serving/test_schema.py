@@ -26,12 +26,13 @@ def address(served, readers, client_of, tmp_path_factory):
     service = Service([served], Store(tmp_path_factory.mktemp("schema")), readers=readers)
     with running(service) as port:
         base = f"http://127.0.0.1:{port}"
-        httpx.post(f"{base}/v1/predict", files=upload(picture(1)), headers={"X-Chestmap": "1"}, timeout=60)
-        yield base, httpx.get(f"{base}/openapi.json").json()
+        answer = httpx.post(f"{base}/v1/predict", files=upload(picture(1)), headers={"X-Chestmap": "1"}, timeout=60)
+        there = {"study_id": answer.json()["studies"][0]["id"], "model": served.id}
+        yield base, httpx.get(f"{base}/openapi.json").json(), there
 
 
 def ask_everything(address, examples):
-    base, document = address
+    base, document, there = address
     found = [one.ok() for one in schemathesis.openapi.from_dict(document).get_all_operations()]
     assert len(found) == OPERATIONS
     for operation in found:
@@ -39,6 +40,8 @@ def ask_everything(address, examples):
         @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
         @given(case=operation.as_strategy())
         def ask(case):
+            if case.method != "DELETE":
+                case.path_parameters.update({key: there[key] for key in case.path_parameters})
             answer = case.call(base_url=base, headers={"X-Chestmap": "1"}, timeout=60)
             case.validate_response(answer, checks=CHECKS)
 

@@ -16,7 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from chestmap.errors import BadInput, Refused
 from chestmap.serving import reviews
 from chestmap.serving.batches import under_way
-from chestmap.serving.bodies import ReviewIn
+from chestmap.serving.bodies import NewReview
 from chestmap.serving.results import MOST_DEATHS, Answer, Asked, NewFile, answer, ask, resume
 from chestmap.serving.store import NewStudy, Query, Store
 from chestmap.serving.tables import Base
@@ -149,7 +149,7 @@ def test_reviewers_at_once_never_overwrite(store):
 
     def write(number):
         try:
-            return reviews.put_review(store, study_id, f"r{number}", ReviewIn(base=0, state="part")).by
+            return reviews.put_review(store, study_id, f"r{number}", NewReview(base=0, state="part")).by
         except reviews.Stale:
             return None
 

@@ -39,6 +39,7 @@ class Access:
 
     @property
     def open(self) -> bool:
+        """Nobody has to show anything. Only for loopback: `cli/serve.py` sees to that."""
         return not self.tokens and not self.proxy_header
 
     def person(self, headers: Mapping[str, str], peer: str) -> Person | None:
@@ -65,9 +66,11 @@ class Access:
         return urlsafe_b64encode(self._sign(content) + content).decode()
 
     def _sign(self, content: bytes) -> bytes:
+        """Keyed with the store, and apart from other uses of its key by the word in front."""
         return hmac.digest(self.key, b"session" + content, "sha256")
 
     def _of_session(self, cookies: str) -> Person | None:
+        """The owner of the token with which the session began, as long as that token is in the file."""
         try:
             morsel = SimpleCookie(cookies).get(COOKIE)
             coded = urlsafe_b64decode(morsel.value.encode()) if morsel else b""
@@ -111,6 +114,7 @@ def read_tokens(path: Path) -> dict[bytes, Person]:
 
 
 def is_loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine only; names other than localhost may be anything."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -56,6 +56,7 @@ def create_app(service: Service, access: Access, hosts: Iterable[str] = ()) -> G
 
 
 def _said(status: int, text: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """An error as every error is said."""
     return JSONResponse({"error": text}, status, headers)
 
 
@@ -89,6 +90,7 @@ def _say_errors(app: FastAPI) -> None:
 
 @meta.get("/v1/models", tags=["models"])
 def models(service: Here) -> bodies.Models:
+    """What is served: ids for the other operations, findings in their order, and operating points where there are any."""
     return bodies.Models.model_validate({"models": [one.about() for one in service.served.values()]})
 
 
@@ -109,6 +111,7 @@ def sign_in(request: Request, token: bodies.Token, response: Response) -> bodies
 
 @meta.delete("/v1/session", tags=["session"], status_code=204, response_class=Response)
 def sign_out(response: Response) -> None:
+    """The cookie goes; the token stays good for others."""
     response.delete_cookie(COOKIE, httponly=True, samesite="strict")
 
 
@@ -162,6 +165,7 @@ def docs(request: Request) -> HTMLResponse:
 
 
 def _operation(path: str, method: str, about: dict[str, Any]) -> str:
+    """Tags that HTML lets one leave open are left open."""
     asked = (
         f"<li><code>{one['name']}</code> {html.escape(one.get('description', ''))}" for one in about.get("parameters", ())
     )

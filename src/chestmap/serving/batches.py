@@ -66,6 +66,7 @@ class Batches:
 
     @property
     def alive(self) -> bool:
+        """Whether what is submitted will be predicted."""
         return self._thread.is_alive() and not self._stopping
 
     def __len__(self) -> int:
@@ -91,6 +92,7 @@ class Batches:
             return self._futures.setdefault(study_id, Future())
 
     def _run(self) -> None:
+        """The thread: one batch after the other, for whichever model has most to do."""
         while (batch := self._next()) is not None:
             sha, studies = batch
             start = time.monotonic()
@@ -167,6 +169,7 @@ class Batches:
             self._changed.wait_for(lambda: self._stopping, PAUSE)
 
     def _answers(self, model: Served, studies: Sequence[str]) -> list[Answer]:
+        """Canvases to answers. Where several models share a canvas they share its file; a deleted study is passed over."""
         canvases, frames, places = [], [], []
         for study_id in studies:
             known = self.store.study(study_id)

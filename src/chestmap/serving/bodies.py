@@ -127,7 +127,7 @@ class FindingReview(BaseModel):
     boxes: Annotated[list[Corners], Field(max_length=MOST_BOXES)] = []
 
 
-class ReviewIn(BaseModel):
+class NewReview(BaseModel):
     """`base` is the version that the reviewer saw."""
 
     model_config = ConfigDict(extra="forbid")

@@ -44,6 +44,7 @@ def _url(folder: Path, url: str | None) -> URL:
 
 
 def _engine(url: URL) -> Engine:
+    """Refuses in our words where a driver is missing."""
     try:
         if url.get_backend_name() != "sqlite":
             return create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=16)
@@ -73,6 +74,7 @@ def _on_begin(connection: Connection) -> None:
 
 
 def _migrate(connection: Connection) -> None:
+    """Alembic, in the transaction of `connection`: a start that fails half-way leaves the tables as they were."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection

@@ -56,6 +56,8 @@ class Stop(Exception):
 
 
 class Guard:
+    """The outermost ASGI application. `hosts` are names, beside localhost and addresses, by which it may be called."""
+
     def __init__(self, app: App, access: Access, bounds: Bounds, metrics: Metrics, hosts: Iterable[str] = ()) -> None:
         self.app, self.access, self.bounds, self.metrics = app, access, bounds, metrics
         self.hosts = {"localhost", *(host.lower() for host in hosts)}
@@ -87,9 +89,11 @@ class Guard:
             log.info("%s %s %d %.0f ms", method, route, answer.status, took * 1000)
 
     def _most_bytes(self, scope: Scope) -> int:
+        """Only uploads may be large."""
         return self.bounds.request_bytes if scope["path"] == "/v1/predict" else self.bounds.json_bytes
 
     def _check(self, scope: Scope) -> None:
+        """In the order of cost: counting before parsing, parsing before cryptography."""
         listed = scope["headers"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in listed}
         if len(listed) > self.bounds.headers:
@@ -177,6 +181,7 @@ class _Answer:
         await asyncio.wait_for(self.send(message), self.seconds)
 
     async def error(self, status: int, text: str) -> None:
+        """JSON, as the application says its own. The connection is closed, since its body was not read."""
         if self.status:  # too late for an answer: the server closes the connection
             return
         body = json.dumps({"error": text}).encode()

@@ -25,6 +25,7 @@ class Metrics:
         self._refused = Counter("chestmap_refused", "Uploads refused", ["reason"], registry=self.registry)
 
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
+        """A gauge whose value is asked for when Prometheus asks."""
         Gauge(f"chestmap_{name}", about, registry=self.registry).set_function(value)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -44,6 +44,7 @@ def overlay_png(study: Study, result: Result, files: tuple[Path, Path], finding:
 
 
 def _chosen(study: Study, result: Result, maps: Float16[np.ndarray, "finding h w"], finding: str) -> Prediction:
+    """A prediction of one finding, or of all."""
     names = list(result.maps["order"])
     rows = [names.index(finding)] if finding else list(range(len(names)))
     grid = {**result.maps, "order": [names[row] for row in rows]}

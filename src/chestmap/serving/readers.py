@@ -28,6 +28,8 @@ class Busy(ChestmapError):
 
 
 class _Process:
+    """One child. Its messages go nowhere, as they may hold words of a header; numeric libraries get one thread each."""
+
     def __init__(self) -> None:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self.running = subprocess.Popen(
@@ -117,6 +119,7 @@ class Readers:
         return found
 
     def close(self) -> None:
+        """Waits for those that are at work: a service stops only after its last upload."""
         for _ in range(self.settings.readers):
             process = self._free.get(timeout=2 * self.settings.bounds.read_seconds)
             if process is not None:

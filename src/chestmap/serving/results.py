@@ -21,6 +21,8 @@ MOST_DEATHS = 3
 
 @dataclass(frozen=True)
 class NewFile:
+    """A file of a study; `name` is within its folder, `kind` is how it is asked for."""
+
     kind: str
     name: str
     sha256: str
@@ -43,6 +45,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
+    """A result that is still to come."""
+
     study_id: str
     model_sha: str
 
@@ -115,6 +119,7 @@ def answer(store: Store, answers: Sequence[Answer]) -> None:
 
 
 def file_row(folders: Folders, study_id: str, new: NewFile) -> File:
+    """The path is kept relative, so that a store may be moved."""
     path = folders.of(study_id).relative_to(folders.root) / new.name
     return File(study_id=study_id, kind=new.kind, path=path.as_posix(), sha256=new.sha256, bytes=new.bytes)
 

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from chestmap.errors import BadInput, ChestmapError
-from chestmap.serving.bodies import ReviewIn, ReviewOut
+from chestmap.serving.bodies import NewReview, ReviewOut
 from chestmap.serving.clock import now
 from chestmap.serving.store import Store
 from chestmap.serving.tables import Result, Review, Study
@@ -36,7 +36,7 @@ def history(store: Store, study_id: str, *, newest: bool = False) -> list[Review
         ]
 
 
-def put_review(store: Store, study_id: str, by: str, review: ReviewIn, served: Collection[str] = ()) -> ReviewOut | None:
+def put_review(store: Store, study_id: str, by: str, review: NewReview, served: Collection[str] = ()) -> ReviewOut | None:
     """The new version; None where there is no such study, `Stale` where `base` is not the newest.
 
     `served` are the findings that may be named as long as a study has no result.
@@ -63,7 +63,7 @@ def put_review(store: Store, study_id: str, by: str, review: ReviewIn, served: C
     return ReviewOut(version=version, state=review.state, by=by, at=at, findings=review.findings, note=content["note"])
 
 
-def check(review: ReviewIn, size: tuple[float, float], known: Collection[str]) -> None:
+def check(review: NewReview, size: tuple[float, float], known: Collection[str]) -> None:
     """Findings must be those of a model of this study, boxes must lie in the image."""
     for name, found in review.findings.items():
         if known and name not in known:

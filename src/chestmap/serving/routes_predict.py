@@ -92,6 +92,7 @@ async def predict(  # noqa: PLR0913 - an operation's parameters
 
 
 def _answer(service: Service, taken: list[Taken | bodies.FailedUpload], *, done: bool) -> Response:
+    """200 with results, or 202 with what is known so far."""
     view, whole = (shown, bodies.Predicted) if done else (line, bodies.Accepted)
     studies = [view(service, one.study_id) if isinstance(one, Taken) else one for one in taken]
     content = whole.model_validate({"studies": studies}).model_dump_json()

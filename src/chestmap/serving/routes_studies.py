@@ -31,6 +31,7 @@ def service_of(request: Request) -> Service:
 
 
 def person_of(request: Request) -> Person:
+    """Set by the guard; nobody gets so far without."""
     return request.state.person
 
 
@@ -64,6 +65,7 @@ def _there(service: Service, study_id: str) -> tuple[Study, list[Result]]:
 
 @router.get("/studies/{study_id}")
 def study(service: Here, study_id: StudyId) -> bodies.StudyOut:
+    """Image, results of every model, the current review and the ids of earlier images of the patient."""
     return bodies.StudyOut.model_validate(study_of(service, *_there(service, study_id)))
 
 
@@ -77,6 +79,7 @@ def delete(service: Here, person: Asking, study_id: StudyId) -> None:
 
 
 def _file(service: Service, study_id: str, kind: str, media: str) -> FileResponse:
+    """By what the database says of the file, never by what a client says."""
     path = service.store.file(study_id, kind)
     if path is None or not path.is_file():
         raise HTTPException(404, "no such study, or not of this model")
@@ -91,6 +94,7 @@ def pixels(service: Here, study_id: StudyId) -> Response:
 
 @router.get("/studies/{study_id}/thumbnail", response_class=Response, responses={200: PNG})
 def thumbnail(service: Here, study_id: StudyId) -> Response:
+    """PNG of at most 256 pixels, under the window that the model saw."""
     return _file(service, study_id, "thumbnail", "image/png")
 
 
@@ -120,6 +124,7 @@ def overlay(
     model: Annotated[str, Query(max_length=64)] = "",
     finding: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
+    """PNG: the image beside its highest findings, or beside `finding`."""
     return Response(overlay_of(service, study_id, model, finding), media_type="image/png")
 
 
@@ -140,6 +145,7 @@ def dicom(service: Here, study_id: StudyId, model: Annotated[str, Query(max_leng
 
 
 def dicom_of(service: Service, study_id: str, model: str = "") -> Response:
+    """SR joins the study of its radiograph, so a PNG has none. multipart/related as DICOMweb has it (PS3.18 8.6.1.2)."""
     found, result = _there(service, study_id)[0], _result(service, study_id, model)
     original, maps = (service.store.file(study_id, kind) for kind in ("original", f"maps-{result.model_id}"))
     if found.image["source"] != "dicom":
@@ -164,7 +170,7 @@ def dicom_of(service: Service, study_id: str, model: str = "") -> Response:
 
 
 @router.put("/studies/{study_id}/review", response_model=bodies.ReviewOut, responses={409: {"model": bodies.Conflict}})
-def put_review(service: Here, person: Asking, study_id: StudyId, review: bodies.ReviewIn) -> bodies.ReviewOut | Response:
+def put_review(service: Here, person: Asking, study_id: StudyId, review: bodies.NewReview) -> bodies.ReviewOut | Response:
     """409 with the current version where somebody else wrote since `base`."""
     try:
         names = {name for one in service.served.values() for name in one.predictor.findings}
@@ -179,6 +185,7 @@ def put_review(service: Here, person: Asking, study_id: StudyId, review: bodies.
 
 @router.get("/studies/{study_id}/history")
 def history(service: Here, study_id: StudyId) -> bodies.History:
+    """Every version of the review, oldest first. None is ever changed."""
     _there(service, study_id)
     return bodies.History(versions=reviews.history(service.store, study_id))
 

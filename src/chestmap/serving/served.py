@@ -71,6 +71,7 @@ class Served:
     def _answer(
         self, study_id: str, folder: Path, frame: Frame, scores: np.ndarray, maps: Float16[np.ndarray, "finding h w"]
     ) -> Answer:
+        """The maps are on disk before the database says so."""
         found = self.predictor.findings
         boxes = boxes_of(found, scores, maps, frame, self.predictor.rule)
         coded = io.BytesIO()
@@ -92,6 +93,7 @@ class Served:
 
 
 def _finding(name: str, score: float, threshold: float | None, boxes: Sequence[Box]) -> dict[str, Any]:
+    """Over its operating point, or over a half where the model has none."""
     own = [box for box in boxes if box.finding == name]
     corners = [{"x0": one.x0, "y0": one.y0, "x1": one.x1, "y1": one.y1, "score": one.score} for one in own]
     over = score >= (0.5 if threshold is None else threshold)

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Address:
+    """Where to listen. Port 0 takes any that is free."""
+
     host: str = "127.0.0.1"
     port: int = 8000
     certificate: Path | None = None
@@ -61,6 +63,7 @@ class Bounded(H11Protocol):
             self._arm()
 
     def _arm(self) -> None:
+        """From here on a whole header is due; bytes that trickle in do not put it off."""
         if self._late is None:
             self._late = self.loop.call_later(self.header_seconds, self._close)
 
@@ -88,6 +91,7 @@ class Server(uvicorn.Server):
 
 
 def server_of(app: Guard, address: Address, settings: ServeSettings, kind: type[Server] = Server) -> Server:
+    """Timeouts and limits of `settings.bounds`; uvicorn logs nothing, since paths and queries may name patients."""
     bounds, fastapi = settings.bounds, cast(Any, app.app)
     config = uvicorn.Config(
         cast(Any, app), host=address.host, port=address.port, http=type("Bounded", (Bounded,), {"header_seconds": bounds.header_seconds}), ws="none", loop="asyncio",

@@ -54,6 +54,11 @@ class Taken:
 
 
 class Service:
+    """Owns the store folder from the time it is made until `stop`.
+
+    Between `start` and `stop` a thread predicts; everything else is done by whoever calls. For any number of threads.
+    """
+
     def __init__(
         self, served: Sequence[Served], store: Store, settings: ServeSettings | None = None, readers: Readers | None = None
     ):
@@ -82,6 +87,7 @@ class Service:
         self.draining = True
 
     def stop(self) -> None:
+        """Ends after the batches that are under way. What is left over is queued in the store, and goes on at the next start."""
         self.drain()
         self.batches.stop()
         if self._own_readers:
@@ -157,6 +163,7 @@ class Service:
         return hashed.hexdigest()
 
     def _read(self, received: Path, sha: str, name: str, patient: str) -> NewStudy:
+        """Decodes, in a process that may die of it; what it wrote lies in `received`."""
         canvases = {one.canvas_name: one.predictor.model.canvas for one in self.served.values()}
         found = self.readers.read(received / "original", received, canvases, name=name, patient=patient)
         kinds = {"original": "original", "pixels": "pixels.u16", "thumbnail": "thumbnail.png"}

@@ -23,6 +23,7 @@ def row_of(service: Service, study: Study) -> dict[str, Any]:
 
 
 def study_of(service: Service, study: Study, results: list[Result]) -> dict[str, Any]:
+    """A row with image, results, review and priors."""
     priors = service.store.priors(study)
     return {
         **row_of(service, study),

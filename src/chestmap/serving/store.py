@@ -41,6 +41,8 @@ class NewStudy:
 
 @dataclass(frozen=True)
 class Query:
+    """What the worklist is asked for; an empty text does not filter."""
+
     order: str = "suspicion"
     state: str = ""
     finding: str = ""
@@ -70,6 +72,7 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
+        """One transaction. In SQLite writers wait for each other here, up to 30 seconds."""
         with Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
@@ -81,6 +84,7 @@ class Store:
             return self._insert(new, models)
 
     def _insert(self, new: NewStudy, models: dict[str, str]) -> bool:
+        """False where the study is there already: another request brought the same file at the same time."""
         row = Study(
             id=new.id, sha256=new.sha256, received=now(), name=new.name, patient=new.patient, shown_patient=new.shown_patient,
             taken=new.taken, sop_uid=new.sop_uid, view=new.view, image=new.image, state="queued", error=None, suspicion=0.0,
@@ -101,6 +105,7 @@ class Store:
             return session.scalar(select(func.count()).select_from(Study).where(Study.state == "queued")) or 0
 
     def known(self) -> set[str]:
+        """Ids of all studies: 100 bytes each, at a start only."""
         with self.reading() as session:
             return set(session.scalars(select(Study.id)))
 
@@ -115,11 +120,13 @@ class Store:
             return None if study is None else (study, list(session.scalars(wanted)))
 
     def result(self, study_id: str, model_id: str) -> Result | None:
+        """A finished result of one model, by its id."""
         with self.reading() as session:
             wanted = select(Result).where(Result.study_id == study_id, Result.model_id == model_id, Result.state == "done")
             return session.scalar(wanted)
 
     def file(self, study_id: str, kind: str) -> Path | None:
+        """Where a file of a study lies; it may be gone a moment later, if the study is deleted."""
         with self.reading() as session:
             row = session.get(File, (study_id, kind))
             return None if row is None else self.folders.root / row.path
