@@ -94,7 +94,8 @@ class PatchMil(nn.Module):
             nn.ReLU(),
         )
         self.head = nn.Conv2d(settings.width, findings, 1)
-        nn.init.constant_(self.head.bias, cell_logit(PRIOR, self.grid[0] * self.grid[1]))
+        start = cell_logit(PRIOR, self.grid[0] * self.grid[1])
+        nn.init.constant_(self.head.bias, start)  # pyright: ignore[reportArgumentType] -- a convolution has one unless told not to
 
     def forward(self, images: Float[Tensor, "batch 1 height width"]) -> Patched:
         return self.read(self.features(images))
