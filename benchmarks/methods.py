@@ -60,11 +60,11 @@ ROWS = {
     # attention mining
     "am-t1": Row("attention_mining", ("method.shown=1",), of="attention_mining", title="maps of one step"),
     "am-kp-none": Row("attention_mining", ('method.preservation="none"',), title="no knowledge preservation"),
-    "am-msa-16": Row("attention_mining", ("method.steps=0", "method.backbone.output_stride=16"), title="MSA at stride 16"),
-    "am-none-16": Row(
+    "am-msa-32": Row("attention_mining", ("method.steps=0", "method.backbone.output_stride=32"), title="MSA at stride 32"),
+    "am-none-32": Row(
         "attention_mining",
-        ("method.steps=0", 'method.upsample="none"', "method.backbone.output_stride=16"),
-        title="stride 16 without MSA",
+        ("method.steps=0", 'method.upsample="none"', "method.backbone.output_stride=32"),
+        title="stride 32 without MSA",
     ),
     # AG-CNN
     "ag-global": Row("ag_cnn", ('method.answer="global"',), of="ag_cnn", title="AG-CNN, global branch"),
@@ -119,7 +119,7 @@ CLAIMS = (
     Claim("HAM", "self-refinement raises T(IoR)", "ham-boxes-sr", "ham-boxes", "T(IoR)"),
     Claim("Attention mining", "maps of three steps localize better than of one", "attention_mining", "am-t1"),
     Claim("Attention mining", "knowledge preservation keeps AUC", "attention_mining", "am-kp-none", "AUC"),
-    Claim("Attention mining", "MSA localizes nodules better", "am-msa-16", "am-none-16", "T(IoU)", "Nodule"),
+    Claim("Attention mining", "MSA localizes nodules better", "am-msa-32", "am-none-32", "T(IoU)", "Nodule"),
     Claim("AG-CNN", "fusion has a higher AUC than the global branch", "ag_cnn", "ag-global", "AUC"),
     Claim("AG-CNN", "fusion has a higher AUC than the local branch", "ag_cnn", "ag-local", "AUC"),
     Claim("AG-CNN", "training one after the other (G_L_F) is better than all at once", "ag_cnn", "ag-glf", "AUC"),

@@ -126,7 +126,12 @@ def rate(hits: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 
 def told(value: float, low: float, high: float) -> str:
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]".replace("0.", ".")
+    return f"{short(value)} [{short(low)}, {short(high)}]"
+
+
+def short(value: float) -> str:
+    """.125 for 0.125."""
+    return f"{value:.3f}".removeprefix("0")
 
 
 def table_of(rows: list[Made], baseline: Made | None) -> str:
@@ -153,7 +158,7 @@ def table_of(rows: list[Made], baseline: Made | None) -> str:
                     rate(hits, pairs, np.ones((1, len(patients))))[0], *np.percentile(rate(hits, pairs, drawn), [2.5, 97.5])
                 )
             )
-        cells.append(f"{np.mean(one.by_seed('T(IoR)', at=0.5, geometry='mask', rule='validation')):.3f}".replace("0.", "."))
+        cells.append(short(np.mean(one.by_seed("T(IoR)", at=0.5, geometry="mask", rule="validation"))))
         test = (
             difference(one, baseline, HEADLINE)
             if baseline and one is not baseline and one.row.root != "phantom-moved"

@@ -44,15 +44,14 @@ const actions = { study: studyActions(study, page), list: listActions(worklist, 
 
 async function route() {
   const id = here();
+  if (id) worklist.left = id;
   one("study").hidden = !id;
   one("worklist").hidden = Boolean(id);
   document.body.dataset.screen = screen();
   if (!id) {
-    const left = study.wanted ?? study.reading?.study.id;
     document.title = "chestmap review";
     await study.close();
     await worklist.refresh();
-    if (left) all("#rows [data-id]").find(row => row.dataset.id === left)?.querySelector("a")?.focus();
     return;
   }
   await name();

@@ -14,6 +14,7 @@ export class Worklist {
     this.rows = [];
     this.totals = { no: 0, part: 0, done: 0 };
     this.turn = 0;
+    this.left = null;  // the study one comes from, until its row has the focus
     for (const id of ["order", "finding", "state"]) one(id).addEventListener("change", () => this.filter({ [id]: one(id).value }));
     one("search").addEventListener("input", () => { clearTimeout(this.typing); this.typing = setTimeout(() => this.filter({ search: one("search").value.trim() }), 250); });
     one("clear").addEventListener("click", () => this.filter({ reviewed: "", finding: "", state: "", search: "" }));
@@ -86,10 +87,18 @@ export class Worklist {
 
   refresh() { return this.load(0, Math.max(PAGE, this.rows.length)); }
 
+  /** The focus stays on its row, or goes to that of the study one comes from, whichever answer brings that row. */
+  returnTo(id, preventScroll) {
+    const link = id && !one("worklist").hidden && all("#rows [data-id]").find(row => row.dataset.id === id)?.querySelector("a");
+    if (!link) return;
+    link.focus({ preventScroll });
+    this.left = null;
+  }
+
   get total() { return this.groups.reduce((sum, group) => sum + this.totals[group], 0); }
 
   show() {
-    const here = document.activeElement?.closest("#rows [data-id]")?.dataset.id, unsaved = new Set(drafts());
+    const held = document.activeElement?.closest("#rows [data-id]")?.dataset.id, unsaved = new Set(drafts());
     const old = new Map(all("#rows [data-id]").map(row => [row.dataset.id, row]));
     const out = [];
     let group = null;
@@ -102,7 +111,7 @@ export class Worklist {
       out.push(kept?.made === text ? kept : Object.assign(this.line(row, unsaved.has(row.id)), { made: text }));
     }
     one("rows").replaceChildren(...out);
-    if (here) all("#rows [data-id]").find(row => row.dataset.id === here)?.querySelector("a")?.focus({ preventScroll: true });
+    this.returnTo(held ?? (document.activeElement?.closest("#worklist") ? null : this.left), Boolean(held));
     for (const tab of all("[data-reviewed]")) {
       const key = tab.dataset.reviewed, count = key ? this.totals[key] : this.totals.no + this.totals.part + this.totals.done;
       tab.querySelector("small").textContent = String(count);
