@@ -25,8 +25,7 @@ demo: setup ## phantom images to a page to look at; ends with the file to open
 	@$(BIN)/chestmap demo
 
 test: setup ## the tests that fit in minutes
-	@$(RUN) pytest -n $(PYTEST_WORKERS) --ignore=tests/reports/dicom
-	@$(RUN) pytest -n 0 tests/reports/dicom  # on its own: after the tests of inference its first test ends the process, cause not found
+	@$(RUN) pytest -n $(PYTEST_WORKERS)
 
 test-all: setup ## also the slow ones
 	@$(RUN) pytest -n $(PYTEST_WORKERS) -m "not gpu"

@@ -1,5 +1,8 @@
 """Every way to run a network says the same; `auto` takes what the machine has."""
 
+import ctypes
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +54,25 @@ def test_graph_engines_agree_for_every_batch_and_keep_their_graph(engine, model,
                 np.testing.assert_allclose(found, expected[:count], rtol=1e-5, atol=1e-5)
         monkeypatch.setattr("chestmap.inference.graph.write_onnx", None)  # the second time it is there
     assert len(list((cache / "graphs").iterdir())) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are read through glibc")
+def test_openvino_leaves_the_threads_signal_stack_as_it_was(model, tmp_path, monkeypatch):
+    """Models dropped in the order in which they were opened left it in memory that was gone, and the next signal was the end."""
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("CHESTMAP_CACHE", str(tmp_path))
+
+    def signal_stack():
+        stack = (ctypes.c_size_t * 3)()
+        assert ctypes.CDLL(None).sigaltstack(None, stack) == 0
+        return stack[0], ctypes.c_int(stack[1]).value, stack[2]  # where, flags, how large
+
+    before = signal_stack()
+    first, second = (open_forward(model, FP32.model_copy(update={"engine": "openvino"})) for _ in range(2))
+    del first
+    assert signal_stack() == before
+    del second
+    assert signal_stack() == before
 
 
 @pytest.mark.slow

@@ -43,7 +43,8 @@ def hostile(served, readers, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def http(hostile):
-    with httpx.Client(base_url=f"http://127.0.0.1:{hostile[1]}", headers=GOOD, timeout=60) as client:
+    afresh = httpx.Limits(max_keepalive_connections=0)  # a connection kept may be closed by the service as it is used again
+    with httpx.Client(base_url=f"http://127.0.0.1:{hostile[1]}", headers=GOOD, timeout=60, limits=afresh) as client:
         yield client
         answer = client.post("/v1/predict", files=upload(picture(1)))  # after all of them
         assert answer.status_code == 200

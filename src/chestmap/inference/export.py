@@ -26,7 +26,7 @@ from chestmap import __version__
 from chestmap.errors import BadInput, Diverged
 from chestmap.inference.export_card import card, first_of, program
 from chestmap.inference.forward import ForwardSettings, open_forward
-from chestmap.inference.graph import MOST, PixelGraph, needed, quiet, traced, write_onnx
+from chestmap.inference.graph import MOST, PixelGraph, compiled_by_openvino, needed, quiet, traced, write_onnx
 from chestmap.inference.model_folder import Model
 from chestmap.inference.predictor import Predictor, tensor_of
 from chestmap.nn.folding import folded
@@ -112,7 +112,7 @@ def run(folder: Path, name: Format, canvases: Canvases) -> Found:
         return scores, maps
     if name == "openvino":
         hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        compiled = needed("openvino").Core().compile_model(folder / "network.xml", "CPU", hints)
+        compiled = compiled_by_openvino(folder / "network.xml", hints)
         found = compiled({"pixels": pixels})
         return np.array(found["scores"]), np.array(found["maps"])
     with torch.inference_mode(), quiet():

@@ -22,7 +22,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from chestmap.errors import BadInput
-from chestmap.inference.graph import Graph, cached_onnx, needed
+from chestmap.inference.graph import Graph, cached_onnx, compiled_by_openvino, needed
 from chestmap.inference.model_folder import Model
 from chestmap.nn.folding import folded
 from chestmap.nn.weights import cache_folder
@@ -150,13 +150,12 @@ def _onnx(model: Model, network: nn.Module) -> Compute:
 
 def _openvino(model: Model, network: nn.Module, precision: Precision) -> Compute:
     """Without a hint OpenVINO would take bf16 wherever the processor knows it."""
-    core = needed("openvino").Core()
     hints = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "CACHE_DIR": str(cache_folder() / "openvino"),
     }
-    request = core.compile_model(cached_onnx(model, network), "CPU", hints).create_infer_request()
+    request = compiled_by_openvino(cached_onnx(model, network), hints).create_infer_request()
 
     def compute(images: Images) -> Arrays:
         found = request.infer({"images": images.cpu().numpy()})

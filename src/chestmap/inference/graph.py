@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,17 @@ def needed(name: str) -> Any:
         return __import__(name)
     except ImportError:
         raise BadInput(f'{name} is not installed; pip install "chestmap[export]"') from None
+
+
+def compiled_by_openvino(path: Path, hints: dict[str, Any]) -> Any:
+    """The graph at `path` made ready for the CPU, in a thread that ends with it.
+
+    OpenVINO replaces the calling thread's alternate signal stack and, when several models are dropped out of order, leaves it
+    pointing at memory that is no longer there: the next signal that Python handles ends the process without a word.
+    """
+    openvino = needed("openvino")
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: openvino.Core().compile_model(path, "CPU", hints)).result()
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def server_of(app: Guard, address: Address, settings: ServeSettings, kind: type[
     config = uvicorn.Config(
         cast(Any, app), host=address.host, port=address.port, http=type("Bounded", (Bounded,), {"header_seconds": bounds.header_seconds}), ws="none", loop="asyncio",
         lifespan="on", log_config=None, access_log=False, server_header=False, proxy_headers=False,
-        limit_concurrency=bounds.connections, timeout_keep_alive=min(15, round(bounds.header_seconds)),
+        limit_concurrency=bounds.connections, timeout_keep_alive=min(15, max(1, round(bounds.header_seconds))),
         timeout_graceful_shutdown=settings.shutdown_seconds, h11_max_incomplete_event_size=bounds.header_bytes,
         backlog=512,
     )  # fmt: skip
