@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydicom import uid
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 
 from chestmap.data.codecs import FRAMES
 from chestmap.data.codecs import NATIVE as UNCOMPRESSED
@@ -17,7 +18,7 @@ from chestmap.data.image import ReadSettings, read_radiograph
 from chestmap.data.limits import LIMITS
 from chestmap.errors import BadImage
 from chestmap.types import Radiograph
-from data.dicom_samples import LOSSLESS, LOSSY, NATIVE, as_bytes, chest, compressed, radiograph
+from data.dicom_samples import LOSSLESS, LOSSY, NATIVE, as_bytes, chest, compressed, frame, radiograph
 
 STORED = chest()
 VALUES = STORED.astype(float)
@@ -49,6 +50,15 @@ def test_lossy_transfer_syntaxes_change_little(syntax: str) -> None:
     window = {"WindowCenter": int(stored.max()) / 2 + 0.5, "WindowWidth": int(stored.max()) + 1}
     image = read_dicom(as_bytes(compressed(radiograph(stored, **window), syntax)), LIMITS)
     np.testing.assert_allclose(image.pixels, stored / stored.max(), atol=0.03)
+
+
+def test_jpeg_ls_padded_to_an_even_length_with_any_byte() -> None:
+    """DCMTK leaves there what the memory held before."""
+    dataset = radiograph(STORED)
+    plain, packed = read_dicom(as_bytes(dataset), LIMITS), frame(STORED, uid.JPEGLSLossless, 12).rstrip(b"\0")
+    packed_dataset = compressed(dataset, uid.JPEGLSLossless)
+    packed_dataset.PixelData = encapsulate([packed + b"Z" if len(packed) % 2 else packed + b"\0\0"])
+    np.testing.assert_array_equal(read_dicom(as_bytes(packed_dataset), LIMITS).pixels, plain.pixels)
 
 
 def test_overshoot_of_a_lossy_codec_does_not_wrap_around_to_black() -> None:

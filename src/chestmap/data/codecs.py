@@ -183,7 +183,10 @@ def _jpeg_ls(frame: bytes, layout: Layout) -> tuple[Codes, str]:
         raise BadImage("JPEG-LS frame without a single header: damaged, export it again")
     _, height, width, samples = struct.unpack_from(">BHHB", headers[0])
     _check_frame(width, height, samples, layout)
-    if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+    if b"\xff\xd9" not in (
+        frame.rstrip(b"\0")[-2:],
+        frame[-3:-1],
+    ):  # the byte that makes the length even may be any (DCMTK's)
         raise BadImage("JPEG-LS frame cut short: no end mark; copy or export it again")
     bits, interleave, codes = _in_child(frame, layout)
     codes = codes.view(np.uint8 if bits <= 8 else np.uint16)
