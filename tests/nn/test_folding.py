@@ -30,8 +30,12 @@ def norms(network):
     return sum(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
 
 
-@pytest.mark.parametrize("backbone", ["test_resnet", "densenet121"])
-@pytest.mark.parametrize("name", list(METHODS))
+BOTH = [(name, "test_resnet") for name in METHODS] + [
+    pytest.param(name, "densenet121", marks=() if name == "cam" else pytest.mark.slow) for name in METHODS
+]
+
+
+@pytest.mark.parametrize(("name", "backbone"), BOTH)
 def test_a_folded_method_computes_the_same(name, backbone):
     method = METHODS[name]
     tree = {"name": name, **method.tiny, "backbone": {**method.tiny["backbone"], "name": backbone}}
