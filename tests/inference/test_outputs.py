@@ -1,10 +1,12 @@
 """What is written beside the predictions: tables that other programs read, overlays, DICOM results, a page; made once."""
 
 import csv
+import io
 import json
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from chestmap.data.coco import read_coco
 from chestmap.data.folder_tables import read_box_table
@@ -13,10 +15,13 @@ from chestmap.errors import BadInput
 from chestmap.inference.inputs import Inputs
 from chestmap.inference.outputs import Outputs, checked_kinds
 from chestmap.inference.stream import predict_inputs, reading_for
+from chestmap.reports.dicom.deidentify import write_deidentified
 from chestmap.reports.results import safe_cell
 from data.dicom_samples import as_bytes, chest, radiograph
 from inference.predict_small import SETTINGS, small_predictor
 from training.small import write_dataset
+
+KEY = b"a key of sixteen bytes or more"
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +29,8 @@ def predictor(run_folder):
     return small_predictor(run_folder / "model")
 
 
-def write(predictor, films, out, *kinds):
-    with Outputs(out, predictor, reading_for(predictor, SETTINGS), checked_kinds(kinds)) as outputs:
+def write(predictor, films, out, *kinds, key=None):
+    with Outputs(out, predictor, reading_for(predictor, SETTINGS), checked_kinds(kinds), key) as outputs:
         predict_inputs(predictor, Inputs([str(films)]), out, SETTINGS, on_part=outputs.on_part, progress=False)
         outputs.finish()
     return outputs
@@ -82,6 +87,24 @@ def test_pictures_results_and_page(made):
     page = (out / "report.html").read_text()
     assert page.count("<figure") == 11
     assert "4711" not in page
+
+
+def test_results_of_no_one_join_the_deidentified_image(predictor, tmp_path):
+    """The same key gives the same identifiers, whether the image or its results come first."""
+    film = tmp_path / "film.dcm"
+    film.write_bytes(as_bytes(radiograph(chest(), PatientID="4711", PatientName="Doe^Jane", StudyDate="20200101")))
+    (tmp_path / "image").mkdir()
+    write_deidentified(film.read_bytes(), KEY, tmp_path / "image")
+    (image,) = (dcmread(path) for path in (tmp_path / "image").iterdir())
+    outputs = write(predictor, film, tmp_path / "out", "dicom", key=KEY)
+    assert not outputs.failed
+    results = [path.read_bytes() for path in (tmp_path / "out" / "dicom").rglob("*.dcm") if path.is_file()]
+    assert len(results) >= 2
+    for content in results:
+        result = dcmread(io.BytesIO(content))
+        assert (result.PatientID, result.StudyInstanceUID) == (image.PatientID, image.StudyInstanceUID)
+        assert (image.SOPInstanceUID.encode() in content) == (result.Modality in {"SR", "PR"})  # a picture refers to nothing
+        assert not any(secret in content for secret in (b"4711", b"Doe", b"20200101", b"patient-7"))
 
 
 def test_a_second_call_makes_only_what_is_missing(made, predictor):

@@ -59,12 +59,16 @@ def predict(
     show_patient: Annotated[
         bool, typer.Option("--show-patient", help="Write patient ids, and file names that tell of a patient, as they are.")
     ] = False,
+    deidentify: Annotated[
+        bool, typer.Option("--deidentify", help="DICOM results without name, date and id, as of `chestmap data deidentify`.")
+    ] = False,
     overrides: Set = None,
 ) -> None:
     """Scores, maps and boxes of images, in a folder that evaluation, reports and the service read.
 
     Killed, it goes on where it stopped when it is called again. What cannot be read is listed in errors.csv, and the exit
-    code is 1. Patients appear under pseudonyms; DICOM results alone carry the header that joins them to their study.
+    code is 1. Patients appear under pseudonyms; DICOM results alone carry the header that joins them to their study, unless
+    --deidentify is given: then they join the images that `chestmap data deidentify` writes.
 
     Example: `chestmap predict runs/ham/model films/ --out results --write csv,overlays`
 
@@ -82,7 +86,9 @@ def predict(
             "a dataset is named by --source KIND and --root ROOT, without further inputs; images are inputs alone"
         )
     chosen = {"engine": engine, "device": device, "precision": 32 if precision == "32" else precision}
-    order = _Order(model, out, kinds, chosen, {"batch_size": batch_size, "workers": workers})
+    if deidentify and "dicom" not in kinds:
+        raise BadInput("--deidentify is for DICOM results: add --write dicom; whatever else is written has pseudonyms alone")
+    order = _Order(model, out, kinds, chosen, {"batch_size": batch_size, "workers": workers}, deidentify)
     if kind is not None and root is not None:
         source = source_of(kind, root, overrides)
         failed = order.of_source(source, _ids(source, split, part or ["validation", "test"]), split, cache)
@@ -108,6 +114,13 @@ class _Order:
     kinds: frozenset[str]
     forward: dict[str, Any]
     sizes: dict[str, int | None]
+    deidentify: bool = False
+
+    @property
+    def _key(self) -> bytes | None:
+        from chestmap.inference.pseudonym import own_key
+
+        return own_key() if self.deidentify else None
 
     def _predictor(self) -> "Predictor":
         from chestmap.inference.forward import ForwardSettings
@@ -124,7 +137,7 @@ class _Order:
 
         inputs, how = Inputs(given), checked(StreamSettings, {**self.sizes, **settings}, name="options")
         predictor = self._predictor()
-        with Outputs(self.out, predictor, reading_for(predictor, how), self.kinds) as outputs:
+        with Outputs(self.out, predictor, reading_for(predictor, how), self.kinds, self._key) as outputs:
             outcome = predict_inputs(predictor, inputs, self.out, how, on_part=outputs.on_part)
             outputs.finish()
         failed = [*outcome.failed, *outputs.failed]
@@ -152,7 +165,8 @@ class _Order:
             for image_id, reason in aside.items()
         ]
         tables = self.kinds - {"report"}
-        with Outputs(self.out, predictor, reading_for(predictor, StreamSettings(show_patient=True)), tables) as outputs:
+        reading = reading_for(predictor, StreamSettings(show_patient=True))
+        with Outputs(self.out, predictor, reading, tables, self._key) as outputs:
             first = 0
             for number, maps in enumerate(open_predictions(self.out).parts if outputs.wanted else ()):
                 names = predictions.image_ids[first : first + len(maps)]

@@ -55,12 +55,16 @@ def checked_kinds(names: Sequence[str]) -> frozenset[str]:
 
 @dataclass(eq=False)
 class Outputs:
-    """`failed` are images whose results could not be written; `without_dicom` counts inputs that are no DICOM."""
+    """`failed` are images whose results could not be written; `without_dicom` counts inputs that are no DICOM.
+
+    With a `key`, DICOM results refer to the image as `chestmap data deidentify` writes it with the same key.
+    """
 
     out: Path
     predictor: Predictor
     reading: Reading
     kinds: frozenset[str]
+    key: bytes | None = None
     failed: list[Failed] = field(default_factory=list)
     without_dicom: int = 0
     _best: list[tuple[float, str, Path, int, Input]] = field(default_factory=list)
@@ -143,6 +147,7 @@ class Outputs:
         from pydicom import dcmread
 
         from chestmap.reports.dicom import About, write_dicom
+        from chestmap.reports.dicom.deidentify import deidentified
 
         model = self.predictor.model
         about = About(
@@ -154,7 +159,8 @@ class Outputs:
             calibrated=bool(model.about.get("calibration")),
         )
         beside = final.with_name(final.name + ".making")
-        write_dicom(dcmread(BytesIO(data)), prediction, about, beside)
+        dataset = dcmread(BytesIO(data))
+        write_dicom(dataset if self.key is None else deidentified(dataset, self.key), prediction, about, beside)
         beside.replace(final)
 
     def _note_best(self, folder: Path, inputs: Sequence[Input]) -> None:
