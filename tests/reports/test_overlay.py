@@ -38,6 +38,13 @@ def test_boxes_stand_where_they_are():
     assert (panel(sheet, 0) == 128).all()
 
 
+@pytest.mark.parametrize("true", [(), (Box("Mass", 100, 40, 160, 80),)])
+def test_the_legend_tells_of_true_boxes_where_some_are_known(true):
+    radiograph, prediction = made(np.zeros((2, 8, 8)))
+    legend = overlay(radiograph, prediction, STYLE, true)[HEAD + 50 :]
+    assert (legend == TRUE_COLOR).all(axis=2).any() == bool(true)
+
+
 def test_a_flat_map_leaves_the_image_as_it_is():
     radiograph, prediction = made(np.zeros((2, 8, 8)))
     sheet = overlay(radiograph, prediction, STYLE)

@@ -66,7 +66,7 @@ def overlay(
         left = MARGIN + place * (size[0] + MARGIN)
         sheet.paste(panel, (left, HEAD))
         draw.text((left, 7), _fitting(draw, title, size[0]), TEXT, _font(15))
-    _legend(sheet, draw, height - FOOT + 10)
+    _legend(sheet, draw, height - FOOT + 10, ("own box", "true box") if true else ("own box",))
     return np.asarray(sheet).copy()
 
 
@@ -107,13 +107,13 @@ def _panel(
     return panel.convert("RGB")
 
 
-def _legend(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None:
-    """The map's colors and both kinds of box, under the first panel."""
+def _legend(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int, boxes: Sequence[str]) -> None:
+    """The map's colors and the kinds of box there may be, under the first panel."""
     ramp = palette()[:, :3][np.newaxis].repeat(10, axis=0)
     sheet.paste(Image.fromarray(ramp).resize((90, 10)), (MARGIN, top + 3))
     draw.text((MARGIN + 96, top - 1), "map, low to high", SOFT, _font(13))
     left = MARGIN + 216
-    for color, label in ((OWN_COLOR, "own box"), (TRUE_COLOR, "true box")):
+    for color, label in zip((OWN_COLOR, TRUE_COLOR), boxes, strict=False):
         draw.rectangle((left, top + 2, left + 18, top + 13), outline=color, width=2)
         draw.text((left + 26, top - 1), label, SOFT, _font(13))
         left += 108
