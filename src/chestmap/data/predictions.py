@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ class Header:
     model: Mapping[str, Any] = field(hash=False)
     own_rule: OwnRule
     data: str = ""
-    part_size: int = 0  # images in each part but the last
+    part_size: int = 0  # images in each part but the last; inputs, readable or not, where several processes made it
 
     def as_json(self, *, complete: bool) -> dict[str, Any]:
         return {
@@ -95,7 +96,7 @@ class PredictionsWriter:
             self._write_header(complete=False)
 
     def _write_header(self, *, complete: bool) -> None:
-        beside = self.folder / "predictions.json.part"
+        beside = self.folder / f"predictions.json.{token_hex(4)}.part"  # processes of one array may write it at once
         beside.write_text(json.dumps(self.header.as_json(complete=complete), indent=1), encoding="utf-8")
         beside.replace(self.folder / "predictions.json")
 
@@ -111,9 +112,9 @@ class PredictionsWriter:
             raise Refused(f"{growing.final}: {growing.done} images came for a part of {count}")
         growing.commit()
 
-    def grow(self, part: int) -> GrowingPart:
-        """A part whose number of images is not known yet."""
-        return GrowingPart(self.folder / f"part-{part:05d}", self.header.findings)
+    def grow(self, part: int, mark: str = "") -> GrowingPart:
+        """A part whose number of images is not known yet; `mark` keeps apart processes that may make the same one."""
+        return GrowingPart(self.folder / f"part-{part:05d}", self.header.findings, mark)
 
     def reopen(self) -> None:
         """From here to `finish` the folder counts as unfinished."""
@@ -129,9 +130,9 @@ class GrowingPart:
     Maps go through the file, never through a map of it: a full disk is then an error, not a signal that kills.
     """
 
-    def __init__(self, final: Path, findings: Findings) -> None:
+    def __init__(self, final: Path, findings: Findings, mark: str = "") -> None:
         self.final, self.findings, self.done = final, findings, 0
-        self.place = final.with_name(final.name + ".making")
+        self.place = final.with_name(f"{final.name}.making{mark}")
         shutil.rmtree(self.place, ignore_errors=True)
         self.place.mkdir()
         self._tables: list[pl.DataFrame] = []
@@ -147,13 +148,18 @@ class GrowingPart:
         self.done += len(chunk)
 
     def commit(self) -> None:
-        """All of it is on the disk before it has its name."""
+        """All of it is on the disk before it has its name; where another process was first, its part stays."""
         with (self.place / "maps.npy").open("r+b") as maps:
             maps.write(_npy_header((self.done, *self._shape)))
         pl.concat(self._tables).write_parquet(self.place / "scores.parquet")
         for path in (*self.place.iterdir(), self.place):
             _to_disk(path)
-        self.place.replace(self.final)
+        try:
+            self.place.replace(self.final)
+        except OSError:
+            if not self.final.is_dir():
+                raise
+            shutil.rmtree(self.place)
         _to_disk(self.final.parent)
 
 
@@ -174,11 +180,11 @@ def _to_disk(path: Path) -> None:
 
 def _table(chunk: Chunk, findings: Findings) -> pl.DataFrame:
     columns: dict[str, Any] = {
-        "image_id": chunk.image_ids,
-        "patient_id": chunk.patient_ids,
+        "image_id": pl.Series(chunk.image_ids, dtype=pl.String),
+        "patient_id": pl.Series(chunk.patient_ids, dtype=pl.String),
         "width": np.array([frame.image[0] for frame in chunk.frames], dtype=np.float32),
         "height": np.array([frame.image[1] for frame in chunk.frames], dtype=np.float32),
-        "frame": np.array([frame.as_list() for frame in chunk.frames], dtype=np.float64),
+        "frame": np.array([frame.as_list() for frame in chunk.frames], dtype=np.float64).reshape(-1, 10),
     }
     columns |= {name: chunk.scores[:, index] for index, name in enumerate(findings)}
     return pl.DataFrame(columns)

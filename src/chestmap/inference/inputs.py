@@ -20,12 +20,13 @@ from pathlib import Path, PurePosixPath
 
 from chestmap.errors import BadImage, BadInput, did_you_mean
 from chestmap.inference.decoding import Input, unpacked
+from chestmap.inference.lists import IDS, PATHS, frames_of
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".dic"}
 OTHERS = {".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".heic", ".avif", ".nii", ".mha", ".mhd", ".svg"}
 """Images that are not read: named in errors.csv rather than passed over in silence."""
 
-LISTS = {".csv", ".tsv", ".txt"}
+LISTS = {".csv", ".tsv", ".txt", ".parquet"}
 LONGEST_NAME = 1000
 LEADS_OUT = 'its name leads out of the archive (".." or an absolute path): it is not read'
 
@@ -84,9 +85,8 @@ class Inputs:
                 yield self._file(root)
 
     def _file(self, path: Path, problem: str = "") -> Input:
-        whole = os.path.abspath(path)  # noqa: PTH100
-        name = os.path.relpath(whole, self.base)
-        return Input(_plain(name.replace(os.sep, "/")), whole, problem=problem)
+        name, whole = placed(os.path.abspath(path), self.base)  # noqa: PTH100
+        return Input(name, whole, problem=problem)
 
     def _walk(self, root: Path, walked: set[tuple[int, int]]) -> Iterator[Input]:
         """By names. Links are followed, but each folder is entered once, so that a loop of links ends."""
@@ -136,7 +136,7 @@ class Inputs:
                 or any(part.startswith(".") and part != ".." for part in parts)
             ):
                 continue
-            name = _plain("/".join(part for part in (*inner.split("/"), *parts) if part not in {".", ".."}))
+            name = plain_name("/".join(part for part in (*inner.split("/"), *parts) if part not in {".", ".."}))
             outside = ".." in parts or info.filename.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", info.filename)
             problem = LEADS_OUT if outside else "a link in the archive: it is not followed" if _is_link(info) else ""
             source = Input(name, whole, member, problem)
@@ -153,12 +153,14 @@ class Inputs:
         if path.suffix.lower() == ".txt":
             yield from (self._file(path.parent / line) for line in read_list(path))
             return
-        paths = {"path": ("path", "file", "file_name", "filename", "image", "image index")}
-        rows = read_csv(path, paths, {"image_id": ("image_id", "id")}).rows
-        for row in rows.iter_rows(named=True):
+        if path.suffix.lower() == ".parquet":
+            rows = (row for frame in frames_of(path) for row in frame.iter_rows(named=True))
+        else:
+            rows = read_csv(path, {"path": PATHS}, {"image_id": IDS}).rows.iter_rows(named=True)
+        for row in rows:
             if row["path"]:
                 source = self._file(path.parent / row["path"])
-                yield replace(source, name=_plain(row["image_id"]), given=True) if row.get("image_id") else source
+                yield replace(source, name=plain_name(row["image_id"]), given=True) if row.get("image_id") else source
 
 
 def _existing(text: str) -> list[Path]:
@@ -213,7 +215,13 @@ def _member_is_dicom(source: Input) -> bool:
         return False
 
 
-def _plain(name: str) -> str:
+def placed(text: str, base: Path) -> tuple[str, str]:
+    """Name and place of a path; a relative one begins at `base`."""
+    whole = os.path.abspath(base / text)  # noqa: PTH100
+    return plain_name(os.path.relpath(whole, base).replace(os.sep, "/")), whole
+
+
+def plain_name(name: str) -> str:
     """Printable, without a part that climbs, and not longer than a file system or a table can hold."""
     letters = "".join(letter if letter.isprintable() else "?" for letter in name)
     parts = [part for part in letters.split("/") if part not in {"", ".", ".."}]

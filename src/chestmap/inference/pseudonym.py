@@ -40,9 +40,10 @@ class Pseudonyms:
         """A path with "/" whose parts that repeat a word about the patient are replaced; its ending stays."""
         if self.key is None or not patient:
             return name
-        return "/".join(self._hidden(part) if repeats(part, patient) else part for part in name.split("/"))
+        return "/".join(self.hidden(part) if repeats(part, patient) else part for part in name.split("/"))
 
-    def _hidden(self, part: str) -> str:
+    def hidden(self, part: str) -> str:
+        """What stands for a part of a path, the same wherever it comes."""
         ending = Path(part).suffix.lower()
         return f"hidden-{self._hash(part)}{ending if ending in {'.png', '.jpg', '.jpeg', '.dcm', '.zip'} else ''}"
 

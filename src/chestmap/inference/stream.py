@@ -10,10 +10,12 @@ from __future__ import annotations
 import csv
 import fcntl
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from secrets import token_hex
 from typing import Literal
 
 import numpy as np
@@ -147,7 +149,7 @@ class _Stream:
         workers = settings.workers
         if workers is None:
             workers = min(cores(), 8, left // WORTH_A_PROCESS)
-        writer = PredictionsWriter(out, _header(predictor, batch_size, part_size))
+        writer = PredictionsWriter(out, header_of(predictor, batch_size, part_size))
         return cls(predictor, inputs, writer, reading_for(predictor, settings), done, left, batch_size, workers)
 
     def run(self, on_part: OnPart, advance: Callable[[int], None]) -> None:
@@ -187,20 +189,10 @@ class _Stream:
                 del inside[part]
 
     def _predict(self, batch: list[tuple[Input, Decoded]], writing: Writing) -> None:
-        """An image whose scores are no numbers is set aside; where all are, the weights are to blame."""
-        scores, maps = self.predictor.raw(tensor_of(np.stack([one.canvas for _, one in batch])))
-        good = np.isfinite(scores).all(axis=1)
-        if not good.any():
-            raise Diverged(
-                f"{self.predictor.model.folder}: no score of {len(batch)} images is a finite number; check the weights"
-            )
-        for row in np.flatnonzero(~good):
-            name = batch[row][0].name
-            self.failed.append((name, Failed(batch[row][1].image_id, "its scores are no finite numbers: check the image")))
-        kept = [batch[row] for row in np.flatnonzero(good)]
-        ids, patients = tuple(one.image_id for _, one in kept), tuple(one.patient_id for _, one in kept)
-        chunk = Chunk(ids, patients, tuple(one.frame for _, one in kept), scores[good], maps[good])
-        writing.add(chunk, [source for source, _ in kept])
+        chunk, kept, failed = scored(self.predictor, batch)
+        self.failed += failed
+        if kept:
+            writing.add(chunk, kept)
 
     def _learn(self, source: Input, found: Decoded | Failed) -> None:
         """Which parts of paths were hidden, so that a broken file in the same folder does not tell them."""
@@ -224,13 +216,35 @@ class _Stream:
         return "/".join(self.hidden.get(part, part) for part in name.split("/"))
 
 
-def _header(predictor: Predictor, batch_size: int, part_size: int) -> Header:
+def scored(predictor: Predictor, batch: list[tuple[Input, Decoded]]) -> tuple[Chunk, list[Input], list[tuple[str, Failed]]]:
+    """An image whose scores are no numbers is set aside; where all are, the weights are to blame."""
+    scores, maps = predictor.raw(tensor_of(np.stack([one.canvas for _, one in batch])))
+    good = np.isfinite(scores).all(axis=1)
+    if not good.any() and not _sees_an_empty_canvas(predictor):
+        raise Diverged(f"{predictor.model.folder}: no score of {len(batch)} images is a finite number; check the weights")
+    failed = [
+        (batch[row][0].name, Failed(batch[row][1].image_id, "its scores are no finite numbers: check the image"))
+        for row in np.flatnonzero(~good)
+    ]
+    kept = [batch[row] for row in np.flatnonzero(good)]
+    ids, patients = tuple(one.image_id for _, one in kept), tuple(one.patient_id for _, one in kept)
+    chunk = Chunk(ids, patients, tuple(one.frame for _, one in kept), scores[good], maps[good])
+    return chunk, [source for source, _ in kept], failed
+
+
+def _sees_an_empty_canvas(predictor: Predictor) -> bool:
+    """Whether an empty canvas has finite scores, so that it is the images that are wrong."""
+    width, height = predictor.model.canvas.canvas
+    return bool(np.isfinite(predictor.raw(tensor_of(np.zeros((1, height, width), np.uint8)))[0]).all())
+
+
+def header_of(predictor: Predictor, batch_size: int, part_size: int, data: str = "") -> Header:
     """What must not differ between two calls to one folder; the way of computing is part of it."""
     model = predictor.model
     ran = {name: getattr(predictor.forward, name, "") for name in ("engine", "device", "precision")}
     about = {"method": model.method.name, "sha256": model.sha256, "data": model.about["data"], **chosen_by(model)}
     about["forward"] = ran | {"batch_size": batch_size}
-    return Header(predictor.findings, model.canvas.canvas, about, model.own_rule, "", part_size)
+    return Header(predictor.findings, model.canvas.canvas, about, model.own_rule, data, part_size)
 
 
 def reading_for(predictor: Predictor, settings: StreamSettings) -> Reading:
@@ -238,12 +252,16 @@ def reading_for(predictor: Predictor, settings: StreamSettings) -> Reading:
     return Reading(predictor.model.canvas, pseudonyms, ReadSettings(views=settings.views))
 
 
-def write_errors(path: Path, failed: Sequence[Failed]) -> None:
+def write_errors(path: Path, failed: Iterable[Failed]) -> None:
     """Nothing is written where nothing went wrong."""
-    if not failed:
+    rest = iter(failed)
+    first = next(rest, None)
+    if first is None:
         path.unlink(missing_ok=True)
         return
-    beside = path.with_name(path.name + ".part")
+    beside = path.with_name(f"{path.name}.{token_hex(4)}.part")
     with beside.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("input", "reason"), *((safe_cell(one.name), one.reason) for one in failed)])
+        table = csv.writer(file)
+        table.writerow(("input", "reason"))
+        table.writerows((safe_cell(one.name), one.reason) for one in chain([first], rest))
     beside.replace(path)

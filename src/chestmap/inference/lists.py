@@ -1,0 +1,85 @@
+"""Lists of images as tables (Parquet, CSV, TSV), read in frames of bounded size however long they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import polars as pl
+
+from chestmap.errors import BadTable, did_you_mean
+
+TABLES = {".parquet", ".csv", ".tsv"}
+ROWS = 1 << 16
+PATHS = ("path", "file", "file_name", "filename", "image", "image index")
+IDS = ("image_id", "id")
+
+SIMPLE = r"^[A-Za-z0-9_+@=~,\-][A-Za-z0-9_+@=~,. \-]{0,150}(/[A-Za-z0-9_+@=~,\-][A-Za-z0-9_+@=~,. \-]{0,150}){0,5}$"
+"""Relative paths that are their own name: printable, without a part that climbs or begins with a dot, and short."""
+
+Naming = Callable[[str], tuple[str, str]]
+"""A cell of the list to a name and a place."""
+
+
+def frames_of(path: Path) -> Iterator[pl.DataFrame]:
+    """Columns `path` and `image_id`, "" where the list gives none; rows without a path are left out."""
+    try:
+        scan = _scan(path)
+        names = scan.collect_schema().names()
+        columns = {"path": _column(names, PATHS), "image_id": _column(names, IDS)}
+        if columns["path"] is None:
+            raise BadTable(
+                f'{path}: no column "path"{did_you_mean("path", names, count=1)}; it holds {", ".join(names)[:200]}'
+            )
+        texts = [
+            (pl.col(theirs).cast(pl.String).fill_null("").str.strip_chars() if theirs else pl.lit("")).alias(ours)
+            for ours, theirs in columns.items()
+        ]
+        rows = scan.select(texts).filter(pl.col("path") != "")
+        yield from rows.collect_batches(chunk_size=ROWS, maintain_order=True)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise BadTable(f"{path}: cannot be read as a table ({said}); write it as Parquet, or as CSV in UTF-8") from None
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    if path.suffix.lower() == ".parquet":
+        return pl.scan_parquet(path)
+    with path.open("rb") as file:
+        first = file.readline(1 << 16)
+    separator = max("\t,;", key=lambda mark: first.count(mark.encode()))
+    return pl.scan_csv(path, separator=separator, infer_schema=False, low_memory=True)
+
+
+def _column(names: list[str], spellings: tuple[str, ...]) -> str | None:
+    """The column that is meant, however its name is spelled."""
+    plain = {"".join(letter for letter in name.lower() if letter.isalnum()): name for name in reversed(names)}
+    found = (plain.get("".join(letter for letter in spelling if letter.isalnum())) for spelling in spellings)
+    return next((name for name in found if name), None)
+
+
+def named(frame: pl.DataFrame, folder: Path, name_of: Naming, plain: Callable[[str], str]) -> pl.DataFrame:
+    """The rows of a plan: `name`, `path`, `member`, `problem`, `given`. Most names are their paths, which takes no loop."""
+    own = frame.with_columns(simple=pl.col("path").str.contains(SIMPLE), simply=pl.col("image_id").str.contains(SIMPLE))
+    odd = own.filter(~pl.col("simple"))["path"].unique()
+    pairs = [name_of(text) for text in odd]
+    names = dict(zip(odd, (name for name, _ in pairs), strict=True))
+    places = dict(zip(odd, (place for _, place in pairs), strict=True))
+    chosen = own.filter(~pl.col("simply") & (pl.col("image_id") != ""))["image_id"].unique()
+    ids = dict(zip(chosen, map(plain, chosen), strict=True))
+    given = pl.col("image_id") != ""
+    by_id = pl.when("simply").then("image_id").otherwise(_looked_up("image_id", ids))
+    by_path = pl.when("simple").then("path").otherwise(_looked_up("path", names))
+    place = pl.lit(f"{folder}{os.sep}") + pl.col("path")
+    return own.select(
+        name=pl.when(given).then(by_id).otherwise(by_path),
+        path=pl.when("simple").then(place).otherwise(_looked_up("path", places)),
+        member=pl.lit(None, pl.Int64),
+        problem=pl.lit(""),
+        given=given,
+    )
+
+
+def _looked_up(column: str, table: dict[str, str]) -> pl.Expr:
+    return pl.col(column).replace_strict(table, default=None, return_dtype=pl.String) if table else pl.lit(None, pl.String)
