@@ -34,8 +34,12 @@ def test_tables_and_images_need_no_torch():
     [
         (
             [],
-            ["train", "methods", "predict", "evaluate", "compare", "export", "report", "reproduce", "demo", "serve", "data"],
+            [
+                *("train", "methods", "predict", "evaluate", "compare", "export", "report", "reproduce", "demo", "serve"),
+                *("data", "model"),
+            ],
         ),
+        (["model"], ["calibrate", "check"]),
         (["data"], ["check", "split", "pack", "phantom", "deidentify"]),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from chestmap import __version__
-from chestmap.cli import data, demo, export, predict, report, reproduce, score, serve, train
+from chestmap.cli import data, demo, export, model, predict, report, reproduce, score, serve, train
 from chestmap.errors import ChestmapError
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ app.add_typer(data.app, name="data")
 train.add_to(app)
 predict.add_to(app)
 score.add_to(app)
+model.add_to(app)
 export.add_to(app)
 report.add_to(app)
 reproduce.add_to(app)

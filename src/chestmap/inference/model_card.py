@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from chestmap.training.checkpoint import write_beside
 
 
 def card(about: Mapping[str, Any]) -> str:
@@ -34,6 +37,13 @@ reports and are wrong in part; performance on other hospitals, devices, ages and
 
 The weights' sha256 is {about["sha256"]}; a folder whose weights differ is refused.
 """
+
+
+def write_card(folder: Path, about: Mapping[str, Any]) -> str:
+    """README.md of a model folder made anew; returns it."""
+    text = card(about)
+    write_beside(folder / "README.md", text.encode())
+    return text
 
 
 def _data_lines(data: Mapping[str, Any]) -> str:

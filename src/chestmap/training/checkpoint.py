@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from chestmap.errors import BadModel
 
 KEPT = 2
+PICKLES = (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
+"""How a pickle, or torch's archive of one, begins."""
 
 
 @dataclass
@@ -82,7 +84,8 @@ def read_weights(path: Path, sha256: str = "") -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(content)
     except SafetensorError as error:
-        raise BadModel(f"{path}: no safetensors file ({error})") from None
+        pickled = "a pickle, which could run code and is never opened" if content[:2] in PICKLES else error
+        raise BadModel(f"{path}: no safetensors file ({pickled}); expected weights that chestmap wrote") from None
 
 
 def load_weights(module: nn.Module, path: Path, sha256: str = "") -> None:

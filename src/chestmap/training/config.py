@@ -37,12 +37,28 @@ class Config:
         """With every default spelled out."""
         write_toml(path, self.table)
 
+    def without_places(self) -> Tree:
+        """Effective, for a model folder that goes elsewhere: where data and caches lay is left out, of other paths only the name."""
+        tree = self.table.model_dump(mode="json", exclude_none=True, exclude={"search": True, "data": {"cache"}})
+        tree["data"]["source"].pop("root", None)
+        return _named(tree)
+
     @property
     def lasting(self) -> dict[str, Any]:
         """The settings of the method and around it, without schedules: what every step of a run is recorded with."""
         schedules = {key for key in type(self.settings).model_fields if isinstance(getattr(self.settings, key), Schedule)}
         around = self.around.of_steps if self.around else {}
         return self.settings.model_dump(mode="json", exclude=schedules) | ({"around": around} if around else {})
+
+
+def _named(tree: Tree) -> Tree:
+    """Absolute paths cut to their last part."""
+    return {
+        key: _named(value) if isinstance(value, dict)
+        else Path(value).name if isinstance(value, str) and Path(value).is_absolute()
+        else value
+        for key, value in tree.items()
+    }  # fmt: skip
 
 
 def read_config(path: Path, overrides: Sequence[str], methods: Mapping[str, Method]) -> Config:

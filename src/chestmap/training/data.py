@@ -11,7 +11,7 @@ from chestmap.data.augment import AugmentSettings
 from chestmap.data.loader import Part
 from chestmap.data.pack import Pack, PackSettings, make_pack, pack_place
 from chestmap.data.source import Source
-from chestmap.data.split import SplitSettings, make_split
+from chestmap.data.split import Split, SplitSettings, make_split
 from chestmap.errors import BadInput
 from chestmap.settings import Settings
 from chestmap.types import Findings
@@ -39,6 +39,7 @@ class Data:
     validation: Part | None = None
     test: Part | None = None
     split: str = ""
+    split_fingerprint: str = ""
 
     @property
     def canvas(self) -> tuple[int, int]:
@@ -53,7 +54,7 @@ def open_data(settings: DataSettings, *, progress: bool = True) -> Data:
     if not len(train):
         raise BadInput(f"{train.source.name}: none of the training images can be read; see {train.pack.folder}")
     validation, test = (parts[name] if len(parts[name]) else None for name in ("validation", "test"))
-    return Data(train.findings, settings.pack, train, validation, test, split)
+    return Data(train.findings, settings.pack, train, validation, test, split.name, split.fingerprint)
 
 
 def open_part(settings: DataSettings, name: PartName, *, progress: bool = True) -> Part:
@@ -64,10 +65,10 @@ def open_part(settings: DataSettings, name: PartName, *, progress: bool = True) 
     return Part.of(source, pack, source.ids, name)
 
 
-def _open(settings: DataSettings, *, progress: bool) -> tuple[dict[str, Part], str]:
+def _open(settings: DataSettings, *, progress: bool) -> tuple[dict[str, Part], Split]:
     source, pack = _packed(settings, progress=progress)
     split = make_split(source, settings.split)
-    return {name: Part.of(source, pack, ids, name) for name, ids in split.parts.items()}, split.name
+    return {name: Part.of(source, pack, ids, name) for name, ids in split.parts.items()}, split
 
 
 def _packed(settings: DataSettings, *, progress: bool) -> tuple[Source, Pack]:

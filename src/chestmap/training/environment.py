@@ -21,11 +21,11 @@ PACKAGES = ("chestmap", "torch", "torchvision", "timm", "lightning-fabric", "num
 
 def record_start(folder: Path, device: torch.device, settings: dict[str, Any]) -> None:
     earlier = read_json(folder / "environment.json") or {"starts": []}
-    start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "versions": _versions(), "machine": _machine(device)}
-    write_json(folder / "environment.json", {"starts": [*earlier["starts"], start | {"git": _commit(), "run": settings}]})
+    start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions(), "machine": _machine(device)}
+    write_json(folder / "environment.json", {"starts": [*earlier["starts"], start | {"git": commit(), "run": settings}]})
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -57,7 +57,7 @@ def _processor() -> str:
 
 
 @cache
-def _commit() -> dict[str, Any] | None:
+def commit() -> dict[str, Any] | None:
     """Of the source tree, where chestmap runs from one."""
     source = Path(sys.modules["chestmap"].__file__ or ".").parent
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from chestmap.data.part import Part
 from chestmap.training.around import AroundSettings, train_around
 from chestmap.training.config import Config
 from chestmap.training.data import Data, open_data
+from chestmap.training.environment import commit, versions
 from chestmap.training.folder import read_json
 from chestmap.training.method import Method
 from chestmap.training.run import Observer, Run
@@ -23,7 +24,10 @@ from chestmap.types import Findings
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a model folder is written from; `data` says what it was trained on."""
+    """What a model folder is written from; `data` says what it was trained on, `made` with which seed and versions.
+
+    `config` is the effective configuration without the places of this machine.
+    """
 
     method: Method
     settings: Any
@@ -32,6 +36,8 @@ class Trained:
     network: nn.Module
     data: dict[str, Any]
     around: AroundSettings | None = None
+    made: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 def train(
@@ -57,7 +63,9 @@ def train(
         if run.first and _is_other(folder / "model", config.around):
             shutil.rmtree(folder / "model")
         if write_model and not (folder / "model").exists():
-            trained = Trained(config.method, config.settings, data.findings, data.pack, network, _about(data), config.around)
+            made = {"seed": config.run.seed, "precision": config.run.precision, "versions": versions(), "git": commit()}
+            given = config.method, config.settings, data.findings, data.pack, network, _about(data), config.around
+            trained = Trained(*given, made, config.without_places())
             run.put(folder / "model", lambda place: write_model(place, trained))
         if run.first:
             config.write(folder / "config.toml")  # schedules of finished steps may differ in what does not count
@@ -78,7 +86,8 @@ def _about(data: Data) -> dict[str, Any]:
         for name, part in parts.items()
         if part
     }
-    return {"source": data.train.source.name, "fingerprint": data.train.source.fingerprint, "split": data.split, **used}
+    source, split = data.train.source, {"split": data.split, "split_fingerprint": data.split_fingerprint}
+    return {"source": source.name, "fingerprint": source.fingerprint, **split, **used}
 
 
 def _label_counts(part: Part) -> dict[str, dict[str, int]]:
