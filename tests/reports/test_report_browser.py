@@ -1,28 +1,11 @@
 """A Chromium opens the report, clicks its filters and presses its keys; skipped where there is none."""
 
-import os
-import shutil
-
 import pytest
 
 from chestmap.evaluation.published import find
 from chestmap.reports.contact import Card, write_contact_page
 from chestmap.reports.report import write_report
 from chestmap.reports.run_facts import read_run
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is in the dev extra")
-    path = os.environ.get("CHESTMAP_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip(f"no {', '.join(NAMES)} on the path; install one, or name it in CHESTMAP_CHROMIUM")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def visit(browser, address, name="Ana", said=None, width=1000):
         f"localStorage.getItem('chestmap.reviewer') ?? localStorage.setItem('chestmap.reviewer', '{name}')"
     )
     page = context.new_page()
-    page.set_default_timeout(8000)
+    page.set_default_timeout(60_000)  # a busy machine is not a failure
     heard = []
     page.on("console", lambda message: heard.append(message.text))
     page.on("pageerror", lambda error: heard.append(str(error)))

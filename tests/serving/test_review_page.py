@@ -3,17 +3,17 @@
 Most of it drives a stand-in for the service, which can fail on demand; the last tests drive the real one.
 """
 
-import os
 import re
-import shutil
 from threading import Thread
 from time import sleep
 
 import numpy as np
 import pytest
 
+from chestmap.data.folder import FolderSettings, read_folder
 from chestmap.serving.access import Access
 from chestmap.serving.app import create_app
+from chestmap.serving.reviewed import read_reviews, write_reviewed
 from chestmap.serving.server import Address, server_of
 from chestmap.serving.service import Service
 from chestmap.serving.settings import ServeSettings
@@ -36,20 +36,6 @@ from serving.browsing import (
 )
 from serving.fake_service import MODELS, FakeService
 from serving.small import picture, served_of, write_small_model
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is in the dev extra")
-    path = os.environ.get("CHESTMAP_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip(f"no {', '.join(NAMES)} on the path; install one, or name it in CHESTMAP_CHROMIUM")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -420,7 +406,7 @@ def real(model_folder, tmp_path_factory):
     while not server.started:
         sleep(0.02)
         assert thread.is_alive()
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/", room / "store"
     server.should_exit = True
     thread.join(20)
 
@@ -430,7 +416,8 @@ def review_of(page, study):
 
 
 def test_the_real_service_is_reviewed(browser, real, tmp_path):
-    """From the upload of a file to two reviewers' corrections, by mouse and by keyboard."""
+    """From the upload of a file to two reviewers' corrections, by mouse and by keyboard, and on to what a method learns from."""
+    real, store = real
     film = tmp_path / "film.png"
     film.write_bytes(picture(3, 224, 256))
     with visit(browser, real, "Ana", "409") as ana, visit(browser, real, "Bo", "409") as bo:
@@ -478,3 +465,10 @@ def test_the_real_service_is_reviewed(browser, real, tmp_path):
         assert review["findings"]["Mass"]["boxes"][-1] == box
         bo.locator("#history summary").click()
         bo.get_by_text("Nodule: accepted").wait_for()
+    write_reviewed(tmp_path / "reviewed", *read_reviews(store))
+    source = read_folder(FolderSettings(root=tmp_path / "reviewed", labels="labels.csv", boxes="boxes.json"))
+    assert source.path(0).read_bytes() == film.read_bytes()
+    said = dict(zip(source.findings, source.labels[0].tolist(), strict=True))
+    assert said == {"Effusion": -1, "Mass": 1, "Nodule": 1}  # nobody looked at the effusion
+    drawn = [one for one in source.boxes[source.ids[0]] if one.finding == "Mass"][-1]
+    assert np.allclose(drawn.corners, [box[name] for name in ("x0", "y0", "x1", "y1")])

@@ -1,4 +1,4 @@
-"""`chestmap data`: check, pack and split a dataset, or draw one; `deidentify` is in a file of its own."""
+"""`chestmap data`: check, pack and split a dataset, or draw one; `deidentify` and annotations have files of their own."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chestmap.cli import deidentify
+from chestmap.cli import annotations, deidentify
 
 if TYPE_CHECKING:
     from chestmap.data.source import Source
@@ -124,6 +124,11 @@ def pack(
     height: Annotated[int, typer.Option(help="Canvas height in pixels.")] = 512,
     fit: Annotated[str, typer.Option(help="letterbox keeps the aspect, squash fills the canvas.")] = "letterbox",
     workers: Annotated[int | None, typer.Option(help="Processes that decode; all cores by default.")] = None,
+    shards: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Also publish the pack in shards, such as to `s3://bucket/nih-512`, for `[data.shards]`."),
+    ] = None,
+    shard_mb: Annotated[float, typer.Option(min=0.001, help="Size of a shard in 10⁶ bytes.")] = 64,
     overrides: Set = None,
 ) -> None:
     """Decode a dataset once; training then reads images at memory speed.
@@ -137,6 +142,11 @@ def pack(
     settings = checked(PackSettings, {"width": width, "height": height, "fit": fit}, name="options")
     made = make_pack(source, out, settings, workers=workers)
     typer.echo(f"{len(made):,} images in {out}", err=True)
+    if shards is not None:
+        from chestmap.data.shards import write_shards
+
+        index = write_shards(made, shards, shard_mb)
+        typer.echo(f"{len(index.shards):,} shards at {shards}", err=True)
     if made.set_aside:
         typer.echo(f"{len(made.set_aside):,} files were set aside; their reasons are in {out / 'set_aside.csv'}", err=True)
         raise typer.Exit(1)
@@ -163,3 +173,4 @@ def phantom(
 
 
 deidentify.add_to(app)
+annotations.add_to(app)

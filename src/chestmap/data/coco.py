@@ -1,4 +1,4 @@
-"""Boxes from a COCO detection file: images, annotations (x, y, width, height) and categories.
+"""Boxes from and to a COCO detection file: images, annotations (x, y, width, height) and categories.
 
 The lists of images and categories must be sound, since everything refers to them; a bad annotation is set aside. Masks,
 crowds and scores are not read.
@@ -6,6 +6,7 @@ crowds and scores are not read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from chestmap.data.files import four_numbers, read_json
 from chestmap.data.source import Problem
 from chestmap.data.tables import Table
 from chestmap.errors import BadTable
+from chestmap.types import Box, Findings
 
 
 def read_coco(path: Path) -> tuple[Table, pl.DataFrame]:
@@ -84,3 +86,23 @@ def _size(image: dict[str, Any]) -> tuple[float | None, float | None]:
         ):
             return float(width), float(height)
     return None, None
+
+
+def coco_tree(findings: Findings, images: Sequence[tuple[str, tuple[float, float], Sequence[Box]]]) -> dict[str, Any]:
+    """The dataset form: each image with its name, size and boxes; ids count from 1."""
+    number = {name: place for place, name in enumerate(findings, 1)}
+    marks: list[dict[str, Any]] = []
+    for place, (_, _, boxes) in enumerate(images, 1):
+        for box in boxes:
+            corner = [box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0]
+            mark = {"id": len(marks) + 1, "image_id": place, "category_id": number[box.finding], "bbox": corner}
+            mark |= {"area": box.area, "iscrowd": 0}
+            marks.append(mark if box.score is None else mark | {"score": box.score})
+    return {
+        "images": [
+            {"id": place, "file_name": name, "width": width, "height": height}
+            for place, (name, (width, height), _) in enumerate(images, 1)
+        ],
+        "annotations": marks,
+        "categories": [{"id": place, "name": name} for name, place in number.items()],
+    }

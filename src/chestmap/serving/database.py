@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,38 @@ def open_database(folder: Path, url: str | None = None) -> Engine:
         engine.dispose()
         said = " ".join(str(error.orig).split())[:160]
         raise BadInput(f"database {engine.url.render_as_string()}: {said}; start it, or check --database") from None
+    return engine
+
+
+def open_read_only(folder: Path, url: str | None = None) -> Engine:
+    """For another process than the service, which may be running: takes no lock that the service would wait for.
+
+    A transaction sees the store as it was at its first look.
+    """
+    found = _url(folder.resolve(), url)
+    if found.get_backend_name() == "sqlite":
+        path = Path(found.database or "")
+        if not path.is_file():
+            raise BadInput(f"{folder}: no {path.name} in it; give the folder of `chestmap serve --store`, or --database")
+        where = f"{path.resolve().as_uri()}?mode=ro"
+        engine = create_engine(
+            "sqlite://", creator=lambda: sqlite3.connect(where, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        )
+        event.listen(engine, "begin", _on_begin)
+    else:
+        engine = _engine(found).execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    try:
+        with engine.connect() as connection:
+            revision = MigrationContext.configure(connection).get_current_revision()
+    except OperationalError as error:
+        engine.dispose()
+        said = " ".join(str(error.orig).split())[:160]
+        raise BadInput(f"{folder}: its database cannot be read ({said}); is it where the service has it?") from None
+    if revision != _script().get_current_head():
+        engine.dispose()
+        raise BadInput(
+            f"{folder}: its tables (revision {revision}) are of another version; start `chestmap serve` on it once"
+        )
     return engine
 
 
@@ -73,10 +106,19 @@ def _on_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _migrate(connection: Connection) -> None:
-    """Alembic, in the transaction of `connection`: a start that fails half-way leaves the tables as they were."""
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _script() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def _migrate(connection: Connection) -> None:
+    """Alembic, in the transaction of `connection`: a start that fails half-way leaves the tables as they were."""
+    config = _config()
     config.attributes["connection"] = connection
     current = MigrationContext.configure(connection).get_current_revision()
     known = ScriptDirectory.from_config(config)
