@@ -56,6 +56,16 @@ class Batch:
         images = self.images.to(device, non_blocking=non_blocking)
         return replace(self, images=images, labels=self.labels.to(device, non_blocking=non_blocking))
 
+    def pieces(self, most: int | None) -> list[Batch]:
+        """In order, of at most so many images each; the whole where there is no limit."""
+        if most is None or len(self) <= most:
+            return [self]
+        cuts = [slice(first, first + most) for first in range(0, len(self), most)]
+        return [
+            Batch(self.images[cut], self.labels[cut], self.frames[cut], self.boxes[cut], self.ids[cut], self.findings)
+            for cut in cuts
+        ]
+
     def pin_memory(self) -> Batch:
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 

@@ -86,7 +86,7 @@ def test_workers_batch_size_and_rank_do_not_change_an_image(part, augment):
         return {image_id: image for batch in batches for image_id, image in zip(batch.ids, batch.images, strict=True)}
 
     expected = pixels(alone)
-    for other in (loader(part, batch_size=7, **settings), loader(part, rank=1, world=2, batch_size=2, **settings)):
+    for other in (loader(part, batch_size=7, **settings), loader(part, rank=1, world=2, batch_size=4, **settings)):
         found = pixels(other.epoch(2))
         assert set(found) <= set(part.ids)
         assert all(torch.equal(image, expected[image_id]) for image_id, image in found.items() if image_id in expected)
@@ -124,8 +124,8 @@ def test_an_epoch_left_early_does_not_spoil_the_next(part):
 
 
 @given(st.integers(1, 23), st.integers(1, 9), st.integers(1, 4), st.booleans(), st.integers(0, 3))
-def test_every_image_once_over_all_ranks(part, count, batch_size, world, shuffle, epoch):
-    some = part.select(np.arange(count))
+def test_every_image_once_over_all_ranks(part, count, share, world, shuffle, epoch):
+    batch_size, some = share * world, part.select(np.arange(count))
     if shuffle and count < world:
         with pytest.raises(BadInput, match=f"{count} images for {world} processes"):
             loader(some, batch_size, world=world)
@@ -135,19 +135,26 @@ def test_every_image_once_over_all_ranks(part, count, batch_size, world, shuffle
     seen = list(itertools.chain(*itertools.chain(*shares)))
     assert len(seen) == len(set(seen))
     assert [len(one) for one in loaders] == [len(share) for share in shares]
-    assert all(0 < len(batch) <= batch_size for share in shares for batch in share)
+    assert all(0 < len(batch) <= share for picked in shares for batch in picked)
     if shuffle:
         assert len({len(share) for share in shares}) == 1  # or one process would wait for the others
-        assert len(seen) >= min(count - count % world, count // (batch_size * world) * batch_size * world)
+        assert len(seen) >= min(count - count % world, count // batch_size * batch_size)
         assert len(shares[0]) >= 1
     else:
         assert sorted(seen) == list(range(count))
 
 
-def test_ranks_together_see_the_batches_of_one(part):
-    together = ids_of(loader(part, batch_size=6, seed=3).epoch(1))
-    ranks = [ids_of(loader(part, batch_size=3, seed=3, rank=rank, world=2).epoch(1)) for rank in range(2)]
-    assert [one + other for one, other in zip(*ranks, strict=True)] == together
+@pytest.mark.parametrize("world", [2, 3, 6])
+@pytest.mark.parametrize("boxed_share", [None, 0.2])
+def test_ranks_together_see_the_batches_of_one(part, world, boxed_share):
+    options = {"batch_size": 6, "seed": 3, "boxed_share": boxed_share}
+    together = loader(part, **options)
+    ranks = [loader(part, rank=rank, world=world, **options) for rank in range(world)]
+    assert [sum(shares, ()) for shares in zip(*(ids_of(rank.epoch(1)) for rank in ranks), strict=True)] == ids_of(
+        together.epoch(1)
+    )
+    repeats = [sum((pick.repeats for pick in picks), ()) for picks in zip(*(rank.picks(1) for rank in ranks), strict=True)]
+    assert repeats == [pick.repeats for pick in together.picks(1)]
 
 
 def test_a_share_of_each_batch_carries_boxes(part):
@@ -165,10 +172,6 @@ def test_a_share_of_each_batch_carries_boxes(part):
     assert len(set(frames)) == 12  # an image that comes again is augmented anew
     assert ids_of(loader(part, batch_size=5, boxed_share=0.4, seed=1).epoch(0)) == ids_of(batches)
     assert len({place for batch in batches for place, image_id in enumerate(batch.ids) if image_id in boxed}) > 2
-
-    parts = [loader(part, batch_size=5, boxed_share=0.4, seed=1, rank=rank, world=2) for rank in range(2)]
-    for rank in parts:
-        assert [sum(image_id in boxed for image_id in batch.ids) for batch in rank.epoch(0)] == [2] * 3
 
 
 def test_a_share_that_is_met_anyway_or_cannot_be(part):
@@ -210,6 +213,8 @@ def test_a_pack_of_something_else_is_refused(part, tmp_path):
 def test_what_processes_must_not_do(part):
     with pytest.raises(BadInput, match="rank 2 of 2 processes: expected 0 to 1"):
         loader(part, rank=2, world=2)
+    with pytest.raises(BadInput, match="a batch of 4 images cannot be shared out evenly over 3 processes"):
+        loader(part, world=3)
     with pytest.raises(Refused, match="one would wait for the others"):
         loader(part, world=2, drop_last=False)
 

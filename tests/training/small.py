@@ -1,6 +1,6 @@
 """A dataset, a network and a recipe so small that a run takes a second; also a script that is killed and started again.
 
-`python small.py DATA FOLDER [--set ...]` trains in FOLDER.
+`python small.py DATA FOLDER [KEY=VALUE ...]` trains in FOLDER what several processes learn as one does.
 """
 
 import sys
@@ -17,6 +17,7 @@ from chestmap.data.folder import FolderSettings
 from chestmap.data.pack import PackSettings
 from chestmap.data.predictions import OwnRule
 from chestmap.data.split import SplitSettings
+from chestmap.nn.losses import known_bce
 from chestmap.settings import Settings, checked, with_overrides
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, RunSettings, Schedule, Task
@@ -80,6 +81,40 @@ class Classify(Task):
         return {"classify": (loss * known).sum() / known.sum(), "quiet": 0.01 * output.maps.mean()}
 
 
+class Even(Task):
+    """What several processes compute as one does: batch norm, a mean over known labels; no dropout, whose draws differ.
+
+    `seen` is a file for each process: optimizer step and image, once for each time that it was learned from.
+    """
+
+    def __init__(self, seen: Path | None = None) -> None:
+        super().__init__(Net(dropout=0.0))
+        self.seen = seen
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        output = self.network(batch.images)
+        if self.seen and self.training:
+            with self.seen.open("a") as file:
+                file.writelines(f"{int(self.step)} {name}\n" for name in batch.ids)
+        return {"findings": known_bce(output.logits, batch.labels), "quiet": 0.01 * output.maps.mean()}
+
+    def after_step(self) -> None:
+        self.step += 1
+
+
+EVEN = Schedule(epochs=3, batch_size=4, optimizer="sgd", learning_rate=0.1, ema=0.5, accumulate=2, boxed_share=0.5)
+
+
+def train_even(root: str, folder: str, *overrides: str, **changes: object) -> None:
+    torch.set_num_threads(1)
+    settings = data_settings(Path(root))
+    data = open_data(settings, progress=False)
+    with Run(Path(folder), run_settings("log_every=1", *overrides), augment=settings.augment, progress=False) as run:
+        seen = Path(folder) / f"seen-{run.fabric.world_size}-{run.fabric.global_rank}.txt"
+        run.fit("learn", Even(seen), data.train, EVEN.model_copy(update=changes), data.validation)
+
+
 SCHEDULE = Schedule(epochs=3, batch_size=4, learning_rate=1e-2, warmup=1, decay="cosine")
 
 
@@ -137,4 +172,4 @@ def train_small(root: str, folder: str, *overrides: str, epochs: int = 3) -> Non
 
 
 if __name__ == "__main__":
-    train_small(*sys.argv[1:])
+    train_even(*sys.argv[1:])

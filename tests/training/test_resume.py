@@ -1,7 +1,6 @@
 """A run that is killed at any moment ends with the same bits as one that was not."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -11,12 +10,8 @@ from pathlib import Path
 import pytest
 
 from chestmap.errors import StepChanged
+from training.several import FORKS, launched
 from training.small import train_small
-
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([
-    "chestmap.training.loop", "chestmap.training.processes", "chestmap.data.folder", "chestmap.data.pack",
-])  # fmt: skip
 
 
 def start(dataset: Path, folder: Path, *overrides: str, epochs: int = 3):
@@ -109,35 +104,17 @@ def test_a_damaged_state_is_passed_over(dataset, whole, tmp_path):
     assert bits(folder) == bits(whole)
 
 
-def launched(dataset: Path, folder: Path) -> list:
-    """Two processes with the environment that torchrun gives them."""
-    port, shared = str(random.Random(os.getpid()).randint(20000, 40000)), {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}
-    processes = []
-    for rank in "01":
-        own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": "0", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": "2"}
-        environment = shared | own | {"TORCHELASTIC_RUN_ID": "test"}
-        process = FORKS.Process(target=in_environment, args=(environment, str(dataset), str(folder)))
-        process.start()
-        processes.append(process)
-    return processes
-
-
-def in_environment(environment: dict[str, str], dataset: str, folder: str) -> None:
-    os.environ.update(environment)
-    train_small(dataset, folder)
-
-
 def test_two_processes_train_together_and_resume(dataset, tmp_path):
-    for process in launched(dataset, tmp_path / "whole"):
+    for process in launched(2, train_small, str(dataset), str(tmp_path / "whole")):
         finished(process)
     folder = tmp_path / "run"
-    processes = launched(dataset, folder)
+    processes = launched(2, train_small, str(dataset), str(folder))
     while processes[0].is_alive() and not list((folder / "3-learn").glob("resume-*.pt")):
         time.sleep(0.001)
     for process in processes:
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-    for process in launched(dataset, folder):
+    for process in launched(2, train_small, str(dataset), str(folder)):
         finished(process)
     assert bits(folder) == bits(tmp_path / "whole")
     done = json.loads((folder / "1-teach" / "done.json").read_text())
@@ -145,15 +122,20 @@ def test_two_processes_train_together_and_resume(dataset, tmp_path):
     assert done["score"] > 0
 
 
-def test_another_number_of_processes_does_not_go_on(dataset, tmp_path):
+def test_another_number_of_processes_goes_on_and_is_recorded(dataset, tmp_path):
     folder = tmp_path / "run"
     process = start(dataset, folder)
     while process.is_alive() and not list(folder.glob("1-teach/resume-*.pt")):
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    for process in launched(dataset, folder):
-        finished(process, 1)
+    for process in launched(2, train_small, str(dataset), str(folder)):
+        finished(process)
+    starts = json.loads((folder / "environment.json").read_text())["starts"]
+    assert [start["run"]["processes"] for start in starts] == [1, 2]
+    (change,) = starts[1]["goes_on"]
+    assert (change["step"], change["processes_before"], change["processes"]) == ("1-teach", 1, 2)
+    assert (folder / "3-learn" / "done.json").exists()
 
 
 def test_refusals_name_what_differs(dataset, whole):

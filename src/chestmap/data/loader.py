@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import warnings
@@ -27,9 +28,8 @@ __all__ = ["Loader", "LoaderSettings", "Part"]
 
 
 class LoaderSettings(Settings):
-    """`boxed_share`: the least share of each training batch that carries boxes, for the few boxed images among many.
-
-    `workers` is the number of processes that read and augment; 0 does it in the process that trains.
+    """`batch_size` is that of all ranks together. `boxed_share`: the least share of each training batch that carries boxes, for
+    the few boxed images among many. `workers` is the number of processes that read and augment; 0 does it in the process that trains.
     """
 
     batch_size: int = Field(default=16, ge=1)
@@ -50,7 +50,7 @@ class Loader:
     """Batches of a part. Without `drop_last` every image comes once; by default training alone drops a short last batch.
 
     With `boxed_share` an epoch is once through the images without boxes, while the boxed ones come round as often as needed.
-    Only one epoch runs at a time.
+    Ranks share out each batch, so that together they see the batches of one rank. Only one epoch runs at a time.
     """
 
     part: Part
@@ -71,6 +71,11 @@ class Loader:
             raise Refused("training over several processes without drop_last: one would wait for the others; leave it out")
         if self._drops and len(self.part) < self.world:
             raise BadInput(f"{self.part.name}: {len(self.part)} images for {self.world} processes; use fewer processes")
+        if self.settings.batch_size % self.world:
+            raise BadInput(
+                f"{self.part.name}: a batch of {self.settings.batch_size} images cannot be shared out evenly over "
+                f"{self.world} processes; use a number of processes that divides it"
+            )
         if self._boxed_each and not self.part.boxed.any():
             raise BadInput(
                 f"{self.part.name}: boxed_share {self.settings.boxed_share}, but no image has a box; leave it out"
@@ -106,37 +111,55 @@ class Loader:
 
     @cached_property
     def _bounds(self) -> list[tuple[int, int]]:
-        """Of the epoch's order, this rank's slice for each batch; a last batch is shared out evenly, or dropped.
-
-        A part that does not fill one batch is not dropped.
-        """
-        count, (few, many) = self.settings.batch_size, self._streams
-        count -= self._boxed_each if len(few) else 0
-        full, rest = divmod(len(many), count * self.world)
-        bounds = [((batch * self.world + self.rank) * count, count) for batch in range(full)]
+        """Of the epoch's order, the slice for each batch. A part that does not fill one batch is not dropped."""
+        few, many = self._streams
+        count = self.settings.batch_size - (self._boxed_each if len(few) else 0)
+        full, rest = divmod(len(many), count)
+        bounds = [(batch * count, batch * count + count) for batch in range(full)]
         if rest and not (self._drops and full):
-            extra = 0 if self._drops else rest % self.world
-            size = rest // self.world
-            bounds.append((full * count * self.world + self.rank * size + min(self.rank, extra), size + (self.rank < extra)))
-        return [(start, start + size) for start, size in bounds if size]
+            bounds.append((full * count, len(many)))
+        around = self._boxed_each if len(few) else 0
+        return [(start, stop) for start, stop in bounds if self._mine(stop - start + around).stop]
+
+    def _mine(self, count: int) -> slice:
+        """The rank's share of a batch of `count` images; what does not divide goes to the first ranks, or is dropped."""
+        size, rest = divmod(count, self.world)
+        extra = 0 if self._drops else rest
+        start = self.rank * size + min(self.rank, extra)
+        stop = start + size + (self.rank < extra)
+        return slice(start, stop) if stop > start else slice(0, 0)
 
     def picks(self, epoch: int) -> list[Picks]:
-        """What each batch of an epoch holds; with several ranks, together what one rank of their joint batch size has."""
+        """What each batch of an epoch holds for this rank."""
         few, many = self._streams
-        order = many[self._shuffled(epoch, 0, len(many))] if self.shuffle else many
+        order = self._order(epoch, many) if self.shuffle else many
+        each, bounds = self._boxed_each, self._bounds
         if not len(few):
-            return [Picks(epoch, tuple(order[start:stop].tolist()), (0,) * (stop - start)) for start, stop in self._bounds]
-        each, batches = self._boxed_each, self._bounds
-        turns = -(-each * self.world * len(batches) // len(few))
+            shares = [order[start:stop][self._mine(stop - start)].tolist() for start, stop in bounds]
+            return [Picks(epoch, tuple(share), (0,) * len(share)) for share in shares]
+        turns = -(-each * len(bounds) // len(few))
         around = np.concatenate([few[self._shuffled(epoch, 1 + turn, len(few))] for turn in range(turns)])
         chosen = []
-        for batch, (start, stop) in enumerate(batches):
-            first = (batch * self.world + self.rank) * each
+        for batch, (start, stop) in enumerate(bounds):
+            first = batch * each
             positions = np.concatenate([order[start:stop], around[first : first + each]])
             repeats = [0] * (stop - start) + [index // len(few) for index in range(first, first + each)]
-            mixed = self._shuffled(epoch, first + 2**32, len(positions)).tolist()
+            mixed = self._shuffled(epoch, first + 2**32, len(positions))[self._mine(len(positions))].tolist()
             chosen.append(Picks(epoch, tuple(positions[mixed].tolist()), tuple(repeats[index] for index in mixed)))
         return chosen
+
+    def _order(self, epoch: int, many: Int64[np.ndarray, "many"]) -> Int64[np.ndarray, "many"]:
+        """Mixed as the pack's walk says; the images of each stream lie together in a batch, where the ranks cut it."""
+        order, walk = many[self._shuffled(epoch, 0, len(many))], self.part.pack.walk
+        if not walk.window:
+            return order
+        shards = self.part.pack_rows[order] // walk.rows
+        turns = self._shuffled(epoch, 2**34, int(shards.max(initial=0)) + 1)
+        order = order[np.argsort(turns[shards] // walk.window, kind="stable")]
+        count = self.settings.batch_size - (self._boxed_each if len(self._streams[0]) else 0)
+        full, streams = len(order) // count, math.gcd(walk.streams, count)
+        mixed = order[: full * count].reshape(streams, full, count // streams).swapaxes(0, 1).ravel()
+        return np.concatenate([mixed, order[full * count :]])
 
     def _shuffled(self, epoch: int, stream: int, count: int) -> Int64[np.ndarray, "count"]:
         """A permutation, from sorted raw numbers: NumPy promises those, not its own shuffle, to stay the same."""

@@ -53,6 +53,7 @@ from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import resized
 from chestmap.nn.cam import class_maps, full_precision, normalized
 from chestmap.nn.erasing import LEVEL, aggregate, erase
+from chestmap.nn.together import shared_count
 from chestmap.settings import Settings
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, Schedule, Task
@@ -206,8 +207,8 @@ def branch_loss(logits: Float[Tensor, "batch finding"], labels: Shaped[Tensor, "
     logits, known = full_precision(logits), ~torch.isnan(labels)
     truth = torch.where(known, labels, 0).to(logits.dtype)
     errors = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none") * known
-    images = known.sum(0)
-    return (errors.sum(0) / images.clamp_min(1)).sum() / (images > 0).sum().clamp_min(1)
+    images = shared_count(known.sum(0), 0)
+    return (errors.sum(0) / torch.where(images > 0, images, 1)).sum() / (images > 0).sum().clamp_min(1)
 
 
 def preservation_loss(

@@ -57,6 +57,7 @@ from chestmap.nn.boxes import between, masks_at, resized, warp_maps
 from chestmap.nn.cam import ALPHA, class_maps, full_precision, level_where, soft_mask, without_autocast
 from chestmap.nn.losses import known_bce
 from chestmap.nn.pooling import Pooling, pooled
+from chestmap.nn.together import shared_count
 from chestmap.settings import Settings
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, Schedule, Task
@@ -209,7 +210,7 @@ def union_loss(
     present = labels == 1
     rows = present.any(1)
     union = torch.where(present[rows][:, :, None, None], abnormal[rows], 0.0).amax(1)  # eq. 4
-    return (1 - _held(positive[rows, 0], union, reading)).sum() / rows.sum().clamp_min(1)
+    return (1 - _held(positive[rows, 0], union, reading)).sum() / shared_count(rows.sum())
 
 
 def _held(inner: Float[Tensor, "pair h w"], outer: Float[Tensor, "pair h w"], reading: Reading) -> Float[Tensor, "pair"]:
@@ -262,7 +263,7 @@ def _averaged(terms: Float[Tensor, "pair"], chosen: Bool[Tensor, "batch finding"
     """Mean of the chosen (image, finding) pairs: by image, then over images; or, in the authors' code, by finding."""
     within = 1 if reading == "paper" else 0
     share = chosen.to(terms.dtype) / chosen.sum(within, keepdim=True).clamp_min(1)
-    return (terms * share[chosen]).sum() / chosen.any(within).sum().clamp_min(1)
+    return (terms * share[chosen]).sum() / shared_count(chosen.any(within).sum())
 
 
 def positive_labels(labels: Labels) -> Float[Tensor, "batch 1"]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from chestmap.nn.cam import full_precision
+from chestmap.nn.together import shared_count
 from chestmap.types import Box, Findings, Frame
 
 Cells = Float[Tensor, "batch finding h w"]
@@ -43,7 +44,7 @@ def mil_loss(logits: Cells, labels: Labels) -> Float[Tensor, ""]:
     known = ~torch.isnan(labels)
     present, absent = log_any(logits)
     truth = labels[known].to(present.dtype)
-    return -(truth * present[known] + (1 - truth) * absent[known]).sum() / known.sum().clamp_min(1)
+    return -(truth * present[known] + (1 - truth) * absent[known]).sum() / shared_count(known.sum())
 
 
 def cell_targets(
@@ -79,7 +80,7 @@ def limited_loss(cells: Cells, targets: Cells, labels: Labels) -> tuple[Float[Te
     """
     boxed = targets.amax((-2, -1)) > 0
     others = torch.where(boxed, torch.nan, labels)
-    images = mil_loss(cells, others) * (~torch.isnan(others)).sum() / len(cells)
+    images = mil_loss(cells, others) * shared_count((~torch.isnan(others)).sum()) / len(cells)
     return images, box_loss(cells, targets)[boxed].sum() / len(cells)
 
 

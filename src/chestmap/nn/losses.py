@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from chestmap.nn.cam import full_precision
+from chestmap.nn.together import shared_count
 
 _FEW = 1e-3  # of labels, soft ones included; with fewer there is nothing to average
 
@@ -16,7 +17,7 @@ def known_bce(logits: Float[Tensor, "batch finding"], labels: Float[Tensor, "bat
     total = functional.binary_cross_entropy_with_logits(
         full_precision(logits)[known], labels.to(full_precision(logits).dtype)[known], reduction="sum"
     )
-    return total / known.sum().clamp_min(1)
+    return total / shared_count(known.sum())
 
 
 def balanced_bce(logits: Float[Tensor, "batch finding"], labels: Float[Tensor, "batch finding"]) -> Float[Tensor, ""]:
@@ -28,6 +29,6 @@ def balanced_bce(logits: Float[Tensor, "batch finding"], labels: Float[Tensor, "
     known = ~torch.isnan(labels)
     scores = full_precision(logits)[known]
     positive = labels[known].to(scores.dtype)
-    terms = functional.softplus(-scores) * positive / positive.sum().clamp_min(_FEW)
-    terms = terms + functional.softplus(scores) * (1 - positive) / (1 - positive).sum().clamp_min(_FEW)
+    terms = functional.softplus(-scores) * positive / shared_count(positive.sum(), _FEW)
+    terms = terms + functional.softplus(scores) * (1 - positive) / shared_count((1 - positive).sum(), _FEW)
     return terms.sum()

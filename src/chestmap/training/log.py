@@ -10,7 +10,7 @@ import csv
 import math
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import count as counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,23 +70,28 @@ def _board(folder: Path, update: int) -> SummaryWriter:
 
 
 class Terms:
-    """Loss terms of the batches since the last look; one look costs one wait for the device, whatever the number of terms."""
+    """Loss terms of the batches since the last look; one look costs one wait for the device, whatever the number of terms.
 
-    def __init__(self) -> None:
-        self.waiting: list[tuple[str, tuple[str, ...], dict[str, Tensor]]] = []
+    `from_all` gives the value of every process; all must ask at once.
+    """
+
+    def __init__(self, from_all: Callable[[dict[str, float]], list[dict[str, float]]]) -> None:
+        self.from_all = from_all
+        self.waiting: list[tuple[str, tuple[str, ...], dict[str, Tensor], float]] = []
         self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, float] = {}
 
-    def add(self, where: str, ids: tuple[str, ...], terms: Mapping[str, Tensor]) -> None:
-        self.waiting.append((where, ids, {name: value.detach() for name, value in terms.items()}))
+    def add(self, where: str, ids: tuple[str, ...], terms: Mapping[str, Tensor], share: float = 1.0) -> None:
+        """`share` is the piece's part of its batch."""
+        self.waiting.append((where, ids, {name: value.detach() for name, value in terms.items()}, share))
 
     def look(self) -> None:
         """Raises `Diverged` at the first term that is not finite."""
         if not self.waiting:
             return
-        values = torch.stack([value.float() for _, _, terms in self.waiting for value in terms.values()]).tolist()
+        values = torch.stack([value.float() for _, _, terms, _ in self.waiting for value in terms.values()]).tolist()
         numbers = iter(values)
-        for where, ids, terms in self.waiting:
+        for where, ids, terms, share in self.waiting:
             for name in terms:
                 value = next(numbers)
                 if not math.isfinite(value):
@@ -94,17 +99,30 @@ class Terms:
                         f'{where}: loss term "{name}" is {value}; images {", ".join(ids)}. '
                         "Lower the learning rate, clip gradients, or look at these images"
                     )
-                self.sums[name] = self.sums.get(name, 0.0) + value
-                self.counts[name] = self.counts.get(name, 0) + 1
+                self.sums[name] = self.sums.get(name, 0.0) + value * share
+                self.counts[name] = self.counts.get(name, 0.0) + share
         self.waiting.clear()
 
-    def means(self) -> dict[str, float]:
-        """Since the last call."""
+    def totals(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Of all processes: sums and counts by term."""
         self.look()
-        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        return _added(self.from_all(self.sums)), _added(self.from_all(self.counts))
+
+    def means(self) -> dict[str, float]:
+        """Since the last call, over all processes."""
+        sums, counts = self.totals()
+        means = {name: total / counts[name] for name, total in sums.items()}
         self.sums.clear()
         self.counts.clear()
         return means
+
+
+def _added(tables: list[dict[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for table in tables:
+        for name, value in table.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
 
 
 def peak_memory_gb(device: torch.device) -> float:

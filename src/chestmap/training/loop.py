@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +16,15 @@ import torch
 from torch import Tensor
 
 from chestmap.data.loader import Loader, LoaderSettings, Part
-from chestmap.errors import BadInput, StepChanged
+from chestmap.errors import BadInput
+from chestmap.nn.together import counting_together
 from chestmap.tensors import Batch
 from chestmap.training.average import Average
-from chestmap.training.checkpoint import Position, load_resume, resume_files, save_resume, save_weights
+from chestmap.training.checkpoint import resume_files, save_weights
 from chestmap.training.folder import write_json
 from chestmap.training.interrupt import Interrupt
-from chestmap.training.log import Log, Terms, peak_memory_gb
+from chestmap.training.log import Log, peak_memory_gb
+from chestmap.training.resume import State
 from chestmap.training.schedule import Schedule, optimizer_for
 from chestmap.training.task import Task
 from chestmap.training.validation import validation_auc, validation_loss
@@ -41,7 +42,8 @@ class Loop:
         self.model, self.stepper = run.fabric.setup(task, self.optimizer)
         self.average = Average(task, schedule.ema) if schedule.ema else None
         self.world, self.cheap_looks = run.fabric.world_size, run.device.type == "cpu"
-        self.at, self.terms, self.interrupt = Position(), Terms(), Interrupt()
+        self.state = State(run.fabric, task, self.optimizer, self.average)
+        self.at, self.terms, self.interrupt = self.state.at, self.state.terms, Interrupt()
         self.clock = self.saved = time.monotonic()
         self.logged = (0.0, 0)  # seconds and images at the last row of the log
 
@@ -96,15 +98,24 @@ class Loop:
         size = min(self.schedule.accumulate, self.batches - first)
         last = at.batch + 1 == first + size
         self.run.seed(self.folder.name, at.epoch, at.batch, self.fabric.global_rank)
-        with self.fabric.no_backward_sync(self.model, enabled=not last):
-            terms: dict[str, Tensor] = self.model(batch)
-            self.terms.add(f"{self.folder.name}, epoch {at.epoch + 1}, batch {at.batch + 1}", batch.ids, terms)
-            self.fabric.backward(torch.stack(list(terms.values())).sum() / size)
+        *early, final = batch.pieces(self.run.settings.images_at_once)
+        for piece in early:
+            self._piece(piece, len(piece) / len(batch), size, sync=False)
+        self._piece(final, len(final) / len(batch), size, sync=last)
         at.batch, at.images = at.batch + 1, at.images + len(batch) * self.world
         if self.cheap_looks or len(self.terms.waiting) >= LOOK_EVERY:
             self.terms.look()
         if last:
             self._update()
+
+    def _piece(self, piece: Batch, share: float, batches: int, *, sync: bool) -> None:
+        """Gradients of what a process computes at once: a share of one of so many batches of an optimizer step."""
+        where = f"{self.folder.name}, epoch {self.at.epoch + 1}, batch {self.at.batch + 1}"
+        with self.fabric.no_backward_sync(self.model, enabled=not sync):
+            with counting_together(self.world):
+                terms: dict[str, Tensor] = self.model(piece)
+            self.terms.add(where, piece.ids, terms, share)
+            self.fabric.backward(torch.stack(list(terms.values())).sum() / batches * share)
 
     def _update(self) -> None:
         """One optimizer step, and what follows it."""
@@ -124,8 +135,8 @@ class Loop:
         self.run.screen.advance(self._done())
         if at.update % self.run.settings.log_every == 0 or at.batch == self.batches:
             self._log_terms(rate)
-        asked = self._asked()
-        if asked or time.monotonic() - self.saved >= self.run.settings.checkpoint_minutes * 60:
+        asked, due = self._asked()
+        if asked or due:
             self._save()
         if asked:
             raise KeyboardInterrupt
@@ -146,12 +157,13 @@ class Loop:
         if self.log:
             self.log.write(self.at, values)
 
-    def _asked(self) -> bool:
-        """Whether a signal came to any process; all stop at the same step."""
+    def _asked(self) -> tuple[bool, bool]:
+        """Whether a signal came to any process, and whether it is time to save for any; all do the same at the same step."""
+        here = self.interrupt.asked, time.monotonic() - self.saved >= self.run.settings.checkpoint_minutes * 60
         if self.world == 1:
-            return self.interrupt.asked
-        asked = torch.tensor(float(self.interrupt.asked), device=self.run.device)
-        return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)  # pyright: ignore[reportOperatorIssue]
+            return here
+        asked, due = self.fabric.all_reduce(torch.tensor(here, device=self.run.device).float(), reduce_op="sum")
+        return bool(asked > 0), bool(due > 0)
 
     def _validate(self, part: Part | None) -> None:
         at, schedule = self.at, self.schedule
@@ -194,38 +206,17 @@ class Loop:
         return self.folder / f"best-{self.at.best_epoch:05d}.safetensors"
 
     def _go_on(self) -> None:
-        state = load_resume(self.folder, self.run.screen.tell)
-        if state is not None:
-            if state["processes"] != self.world:
-                raise StepChanged(f"{self.folder}: begun with {state['processes']} processes; go on with as many")
-            self.at, self.terms.sums, self.terms.counts = Position(**state["position"]), state["sums"], state["counts"]
-            self.task.load_state_dict(state["task"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.fabric.strategy.precision.load_state_dict(state["precision"])
-            if self.average:
-                self.average.load(state["average"])
+        self.state.load(self.folder, self.run.screen.tell)
         self.logged = self.at.seconds, self.at.images
         self.clock = time.monotonic()
 
     def _save(self) -> None:
-        self.terms.look()
         self.saved = time.monotonic()
-        if not self.run.first:
-            return
-        state = {
-            "position": asdict(self.at),
-            "processes": self.world,
-            "sums": self.terms.sums,
-            "counts": self.terms.counts,
-            "task": self.task.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "precision": self.fabric.strategy.precision.state_dict(),
-            "average": self.average.mean if self.average else {},
-        }
-        save_resume(self.folder, self.at.epoch, self.at.batch, state)
-        for old in self.folder.glob("best-*"):
-            if old != self._best_file():
-                old.unlink()
+        self.state.save(self.folder)
+        if self.run.first:
+            for old in self.folder.glob("best-*"):
+                if old != self._best_file():
+                    old.unlink()
 
     def _finish(self) -> dict[str, Any]:
         at, weights = self.at, self.folder / "weights.safetensors"

@@ -1,23 +1,34 @@
-"""The processes of a run: one, or several that train together."""
+"""The processes of a run: one, or several that torchrun, Slurm or `chestmap train --devices` started and that train together."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.plugins.precision import MixedPrecision
 from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import distributed
 
+from chestmap.errors import BadInput, BadSettings
 from chestmap.training.run_settings import RunSettings
+from chestmap.training.slurm import adopt_slurm
+
+Value = TypeVar("Value")
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-LONGEST_WRITE = timedelta(hours=12)  # the others wait while the first process writes a step
+LONGEST_WAIT = timedelta(
+    hours=2
+)  # of a process for the others in a batch or a save; for a step that is written it has no end
 
 
 class _Mixed(MixedPrecision):
@@ -26,25 +37,61 @@ class _Mixed(MixedPrecision):
 
 
 def make_fabric(settings: RunSettings) -> Fabric:
-    """Launched: with several devices and no torchrun, this starts the script again for each of the other processes."""
+    """Launched: joined to the other processes where there are any."""
+    adopt_slurm(settings.devices, settings.nodes)
     settings.apply()
     accelerator, (devices, nodes) = settings.accelerator(), settings.processes()
-    strategy = "auto"
-    if devices * nodes > 1:
-        strategy = DDPStrategy(timeout=LONGEST_WRITE, find_unused_parameters=True)
+    several = devices * nodes > 1
     plugins: list[Any] = []
+    if "RANK" in os.environ:
+        plugins.append(TorchElasticEnvironment())
+        _end_with_parent()
+    elif several:
+        raise BadSettings(
+            f"run.devices, run.nodes: {devices * nodes} processes are asked for, but this one was started alone; "
+            "start it with `chestmap train`, torchrun or srun"
+        )
     if settings.precision != 32:
-        plugins = [_Mixed("bf16-mixed" if settings.precision == "bf16" else "16-mixed", accelerator)]
+        plugins.append(_Mixed("bf16-mixed" if settings.precision == "bf16" else "16-mixed", accelerator))
+    strategy = DDPStrategy(timeout=LONGEST_WAIT, find_unused_parameters=True) if several else "auto"
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, plugins=plugins)
     fabric.launch()
-    if fabric.local_rank > 0:
-        _end_with_parent()
     if not fabric.is_global_zero:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 -- for good: the result is told once
     return fabric
 
 
+def from_all(fabric: Fabric, value: Value) -> list[Value]:
+    """The value of every process, by rank; all must ask at once."""
+    if fabric.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * fabric.world_size
+    distributed.all_gather_object(values, value)
+    return values
+
+
+@contextmanager
+def in_turn(fabric: Fabric) -> Iterator[None]:
+    """First the first process, then the first of every other machine, then all others: for caches, shared or of a machine's own."""
+    first = fabric.is_global_zero
+    with fabric.rank_zero_first():
+        if first:
+            yield
+    with fabric.rank_zero_first(local=True):
+        if not first:
+            yield
+
+
+def check_shared(fabric: Fabric, folder: Path) -> None:
+    """Every process must see what the first one writes."""
+    fabric.barrier()
+    seen = from_all(fabric, "" if (folder / "run.lock").exists() else socket.gethostname())
+    if any(seen):
+        missing = ", ".join(f"{rank} on {host}" for rank, host in enumerate(seen) if host)
+        raise BadInput(f"{folder}: not seen by rank {missing}; put the run folder where all machines see the same files")
+
+
 def _end_with_parent() -> None:
-    """A process that Fabric started would wait for a killed first one forever; Linux can end it."""
+    """A process whose launcher was killed would wait for the others forever; Linux can end it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

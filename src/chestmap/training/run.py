@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ import torch
 
 from chestmap.data.augment import AugmentSettings
 from chestmap.data.loader import Part
+from chestmap.nn.together import synchronized_norms
 from chestmap.training.checkpoint import load_weights
 from chestmap.training.environment import record_start
 from chestmap.training.folder import Lock, begin_step, is_begun, step_folder, write_json
@@ -42,7 +44,10 @@ class Run:
     ) -> None:
         self.folder, self.settings, self.method, self.augment = folder, settings, dict(method or {}), augment
         self.observe = observe or (lambda *_: None)
-        from chestmap.training.processes import make_fabric  # Fabric takes seconds to import, and METHODS should not
+        from chestmap.training.processes import (
+            check_shared,
+            make_fabric,
+        )  # Fabric takes seconds to import, and METHODS should not
 
         self.fabric = make_fabric(settings)
         self.first = self.fabric.is_global_zero
@@ -52,7 +57,9 @@ class Run:
         self.after = ""
         self.lock = Lock(folder) if self.first else None
         if self.first:
-            record_start(folder, self.device, settings.model_dump())
+            together = {"processes": self.fabric.world_size, "machines": settings.processes()[1]}
+            record_start(folder, self.device, settings.model_dump() | together)
+        check_shared(self.fabric, folder)
         self.seed("start")
 
     def __enter__(self) -> Run:
@@ -89,7 +96,8 @@ class Run:
 
             self._drop_model()
             try:
-                done = Loop(self, folder, task, schedule).train(part, validation)
+                with self._together(task):
+                    done = Loop(self, folder, task, schedule).train(part, validation)
             except KeyboardInterrupt:
                 self.screen.tell(f"{folder.name}: stopped; the same command goes on from its last saved state")
                 raise
@@ -97,6 +105,11 @@ class Run:
         load_weights(task, folder / "weights.safetensors", done.pop("sha256"))
         self._close_step(record, Summary(step=folder.name, earlier=earlier, **done))
         return task.eval()
+
+    def _together(self, task: Task) -> AbstractContextManager[None]:
+        if self.fabric.world_size == 1 or not self.settings.sync_batch_norm:
+            return nullcontext()
+        return synchronized_norms(task, task.still)
 
     def write(self, name: str, make: Callable[[Path], None], of: Part | None = None) -> Path:
         """A folder that `make` fills once; it is whole or absent. `of` is the part whose images it is made from."""

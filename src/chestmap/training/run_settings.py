@@ -16,11 +16,16 @@ RESULT = ("seed", "precision")
 
 
 class RunSettings(Settings):
-    """Under torchrun or Slurm the number of processes is theirs, and `devices` is not read."""
+    """Under torchrun, or srun with a task for each process, the number of processes is theirs; `devices` and `nodes` are not read."""
 
     seed: int = Field(default=0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(default=1, ge=1)  # processes on this machine, one per GPU
+    devices: int = Field(default=1, ge=1)  # processes on each machine, one per GPU
+    nodes: int = Field(default=1, ge=1)  # machines
+    rendezvous: str = ""  # host:port where several machines meet; from Slurm where it runs
+    restarts: int = Field(default=0, ge=0)  # of all processes after one died, from the last checkpoint, before the job fails
+    images_at_once: int | None = Field(default=None, ge=1)  # of a process; more are cut into pieces, whose gradients add up
+    sync_batch_norm: bool = True  # statistics of training batches over all processes
     precision: Literal[32, "bf16", "fp16"] = 32  # of the network's arithmetic; weights stay in 32 bits
     tf32: bool = True  # 19-bit products in 32-bit arithmetic on CUDA
     channels_last: bool = True
@@ -41,9 +46,9 @@ class RunSettings(Settings):
         return found
 
     def processes(self) -> tuple[int, int]:
-        """Processes on this machine, and machines."""
+        """Processes on each machine, and machines."""
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # set by torchrun
-        return (local, int(os.environ["WORLD_SIZE"]) // local) if local else (self.devices, 1)
+        return (local, int(os.environ["WORLD_SIZE"]) // local) if local else (self.devices, self.nodes)
 
     def apply(self) -> None:
         """Switches of the whole process."""

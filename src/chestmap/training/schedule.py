@@ -17,7 +17,7 @@ class Schedule(Settings):
     """Everything that decides a step's result besides data, seed and the method's own settings."""
 
     epochs: int = Field(default=10, ge=1)
-    batch_size: int = Field(default=16, ge=1)  # per process
+    batch_size: int = Field(default=16, ge=1)  # of all processes together, which share it out evenly
     accumulate: int = Field(default=1, ge=1)  # batches per optimizer step
     batches: int | None = Field(default=None, ge=1)  # at most so many batches per epoch; each epoch draws others
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"

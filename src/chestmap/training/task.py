@@ -37,6 +37,11 @@ class Task(nn.Module):
             part.eval()
             self._frozen.append(part)
 
+    @property
+    def still(self) -> set[nn.Module]:
+        """All modules of the frozen parts."""
+        return {module for part in self._frozen for module in part.modules()}
+
     def train(self: Same, mode: bool = True) -> Same:  # noqa: FBT001, FBT002 -- torch's own signature
         super().train(mode)
         for part in self._frozen:
