@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -45,6 +45,18 @@ class PackSettings(CanvasSettings):
     """The canvas of a pack."""
 
 
+class Walk(NamedTuple):
+    """How an epoch goes through a pack: so many `rows` lie together, `window` such shards are mixed at a time (0: all of them)."""
+
+    rows: int = 0
+    window: int = 0
+    streams: int = 1
+
+    @property
+    def changes_order(self) -> bool:
+        return bool(self.window) or self.streams > 1
+
+
 @dataclass(frozen=True, eq=False)
 class Pack:
     """`ids` are in row order and include the images that were set aside, whose rows mean nothing; `rows` refuses those."""
@@ -69,6 +81,10 @@ class Pack:
         """A map of the file: what is read stays in the system's page cache, shared by all processes."""
         shape = (len(self.ids), self.settings.height, self.settings.width)
         return np.memmap(self.folder / "images.bin", dtype=np.uint8, mode="r", shape=shape)
+
+    @property
+    def walk(self) -> Walk:
+        return Walk()
 
     @cached_property
     def row_of(self) -> dict[str, int]:

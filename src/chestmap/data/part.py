@@ -86,8 +86,10 @@ class Part:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the source's table, the pack's pixels and the choice and order of images; not with the name."""
+        """Changes with the source's table, the pack's pixels, the choice and order of images and the walk; not with the name."""
         digest = sha256(f"{self.source.fingerprint}|{self.pack.fingerprint}|".encode())
+        if self.pack.walk.changes_order:
+            digest.update(f"{self.pack.walk}|".encode())
         digest.update("\n".join(self.ids).encode())
         return digest.hexdigest()[:16]
 
