@@ -1,0 +1,124 @@
+"""AUC by sex, age band and view: whether a model that is good on average is good for everyone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int
+
+from chestmap.evaluation.auc import delong, resampled
+from chestmap.evaluation.blocks import Resampling
+from chestmap.evaluation.classification import Images
+from chestmap.evaluation.resampling import interval, numbered, patient_weights
+from chestmap.evaluation.scores import MEAN, Score, number
+
+AGES = (0, 18, 40, 60, 80)
+"""Where bands begin, in years; the last is open."""
+
+SEXES = {"F": "female", "M": "male"}
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Images of one kind of patient or picture, such as sex: female."""
+
+    kind: str
+    name: str
+    rows: Int[np.ndarray, "image"]
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """`score` is an AUC of the group; of a mean, `of_all` is that of all images over the same findings, and `images` its images."""
+
+    kind: str
+    group: str
+    images: int
+    score: Score
+    of_all: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        told = {"kind": self.kind, "group": self.group, "images": self.images, **self.score.as_dict()}
+        return told if self.of_all is None else told | {"of_all": self.of_all}
+
+
+def groups_of(images: pl.DataFrame) -> list[Group]:
+    """From the columns `sex`, `age` and `view` of a source's images; a kind of which nothing is known is left out."""
+    found = []
+    for kind, names in (
+        ("sex", [SEXES.get(sex, UNKNOWN) for sex in images["sex"]]),
+        ("age", [_band(age) for age in images["age"]]),
+        ("view", [view or UNKNOWN for view in images["view"]]),
+    ):
+        each = np.array(names, dtype=object)
+        there = [name for name in _ordered(set(names)) if name != UNKNOWN]
+        if there:
+            there += [UNKNOWN] if UNKNOWN in names else []
+            found += [Group(kind, name, np.flatnonzero(each == name)) for name in there]
+    return found
+
+
+def _band(age: float | None) -> str:
+    """18–39 is from the 18th birthday to the day before the 40th."""
+    if age is None or np.isnan(age):
+        return UNKNOWN
+    bands = [f"{low}–{high - 1}" for low, high in pairwise(AGES)] + [f"{AGES[-1]}+"]
+    return bands[int(np.searchsorted(AGES, age, side="right")) - 1]
+
+
+def _ordered(names: set[str]) -> list[str]:
+    """Ages by their numbers, the rest by name."""
+    return sorted(names, key=lambda name: (int(name.split("–")[0].rstrip("+")) if name[0].isdigit() else 0, name))
+
+
+def group_scores(images: Images, groups: Sequence[Group], least: int, how: Resampling) -> list[GroupScore]:
+    """AUC of each finding with DeLong's interval, then of their mean by patient.
+
+    A finding with fewer than `least` images with it, or without, has no value in that group and no part in its mean: its interval
+    would say little, and few images tell of single patients.
+    """
+    whole = [delong(images.scores[:, index], images.labels[:, index]) for index in range(len(images.names))]
+    found = []
+    for group in groups:
+        some = replace(
+            images,
+            scores=images.scores[group.rows],
+            labels=images.labels[group.rows],
+            patient=numbered(images.patient[group.rows].tolist()),
+        )
+        enough = [min(int((column == 1).sum()), int((column == 0).sum())) >= least for column in some.labels.T]
+        rows = [_of_finding(some, index, how, known=enough[index]) for index in range(len(images.names))]
+        found += [GroupScore(group.kind, group.name, len(group.rows), row) for row in rows]
+        there = np.array(enough)
+        of_all = [auc.value for auc, kept in zip(whole, enough, strict=True) if kept and auc]
+        mean = _mean(some, rows, there, how)
+        found.append(GroupScore(group.kind, group.name, len(group.rows), mean, float(np.mean(of_all)) if of_all else None))
+    return found
+
+
+def _of_finding(images: Images, index: int, how: Resampling, *, known: bool) -> Score:
+    auc = delong(images.scores[:, index], images.labels[:, index]) if known else None
+    counts = images.counts(index)
+    if auc is None:
+        return Score("AUC", value=None, **counts)
+    low, high = auc.interval(how.confidence)
+    return Score("AUC", value=auc.value, low=number(low), high=number(high), **counts)
+
+
+def _mean(images: Images, rows: Sequence[Score], there: Bool[np.ndarray, "finding"], how: Resampling) -> Score:
+    """Over the findings that are `there`; `support` counts them."""
+    indices = np.flatnonzero(there).tolist()
+    patients = int(images.patient.max()) + 1 if len(images.patient) else 0
+    if not indices:
+        return Score("AUC", MEAN, None, unit="findings", patients=patients)
+    weights = patient_weights(patients, how.resamples, how.seed)
+    drawn = [resampled(images.scores[:, one], images.labels[:, one], images.patient, weights)[0] for one in indices]
+    low, high = interval(np.mean(drawn, axis=0)[:, None], how.confidence)
+    center = float(np.mean([rows[one].value or 0.0 for one in indices]))
+    return Score("AUC", MEAN, center, number(low[0]), number(high[0]), len(indices), "findings", patients)
