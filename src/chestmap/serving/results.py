@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from chestmap.serving.clock import now
 from chestmap.serving.tables import File, Result, Score, Study
+from chestmap.serving.teaching import worth
 
 if TYPE_CHECKING:
     from chestmap.serving.folders import Folders
@@ -39,7 +40,6 @@ class Answer:
     maps: dict[str, Any] = field(default_factory=dict)
     file: NewFile | None = None
     suspicion: float = 0.0
-    teaches: float = 0.0
     error: str | None = None
 
 
@@ -138,7 +138,8 @@ def _settle(session: Session, study_id: str, new: Answer | None = None) -> None:
         errors = ["its model is not served any more; serve it again, or upload the image again"]
     study.error = "; ".join(errors) or None
     if new and not new.error:
-        study.suspicion, study.teaches = max(study.suspicion, new.suspicion), max(study.teaches, new.teaches)
+        study.suspicion = max(study.suspicion, new.suspicion)
+        study.teaches = worth([one.findings for one in results if one.state == "done"])
         study.top = _top(results)
 
 

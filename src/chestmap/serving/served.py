@@ -16,6 +16,7 @@ from jaxtyping import Float16, UInt8
 from chestmap.inference.boxes import boxes_of
 from chestmap.inference.predictor import Predictor, tensor_of
 from chestmap.serving.results import Answer, NewFile
+from chestmap.serving.teaching import scaled_score
 from chestmap.training.checkpoint import write_beside
 from chestmap.types import Box, Frame
 from chestmap.vocabulary import NO_FINDING, SUPPORT_DEVICES
@@ -88,7 +89,7 @@ class Served:
         urgent = [value for one, value in zip(findings, scaled, strict=True) if one["name"] not in HARMLESS]
         return Answer(
             study_id, self.sha256, findings, grid, NewFile(f"maps-{self.id}", name, sha256(content).hexdigest(), len(content)),
-            suspicion=max(urgent, default=0.0), teaches=float(np.mean([value * (1 - value) for value in scaled])),
+            suspicion=max(urgent, default=0.0),
         )  # fmt: skip
 
 
@@ -98,9 +99,3 @@ def _finding(name: str, score: float, threshold: float | None, boxes: Sequence[B
     corners = [{"x0": one.x0, "y0": one.y0, "x1": one.x1, "y1": one.y1, "score": one.score} for one in own]
     over = score >= (0.5 if threshold is None else threshold)
     return {"name": name, "score": score, "threshold": threshold, "over": over, "boxes": corners}
-
-
-def scaled_score(score: float, threshold: float | None) -> float:
-    """0.5 at the operating point, straight on both sides of it, so that findings can be compared."""
-    point = min(max(0.5 if threshold is None else threshold, 1e-6), 1 - 1e-6)
-    return 0.5 * score / point if score < point else 0.5 + 0.5 * (score - point) / (1 - point)

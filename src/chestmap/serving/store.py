@@ -21,6 +21,7 @@ from chestmap.serving.database import open_database
 from chestmap.serving.folders import Folders
 from chestmap.serving.results import NewFile, file_row, want
 from chestmap.serving.tables import File, Result, Score, Study
+from chestmap.serving.teaching_order import TEACHING, most_teaching
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,8 @@ class Store:
         with self.reading() as session:
             total = session.scalar(select(func.count()).select_from(chosen.subquery())) or 0
             rows = chosen.order_by(orders[query.order], Study.received.desc(), Study.id)
+            if query.order == "teaches" and query.offset < TEACHING:
+                return total, most_teaching(session, rows, query.offset, query.limit)
             return total, list(session.scalars(rows.offset(query.offset).limit(query.limit)))
 
     def delete(self, study_id: str) -> bool:
