@@ -126,7 +126,9 @@ def pack(
     workers: Annotated[int | None, typer.Option(help="Processes that decode; all cores by default.")] = None,
     shards: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Also publish the pack in shards, such as to `s3://bucket/nih-512`, for `[data.shards]`."),
+        typer.Option(
+            metavar="ADDRESS", help="Also publish the pack in shards, such as to `s3://bucket/nih-512`, for `[data.shards]`."
+        ),
     ] = None,
     shard_mb: Annotated[float, typer.Option(min=0.001, help="Size of a shard in 10⁶ bytes.")] = 64,
     overrides: Set = None,

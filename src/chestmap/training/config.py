@@ -39,7 +39,11 @@ class Config:
 
     def without_places(self) -> Tree:
         """Effective, for a model folder that goes elsewhere: where data and caches lay is left out, of other paths only the name."""
-        tree = self.table.model_dump(mode="json", exclude_none=True, exclude={"search": True, "data": {"cache"}})
+        tree = self.table.model_dump(
+            mode="json",
+            exclude_none=True,
+            exclude={"search": True, "data": {"cache": True, "shards": {"address", "cache_gb"}}},
+        )
         tree["data"]["source"].pop("root", None)
         return _named(tree)
 

@@ -10,6 +10,7 @@ from chestmap.data import SourceSettings, open_source
 from chestmap.data.augment import AugmentSettings
 from chestmap.data.loader import Part
 from chestmap.data.pack import Pack, PackSettings, make_pack, pack_place
+from chestmap.data.shards import ShardSettings, open_shards
 from chestmap.data.source import Source
 from chestmap.data.split import Split, SplitSettings, make_split
 from chestmap.errors import BadInput
@@ -20,12 +21,16 @@ PartName = Literal["train", "validation", "test", "all"]
 
 
 class DataSettings(Settings):
-    """`cache` holds the packs, one folder for each source and canvas; images that cannot be read are left out."""
+    """`cache` holds the packs, one folder for each source and canvas; images that cannot be read are left out.
+
+    With `shards` pixels come from a published pack through `cache`, and the source needs its tables alone.
+    """
 
     source: SourceSettings
     split: SplitSettings = SplitSettings()
     pack: PackSettings = PackSettings()
     cache: Path = Path("cache")
+    shards: ShardSettings | None = None
     augment: AugmentSettings = AugmentSettings()
 
 
@@ -73,5 +78,7 @@ def _open(settings: DataSettings, *, progress: bool) -> tuple[dict[str, Part], S
 
 def _packed(settings: DataSettings, *, progress: bool) -> tuple[Source, Pack]:
     source = open_source(settings.source)
+    if settings.shards is not None:
+        return source, open_shards(settings.shards, settings.cache, source, settings.pack)
     folder = pack_place(settings.cache, source, settings.pack)
     return source, make_pack(source, folder, settings.pack, progress=progress)
