@@ -1,5 +1,7 @@
 """`chestmap predict` as it is typed: files or a dataset, exit codes, and what goes where."""
 
+import sys
+
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -66,3 +68,39 @@ def test_what_does_not_fit_together_is_told(run_folder, tmp_path, words):
         typed(run_folder / "model", *words, "--out", tmp_path / "out", *FP32)
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_shares_of_a_list_and_the_tables_at_the_end(run_folder, tmp_path):
+    films, out = write_dataset(tmp_path / "films", count=6), tmp_path / "out"
+    (films / "003.png").write_bytes(b"nothing")
+    table = tmp_path / "list.csv"
+    table.write_text("path\n" + "\n".join(f"films/{number:03d}.png" for number in range(6)) + "\n")
+    words = (run_folder / "model", table, "--out", out, *FP32)
+    done = typed(*words, "--shard", "1/2")
+    assert (done.exit_code, done.stdout.strip()) == (0, str(out))
+    assert "0 images of this shard; 1 parts are left to other shards" in done.stderr
+    done = typed(*words, "--shard", "0/2")
+    assert done.exit_code == 0  # a scheduler would start the task again
+    assert f"5 images, 1 inputs set aside ({out / 'errors.csv'}); the folder is complete" in done.stderr
+    assert typed(*words, "--shard", "0/1", "--write", "csv").exit_code == 0
+    assert len((out / "scores.csv").read_text().splitlines()) == 6
+    assert "films/003.png" in (out / "errors.csv").read_text()
+
+
+def test_shares_that_cannot_be_are_told(run_folder, tmp_path):
+    words = (run_folder / "model", tmp_path, "--out", tmp_path / "out", *FP32)
+    for more, said in (
+        (("--shard", "2/2"), "allowed are 0/2 to 1/2"),
+        (("--shard", "0/2", "--write", "csv"), "needs all parts"),
+        (("--shard", "0/2", "--cluster", "auto"), "not both"),
+        (("--cluster", "auto", "--write", "csv"), "--shard 0/1 afterwards"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            typed(*words, *more)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_ray_the_extra_is_named(run_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(BadInput, match=r"pip install 'chestmap\[cluster\]'"):
+        typed(run_folder / "model", tmp_path, "--out", tmp_path / "out", "--cluster", "auto", *FP32)

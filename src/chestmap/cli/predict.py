@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chestmap.cli.data import Set, source_of, split_of
+from chestmap.cli.predict_many import ActorsOption, ClusterOption, CpusOption, GpusOption, Many, ShardOption, tell
 from chestmap.cli.score import SplitOption
 
 if TYPE_CHECKING:
@@ -62,6 +63,11 @@ def predict(
     deidentify: Annotated[
         bool, typer.Option("--deidentify", help="DICOM results without name, date and id, as of `chestmap data deidentify`.")
     ] = False,
+    shard: ShardOption = None,
+    cluster: ClusterOption = None,
+    actors: ActorsOption = None,
+    cpus: CpusOption = 1,
+    gpus: GpusOption = None,
     overrides: Set = None,
 ) -> None:
     """Scores, maps and boxes of images, in a folder that evaluation, reports and the service read.
@@ -71,6 +77,8 @@ def predict(
     --deidentify is given: then they join the images that `chestmap data deidentify` writes.
 
     Example: `chestmap predict runs/ham/model films/ --out results --write csv,overlays`
+
+    Example: `chestmap predict runs/ham/model list.parquet --out results --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT`
 
     Example: `chestmap predict runs/ham/model --source nih --root /data/nih --split official --out predictions/ham`
     """
@@ -88,6 +96,15 @@ def predict(
     chosen = {"engine": engine, "device": device, "precision": 32 if precision == "32" else precision}
     if deidentify and "dicom" not in kinds:
         raise BadInput("--deidentify is for DICOM results: add --write dicom; whatever else is written has pseudonyms alone")
+    if shard is not None or cluster is not None:
+        if kind is not None or deidentify or (shard and cluster):
+            raise BadInput("--shard or --cluster, not both, take files, folders and lists: no --source, and no --deidentify")
+        sizes = {"batch_size": batch_size, "workers": workers, "show_patient": show_patient}
+        many = Many(model, given, out, kinds, chosen, {**sizes, "views": "any" if any_view else "frontal"})
+        place = {"address": cluster, "actors": actors, "cpus": cpus, "gpus": gpus}
+        tell(many.in_shard(shard) if shard is not None else many.on_cluster(place), out)
+        typer.echo(out)
+        return
     order = _Order(model, out, kinds, chosen, {"batch_size": batch_size, "workers": workers}, deidentify)
     if kind is not None and root is not None:
         source = source_of(kind, root, overrides)

@@ -67,7 +67,7 @@ class Job:
     def there(self) -> set[int]:
         return parts_in(self.out, self.blocks.parts)
 
-    def predict(self, numbers: Iterable[int], decode: Decode, tell: Callable[[int], None]) -> Iterator[int]:
+    def predict(self, numbers: Iterable[int], decode: Decode, tell: Callable[[int], None] | None = None) -> Iterator[int]:
         """Makes parts, in the order given, and yields the number of each."""
         ahead: deque[tuple[int, int]] = deque()
 
@@ -82,7 +82,8 @@ class Job:
             if part is None:
                 part = _Part.begin(self, *ahead.popleft())
             part.take(source, found)
-            tell(1)
+            if tell is not None:
+                tell(1)
             if part.seen == part.size:
                 part.commit()
                 yield part.number
