@@ -40,7 +40,8 @@ def test_tables_and_images_need_no_torch():
             ],
         ),
         (["model"], ["calibrate", "check"]),
-        (["data"], ["check", "split", "pack", "phantom", "deidentify", "from-reviews"]),
+        (["data"], ["check", "split", "pack", "phantom", "deidentify", "from-reviews", "annotations"]),
+        (["data", "annotations"], ["export", "import"]),
     ],
 )
 def test_the_verbs_are_these(arguments, verbs):

@@ -1,13 +1,22 @@
-"""`chestmap data from-reviews`: what people said, as a dataset to train on."""
+"""What people said, as a dataset to train on: `chestmap data from-reviews`, `chestmap data annotations`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+programs = typer.Typer(
+    no_args_is_help=True,
+    help="Take boxes to and from annotation programs.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
 
 def add_to(app: typer.Typer) -> None:
     app.command("from-reviews")(from_reviews)
+    programs.command("export")(export_annotations)
+    programs.command("import")(import_annotations)
+    app.add_typer(programs, name="annotations")
 
 
 def from_reviews(
@@ -37,3 +46,57 @@ def from_reviews(
     patients = len({one.patient for one in written})
     typer.echo(f"{len(written):,} images of {patients:,} patients in {out}; look at them with", err=True)
     typer.echo(f"chestmap data check folder {out} --set labels={LABELS} --set boxes={BOXES}", err=True)
+
+
+def export_annotations(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="**nih**, **chexpert**, **vindr** or **folder**.")],
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The dataset's folder.")],
+    out: Annotated[Path, typer.Option(help="The file to write; Label Studio's configuration comes beside it.")],
+    form: Annotated[str, typer.Option(help="coco, coco-results, label-studio or cvat.")] = "coco",
+    predictions: Annotated[
+        Path | None, typer.Option(help="A model's boxes to correct: coco.json of `chestmap predict --write coco`.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="What the predictions are called, where the form names them.")] = "model",
+    prefix: Annotated[str, typer.Option(help="Stands before image names in Label Studio.")] = "/data/local-files/?d=",
+    only_boxed: Annotated[bool, typer.Option("--only-boxed", help="Leave out images without boxes.")] = False,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the reader.")
+    ] = None,
+) -> None:
+    """Write labels and boxes of a dataset, and a model's boxes, as an annotation program reads them.
+
+    Example: `chestmap data annotations export folder films --form label-studio --predictions results/coco.json --out tasks.json`
+    """
+    from chestmap.cli.data import source_of
+    from chestmap.data.annotation_forms import Predicted, annotated_of, export
+    from chestmap.data.coco import read_scored
+
+    source = source_of(kind, root, overrides)
+    images = annotated_of(source, only_boxed=only_boxed)
+    given = Predicted(read_scored(predictions), model) if predictions else None
+    export(out, form, source.findings, images, given, prefix)
+    typer.echo(f"{len(images):,} images with {sum(len(one.boxes) for one in images):,} boxes in {out}", err=True)
+
+
+def import_annotations(
+    file: Annotated[Path, typer.Argument(help="COCO or Label Studio JSON, or CVAT for images 1.1 (XML); whichever it is.")],
+    images: Annotated[Path, typer.Option(help="The folder that holds the images, found by path, name or stem.")],
+    out: Annotated[Path, typer.Option(help="A new folder: images, labels.csv, boxes.json.")],
+    complete: Annotated[
+        bool, typer.Option("--complete", help="People marked every finding of these images: the others are absent.")
+    ] = False,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the images; by default they are hard links.")] = False,
+) -> None:
+    """Make a dataset of what people marked; a box means present, what is not marked is unknown. A model's boxes are not read.
+
+    Example: `chestmap data annotations import project.json --images films --out annotated`
+    """
+    from chestmap.data.annotated import BOXES, LABELS
+    from chestmap.data.annotation_forms import import_annotations as read
+
+    aside = read(file, images, out, complete=complete, copy=copy)
+    for line in aside.lines:
+        typer.echo(line, err=True)
+    typer.echo(f"chestmap data check folder {out} --set labels={LABELS} --set boxes={BOXES}", err=True)
+    if aside.lines:
+        raise typer.Exit(1)

@@ -34,6 +34,17 @@ class Annotated:
     view: str = ""
 
 
+@dataclass
+class SetAside:
+    """What of a file could not be used, a line each."""
+
+    file: str
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, line: str) -> None:
+        self.lines.append(f"{self.file}: {line}; set aside")
+
+
 def write_tables(folder: Path, findings: Findings, images: Sequence[Annotated]) -> None:
     """An image without a named patient counts as one."""
     with (folder / LABELS).open("w", newline="", encoding="utf-8") as file:

@@ -88,14 +88,46 @@ def _size(image: dict[str, Any]) -> tuple[float | None, float | None]:
     return None, None
 
 
+def read_scored(path: Path, of: Path | None = None) -> dict[str, list[Box]]:
+    """A model's boxes by image name: of a dataset form with scores, or of a results list whose ids are those of the dataset `of`."""
+    tree = read_json(of or path, dict)
+    marks = read_json(path, list) if of else tree.get("annotations")
+    if not isinstance(marks, list):
+        raise BadTable(f"{path}: no list of annotations; give coco.json, or coco_results.json and its data set")
+    names = _named(of or path, tree.get("images") or [], "images", "file_name")
+    findings = _named(of or path, tree.get("categories") or [], "categories", "name")
+    found: dict[str, list[Box]] = {name: [] for name in names.values()}
+    for place, mark in enumerate(marks):
+        row = _row(mark, names, findings)
+        score = mark.get("score") if isinstance(mark, dict) else None
+        if row is None or not isinstance(score, int | float) or not 0 <= score <= 1:
+            raise BadTable(f"{path}: entry {place}: expected image_id, category_id, bbox and a score from 0 to 1")
+        image, finding, x0, y0, x1, y1 = row
+        found[image].append(Box(finding, x0, y0, x1, y1, score))
+    return found
+
+
+def coco_results(findings: Findings, images: Sequence[tuple[str, Sequence[Box]]]) -> list[dict[str, Any]]:
+    """The results list, as `COCO.loadRes` of pycocotools takes it; ids are those of `coco_tree` of the same images."""
+    number = {name: place for place, name in enumerate(findings, 1)}
+    return [
+        {"image_id": place, "category_id": number[box.finding], "bbox": _sides(box), "score": box.score or 0.0}
+        for place, (_, boxes) in enumerate(images, 1)
+        for box in boxes
+    ]
+
+
+def _sides(box: Box) -> list[float]:
+    return [box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0]
+
+
 def coco_tree(findings: Findings, images: Sequence[tuple[str, tuple[float, float], Sequence[Box]]]) -> dict[str, Any]:
     """The dataset form: each image with its name, size and boxes; ids count from 1."""
     number = {name: place for place, name in enumerate(findings, 1)}
     marks: list[dict[str, Any]] = []
     for place, (_, _, boxes) in enumerate(images, 1):
         for box in boxes:
-            corner = [box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0]
-            mark = {"id": len(marks) + 1, "image_id": place, "category_id": number[box.finding], "bbox": corner}
+            mark = {"id": len(marks) + 1, "image_id": place, "category_id": number[box.finding], "bbox": _sides(box)}
             mark |= {"area": box.area, "iscrowd": 0}
             marks.append(mark if box.score is None else mark | {"score": box.score})
     return {

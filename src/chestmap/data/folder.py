@@ -114,7 +114,7 @@ def _is_dicom(path: Path) -> bool:
         return False
 
 
-def _names_of(paths: Iterable[str]) -> dict[str, str]:
+def names_of(paths: Iterable[str]) -> dict[str, str]:
     """Path, path without ending, file name and stem of each file, where unique, to the path."""
     files = [PurePosixPath(path) for path in paths]
     shorts = ([file.stem for file in files], [file.name for file in files], [str(file.parent / file.stem) for file in files])
@@ -127,7 +127,7 @@ def _names_of(paths: Iterable[str]) -> dict[str, str]:
 
 def _with_files(table: Table, files: list[str]) -> Table:
     """`path` of each row; a file that is not there keeps the table's name and is found missing by a check."""
-    names = _names_of(files)
+    names = names_of(files)
     table = table.with_columns(
         path=pl.col("image_id").replace_strict(names, default=pl.col("image_id"), return_dtype=pl.String)
     )
@@ -142,7 +142,7 @@ def _with_files(table: Table, files: list[str]) -> Table:
 
 def _with_ids(marks: Table, ids: pl.Series) -> Table:
     """Boxes may name images otherwise than the labels do: by path, file name or stem, with another ending."""
-    names = _names_of(ids)
+    names = names_of(ids)
     own = pl.col("image").str.replace_all("\\", "/", literal=True)
     short = own.str.split("/").list.last()
     found = pl.coalesce(
@@ -158,7 +158,7 @@ def _sized(rows: pl.DataFrame, sizes: pl.DataFrame) -> pl.DataFrame:
     """Sizes that a COCO file gives are those of image space."""
     if sizes.is_empty():
         return rows
-    names = _names_of(rows["image_id"])
+    names = names_of(rows["image_id"])
     sizes = sizes.with_columns(image_id=pl.col("image").replace_strict(names, default=None, return_dtype=pl.String))
     return rows.join(sizes.drop("image").drop_nulls(), on="image_id", how="left", maintain_order="left")
 
