@@ -18,15 +18,16 @@ from chestmap.data.folder import FolderSettings, read_folder
 from chestmap.errors import BadInput, BadTable
 from chestmap.types import Box, Findings
 
+# percent signs and spaces are what addresses get wrong
 FINDINGS = Findings(("Effusion", "Mass & <co>"))
 IMAGES = [
     Annotated(
-        "a/film one.png", (200, 100), {"Effusion": True, "Mass & <co>": False}, (Box("Effusion", 50, 25, 150, 75),), "p1"
+        "a/film 5%20.png", (200, 100), {"Effusion": True, "Mass & <co>": False}, (Box("Effusion", 50, 25, 150, 75),), "p1"
     ),
     Annotated("b.png", (80, 40), {"Mass & <co>": True}, (), "p2"),
     Annotated("c.png", (80, 40)),
 ]
-MODEL = Predicted({"b.png": [Box("Effusion", 8, 4, 16, 24, 0.75)], "film one": []}, "ham-1")
+MODEL = Predicted({"b.png": [Box("Effusion", 8, 4, 16, 24, 0.75)], "film 5%20": []}, "ham-1")
 
 
 def test_label_studio_as_its_documentation_has_it(tmp_path):
@@ -72,14 +73,16 @@ def test_label_studio_takes_the_newest_word_of_people_and_says_what_it_cannot_us
             "data": {"image": "/data/local-files/?d=in%20it/z.png"},
             "annotations": [said("", region("Mass", rotation=5), region("Mass", x="?"))],
         },
+        {"data": {"image": "s3://a/50%20.png"}, "annotations": [said("", region("Mass") | {"type": "brushlabels"})]},
         {"data": {"image": "skipped.png"}, "annotations": [said("", region("Mass"), was_cancelled=True)]},
     ]
     (tmp_path / "t.json").write_text(json.dumps(tasks))
     images, aside = read_annotations(tmp_path / "t.json")
-    assert [(one.image, one.patient) for one in images] == [("x y.png", "p9"), ("in it/z.png", "")]
+    assert [(one.image, one.patient) for one in images] == [("x y.png", "p9"), ("in it/z.png", ""), ("s3://a/50%20.png", "")]
     assert images[0].boxes == (Box("Mass", 100, 100, 400, 300),)
     assert images[1].boxes == ()
-    assert [line.startswith("t.json: in it/z.png: a box is not usable") for line in aside.lines] == [True, True]
+    assert [line.startswith("t.json: in it/z.png: a box is not usable") for line in aside.lines] == [True, True, False]
+    assert "brushlabels" in aside.lines[2]
 
 
 def test_cvat_as_its_documentation_has_it(tmp_path):
@@ -89,6 +92,7 @@ def test_cvat_as_its_documentation_has_it(tmp_path):
         <box label="Mass" source="manual" occluded="0" xtl="1.50" ytl="2" xbr="30.25" ybr="40" z_order="0">
           <attribute name="sure">false</attribute></box>
         <box label="Nodule" source="auto" occluded="0" xtl="1" ytl="2" xbr="3" ybr="4" z_order="0"></box>
+        <polygon label="Nodule" source="manual" points="1,2;3,4;5,6"></polygon>
         <box label="Nodule" source="manual" rotation="12.5" xtl="1" ytl="2" xbr="3" ybr="4"></box>
         <tag label="Hernia" source="manual"></tag><tag label="Edema" source="auto"></tag>
         <tag label="Effusion" source="manual"><attribute name="present">false</attribute></tag>
@@ -98,7 +102,7 @@ def test_cvat_as_its_documentation_has_it(tmp_path):
     images, aside = read_annotations(tmp_path / "t.xml")
     labels = {"Hernia": True, "Effusion": False}
     assert images == [Annotated("x.png", (1000, 500), labels, (Box("Mass", 1.5, 2, 30.25, 40),))]
-    assert len(aside.lines) == 1
+    assert len(aside.lines) == 2
     export(tmp_path / "o.xml", "cvat", FINDINGS, IMAGES, MODEL)
     root = ET.parse(tmp_path / "o.xml").getroot()
     assert root.findtext("version") == "1.1"
@@ -155,7 +159,7 @@ def test_coco_results_belong_to_the_dataset_form(tmp_path):
         {"image_id": 2, "category_id": 1, "bbox": [8, 4, 8, 20], "score": 0.75}
     ]
     found = read_scored(tmp_path / "r.json", tmp_path / "d.json")
-    assert found == {"a/film one.png": [], "b.png": MODEL.boxes["b.png"], "c.png": []}
+    assert found == {"a/film 5%20.png": [], "b.png": MODEL.boxes["b.png"], "c.png": []}
     with pytest.raises(BadTable, match="a score from 0 to 1"):
         read_scored(tmp_path / "d.json")
 
@@ -170,8 +174,8 @@ def test_what_people_marked_becomes_a_folder_to_train_on(tmp_path, form):
         cv2.imwrite(
             str(films / one.image), np.random.default_rng(len(one.image)).integers(0, 255, (height, width), np.uint8)
         )
-    (films / "labels.csv").write_text("image,patient_id,Effusion,Mass\na/film one.png,p1,1,0\nb.png,p2,,1\nc.png,p2,,\n")
-    (films / "boxes.csv").write_text("image,finding,x0,y0,x1,y1\na/film one.png,Effusion,50,25,150,75\n")
+    (films / "labels.csv").write_text("image,patient_id,Effusion,Mass\na/film 5%20.png,p1,1,0\nb.png,p2,,1\nc.png,p2,,\n")
+    (films / "boxes.csv").write_text("image,finding,x0,y0,x1,y1\na/film 5%20.png,Effusion,50,25,150,75\n")
     source = read_folder(FolderSettings(root=films, labels="labels.csv", boxes="boxes.csv"))
     images = annotated_of(source)
     assert [(one.size, dict(one.labels)) for one in images] == [
@@ -182,8 +186,8 @@ def test_what_people_marked_becomes_a_folder_to_train_on(tmp_path, form):
     assert aside.lines == []
     back = read_folder(FolderSettings(root=tmp_path / "in", labels="labels.csv", boxes="boxes.json"))
     assert check(back, decode=True, workers=1, progress=False).problems == ()
-    first = back.row_of["images/a/film one.png"]
-    assert back.boxes["images/a/film one.png"] == (Box("Effusion", 50, 25, 150, 75),)
+    first = back.row_of["images/a/film 5%20.png"]
+    assert back.boxes["images/a/film 5%20.png"] == (Box("Effusion", 50, 25, 150, 75),)
     assert dict(zip(back.findings, back.labels[first].tolist(), strict=True)) == (
         {"Effusion": 1} if form == "coco" else {"Effusion": 1, "Mass": 0}
     )

@@ -16,6 +16,7 @@ from chestmap.data.files import read_text
 from chestmap.errors import BadBox, BadInput, BadTable
 from chestmap.types import Box, Findings
 
+UNREAD = ("polygon", "polyline", "points", "ellipse", "cuboid", "skeleton", "mask")
 CORNERS = ("xtl", "ytl", "xbr", "ybr")
 
 
@@ -93,6 +94,8 @@ class _Reader:
             self._at, self._label = at, at.get("label", "")
             if tag == "tag" and at.get("source") != "auto":
                 self._labels[self._label] = True
+        elif tag in UNREAD:
+            self.aside.add(f"{self._name}: a {tag} has no upright corners")
         elif tag == "attribute" and "name" in at:
             self._at = self._at | {"attribute": at["name"]}
 

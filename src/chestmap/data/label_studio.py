@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from chestmap.data.annotated import Annotated, SetAside
 from chestmap.data.files import read_json
@@ -19,6 +19,8 @@ from chestmap.types import Box, Findings
 
 LOCAL_FILES = "/data/local-files/?d="
 """How Label Studio names a file below its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT."""
+
+UNREAD = ("rectangle", "polygonlabels", "brushlabels", "ellipselabels", "keypointlabels")
 
 
 def label_config(findings: Findings) -> str:
@@ -38,7 +40,8 @@ def label_studio_tree(
     """Tasks; `prefix` stands before each image's name. A prediction's score is that of its best box."""
     tasks = []
     for number, one in enumerate(images, 1):
-        task: dict[str, Any] = {"id": number, "data": {"image": prefix + one.image, "patient_id": one.patient or one.image}}
+        address = prefix + (quote(one.image) if "?d=" in prefix else one.image)
+        task: dict[str, Any] = {"id": number, "data": {"image": address, "patient_id": one.patient or one.image}}
         if one.labels or one.boxes:
             said = [_choices(one, word, present=present) for word, present in (("present", True), ("absent", False))]
             task["annotations"] = [{"result": [*_regions(one, one.boxes), *filter(None, said)]}]
@@ -95,6 +98,8 @@ def _image(address: str, data: dict[str, Any], annotation: dict[str, Any], aside
                     if labels.setdefault(finding, word == "present") != (word == "present"):
                         aside.add(f"{name}: {finding} is both present and absent")
                         del labels[finding]
+            case {"type": str() as kind} if kind in UNREAD:
+                aside.add(f"{name}: {kind} has no upright corners")
             case {"type": "rectanglelabels", "value": dict() as value}:
                 width, height = region.get("original_width"), region.get("original_height")
                 try:
@@ -118,5 +123,5 @@ def _name(address: str) -> str:
     """A path from an address: below the local files, or of an upload, before whose name stand eight digits."""
     if "?d=" in address:
         return unquote(address.partition("?d=")[2])
-    last = unquote(address.partition("?")[0])
+    last = unquote(address.partition("?")[0]) if address.startswith(("/", "http")) else address
     return re.sub(r"^.*/upload/(?:\d+/)?(?:[0-9a-f]{8}-)?", "", last)
