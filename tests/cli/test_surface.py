@@ -39,7 +39,7 @@ def test_tables_and_images_need_no_torch():
                 *("data", "model"),
             ],
         ),
-        (["model"], ["calibrate", "check"]),
+        (["model"], ["calibrate", "card", "check"]),
         (["data"], ["check", "split", "pack", "phantom", "deidentify", "from-reviews", "annotations"]),
         (["data", "annotations"], ["export", "import"]),
     ],

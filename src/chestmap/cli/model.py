@@ -64,6 +64,51 @@ def calibrate(
 
 
 @app.command()
+def card(
+    model: ModelArgument,
+    metrics: Annotated[
+        Path | None, typer.Option(help="A metrics.json of `chestmap evaluate`, where the predictions are not at hand.")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="What it predicted of the test images; needs --source, --root and --split.")
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--source", metavar="KIND", help="Who laid the dataset out: nih, chexpert, vindr or folder."),
+    ] = None,
+    root: Annotated[Path | None, typer.Option("--root", metavar="ROOT", help="The dataset's folder.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="The split that trained it, by name or as a folder.")] = None,
+    part: Annotated[str, typer.Option(help="The part that is measured; what trained or calibrated is refused.")] = "test",
+    least: Annotated[int, typer.Option(help="Images of a group with a finding, and without, for it to be told.")] = 10,
+    overrides: Set = None,
+) -> None:
+    """Write the model's README.md and print it: data, calibration, figures by finding, sex, age and view, limits, how to make it again.
+
+    With --predictions the figures are measured anew, of the model as it is calibrated now; with --metrics they are taken over; with
+    neither those that were measured last stay.
+
+    Example: `chestmap model card runs/ham/model --predictions predictions/ham --source nih --root /data/nih --split official`
+    """
+    from chestmap.data.predictions import open_predictions
+    from chestmap.errors import BadInput
+    from chestmap.inference.figures import FigureSettings, measure, of_metrics, opened_metrics
+    from chestmap.inference.model_card import write_card
+    from chestmap.inference.model_folder import read_about
+    from chestmap.settings import checked
+
+    figures = None
+    if predictions is not None and metrics is None and kind and root and split:
+        source, settings = source_of(kind, root, overrides), checked(FigureSettings, {"least": least}, name="options")
+        figures = measure(model, open_predictions(predictions), source, split_of(source, split), settings, part=part)
+    elif predictions is not None or kind or root or split:
+        raise BadInput("--predictions goes with --source, --root and --split, and without --metrics")
+    elif metrics is not None:
+        figures = of_metrics(model, opened_metrics(metrics))
+    typer.echo(write_card(model, read_about(model), figures), nl=False)
+    typer.echo(f"Wrote {model / 'README.md'}", err=True)
+
+
+@app.command()
 def check(model: ModelArgument) -> None:
     """Open a model folder, compare the hash of its weights, predict a black image, and print one line of facts.
 
