@@ -20,7 +20,8 @@ from chestmap.data.augment import AugmentSettings
 from chestmap.data.loader import Loader, LoaderSettings, Part
 from chestmap.data.pack import Pack, PackSettings, make_pack
 from chestmap.data.shards import ShardSettings, open_shards, read_index, write_shards
-from chestmap.errors import BadInput, BadModel
+from chestmap.errors import BadInput, BadModel, BadSettings
+from chestmap.settings import checked
 from chestmap.training.data import open_data
 from data.toys import source_in, write_png
 from training.small import data_settings, small_data, write_dataset
@@ -106,13 +107,13 @@ def test_publishing_again_sends_only_what_changed(tmp_path, monkeypatch):
             write_shards(pack, at, MEGABYTES, progress=False)
         return pack, sorted(name.split("-")[0] for name in sent)
 
-    assert publish()[1] == ["000000", "000001", "000002", "ids", "set_aside", "shards.json", "state"]
+    assert publish()[1] == ["000000", "000001", "000002", "ids", "set_aside", "shards.json.part", "state"]
     older = open_shards(ShardSettings(address=at), tmp_path / "older", source)
     before = older.images[5].copy()
-    assert publish()[1] == ["shards.json"]
+    assert publish()[1] == ["shards.json.part"]
     write_png(source.path(5), 99)
     pack, sent = publish()
-    assert sent == ["000001", "shards.json", "state"]
+    assert sent == ["000001", "shards.json.part", "state"]
     newer = open_shards(ShardSettings(address=at), tmp_path / "newer", source)
     assert (newer.images[[5, 2]] == pack.images[[5, 2]]).all()
     assert (older.images[5] == before).all()  # who reads the older index is not given newer pixels
@@ -282,6 +283,8 @@ def test_mistakes_are_said_in_one_line(local, address, tmp_path, monkeypatch):
     assert "chestmap data pack" in refusal(BadModel, str(tmp_path / "nothing"))
     assert "expected a folder, or an address" in refusal(BadInput, "nowhere://bucket/toy")
     assert "raise data.shards.cache_gb" in refusal(BadInput, address, cache_gb=1e-6)
+    with pytest.raises(BadSettings, match="streams = 2 without a window"):
+        checked(ShardSettings, {"address": address, "streams": 2}, name="config")
     monkeypatch.setitem(sys.modules, "s3fs", None)
     assert "s3fs" in refusal(BadInput, "s3://bucket/toy")
     with pytest.raises(BadModel, match="choose another folder for this canvas"):

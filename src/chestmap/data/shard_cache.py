@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import Field
 
+from chestmap.data.packing import cannot_write
 from chestmap.errors import BadInput, BadModel
 from chestmap.settings import Settings
 
@@ -72,7 +73,10 @@ class ShardCache:
     limit: int
 
     def __post_init__(self) -> None:
-        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+        try:
+            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from None
 
     def open(self, stored: Stored) -> int:
         """A descriptor to read from, which the caller closes; what it reads stays whole though the file be dropped meanwhile."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from chestmap.data.pack_folder import PACKED, STATE, Pack, PackSettings, Walk, check_fits, fingerprint_of
 from chestmap.data.progress import Report, progress_of
@@ -36,14 +36,20 @@ class ShardSettings(Settings):
 
     With `window`, an epoch takes shards in an order of its own and mixes the images of so many of them at a time, so that a cache
     which holds `streams * window` shards fetches each once; 0 mixes all, as without shards. Images of a batch come in equal shares
-    from `streams` such walks: with as many streams as processes, each process reads shards of its own. Both shape the order, the
-    number of processes does not.
+    from `streams` such walks (a divisor of the batch size, else their greatest common one): with as many streams as processes, each
+    process reads shards of its own. Both shape the order, the number of processes does not.
     """
 
     address: str
     cache_gb: float = Field(default=50.0, gt=0)  # 10⁹ bytes
     window: int = Field(default=0, ge=0)
     streams: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _streams_walk(self) -> ShardSettings:
+        if self.streams > 1 and not self.window:
+            raise ValueError(f"streams = {self.streams} without a window: all images are mixed then; set window, too")
+        return self
 
 
 class Index(Settings):
@@ -180,7 +186,8 @@ def write_shards(pack: Pack, address: str, megabytes: float = 64, *, progress: b
             form=FORM, source=pack.source, settings=pack.settings, fingerprint=pack.fingerprint, images=len(pack.ids),
             rows=rows, records=records, shards=tuple(shards),
         )  # fmt: skip
-        file_system.pipe_file(f"{path}/shards.json", json.dumps(index.model_dump(mode="json")).encode())
+        file_system.pipe_file(f"{path}/shards.json.part", json.dumps(index.model_dump(mode="json")).encode())
+        file_system.mv(f"{path}/shards.json.part", f"{path}/shards.json")
     except OSError as error:
         raise BadInput(
             f"{address}: {error.__class__.__name__}: {error}; nothing that was there is lost, try again"
