@@ -65,11 +65,11 @@ def in_order(
     def distances(place: np.ndarray) -> np.ndarray:
         return np.sqrt(((places - place) ** 2).mean(axis=1))
 
-    nearest = np.min([np.ones(len(places)), *map(distances, known)], axis=0)
-    left, order = list(np.lexsort((np.arange(len(worths)), -worths))), []
-    while left:
-        best = max(left, key=lambda one: worths[one] * nearest[one])  # of equals the first: the greatest worth
-        order.append(int(best))
-        left.remove(best)
-        nearest = np.minimum(nearest, distances(places[best]))
+    rank, order = np.lexsort((np.arange(len(worths)), -worths)), []  # of equal gains the first: the greatest worth
+    worths, places = worths[rank], places[rank]
+    nearest, left = np.min([np.ones(len(places)), *map(distances, known)], axis=0), np.ones(len(places), dtype=bool)
+    while left.any():
+        best = int(np.argmax(np.where(left, worths * nearest, -1.0)))
+        order.append(int(rank[best]))
+        left[best], nearest = False, np.minimum(nearest, distances(places[best]))
     return order

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from chestmap.serving.tables import Result, Study
 from chestmap.serving.teaching import in_order, scores_of
 
-TEACHING = 300
+TEACHING = 200
 """So many of the greatest worth are ordered by diversity too, against so many reviewed last; further down worth alone counts."""
 
 
