@@ -11,7 +11,8 @@ ChestmapError
 ├── Refused             what was asked would give a dishonest or mixed result       exit code 2
 │   ├── Leak            a patient on both sides of a split
 │   └── StepChanged     a recorded step was made with other settings, data or code
-└── Diverged            training produced a number that is not finite               exit code 1
+├── Diverged            training produced a number that is not finite               exit code 1
+└── ProcessDied         one of the processes that train together ended              that of the process, or 1
 
 Every message says what came, what is allowed and what to do, in one line.
 """
@@ -72,6 +73,14 @@ class Diverged(ChestmapError):
     """Training produced a number that is not finite."""
 
     exit_code = 1
+
+
+class ProcessDied(ChestmapError):
+    """One of the processes that train together ended; the others were ended with it."""
+
+    def __init__(self, message: str, *, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def did_you_mean(word: str, allowed: Iterable[str], *, count: int = 3) -> str:

@@ -31,5 +31,5 @@ def in_environment(environment: dict[str, str], target: Callable, arguments: tup
 
 def finished(*processes, code: int = 0) -> None:
     for process in processes:
-        process.join(300)
+        process.join(600)
     assert [process.exitcode for process in processes] == [code] * len(processes)

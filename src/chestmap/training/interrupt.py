@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TO_END = 60  # seconds in which the parent of a loading process ends it after SIGTERM; then it ends itself
 
 
 class Interrupt:
@@ -29,10 +31,19 @@ class Interrupt:
             signal.signal(number, handler)
         self._before = {}
 
+    def comes(self, within: float = 5.0) -> bool:
+        """Whether a signal came, or comes in so many seconds."""
+        until = time.monotonic() + within
+        while not self.asked and time.monotonic() < until:
+            time.sleep(0.1)
+        return self.asked
+
     def _heard(self, number: int, _: FrameType | None) -> None:
-        if os.getpid() != self._pid:  # a loading process that inherited the handler: its parent decides about Ctrl-C
-            if number == signal.SIGTERM:
-                os._exit(128 + number)
+        if (
+            os.getpid() != self._pid
+        ):  # a loading process that inherited the handler: its parent decides, and needs it until then
+            if number == signal.SIGTERM:  # schedulers send it to every process of a job
+                signal.alarm(TO_END)
             return
         if self.asked:
             self.__exit__()

@@ -61,6 +61,10 @@ class Loop:
                     self._validate(validation)
                     self.at.epoch, self.at.batch = self.at.epoch + 1, 0
                     self._save()
+        except RuntimeError:
+            if self.world > 1 and self.interrupt.comes():
+                raise KeyboardInterrupt from None  # another process died, and the launcher ends this one
+            raise
         finally:
             self.run.screen.stop()
             if self.log:

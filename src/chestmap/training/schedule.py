@@ -49,6 +49,17 @@ class Schedule(Settings):
             raise ValueError(f"part_factors: {', '.join(wrong)}: expected 0 or more")
         return self
 
+    def share(self, processes: int, step: str) -> int:
+        """Images of each process in a batch; refused where they would not be as many."""
+        if self.batch_size % processes:
+            fits = [count for count in range(1, self.batch_size + 1) if self.batch_size % count == 0]
+            near = [max(one for one in fits if one < processes), *[one for one in fits if one > processes][:1]]
+            raise BadSettings(
+                f"{step}.batch_size: {self.batch_size} images cannot be shared out evenly over {processes} processes; "
+                f"use {' or '.join(map(str, near))} processes, or another batch_size"
+            )
+        return self.batch_size // processes
+
     def rate(self, update: int, updates_per_epoch: int) -> float:
         """The learning rate of optimizer step `update` (from 0), as a pure function of it."""
         epoch = update / updates_per_epoch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import nn
 
 from chestmap.data.pack import PackSettings
 from chestmap.data.part import Part
+from chestmap.settings import Settings
 from chestmap.training.around import AroundSettings, train_around
 from chestmap.training.config import Config
 from chestmap.training.data import Data, open_data
@@ -19,6 +20,7 @@ from chestmap.training.environment import commit, versions
 from chestmap.training.folder import read_json
 from chestmap.training.method import Method
 from chestmap.training.run import Observer, Run
+from chestmap.training.schedule import Schedule
 from chestmap.types import Findings
 
 
@@ -54,10 +56,13 @@ def train(
     is made anew or other erasing is asked for.
     """
     run = Run(folder, config.run, method=config.lasting, augment=config.data.augment, observe=observe, progress=progress)
+    from chestmap.training.processes import in_turn  # with Fabric, as in Run
+
     with run:
         if run.first and not (folder / "config.toml").exists():
             config.write(folder / "config.toml")
-        with run.fabric.rank_zero_first():
+        _check_batches({"method": config.settings, "around": config.around}, run.fabric.world_size)
+        with in_turn(run.fabric):
             data = open_data(config.data, progress=progress and run.first)
         network = train_around(run, data, config.method, config.settings, config.around).eval()
         if run.first and _is_other(folder / "model", config.around):
@@ -71,6 +76,15 @@ def train(
             config.write(folder / "config.toml")  # schedules of finished steps may differ in what does not count
         run.screen.table(run.steps)
     return folder / "model"
+
+
+def _check_batches(tables: Mapping[str, Any], processes: int) -> None:
+    """Of every step, before the first is trained."""
+    for name, value in tables.items():
+        if isinstance(value, Schedule):
+            value.share(processes, name)
+        elif isinstance(value, Settings):
+            _check_batches({f"{name}.{key}": getattr(value, key) for key in type(value).model_fields}, processes)
 
 
 def _is_other(model: Path, around: AroundSettings | None) -> bool:
