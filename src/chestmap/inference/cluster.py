@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from secrets import token_hex
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -110,7 +109,7 @@ def predict_on_cluster(
         return _got(ray, crew.actors[0].complete.remote())
 
 
-def _shape(ray: ModuleType, settings: ClusterSettings) -> tuple[int, float, bool]:
+def _shape(ray: Any, settings: ClusterSettings) -> tuple[int, float, bool]:
     """How many actors, GPUs of each, and whether processors are left that decode: without them tasks would wait for ever."""
     there = ray.cluster_resources()
     cpus, all_gpus = there.get("CPU", 0.0), there.get("GPU", 0.0)
@@ -133,7 +132,7 @@ def _shape(ray: ModuleType, settings: ClusterSettings) -> tuple[int, float, bool
 class _Crew:
     """Actors at work. Ray starts one that died again, and repeats what it was at; one that stays dead is done without."""
 
-    ray: ModuleType
+    ray: Any
     actors: list[Any]
     tell: Callable[[str], None]
     tries: Counter[int] = field(default_factory=Counter)
@@ -177,7 +176,7 @@ class _Crew:
         )
 
 
-def _got(ray: ModuleType, reference: Any) -> Any:
+def _got(ray: Any, reference: Any) -> Any:
     """A result, or our own error as it was raised in the actor."""
     try:
         return ray.get(reference)
@@ -188,7 +187,7 @@ def _got(ray: ModuleType, reference: Any) -> Any:
 
 
 @contextmanager
-def _connected(address: str, tell: Callable[[str], None]) -> Iterator[ModuleType]:
+def _connected(address: str, tell: Callable[[str], None]) -> Iterator[Any]:
     """Ray as it runs; only "local" starts one, which ends with this process."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = ray_or_told()

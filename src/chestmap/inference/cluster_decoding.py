@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from types import ModuleType
+from typing import Any
 
 from chestmap.data.packing import DIED
 from chestmap.errors import BadInput
@@ -20,7 +20,7 @@ MOST = 64
 Found = Decoded | Failed
 
 
-def ray_or_told() -> ModuleType:
+def ray_or_told() -> Any:
     try:
         import ray
     except ImportError:
