@@ -36,7 +36,7 @@ def test_tables_and_images_need_no_torch():
             [],
             [
                 *("train", "methods", "predict", "evaluate", "compare", "export", "report", "reproduce", "demo", "serve"),
-                *("data", "model"),
+                *("node", "data", "model"),
             ],
         ),
         (["model"], ["calibrate", "card", "check"]),

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from chestmap import __version__
-from chestmap.cli import data, demo, export, model, predict, report, reproduce, score, serve, train
+from chestmap.cli import data, demo, export, model, node, predict, report, reproduce, score, serve, train
 from chestmap.errors import ChestmapError
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ report.add_to(app)
 reproduce.add_to(app)
 demo.add_to(app)
 serve.add_to(app)
+node.add_to(app)
 
 
 def main() -> None:

@@ -105,7 +105,8 @@ def write_results(request: dict[str, Any]) -> dict[str, Any]:
     maps, about = stored_maps(Path(request["maps"])), request["about"]
     prediction = prediction_of(request["id"], request["findings"], request["grid"], maps)
     model = About(**{**about, "rule": OwnRule(**about["rule"])})
-    written = write_dicom(read_source(Path(request["path"]).read_bytes()), prediction, model, Path(request["out"]), ("sr",))
+    source, kinds = read_source(Path(request["path"]).read_bytes()), request.get("kinds", ("sr",))
+    written = write_dicom(source, prediction, model, Path(request["out"]), kinds)
     return {"files": [path.name for path in written]}
 
 

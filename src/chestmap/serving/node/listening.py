@@ -1,0 +1,121 @@
+"""What one connection may cost, where pynetdicom sets no bound: a TLS handshake that never ends would stop it accepting, and
+a PDU or an image of any length would fill the memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import sys
+import threading
+from collections import Counter
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
+
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+from chestmap.serving.node.settings import NodeSettings
+
+log = logging.getLogger(__name__)
+LONGEST_PDU = 1 << 20
+"""Some senders go beyond what they are told, none so far."""
+
+Network = IPv4Network | IPv6Network
+
+
+class Meter:
+    """Stands in for a connection's `recv`, and ends the connection at the first byte too many."""
+
+    def __init__(self, line: AssociationSocket, most: int) -> None:
+        self.line, self.read, self.most, self.taken = line, line.recv, most, 0
+
+    def __call__(self, nr_bytes: int) -> bytearray:
+        self.taken += nr_bytes
+        if nr_bytes > LONGEST_PDU or self.taken > self.most:
+            log.warning("a connection was closed: more than %s bytes", LONGEST_PDU if nr_bytes > LONGEST_PDU else self.most)
+            self.line._shutdown_socket()
+            raise OSError("too long")
+        return self.read(nr_bytes)
+
+
+def start_anew(event: evt.Event) -> None:
+    """A whole message has come: the next one may be as long."""
+    line = event.assoc.dul.socket
+    if line is not None and isinstance(line.recv, Meter):
+        line.recv.taken = 0
+
+
+class Handler(RequestHandler):
+    server: Listener  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        line = association.dul.socket
+        assert line is not None
+        line.recv = Meter(line, self.server.settings.object_bytes + LONGEST_PDU)
+        return association
+
+
+class Listener(ThreadedAssociationServer):
+    """`of` makes one: `settings` and `networks` (whose addresses may connect; none for all) are those of the class."""
+
+    settings: NodeSettings
+    networks: tuple[Network, ...] = ()
+    daemon_threads = True
+
+    @classmethod
+    def of(cls, settings: NodeSettings, networks: tuple[Network, ...]) -> type[Listener]:
+        return type("Listener", (cls,), {"settings": settings, "networks": networks})
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        self._opening: Counter[str] = Counter()
+        self._counting = threading.Lock()
+        super().__init__(*arguments, request_handler=Handler, **more)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """The handshake of TLS is left to the connection's own thread."""
+        assert self.socket is not None
+        line, address = self.socket.accept()
+        line.settimeout(self.settings.acse_seconds if self.ssl_context else self.settings.network_seconds)
+        if self.ssl_context:
+            line = self.ssl_context.wrap_socket(line, server_side=True, do_handshake_on_connect=False)
+        return line, address
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
+        """By address, before anything is read."""
+        host = client_address[0]
+        if self.networks and not any(ip_address(host) in one for one in self.networks):
+            log.warning("a connection was refused: its address is not in the list")
+            return False
+        there = sum(one.requestor.address == host for one in self.active_associations)  # codespell:ignore
+        with self._counting:
+            if there + self._opening[host] >= self.settings.per_host:
+                log.warning("a connection was refused: its address has %d already", self.settings.per_host)
+                return False
+            self._opening[host] += 1
+        return True
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            if isinstance(request, ssl.SSLSocket):
+                request.do_handshake()
+                request.settimeout(self.settings.network_seconds)
+            super().process_request_thread(request, client_address)
+        except OSError as problem:
+            log.warning("a connection was refused: TLS (%s)", getattr(problem, "reason", None) or type(problem).__name__)
+            self.shutdown_request(request)
+        finally:
+            with self._counting:
+                self._opening[client_address[0]] -= 1
+                self._opening += Counter()  # forgets zeros
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """Without the traceback that socketserver prints."""
+        log.warning("a connection was closed: %s", type(sys.exception()).__name__)
+
+    def shutdown(self) -> None:
+        """Takes no new connections; ends after those that are being opened."""
+        super(AssociationServer, self).shutdown()

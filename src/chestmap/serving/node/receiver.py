@@ -1,0 +1,143 @@
+"""C-ECHO and C-STORE of radiographs. Success is answered once the image is on disk and in the queue, and not before."""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from ipaddress import ip_address, ip_network
+from typing import cast
+
+from pydicom import uid
+from pynetdicom import AE, evt
+from pynetdicom.dsutils import encode_file_meta
+from pynetdicom.sop_class import Verification  # pyright: ignore[reportAttributeAccessIssue] -- made when it is imported
+
+from chestmap.errors import BadInput
+from chestmap.reports.dicom.source import SINGLE
+from chestmap.serving.node.listening import Listener, Network, start_anew
+from chestmap.serving.node.settings import NodeSettings
+from chestmap.serving.node.spool import TROUBLE, Spool
+
+log = logging.getLogger(__name__)
+
+SYNTAXES = [
+    uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.JPEGLosslessSV1, uid.JPEGLossless, uid.JPEG2000Lossless,
+    uid.JPEG2000, uid.JPEGLSLossless, uid.JPEGLSNearLossless, uid.RLELossless, uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit,
+]  # fmt: skip
+"""What `data/codecs.py` reads, without big endian, which is retired, and deflated, which a sender could blow up."""
+
+IDENTIFIER = re.compile(r"[0-9.]{1,64}")
+TITLE = re.compile(r"[ -\[\]-~]{1,16}")
+
+SUCCESS, OUT_OF_RESOURCES, NOT_AUTHORIZED, NO_IDENTIFIER = 0x0000, 0xA700, 0x0124, 0x0117
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where the node listens, under which title, and who may call. Nobody in `allowed` means anybody."""
+
+    title: str = "CHESTMAP"
+    host: str = "127.0.0.1"
+    port: int = 11112
+    allowed: Mapping[str, Sequence[Network]] = field(default_factory=dict)  # no networks: from any address
+    tls: ssl.SSLContext | None = None
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """Addresses that some caller may have; none where one of them may call from anywhere."""
+        everywhere = any(not one for one in self.allowed.values())
+        return () if everywhere else tuple(network for one in self.allowed.values() for network in one)
+
+    def admits(self, title: str, host: str) -> bool:
+        if not self.allowed:
+            return True
+        networks = self.allowed.get(title.strip())
+        return networks is not None and (not networks or any(ip_address(host) in one for one in networks))
+
+
+def title_of(text: str) -> str:
+    """An application entity's title: 1 to 16 letters without a backslash."""
+    if not TITLE.fullmatch(text) or not text.strip():
+        raise BadInput(f'AE title "{text}": expected 1 to 16 ASCII letters without a backslash')
+    return text.strip()
+
+
+def allowed_of(texts: Sequence[str]) -> dict[str, list[Network]]:
+    """`TITLE` or `TITLE@ADDRESS`, where an address may be a network such as 10.1.0.0/16."""
+    allowed: dict[str, list[Network]] = {}
+    anywhere = {title_of(text) for text in texts if "@" not in text}
+    for text in texts:
+        title, _, address = text.partition("@")
+        networks = allowed.setdefault(title_of(title), [])
+        if title.strip() not in anywhere:
+            try:
+                networks.append(ip_network(address, strict=False))
+            except ValueError:
+                raise BadInput(f"--allow {text}: expected TITLE or TITLE@ADDRESS, such as PACS@10.1.2.3") from None
+    return allowed
+
+
+class Receiver:
+    """Listens from when it is made; `port` is the real one where 0 was asked for."""
+
+    def __init__(self, door: Door, spool: Spool, settings: NodeSettings) -> None:
+        self.door, self.spool, self.settings = door, spool, settings
+        entity = AE(door.title)
+        entity.require_called_aet, entity.require_calling_aet = True, list(door.allowed)
+        entity.maximum_associations, entity.maximum_pdu_size = settings.associations, settings.pdu_bytes
+        entity.acse_timeout, entity.dimse_timeout = settings.acse_seconds, settings.network_seconds
+        entity.network_timeout = settings.network_seconds
+        entity.add_supported_context(Verification)
+        for storage in sorted(SINGLE):
+            entity.add_supported_context(storage, SYNTAXES)
+        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_C_ECHO, self._echo), (evt.EVT_DIMSE_RECV, start_anew)]
+        made = entity.make_server(
+            (door.host, door.port), ssl_context=door.tls, evt_handlers=handlers, server_class=Listener.of(settings, door.networks)
+        )  # fmt: skip
+        assert isinstance(made, Listener)
+        self._entity, self._listener = entity, made
+        self.port = int(made.server_address[1])
+        self._thread = threading.Thread(target=made.serve_forever, name="receiver", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the associations too: what was not acknowledged is sent again by who sent it."""
+        self._listener.shutdown()
+        self._listener.server_close()
+        for association in self._listener.active_associations:
+            if association.is_established:
+                association.abort()
+            elif association.dul.socket is not None:  # an abort would wait for a state that never comes
+                association.dul.socket._shutdown_socket()
+        self._thread.join()
+
+    def _admits(self, event: evt.Event) -> bool:
+        caller = event.assoc.requestor  # codespell:ignore
+        return self.door.admits(caller.ae_title, caller.address or "")
+
+    def _echo(self, event: evt.Event) -> int:
+        return SUCCESS if self._admits(event) else NOT_AUTHORIZED
+
+    def _store(self, event: evt.Event) -> int:
+        """Nothing is decoded here. Whatever the disk says, the sender is told to try again later."""
+        try:
+            if not self._admits(event):
+                return NOT_AUTHORIZED
+            identifier = str(event.request.AffectedSOPInstanceUID)  # pyright: ignore[reportAttributeAccessIssue]
+            if not IDENTIFIER.fullmatch(identifier):
+                return NO_IDENTIFIER
+            if self.spool.folders.free() < self.settings.free_bytes:
+                log.warning("an image was refused: the disk is full")
+                return OUT_OF_RESOURCES
+            dataset = cast(BytesIO, event.request.DataSet)  # pyright: ignore[reportAttributeAccessIssue]
+            start = b"\0" * 128 + b"DICM" + encode_file_meta(event.file_meta)
+            self.spool.take(identifier, (start, dataset.getbuffer()))
+        except TROUBLE as problem:
+            log.warning("an image was refused: %s", type(problem).__name__)
+            return OUT_OF_RESOURCES
+        return SUCCESS
