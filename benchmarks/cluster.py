@@ -12,6 +12,7 @@ import argparse
 import heapq
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Literal
 
@@ -185,9 +186,13 @@ def simulate(cluster: Cluster, seed: int) -> Outcome:
     return Simulation(cluster, seed).run()
 
 
-def interval(cluster: Cluster, seeds: int, what: str) -> tuple[float, float, float]:
-    """Median, 5th and 95th percentile over seeds."""
-    middle, low, high = np.percentile([getattr(simulate(cluster, seed), what) for seed in range(seeds)], (50, 5, 95))
+def several(cluster: Cluster, seeds: int) -> list[Outcome]:
+    return [simulate(cluster, seed) for seed in range(seeds)]
+
+
+def interval(outcomes: Sequence[Outcome], what: str) -> tuple[float, float, float]:
+    """Median, 5th and 95th percentile."""
+    middle, low, high = np.percentile([getattr(one, what) for one in outcomes], (50, 5, 95))
     return float(middle), float(low), float(high)
 
 
@@ -223,9 +228,10 @@ def main() -> None:
             options.add_argument(f"--{one.name.replace('_', '-')}", type=kind, required=needed, default=one.default)
     chosen = vars(options.parse_args())
     seeds, cluster = chosen.pop("seeds"), Cluster(**chosen)
+    found = several(cluster, seeds)
     print("| | median | 5 % | 95 % of seeds |\n|---|---:|---:|---:|")
     for what in ("makespan_s", "kept_s", "twice_s", "deaths", "utilization"):
-        print(f"| {what} |" + "".join(f" {value:,.4g} |" for value in interval(cluster, seeds, what)))
+        print(f"| {what} |" + "".join(f" {value:,.4g} |" for value in interval(found, what)))
     print(
         f"\nexpected twice_s {expected_twice_s(cluster):,.4g}; best shard {best_shard(cluster) if cluster.shard_s else 1:,} images"
     )
