@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from pydantic import Field
 
 from chestmap.data.progress import progress_of
 from chestmap.errors import BadInput, ChestmapError
+from chestmap.inference.blocks import Gone
 from chestmap.inference.cluster_decoding import decode_apart, ray_or_told
 from chestmap.inference.decoding import decode_all
 from chestmap.settings import Settings
@@ -81,8 +82,9 @@ class PartActor:
         if number not in self._job.there():
             far = self._job.predict([number], lambda inputs: decode_apart(inputs, reading, AHEAD))
             near = self._job.predict([number], lambda inputs: decode_all(inputs, reading, 0))
-            for _ in far if self.apart else near:
-                pass
+            with suppress(Gone):  # another driver has completed the folder
+                for _ in far if self.apart else near:
+                    pass
         return number
 
     def complete(self) -> Share:
