@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from itertools import islice
 from typing import Any
 
@@ -22,7 +23,7 @@ Found = Decoded | Failed
 
 def ray_or_told() -> Any:
     try:
-        import ray
+        ray = import_module("ray")
     except ImportError:
         raise BadInput("--cluster needs Ray: pip install 'chestmap[cluster]'") from None
     return ray
