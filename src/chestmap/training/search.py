@@ -2,14 +2,24 @@
 
 search.db, config.toml    what was tried, and what was asked
 trial-000/, …             runs
-trials.csv, best.toml     the result: all trials by score, and the config with the best settings on the original split
+trials.csv, search.svg    all trials by score, and a picture: scores in their order, and over each setting
+best.toml                 the config with the best settings on the original split
+
+Any number of processes search together, each started with the same command. A trial whose process died is tried again in its folder.
 """
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
-from collections.abc import Mapping
+import os
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
@@ -23,14 +33,19 @@ from chestmap.errors import BadInput, BadSettings, Diverged, StepChanged
 from chestmap.settings import Tree
 from chestmap.training.checkpoint import write_beside
 from chestmap.training.config import Config, config_of
-from chestmap.training.folder import Lock, read_json
+from chestmap.training.folder import read_json
 from chestmap.training.method import Method
 from chestmap.training.record import flat
+from chestmap.training.search_plot import draw_search
 from chestmap.training.search_settings import Range, SearchSettings
 from chestmap.training.train import train
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+    from optuna.storages import RDBStorage
+
+HEARTBEAT = 30  # seconds; a trial that was silent for three of them is tried again
+PAUSE = 2.0  # seconds between two looks at the trials of other processes
 
 
 def search(config: Config, folder: Path, methods: Mapping[str, Method], *, progress: bool = True) -> Path:
@@ -43,16 +58,53 @@ def search(config: Config, folder: Path, methods: Mapping[str, Method], *, progr
             f"{config.name}: run.devices: a search trains in one process (got {config.run.devices}); set it to 1"
         )
     optuna = _optuna()
-    lock = Lock(folder)
+    with _turn(folder):  # two processes that make the same tables at once would fail
+        storage = _storage(optuna, settings, folder)
+        study = _study(optuna, config, settings, folder, storage)
+    while True:
+        with _turn(folder):
+            _requeue(optuna, study)
+            running = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+            trial = _next(optuna, study, settings) if len(_done(optuna, study)) + len(running) < settings.trials else None
+        if trial is not None:
+            with _beating(optuna, storage, trial):
+                _run_trial(optuna, study, trial, config, folder, methods, progress=progress)
+        elif running:  # by other processes; one of them may die
+            time.sleep(PAUSE)
+        else:
+            break
+    with _turn(folder):
+        return _write_results(optuna, study, config, folder, progress=progress)
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """One process at a time, for what takes moments; the system ends it with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "search.lock").open("a") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _beating(optuna: ModuleType, storage: RDBStorage, trial: Trial) -> Iterator[None]:
+    """Tell the others that this trial's process lives."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while True:
+            with suppress(optuna.exceptions.StorageInternalError):  # a database that is away for a while
+                storage.record_heartbeat(trial._trial_id)
+            if ended.wait(HEARTBEAT):
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
     try:
-        study = _study(optuna, config, settings, folder)
-        _requeue(optuna, study)
-        while len(_done(optuna, study)) < settings.trials:
-            _run_trial(optuna, study, config, folder, methods, progress=progress)
-        best = _write_results(optuna, study, config, folder, progress=progress)
+        yield
     finally:
-        lock.release()
-    return best
+        ended.set()
+        thread.join()
 
 
 def _optuna() -> ModuleType:
@@ -64,14 +116,24 @@ def _optuna() -> ModuleType:
     return optuna
 
 
-def _study(optuna: ModuleType, config: Config, settings: SearchSettings, folder: Path) -> Study:
+def _storage(optuna: ModuleType, settings: SearchSettings, folder: Path) -> RDBStorage:
+    url = settings.storage or f"sqlite:///{folder / 'search.db'}"
+    waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+        return optuna.storages.RDBStorage(url, engine_kwargs=waits, heartbeat_interval=HEARTBEAT, grace_period=3 * HEARTBEAT)
+
+
+def _study(optuna: ModuleType, config: Config, settings: SearchSettings, folder: Path, storage: RDBStorage) -> Study:
     """A new one, or the one of this folder where everything but the number of trials is as it was."""
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=4) if settings.prune else optuna.pruners.NopPruner()
+    pruners = {
+        False: optuna.pruners.NopPruner,
+        "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=4),
+        "halving": optuna.pruners.SuccessiveHalvingPruner,
+    }
     study = optuna.create_study(
-        storage=f"sqlite:///{folder / 'search.db'}",
-        study_name="search",
-        sampler=optuna.samplers.TPESampler(seed=settings.seed),
-        pruner=pruner,
+        storage=storage,
+        study_name=settings.study,
+        pruner=pruners["median" if settings.prune is True else settings.prune](),
         direction="maximize",
         load_if_exists=True,
     )
@@ -89,10 +151,45 @@ def _study(optuna: ModuleType, config: Config, settings: SearchSettings, folder:
 
 
 def _requeue(optuna: ModuleType, study: Study) -> None:
-    """Trials that a kill cut off are tried again in their folders."""
-    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs=dict(trial.user_attrs))
+    """Trials that were cut off are tried again in their folders: their process is gone from this machine, or silent."""
+    state = optuna.trial.TrialState
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+        optuna.storages.fail_stale_trials(study)
+    for trial in study.get_trials(states=(state.RUNNING,)):
+        if _is_gone(*trial.user_attrs.get("process", ("", 0))):
+            study.tell(trial.number, state=state.FAIL)
+    trials = study.get_trials()
+    for trial in trials:
+        place = trial.user_attrs.get("folder")
+        again = any(other.number > trial.number and other.user_attrs.get("folder") == place for other in trials)
+        if trial.state == state.FAIL and place and not again and "diverged" not in trial.user_attrs:
+            study.enqueue_trial(trial.params, user_attrs={"folder": place})
+
+
+def _is_gone(host: str, process: int) -> bool:
+    """Only of this machine's processes; others are known by their heartbeat."""
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _next(optuna: ModuleType, study: Study, settings: SearchSettings) -> Trial:
+    """A trial with its folder; what it draws depends on the seed and on how many there were, whichever process asks."""
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+        study.sampler = optuna.samplers.TPESampler(seed=settings.seed + len(study.get_trials()), constant_liar=True)
+        warnings.filterwarnings(
+            "ignore", message="Heartbeat of storage"
+        )  # optuna beats in its own loop alone; `_beating` does here
+        trial = study.ask()
+    trial.set_user_attr("process", [socket.gethostname(), os.getpid()])
+    trial.set_user_attr("folder", trial.user_attrs.get("folder", f"trial-{trial.number:03d}"))
+    return trial
 
 
 def _done(optuna: ModuleType, study: Study) -> list[Any]:
@@ -102,13 +199,18 @@ def _done(optuna: ModuleType, study: Study) -> list[Any]:
     return [trial for trial in ended if trial.state != state.FAIL or "diverged" in trial.user_attrs]
 
 
-def _run_trial(
-    optuna: ModuleType, study: Study, config: Config, folder: Path, methods: Mapping[str, Method], *, progress: bool
+def _run_trial(  # noqa: PLR0913 -- of `search`, with its trial
+    optuna: ModuleType,
+    study: Study,
+    trial: Trial,
+    config: Config,
+    folder: Path,
+    methods: Mapping[str, Method],
+    *,
+    progress: bool,
 ) -> None:
     assert config.search is not None
-    trial = study.ask()
-    place = trial.user_attrs.get("folder", f"trial-{trial.number:03d}")
-    trial.set_user_attr("folder", place)
+    place = trial.user_attrs["folder"]
     tree = _with_values(config.tree, {key: _draw(trial, key, one) for key, one in config.search.space.items()})
     tree["data"]["split"] = config.search.split.model_dump(mode="json", exclude_none=True)
     try:
@@ -118,6 +220,9 @@ def _run_trial(
     except Diverged as error:
         trial.set_user_attr("diverged", str(error))
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    except BaseException:
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)  # another process, or the next start, tries it again
+        raise
     else:
         study.tell(trial, _score(folder / place))
 
@@ -148,8 +253,8 @@ def _observer(optuna: ModuleType, trial: Trial) -> Any:
 
     def observe(step: str, epoch: int, score: float) -> None:  # noqa: ARG001 -- steps follow each other in one count
         nonlocal seen
-        trial.report(score, seen)
         seen += 1
+        trial.report(score, seen)
         if trial.should_prune():
             raise optuna.TrialPruned
 
@@ -178,6 +283,8 @@ def _write_results(optuna: ModuleType, study: Study, config: Config, folder: Pat
     write_beside(folder / "trials.csv", text.getvalue().encode())
     if trials[0].value is None:
         raise Diverged(f"{folder}: every trial diverged; narrow the search space, e.g. to lower learning rates")
+    scored = sorted((one for one in trials if one.value is not None), key=lambda one: one.number)
+    write_beside(folder / "search.svg", draw_search([(one.value, one.params) for one in scored], keys).encode())
     best = _with_values(config.tree, trials[0].params)
     write_beside(folder / "best.toml", tomli_w.dumps(best).encode())
     table = Table("trial", "state", "score", *keys)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -36,7 +36,9 @@ class SearchSettings(Settings):
     """
 
     trials: int = Field(default=20, ge=1)
-    prune: bool = False  # stop trials that fall behind the median of the earlier ones at the same validation
+    prune: bool | Literal["median", "halving"] = False  # stop trials that fall behind: the median, or all but a quarter
+    storage: str = ""  # a database for many machines, postgresql://…; by default search.db in the folder
+    study: str = "search"  # its name in the database
     seed: int = Field(default=0, ge=0)
     split: SplitSettings = SplitSettings(name="search")
     space: dict[str, Any]
