@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,15 @@ def store(address: str) -> tuple[Any, str]:
     except ValueError as error:
         raise BadInput(f"{address}: {error}; expected a folder, or an address such as s3://bucket/folder") from None
     return file_system, path.rstrip("/")
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What a store may raise: OSError, and the own errors of those packages behind fsspec that are loaded."""
+    kinds = {
+        "botocore.exceptions": "BotoCoreError", "aiohttp": "ClientError", "google.auth.exceptions": "GoogleAuthError",
+        "azure.core.exceptions": "AzureError",
+    }  # fmt: skip
+    return OSError, *(getattr(sys.modules[module], kind) for module, kind in kinds.items() if module in sys.modules)
 
 
 def hash_of(path: Path) -> str:
@@ -121,7 +131,7 @@ class ShardCache:
                 wrong = "its content is not what was published"
             except FileNotFoundError:
                 wrong = "there is no such file"
-            except OSError as error:
+            except failures() as error:
                 wrong = f"{error.__class__.__name__}: {error}"
         beside.unlink(missing_ok=True)
         raise BadModel(

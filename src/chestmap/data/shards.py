@@ -23,7 +23,7 @@ from pydantic import Field, field_validator, model_validator
 
 from chestmap.data.pack_folder import PACKED, STATE, Pack, PackSettings, Walk, check_fits, fingerprint_of
 from chestmap.data.progress import Report, progress_of
-from chestmap.data.shard_cache import ShardCache, Stored, store
+from chestmap.data.shard_cache import ShardCache, Stored, failures, store
 from chestmap.data.source import Source
 from chestmap.errors import BadInput, BadModel
 from chestmap.settings import Settings, checked
@@ -148,7 +148,7 @@ def read_index(address: str) -> Index:
         return checked(Index, tree, name=f"{address}/shards.json")
     except FileNotFoundError:
         raise BadModel(f'{address}: no shards.json; publish a pack there with "chestmap data pack … --shards"') from None
-    except OSError as error:
+    except failures() as error:
         raise BadInput(
             f"{address}/shards.json: {error.__class__.__name__}: {error}; check address and credentials"
         ) from None
@@ -162,7 +162,8 @@ def write_shards(pack: Pack, address: str, megabytes: float = 64, *, progress: b
     size = pack.settings.width * pack.settings.height
     rows = max(1, round(megabytes * 1e6 / size))
     try:
-        file_system.makedirs(path, exist_ok=True)
+        if "file" in file_system.protocol:  # elsewhere this might make a bucket of a mistyped name
+            file_system.makedirs(path, exist_ok=True)
         there = {Path(name).name: entry["size"] for name, entry in file_system.find(path, maxdepth=1, detail=True).items()}
 
         def send(stem: str, ending: str, content: bytes) -> Stored:
@@ -188,7 +189,7 @@ def write_shards(pack: Pack, address: str, megabytes: float = 64, *, progress: b
         )  # fmt: skip
         file_system.pipe_file(f"{path}/shards.json.part", json.dumps(index.model_dump(mode="json")).encode())
         file_system.mv(f"{path}/shards.json.part", f"{path}/shards.json")
-    except OSError as error:
+    except failures() as error:
         raise BadInput(
             f"{address}: {error.__class__.__name__}: {error}; nothing that was there is lost, try again"
         ) from None
