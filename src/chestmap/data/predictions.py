@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Float16, Float32
+from jaxtyping import Float16, Float32
 
 from chestmap.data.folder_tables import folder_findings
+from chestmap.data.part_maps import PartMaps
 from chestmap.errors import BadModel, Refused
 from chestmap.types import Findings, Frame, Prediction
 
@@ -197,7 +198,7 @@ class Predictions:
     folder: Path
     header: Header
     table: pl.DataFrame  # the rows of every scores.parquet, in order
-    parts: tuple[Float16[np.ndarray, "_image finding h w"], ...]
+    parts: tuple[Float16[np.ndarray, "_image finding h w"] | PartMaps, ...]
 
     def __len__(self) -> int:
         return len(self.table)
@@ -288,7 +289,7 @@ def read_header(folder: Path) -> dict[str, Any]:
     return header
 
 
-def _read_part(folder: Path, findings: Sequence[str]) -> tuple[pl.DataFrame, Float[np.ndarray, "image finding h w"]]:
+def _read_part(folder: Path, findings: Sequence[str]) -> tuple[pl.DataFrame, PartMaps]:
     try:
         table = pl.read_parquet(folder / "scores.parquet")
         maps = np.load(folder / "maps.npy", mmap_mode="r", allow_pickle=False)
@@ -296,4 +297,4 @@ def _read_part(folder: Path, findings: Sequence[str]) -> tuple[pl.DataFrame, Flo
         raise BadModel(f"{folder}: cannot be read ({error}); delete this part and predict again") from None
     if table.columns != [*BESIDE_SCORES, *findings] or maps.shape[:2] != (len(table), len(findings)):
         raise BadModel(f"{folder}: {len(table)} rows of {table.columns} and maps {maps.shape} do not fit; predict again")
-    return table, maps
+    return table, PartMaps(folder / "maps.npy", maps.shape)
