@@ -220,4 +220,4 @@ def test_the_verb_prints_what_it_chose(toy, tmp_path):
     assert done.exit_code == 0
     assert "Effusion" in done.stdout
     assert read_about(folder)["calibration"]["Mass"]["slope"] > 0
-    assert "calibrated" in (folder / "README.md").read_text()
+    assert "**Chosen on" in (folder / "README.md").read_text()
