@@ -1,3 +1,4 @@
+import gc
 import logging
 from contextlib import ExitStack
 
@@ -20,6 +21,8 @@ def _silent(monkeypatch):
     """What pynetdicom says of peers is not for a log: as the verb does."""
     for name in ("pynetdicom", "pydicom"):
         monkeypatch.setattr(logging.getLogger(name), "level", logging.CRITICAL + 1)
+    yield
+    gc.collect()  # sockets that pynetdicom forgot are found here, and not in the midst of another test
 
 
 @pytest.fixture

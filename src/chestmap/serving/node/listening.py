@@ -100,16 +100,21 @@ class Listener(ThreadedAssociationServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
-            if isinstance(request, ssl.SSLSocket):
-                request.do_handshake()
-                request.settimeout(self.settings.network_seconds)
+            self._shake_hands(request, client_address[0])
             super().process_request_thread(request, client_address)
         except OSError as problem:
             log.warning("a connection was refused: TLS (%s)", getattr(problem, "reason", None) or type(problem).__name__)
             self.shutdown_request(request)
+
+    def _shake_hands(self, request: Any, host: str) -> None:
+        """After it a connection counts as an association, and not before."""
+        try:
+            if isinstance(request, ssl.SSLSocket):
+                request.do_handshake()
+                request.settimeout(self.settings.network_seconds)
         finally:
             with self._counting:
-                self._opening[client_address[0]] -= 1
+                self._opening[host] -= 1
                 self._opening += Counter()  # forgets zeros
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002

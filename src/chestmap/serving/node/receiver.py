@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import ssl
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from ipaddress import ip_address, ip_network
@@ -112,8 +114,9 @@ class Receiver:
         for association in self._listener.active_associations:
             if association.is_established:
                 association.abort()
-            elif association.dul.socket is not None:  # an abort would wait for a state that never comes
-                association.dul.socket._shutdown_socket()
+            elif (line := association.dul.socket) and line.socket:  # an abort would wait for a state that never comes
+                with suppress(OSError):
+                    line.socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
 
     def _admits(self, event: evt.Event) -> bool:
