@@ -65,7 +65,7 @@ def same(one: Path, other: Path) -> None:
     assert [len(maps) for maps in first.parts] == [len(maps) for maps in second.parts]
     assert first.scores.tobytes() == second.scores.tobytes()
     for a, b in zip(first.parts, second.parts, strict=True):
-        assert a.tobytes() == b.tobytes()
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 def test_scores_are_those_of_each_image_alone(whole, predictor, films):
