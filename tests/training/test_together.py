@@ -165,7 +165,8 @@ def test_statistics_of_each_process_alone_are_another_training(dataset, alone, t
 
 def train_tiny(name: str, dataset: str, folder: str) -> None:
     torch.set_num_threads(1)
-    train(tiny_config(name, Path(dataset)), Path(folder), progress=False)
+    still = {"dropout": 0.0} if name == "ham" else {}  # each process draws its own
+    train(tiny_config(name, Path(dataset), **still), Path(folder), progress=False)
 
 
 @pytest.mark.slow
