@@ -282,10 +282,9 @@ def read_header(folder: Path) -> dict[str, Any]:
         raise BadModel(f"{folder}: no predictions.json; expected a folder written by `chestmap predict`") from None
     except (OSError, ValueError) as error:
         raise BadModel(f"{path}: cannot be read ({error}); predict again") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise BadModel(
-            f"{path}: format {header.get('format') if isinstance(header, dict) else '?'}; this version reads {FORMAT}"
-        )
+    form = header.get("format") if isinstance(header, dict) else "?"
+    if form != FORMAT:
+        raise BadModel(f"{path}: format {form}; this version reads {FORMAT}")
     return header
 
 
