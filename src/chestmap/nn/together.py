@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _processes = [1]
@@ -84,36 +85,46 @@ def _still(norm: Any, features: Tensor) -> Tensor:
 
 def _normalized(norm: Any, features: Tensor) -> Tensor:
     """Batch norm over the positions of all processes; running statistics move as torch's do, by the unbiased variance."""
-    values = features.float()
-    axes, shape = [0, *range(2, values.ndim)], [1, -1] + [1] * (values.ndim - 2)
-    here = torch.cat([values.sum(axes), values.new_tensor([values.numel() / values.shape[1]])])
-    sums = _Sum.apply(here)
-    count = sums[-1].detach()
-    mean = sums[:-1] / count
-    centered = values - mean.view(shape)
-    variance = _Sum.apply(centered.square().sum(axes)) / count
+    out, mean, variance, count = _Norm.apply(features.float(), norm.weight, norm.bias, norm.eps)
     if norm.running_mean is not None:
         norm.num_batches_tracked.add_(1)
         share = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
-        norm.running_mean.lerp_(mean.detach(), share)
-        norm.running_var.lerp_(variance.detach() * count / (count - 1).clamp_min(1), share)
-    out = centered * torch.rsqrt(variance + norm.eps).view(shape)
-    if norm.weight is not None:
-        out = out * norm.weight.view(shape) + norm.bias.view(shape)
+        norm.running_mean.lerp_(mean, share)
+        norm.running_var.lerp_(variance * count / (count - 1).clamp_min(1), share)
     return out.to(features.dtype)
 
 
-class _Sum(torch.autograd.Function):
-    """Over all processes, of values and, on the way back, of gradients."""
+class _Norm(torch.autograd.Function):
+    """One message each way: every process's count, means and squares about them, then the sums of gradients that depend on these."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Any:  # noqa: ARG004 -- torch's signature
-        total = values.clone()
-        distributed.all_reduce(total)
-        return total
+    def forward(ctx: Any, values: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        means, variances = torch.batch_norm_update_stats(values, None, None, 0)
+        here = torch.cat([means, variances, means.new_tensor([values.numel() / values.shape[1]])])
+        gathered = [torch.empty_like(here) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(gathered, here)
+        means, variances, counts = torch.stack(gathered).split([len(means), len(means), 1], dim=1)
+        count = counts.sum()
+        mean = (counts * means).sum(0) / count
+        variance = (counts * (variances + (means - mean).square())).sum(0) / count
+        ctx.save_for_backward(values, weight, mean, variance, count)
+        ctx.eps = eps
+        out = functional.batch_norm(values, mean, variance, weight, bias, training=False, eps=eps)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return out, mean, variance, count
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:  # noqa: ARG004 -- torch's signature
-        total = gradients[0].clone()
-        distributed.all_reduce(total)
-        return total
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """With x̂ the normalized values: w/σ · (g − Σg/n − x̂ Σ(g x̂)/n), sums over all processes; of weight and bias this one's."""
+        values, weight, mean, variance, count = ctx.saved_tensors
+        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, values, weight, mean, variance, None, None, train=False, eps=ctx.eps, output_mask=[False, True, True]
+        )
+        sums = torch.cat([of_bias, of_weight])
+        distributed.all_reduce(sums)
+        scale = torch.rsqrt(variance + ctx.eps) * (1 if weight is None else weight)
+        shift, slope = (-sums / count).view(2, -1) * scale
+        of_values = functional.batch_norm(values, mean, variance, slope, shift, training=False, eps=ctx.eps)
+        of_values.addcmul_(gradient, scale.view([1, -1] + [1] * (values.ndim - 2)))
+        return of_values, None if weight is None else of_weight, None if weight is None else of_bias, None
