@@ -48,6 +48,9 @@ def node(
     archive_ca: Annotated[
         Path | None, typer.Option(help="PEM file: send with TLS, to an archive with a certificate of these.")
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="[ADDRESS:]PORT", help="Tell Prometheus how it goes; on the loopback by default.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep images and results after they were delivered.")] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--node-set", metavar="KEY=VALUE", help="Such as batch_size=16; see docs/node.md.")
@@ -55,6 +58,9 @@ def node(
     status: Annotated[Path | None, typer.Option(metavar="DIR", help="Print the queue of a node's folder, and end.")] = None,
     retry_dead: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Send the dead letters of a node's folder again, and end.")
+    ] = None,
+    retry_failed: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Predict images that failed, and are still there, again, and end.")
     ] = None,
 ) -> None:
     """Receive chest radiographs by C-STORE, or pull them, and send results to the archive. Stops without losing anything.
@@ -64,15 +70,13 @@ def node(
     Example: `chestmap node --status /srv/node`
     """
     from chestmap.errors import BadInput
-    from chestmap.serving.node import queue
 
-    if status or retry_dead:
-        typer.echo(
-            queue.status(status) if status else f"{queue.retry_dead(retry_dead or Path())} dead letters are sent again"
-        )
+    if status or retry_dead or retry_failed:
+        typer.echo(_told(status, retry_dead, retry_failed))
         return
     if model is None or store is None:
-        raise BadInput("chestmap node: expected MODEL and --store, or one of --status and --retry-dead")
+        raise BadInput("chestmap node: expected MODEL and --store, or one of --status, --retry-dead and --retry-failed")
+    from chestmap.serving.node.metrics import address_of
     from chestmap.serving.node.node import Node
     from chestmap.serving.node.run import Security, duty_of, run
     from chestmap.serving.node.settings import NodeSettings
@@ -80,13 +84,27 @@ def node(
     from chestmap.settings import checked, with_overrides
 
     how = checked(NodeSettings, with_overrides({}, settings or []), name="--node-set")
+    page = address_of(metrics) if metrics else None
     security = Security(certificate, key, client_ca, archive_ca, credentials)
     door = security.door(title, host, port, allow or [])
     destination = _destination(to, stow or (None if to else pull), title, security, how)
     pulling = security.pull(pull, every, how)
-    duty = duty_of(model, destination, write or [], how)
     spool = Spool(store, keep=keep)
-    run(Node(duty, spool, how, pull=pulling(spool) if pulling else None), door)
+    duty = duty_of(model, destination, write or [], how)
+    run(Node(duty, spool, how, pull=pulling(spool) if pulling else None), door, page)
+
+
+def _told(status: Path | None, dead: Path | None, failed: Path | None) -> str:
+    """Of a node's folder, also while the node runs."""
+    from chestmap.serving.node import queue
+
+    if status:
+        return queue.status(status)
+    if dead:
+        return f"{queue.retry_dead(dead)} dead letters are sent again"
+    from chestmap.serving.node.spool import retry_failed
+
+    return f"{retry_failed(failed or Path())} images are predicted again"
 
 
 def _destination(to: str | None, stow: str | None, title: str, security: "Security", how: "NodeSettings") -> "Destination":

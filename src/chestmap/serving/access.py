@@ -88,16 +88,20 @@ def _name(coded: str) -> str:
     return name[:LONGEST_NAME]
 
 
-def read_tokens(path: Path) -> dict[bytes, Person]:
-    """NAME TOKEN [admin], one a line; # begins a remark. Only the tokens' digests are kept."""
+def secret_text(path: Path, expected: str) -> str:
+    """A file that only its owner may read."""
     try:
         if path.stat().st_mode & 0o077:
             raise Refused(f"{path}: others may read it; chmod 600 {path}")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({type(error).__name__}); expected lines of NAME TOKEN [admin]") from None
+        raise BadInput(f"{path}: cannot be read ({type(error).__name__}); expected {expected}") from None
+
+
+def read_tokens(path: Path) -> dict[bytes, Person]:
+    """NAME TOKEN [admin], one a line; # begins a remark. Only the tokens' digests are kept."""
     tokens: dict[bytes, Person] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(secret_text(path, "lines of NAME TOKEN [admin]").splitlines(), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue

@@ -27,6 +27,10 @@ class Busy(ChestmapError):
     """No process became free in time."""
 
 
+class Ended(BadImage):
+    """The process died of an image, or took too long: of the image, or because the machine had too much to do."""
+
+
 class _Process:
     """One child. Its messages go nowhere, as they may hold words of a header; numeric libraries get one thread each."""
 
@@ -112,8 +116,10 @@ class Readers:
         finally:
             self._free.put(process)
         if answer is None:
-            raise BadImage(f"cannot be decoded within {bounds.read_seconds:g} seconds and its memory: export it again")
+            raise Ended(f"cannot be decoded within {bounds.read_seconds:g} seconds and its memory: export it again")
         found = json.loads(answer)
+        if "trouble" in found:
+            raise OSError(found["trouble"], os.strerror(found["trouble"]))
         if "error" in found:
             raise BadImage(found["error"])
         return found

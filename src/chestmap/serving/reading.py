@@ -5,6 +5,7 @@ Lines of JSON in, lines of JSON out; pictures go through files. Its memory and i
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -31,6 +32,8 @@ SECONDS = 300
 """Of processor for one image, for a process whose service is not there any more to end it."""
 LARGEST_FILE = 512 << 20
 THUMBNAIL = 256
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
+"""No fault of an image; decoders raise errors without a number."""
 OF_PATIENT = ("SpecificCharacterSet", "PatientName", "StudyDate", "AcquisitionDate", "AcquisitionTime", "SOPInstanceUID")
 
 
@@ -46,11 +49,11 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
     frames = {}
     for name, canvas in request["canvases"].items():
         pixels, frame = on_canvas(radiograph, CanvasSettings(**canvas))
-        pixels.tofile(out / name)
+        (out / name).write_bytes(pixels.tobytes())  # `tofile` does not say why it failed
         frames[name] = frame.as_list()
     if request["canvases_only"]:
         return {"frames": frames}
-    depth.levels.astype("<u2").tofile(out / "pixels.u16")
+    (out / "pixels.u16").write_bytes(depth.levels.astype("<u2").tobytes())
     (out / "thumbnail.png").write_bytes(_thumbnail(radiograph))
     low, high = (0, 255) if depth.bits == 8 else depth.ends
     height, width = depth.levels.shape
@@ -120,6 +123,8 @@ def answered(line: bytes) -> dict[str, Any]:
     except MemoryError:
         return {"error": "decoding needs more memory than is given to it: resize the image"}
     except Exception as problem:  # decoders promise no type
+        if isinstance(problem, OSError) and problem.errno in DISK:
+            return {"trouble": problem.errno}
         return {"error": f"cannot be decoded ({type(problem).__name__}): export it again"}
 
 

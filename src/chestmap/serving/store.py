@@ -16,6 +16,7 @@ from sqlalchemy import Select, delete, func, or_, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from chestmap.errors import Refused
 from chestmap.serving.clock import now
 from chestmap.serving.database import open_database
 from chestmap.serving.folders import Folders
@@ -57,6 +58,8 @@ class Store:
     """For any number of threads. `models` maps the sha256 of what is served to its id."""
 
     def __init__(self, folder: Path, url: str | None = None) -> None:
+        if (folder / "queue.sqlite").exists():
+            raise Refused(f"{folder}: holds images of `chestmap node`; give the service a folder of its own")
         self.folders = Folders(folder)
         self.engine = open_database(self.folders.root, url)
         self._writer = self.engine.execution_options(writes=True)

@@ -66,6 +66,8 @@ def counts(node, **expected):
 class Collected:
     """A destination in memory. `refuses` holds what to raise next."""
 
+    name = "memory"
+
     def __init__(self, *refuses):
         self.refuses, self.results = list(refuses), []
 

@@ -10,9 +10,10 @@ from pynetdicom.sop_class import SecondaryCaptureImageStorage
 
 from chestmap.errors import BadInput, Refused
 from chestmap.serving.node.destinations import Stow, Undelivered, c_store_of, web_client_of
-from chestmap.serving.node.pull import Pull, only_part
+from chestmap.serving.node.pull import Pull
 from chestmap.serving.node.queue import retry_dead
 from chestmap.serving.node.settings import NodeSettings
+from chestmap.serving.node.web import only_part
 from orthanc import free_port
 from serving.node.films import PLANTED, Collected, counts, film, send, unreachable, wait_until
 

@@ -71,7 +71,8 @@ def test_dead_letters_wake(queue, tmp_path):
     assert queue.overdue(0) == ["a"]
     queue.bury("a")
     told = status(tmp_path).splitlines()
-    assert [line.split() for line in told[6:]] == [["dead", "1"], ["dead:", "no", "(1)"]]
+    assert [line.split() for line in told[6:8]] == [["dead", "1"], ["dead:", "no", "(1)"]]
+    assert told[8:] == [f"chestmap node --retry-dead {tmp_path} sends the dead letters again"]
     assert retry_dead(tmp_path) == 1
     assert queue.next_due() == ("a", 0)
     assert queue.overdue(3600) == []
@@ -166,8 +167,9 @@ def test_the_verb_prints_a_queue_without_torch(spool, tmp_path):
     code = "import sys; from chestmap.cli import main\ntry:\n main()\nfinally:\n assert 'torch' not in sys.modules"
     command = [sys.executable, "-c", code, "node", "--status", str(tmp_path / "node")]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert [line.split()[0] for line in told.splitlines()] == list(STATES)
+    assert [line.split()[0] for line in told.splitlines()] == [*STATES, "the"]
     assert told.splitlines()[0].split() == ["new", "1"]
+    assert told.splitlines()[-1].startswith("the oldest waits for")
     missing = subprocess.run([*command[:-2]], capture_output=True, text=True, check=False)
     assert missing.returncode == 2
     assert missing.stderr.startswith("chestmap: chestmap node: expected MODEL")

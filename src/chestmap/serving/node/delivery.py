@@ -31,7 +31,7 @@ class Delivery:
         self._stopping.set()
         self.spool.made.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(4 * self.settings.network_seconds)  # an archive that never ends its answer: it is sent again
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -50,29 +50,33 @@ class Delivery:
         """Done, to be tried later, or a dead letter."""
         try:
             if results := self.spool.results(image_id):
-                self.destination.send(results)
+                with self.spool.metrics.seconds.labels("send").time():
+                    self.destination.send(results)
         except Undelivered as problem:
             self._undelivered(image_id, tries, problem)
         except TROUBLE as problem:
             self._undelivered(image_id, tries, Undelivered(f"results cannot be read ({type(problem).__name__})"))
         else:
             if self._refused:
-                log.info("the archive answers again")
+                log.info("the archive takes results again")
                 self.spool.queue.hurry()
             self._refused = 0
             self.spool.delivered(image_id)
+            self.spool.metrics.delivered.labels(self.destination.name).inc()
 
     def _undelivered(self, image_id: str, tries: int, problem: Undelivered) -> None:
         self.spool.queue.postpone(image_id, self._pause(tries + 1), str(problem))
+        self.spool.metrics.retries.labels(self.destination.name).inc()
         for one in self.spool.queue.overdue(3600 * self.settings.give_up_hours):
-            log.warning("image %s: its results are a dead letter now", one)
+            log.warning("image %s: its results are a dead letter now; `chestmap node --retry-dead` sends them again", one)
             self.spool.bury(one)
         if not problem.unreachable:
-            log.warning("image %s: %s", image_id, problem)
+            if not tries:  # else it was told
+                log.warning("image %s: %s; trying again", image_id, problem)
             return
         self._refused += 1
         if self._refused == 1:
-            log.warning("%s; results wait, and are sent as soon as it does", problem)
+            log.warning("%s; results wait, and are sent as soon as it takes them", problem)
         self._stopping.wait(self._pause(self._refused))
 
     def _pause(self, tries: int) -> float:

@@ -17,8 +17,9 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pynetdicom import AE
 
-from chestmap.errors import BadInput, ChestmapError, Refused
-from chestmap.serving.node.receiver import title_of
+from chestmap.errors import BadInput, ChestmapError
+from chestmap.serving.access import secret_text
+from chestmap.serving.node.receiver import NOT_AUTHORIZED, OUT_OF_RESOURCES, title_of
 from chestmap.serving.node.settings import NodeSettings
 
 DUPLICATE = 0x0111
@@ -35,6 +36,11 @@ class Undelivered(ChestmapError):
 
 @runtime_checkable
 class Destination(Protocol):
+    @property
+    def name(self) -> str:
+        """For metrics: where it is, without credentials."""
+        ...
+
     def send(self, results: Sequence[Path]) -> None:
         """Returns when the archive has all of them, else raises `Undelivered`; sending again does no harm."""
         ...
@@ -49,6 +55,10 @@ class CStore:
     settings: NodeSettings
     tls: ssl.SSLContext | None = None
 
+    @property
+    def name(self) -> str:
+        return f"{self.title}@{self.host}:{self.port}"
+
     def send(self, results: Sequence[Path]) -> None:
         """One association for all results of an image."""
         datasets = [pydicom.dcmread(path) for path in results]
@@ -60,9 +70,7 @@ class CStore:
         tls = (self.tls, self.host) if self.tls else None
         link = entity.associate(self.host, self.port, ae_title=self.title, tls_args=tls)
         if not link.is_established:
-            raise Undelivered(
-                "the archive rejects us" if link.is_rejected else "the archive does not answer", unreachable=True
-            )
+            raise Undelivered(_why_not(link), unreachable=True)
         try:
             for dataset in datasets:
                 self._send_one(link, dataset)
@@ -81,18 +89,32 @@ class CStore:
         if status is None:
             raise Undelivered("the archive ended the association, or said nothing in time", unreachable=True)
         if status not in {0, DUPLICATE} and status >> 12 != 0xB:
-            raise Undelivered(f"the archive refuses {dataset.SOPClassUID.name}: status 0x{status:04X}")
+            said = f"the archive refuses {dataset.SOPClassUID.name}: status 0x{status:04X}"
+            raise Undelivered(said, unreachable=status >> 8 == OUT_OF_RESOURCES >> 8 or status == NOT_AUTHORIZED)
+
+
+def _why_not(link: Any) -> str:
+    if link.is_rejected:
+        return "the archive rejects us: does it know our title and address?"
+    return "the archive takes none of our kinds of results" if link.rejected_contexts else "the archive does not answer"
 
 
 @dataclass(frozen=True)
 class Stow:
     client: DICOMwebClient
 
+    @property
+    def name(self) -> str:
+        return str(self.client.base_url)
+
     def send(self, results: Sequence[Path]) -> None:
         """An archive may answer success and take nothing, so what it took is counted."""
         datasets = [pydicom.dcmread(path) for path in results]
         with failures_of_http():
-            answer = self.client.store_instances(datasets)
+            try:
+                answer = self.client.store_instances(datasets)
+            except requests.HTTPError as error:
+                answer = _conflicts(error)
         taken = {str(one.ReferencedSOPInstanceUID) for one in answer.get("ReferencedSOPSequence") or ()}
         for one in answer.get("FailedSOPSequence") or ():
             if one.get("FailureReason") != DUPLICATE:
@@ -100,6 +122,16 @@ class Stow:
             taken.add(str(one.ReferencedSOPInstanceUID))
         if missing := sum(one.SOPInstanceUID not in taken for one in datasets):
             raise Undelivered(f"the archive did not confirm {missing} of {len(datasets)} objects")
+
+
+def _conflicts(error: requests.HTTPError) -> Dataset:
+    """Where no object was stored the status is 409, also where that is because all are there; the body says which (PS3.18)."""
+    if error.response is None or error.response.status_code != 409:
+        raise error
+    try:
+        return Dataset.from_json(error.response.json())
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise error from None
 
 
 @contextmanager
@@ -138,16 +170,11 @@ def web_client_of(url: str, credentials: Path | None, authorities: Path | None, 
 
 
 def _sign_in(session: requests.Session, path: Path) -> None:
-    try:
-        if path.stat().st_mode & 0o077:
-            raise Refused(f"{path}: others may read it; chmod 600 {path}")
-        words = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read ({type(error).__name__}); expected NAME:PASSWORD or Bearer TOKEN") from None
+    words = secret_text(path, expected := "one line, NAME:PASSWORD or Bearer TOKEN").strip()
     if words.startswith("Bearer ") and "\n" not in words:
         session.headers["Authorization"] = words
     elif ":" in words and "\n" not in words:
         name, _, password = words.partition(":")
         session.auth = (name, password)
     else:
-        raise BadInput(f"{path}: expected one line, NAME:PASSWORD or Bearer TOKEN")
+        raise BadInput(f"{path}: expected {expected}")

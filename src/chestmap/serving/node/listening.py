@@ -4,12 +4,12 @@ a PDU or an image of any length would fill the memory.
 
 from __future__ import annotations
 
-import logging
 import socket
 import ssl
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
@@ -19,33 +19,42 @@ from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHa
 
 from chestmap.serving.node.settings import NodeSettings
 
-log = logging.getLogger(__name__)
 LONGEST_PDU = 1 << 20
 """Some senders go beyond what they are told, none so far."""
 
 Network = IPv4Network | IPv6Network
+Refused = Callable[[str, str], None]
+"""Takes the reason and the words for the log; `NodeMetrics.refused` is one."""
 
 
 class Meter:
     """Stands in for a connection's `recv`, and ends the connection at the first byte too many."""
 
-    def __init__(self, line: AssociationSocket, most: int) -> None:
-        self.line, self.read, self.most, self.taken = line, line.recv, most, 0
+    def __init__(self, line: AssociationSocket, most: int, refused: Refused) -> None:
+        self.line, self.read, self.most, self.refused = line, line.recv, most, refused
+        self.taken, self.ended = 0, False
 
     def __call__(self, nr_bytes: int) -> bytearray:
         self.taken += nr_bytes
         if nr_bytes > LONGEST_PDU or self.taken > self.most:
-            log.warning("a connection was closed: more than %s bytes", LONGEST_PDU if nr_bytes > LONGEST_PDU else self.most)
+            if not self.ended:
+                most, what = (LONGEST_PDU, "a PDU") if nr_bytes > LONGEST_PDU else (self.most, "an image")
+                self.refused("too-long", f"a connection was closed: {what} of more than {most:,} bytes")
+            self.ended = True
             self.line._shutdown_socket()
             raise OSError("too long")
         return self.read(nr_bytes)
 
 
+def meter_of(event: evt.Event) -> Meter | None:
+    line = event.assoc.dul.socket
+    return line.recv if line is not None and isinstance(line.recv, Meter) else None
+
+
 def start_anew(event: evt.Event) -> None:
     """A whole message has come: the next one may be as long."""
-    line = event.assoc.dul.socket
-    if line is not None and isinstance(line.recv, Meter):
-        line.recv.taken = 0
+    if meter := meter_of(event):
+        meter.taken = 0
 
 
 class Handler(RequestHandler):
@@ -55,7 +64,7 @@ class Handler(RequestHandler):
         association = super()._create_association()
         line = association.dul.socket
         assert line is not None
-        line.recv = Meter(line, self.server.settings.object_bytes + LONGEST_PDU)
+        line.recv = Meter(line, self.server.settings.object_bytes + LONGEST_PDU, self.server.refused)
         return association
 
 
@@ -64,11 +73,14 @@ class Listener(ThreadedAssociationServer):
 
     settings: NodeSettings
     networks: tuple[Network, ...] = ()
+    refused: Refused
     daemon_threads = True
+    request_queue_size = 128
+    """Connections that wait to be looked at; with the 5 of Python a burst of senders waits a second for the next try."""
 
     @classmethod
-    def of(cls, settings: NodeSettings, networks: tuple[Network, ...]) -> type[Listener]:
-        return type("Listener", (cls,), {"settings": settings, "networks": networks})
+    def of(cls, settings: NodeSettings, networks: tuple[Network, ...], refused: Refused) -> type[Listener]:
+        return type("Listener", (cls,), {"settings": settings, "networks": networks, "refused": staticmethod(refused)})
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         self._opening: Counter[str] = Counter()
@@ -88,12 +100,14 @@ class Listener(ThreadedAssociationServer):
         """By address, before anything is read."""
         host = client_address[0]
         if self.networks and not any(ip_address(host) in one for one in self.networks):
-            log.warning("a connection was refused: its address is not in the list")
+            self.refused("address", f"a connection was refused: {host} is no address of --allow")
             return False
         there = sum(one.requestor.address == host for one in self.active_associations)  # codespell:ignore
         with self._counting:
             if there + self._opening[host] >= self.settings.per_host:
-                log.warning("a connection was refused: its address has %d already", self.settings.per_host)
+                self.refused(
+                    "connections", f"a connection was refused: {host} has {self.settings.per_host} already (per_host)"
+                )
                 return False
             self._opening[host] += 1
         return True
@@ -103,7 +117,8 @@ class Listener(ThreadedAssociationServer):
             self._shake_hands(request, client_address[0])
             super().process_request_thread(request, client_address)
         except OSError as problem:
-            log.warning("a connection was refused: TLS (%s)", getattr(problem, "reason", None) or type(problem).__name__)
+            said = getattr(problem, "reason", None) or type(problem).__name__
+            self.refused("tls", f"a connection was refused: TLS ({said})")
             self.shutdown_request(request)
 
     def _shake_hands(self, request: Any, host: str) -> None:
@@ -119,7 +134,7 @@ class Listener(ThreadedAssociationServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """Without the traceback that socketserver prints."""
-        log.warning("a connection was closed: %s", type(sys.exception()).__name__)
+        self.refused("trouble", f"a connection was closed: {type(sys.exception()).__name__}")
 
     def shutdown(self) -> None:
         """Takes no new connections; ends after those that are being opened."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from chestmap.reports.dicom import Kind
 from chestmap.serving.node.delivery import Delivery
 from chestmap.serving.node.destinations import Destination
+from chestmap.serving.node.metrics import Page
 from chestmap.serving.node.predicting import Predicting
 from chestmap.serving.node.pull import Pull
 from chestmap.serving.node.receiver import Door, Receiver
@@ -57,9 +58,10 @@ class Node:
         self.predicting = Predicting(duty.served, spool, self.readers, duty.kinds, self.settings)
         self.delivery = Delivery(duty.destination, spool, self.settings)
         self.receiver: Receiver | None = None
+        self.page: Page | None = None
 
-    def start(self, door: Door) -> int:
-        """Takes up what an earlier node left, then listens; the port."""
+    def start(self, door: Door, page: tuple[str, int] | None = None) -> int:
+        """Takes up what an earlier node left, then listens; the port. `page` is where metrics are read."""
         self.spool.recover()
         self._tidy()
         self.receiver = Receiver(door, self.spool, self.settings)
@@ -67,6 +69,8 @@ class Node:
         self.delivery.start()
         if self.pull:
             self.pull.start()
+        if page is not None:
+            self.page = Page(page, self.spool.metrics.registry)
         return self.receiver.port
 
     def stop(self) -> None:
@@ -77,12 +81,14 @@ class Node:
             self.pull.stop()
         self.predicting.stop()
         self.delivery.stop()
+        if self.page:
+            self.page.close()
         if self._own_readers:
             self.readers.close()
         self.spool.close()
 
     def watch(self, ended: threading.Event) -> None:
-        """Tells how the queue is whenever that has changed, until `ended`."""
+        """Tells how the queue is whenever that has changed, until `ended`, or the model predicts nothing any more."""
         said, tidied = "", time.monotonic()
         while True:
             with suppress(*TROUBLE):
@@ -90,7 +96,8 @@ class Node:
                 if (line := " · ".join(f"{state} {count}" for state, count in counts.items())) != said:
                     log.info("%s", line)
                 said = line
-            if ended.wait(STATUS_SECONDS):
+            self.spool.metrics.tell()
+            if ended.wait(STATUS_SECONDS) or self.predicting.broken:
                 return
             if time.monotonic() - tidied > TIDY_SECONDS:
                 self._tidy()

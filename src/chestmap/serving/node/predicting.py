@@ -6,15 +6,17 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from chestmap.errors import BadImage, ChestmapError
+from chestmap.inference.predictor import tensor_of
 from chestmap.reports.dicom import Kind
 from chestmap.serving.node.settings import NodeSettings
 from chestmap.serving.node.spool import TROUBLE, Spool
-from chestmap.serving.readers import Busy, Readers
+from chestmap.serving.readers import Busy, Ended, Readers
 from chestmap.serving.results import Answer
 from chestmap.serving.served import Served
 from chestmap.types import Frame
@@ -31,7 +33,7 @@ class Predicting:
         self, served: Served, spool: Spool, readers: Readers, kinds: Sequence[Kind], settings: NodeSettings
     ) -> None:
         self.served, self.spool, self.readers, self.kinds, self.settings = served, spool, readers, tuple(kinds), settings
-        self._stopping, self._unsure = threading.Event(), False
+        self._stopping, self._unsure, self.broken = threading.Event(), False, ""
         self._pool = ThreadPoolExecutor(settings.readers, "decode")
         self._thread = threading.Thread(target=self._run, name="predicting", daemon=True)
 
@@ -47,11 +49,11 @@ class Predicting:
         self._pool.shutdown()
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not self.broken:
             self.spool.arrived.clear()
             try:
                 if self._unsure:
-                    self.spool.queue.recover()
+                    self.spool.queue.recover(deaths=0)
                     self._unsure = False
                 claimed = self.spool.queue.claim(self.settings.batch_size)
                 if claimed:
@@ -59,25 +61,32 @@ class Predicting:
                 else:
                     self.spool.arrived.wait(PAUSE)
             except Exception as problem:  # a node goes on, whatever one batch ran into
-                log.warning("predicting: %s; trying again", type(problem).__name__)
+                self.spool.metrics.say("predicting", f"predicting: {_said(problem)}; trying again")
                 self._unsure = True
                 self._stopping.wait(PAUSE)
 
     def work(self, image_ids: Sequence[str]) -> None:
         """Each of them is ready, failed or new again afterwards."""
         decoded = [one for one in self._pool.map(self._decoded, image_ids) if one is not None]
-        answers = self._answers(decoded)
+        with self._timed("predict"):
+            answers = self._answers(decoded)
         for _ in self._pool.map(self._write, answers):
             pass
+
+    def _timed(self, stage: str) -> AbstractContextManager[object]:
+        return self.spool.metrics.seconds.labels(stage).time()
 
     def _decoded(self, image_id: str) -> tuple[str, np.ndarray, Frame] | None:
         """On the model's canvas."""
         folder, model = self.spool.place(image_id), self.served.predictor.model
         name, (width, height) = self.served.canvas_name, model.canvas.canvas
         try:
-            found = self.readers.canvases(folder / "image.dcm", folder, {name: model.canvas})
+            with self._timed("decode"):
+                found = self.readers.canvases(folder / "image.dcm", folder, {name: model.canvas})
             pixels = np.fromfile(folder / name, dtype=np.uint8).reshape(height, width)
             (folder / name).unlink()
+        except Ended as problem:
+            self._again(image_id, problem)
         except BadImage as problem:
             self._fail(image_id, str(problem))
         except (*TROUBLE, Busy, ValueError) as problem:
@@ -102,8 +111,21 @@ class Predicting:
             if len(ids) > 1:
                 return [answer for one in decoded for answer in self._answers([one])]
             said = str(problem) if isinstance(problem, ChestmapError) else type(problem).__name__
+            if not self._predicts():
+                self.broken = self.broken or said
+                self.spool.queue.put_back(ids[0])
+                return []
             self._fail(ids[0], f"cannot be predicted: {said}")
             return []
+
+    def _predicts(self) -> bool:
+        """Whether the model still answers at all: a graphics card that is lost fails every image, and none is at fault."""
+        width, height = self.served.predictor.model.canvas.canvas
+        try:
+            self.served.predictor.arrays(tensor_of(np.zeros((1, height, width), np.uint8)), ["an empty canvas"])
+        except Exception:
+            return False
+        return True
 
     def _write(self, answer: Answer) -> None:
         """Result files, all or none."""
@@ -115,9 +137,12 @@ class Predicting:
             "about": self.served.dicom_about(),
         }  # fmt: skip
         try:
-            self.readers.results(place / "image.dcm", out, request)
+            with self._timed("write"):
+                self.readers.results(place / "image.dcm", out, request)
             maps.unlink()
             self.spool.keep_results(image_id, out)
+        except Ended as problem:
+            self._again(image_id, problem)
         except BadImage as problem:
             self._fail(image_id, str(problem))
         except (*TROUBLE, Busy) as problem:
@@ -126,8 +151,21 @@ class Predicting:
     def _fail(self, image_id: str, reason: str) -> None:
         log.warning("image %s cannot be predicted; `chestmap node --status` says why", image_id)
         self.spool.queue.fail(image_id, reason)
+        self.spool.metrics.failed.inc()
+
+    def _again(self, image_id: str, problem: Ended) -> None:
+        """Alone and later, when the machine may have less to do; a few times."""
+        if self.spool.queue.again(image_id, str(problem)):
+            self.spool.metrics.say("again", f"image {image_id}: its reader died or was too slow; trying again later")
+        else:
+            self._fail(image_id, str(problem))
 
     def _later(self, image_id: str, problem: Exception) -> None:
-        log.warning("image %s: %s; trying again", image_id, type(problem).__name__)
+        self.spool.metrics.say("later", f"image {image_id}: {_said(problem)}; trying again")
         self._stopping.wait(PAUSE)
         self.spool.queue.put_back(image_id)
+
+
+def _said(problem: Exception) -> str:
+    """Errors of the system in its words, which name nothing; others by their type."""
+    return (isinstance(problem, OSError) and problem.strerror) or type(problem).__name__

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from chestmap.errors import BadInput
+from chestmap.serving.node.clock import Clock
 
 STATES = ("new", "busy", "ready", "retry", "done", "failed", "dead")
 FINISHED = ("done", "failed", "dead")
@@ -58,6 +58,8 @@ class Queue:
         except BadInput:
             self._base.close()
             raise
+        (latest,) = self._base.execute("SELECT max(changed) FROM image").fetchone()
+        self.clock = Clock(latest or 0)
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -76,7 +78,7 @@ class Queue:
         with self._writing() as base:
             base.execute(
                 f"UPDATE image SET state = ?, changed = ?{', ' + names if names else ''} WHERE id = ?",  # noqa: S608 - own names
-                (state, time.time(), *columns.values(), image_id),
+                (state, self.clock(), *columns.values(), image_id),
             )
 
     def _ids(self, condition: str, *values: object) -> list[str]:
@@ -103,17 +105,17 @@ class Queue:
                 "INSERT INTO image (id, state, changed) VALUES (?, 'new', ?) ON CONFLICT (id) DO UPDATE SET state = 'new', "
                 "changed = excluded.changed, reason = '', ready = NULL, due = 0, tries = 0, starts = 0, kept = 0 "
                 "WHERE state IN ('done', 'failed', 'dead')",
-                (image_id, time.time()),
+                (image_id, self.clock()),
             )
 
-    def recover(self) -> None:
+    def recover(self, deaths: int = 1) -> None:
         """After a start: what was being predicted goes on; what ended the process `STARTS` times does not."""
         with self._writing() as base:
-            base.execute("UPDATE image SET state = 'new', starts = starts + 1 WHERE state = 'busy'")
+            base.execute("UPDATE image SET state = 'new', starts = starts + ? WHERE state = 'busy'", (deaths,))
             base.execute(
                 "UPDATE image SET state = 'failed', changed = ?, reason = 'ended the node ' || starts || ' times' "
                 "WHERE state = 'new' AND starts >= ?",
-                (time.time(), STARTS),
+                (self.clock(), STARTS),
             )
 
     def claim(self, most: int) -> list[str]:
@@ -130,8 +132,18 @@ class Queue:
         """No fault of the image."""
         self._set(image_id, "new")
 
+    def again(self, image_id: str, reason: str) -> bool:
+        """Perhaps a fault of the image: whether it is tried once more, alone."""
+        with self._writing() as base:
+            return bool(
+                base.execute(
+                    "UPDATE image SET state = 'new', starts = starts + 1, reason = ? WHERE id = ? AND starts + 1 < ?",
+                    (reason[:200], image_id, STARTS),
+                ).rowcount
+            )
+
     def results_ready(self, image_id: str) -> None:
-        self._set(image_id, "ready", ready=time.time(), due=0, tries=0)
+        self._set(image_id, "ready", ready=self.clock(), due=0, tries=0, reason="")
 
     def fail(self, image_id: str, reason: str) -> None:
         self._set(image_id, "failed", reason=reason[:200])
@@ -141,14 +153,14 @@ class Queue:
         with self._lock:
             return self._base.execute(
                 "SELECT id, tries FROM image WHERE state IN ('ready', 'retry') AND due <= ? ORDER BY due, changed LIMIT 1",
-                (time.time(),),
+                (self.clock(),),
             ).fetchone()
 
     def postpone(self, image_id: str, seconds: float, reason: str) -> None:
         with self._writing() as base:
             base.execute(
                 "UPDATE image SET state = 'retry', changed = ?, due = ?, tries = tries + 1, reason = ? WHERE id = ?",
-                (time.time(), time.time() + seconds, reason[:200], image_id),
+                (now := self.clock(), now + seconds, reason[:200], image_id),
             )
 
     def hurry(self) -> None:
@@ -161,7 +173,7 @@ class Queue:
 
     def overdue(self, seconds: float) -> list[str]:
         """Whose delivery has failed, and whose results are older than this."""
-        return self._ids("state = 'retry' AND ready <= ?", time.time() - seconds)
+        return self._ids("state = 'retry' AND ready <= ?", self.clock() - seconds)
 
     def bury(self, image_id: str) -> None:
         self._set(image_id, "dead")
@@ -169,10 +181,21 @@ class Queue:
     def retry_dead(self) -> int:
         """All dead letters are sent once more, with all their time before them."""
         with self._writing() as base:
-            now = time.time()
+            now = self.clock()
             return base.execute(
                 "UPDATE image SET state = 'retry', changed = ?, ready = ?, due = 0, tries = 0 WHERE state = 'dead'",
                 (now, now),
+            ).rowcount
+
+    def failed(self) -> list[str]:
+        return self._ids("state = 'failed'")
+
+    def retry_failed(self, image_ids: list[str]) -> int:
+        """As if they had just come."""
+        with self._writing() as base:
+            return base.executemany(
+                "UPDATE image SET state = 'new', changed = ?, reason = '', starts = 0 WHERE id = ? AND state = 'failed'",
+                [(self.clock(), one) for one in image_ids],
             ).rowcount
 
     def to_remove(self, failed_before: float) -> list[str]:
@@ -189,6 +212,14 @@ class Queue:
             found = dict(self._base.execute("SELECT state, count(*) FROM image GROUP BY state").fetchall())
         return {state: found.get(state, 0) for state in STATES}
 
+    def oldest(self) -> float:
+        """Seconds since the oldest of those that are not finished came, or got its results."""
+        with self._lock:
+            (since,) = self._base.execute(
+                "SELECT min(coalesce(ready, changed)) FROM image WHERE state IN ('new', 'busy', 'ready', 'retry')"
+            ).fetchone()
+        return 0.0 if since is None else max(0.0, self.clock() - since)
+
     def reasons(self) -> list[tuple[str, str, int]]:
         """State, reason and number of images, the most frequent first."""
         with self._lock:
@@ -200,8 +231,21 @@ class Queue:
 def status(root: Path) -> str:
     """The queue of a node's folder as lines, whether the node runs or not."""
     with closing(queue_of(root)) as queue:
-        lines = [f"{state:7}{count:>8}" for state, count in queue.counts().items()]
-        return "\n".join([*lines, *(f"{state}: {reason} ({count})" for state, reason, count in queue.reasons())])
+        counts = queue.counts()
+        lines = [f"{state:7}{count:>8}" for state, count in counts.items()]
+        if oldest := queue.oldest():
+            lines.append(f"the oldest waits for {_time(oldest)}")
+        lines += (f"{state}: {reason} ({count})" for state, reason, count in queue.reasons())
+        if counts["dead"]:
+            lines.append(f"chestmap node --retry-dead {root} sends the dead letters again")
+        return "\n".join(lines)
+
+
+def _time(seconds: float) -> str:
+    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} seconds"
 
 
 def retry_dead(root: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import socket
 import ssl
@@ -21,11 +20,16 @@ from pynetdicom.sop_class import Verification  # pyright: ignore[reportAttribute
 
 from chestmap.errors import BadInput
 from chestmap.reports.dicom.source import SINGLE
-from chestmap.serving.node.listening import Listener, Network, start_anew
+from chestmap.serving.node.listening import Listener, Network, meter_of, start_anew
 from chestmap.serving.node.settings import NodeSettings
 from chestmap.serving.node.spool import TROUBLE, Spool
 
-log = logging.getLogger(__name__)
+REJECTIONS = {
+    (1, 3): ("title", "its title is not in --allow"),
+    (1, 7): ("called", "it calls another title than --title"),
+    (3, 2): ("associations", "there are as many associations as may be (associations)"),
+}
+"""Source and diagnostic of an A-ASSOCIATE-RJ."""
 
 SYNTAXES = [
     uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.JPEGLosslessSV1, uid.JPEGLossless, uid.JPEG2000Lossless,
@@ -36,7 +40,7 @@ SYNTAXES = [
 IDENTIFIER = re.compile(r"[0-9.]{1,64}")
 TITLE = re.compile(r"[ -\[\]-~]{1,16}")
 
-SUCCESS, OUT_OF_RESOURCES, NOT_AUTHORIZED, NO_IDENTIFIER = 0x0000, 0xA700, 0x0124, 0x0117
+SUCCESS, OUT_OF_RESOURCES, NOT_AUTHORIZED, NO_IDENTIFIER, NO_IMAGE, FAILURE = 0x0000, 0xA700, 0x0124, 0x0117, 0xC000, 0x0110
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,18 @@ class Receiver:
         entity.add_supported_context(Verification)
         for storage in sorted(SINGLE):
             entity.add_supported_context(storage, SYNTAXES)
-        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_C_ECHO, self._echo), (evt.EVT_DIMSE_RECV, start_anew)]
-        made = entity.make_server(
-            (door.host, door.port), ssl_context=door.tls, evt_handlers=handlers, server_class=Listener.of(settings, door.networks)
-        )  # fmt: skip
+        self.refused = spool.metrics.refused
+        handlers = [
+            (evt.EVT_C_STORE, self._store), (evt.EVT_C_ECHO, self._echo), (evt.EVT_DIMSE_RECV, start_anew),
+            (evt.EVT_REJECTED, self._rejected), (evt.EVT_ESTABLISHED, self._established), (evt.EVT_ABORTED, self._aborted),
+        ]  # fmt: skip
+        listener = Listener.of(settings, door.networks, self.refused)
+        try:
+            made = entity.make_server(
+                (door.host, door.port), ssl_context=door.tls, evt_handlers=handlers, server_class=listener
+            )
+        except OSError as error:
+            raise BadInput(f"--host {door.host} --port {door.port}: {error.strerror}; give others") from None
         assert isinstance(made, Listener)
         self._entity, self._listener = entity, made
         self.port = int(made.server_address[1])
@@ -130,17 +142,58 @@ class Receiver:
         """Nothing is decoded here. Whatever the disk says, the sender is told to try again later."""
         try:
             if not self._admits(event):
+                self.refused("title", f"an image was refused: {_caller(event)} may not send from there (--allow)")
                 return NOT_AUTHORIZED
             identifier = str(event.request.AffectedSOPInstanceUID)  # pyright: ignore[reportAttributeAccessIssue]
             if not IDENTIFIER.fullmatch(identifier):
+                self.refused("identifier", f"an image of {_caller(event)} was refused: its SOP Instance UID is none")
                 return NO_IDENTIFIER
+            dataset = cast(BytesIO | None, event.request.DataSet)  # pyright: ignore[reportAttributeAccessIssue]
+            if not dataset or not dataset.getbuffer().nbytes:
+                self.refused("empty", f"an image of {_caller(event)} was refused: it holds nothing")
+                return NO_IMAGE
             if self.spool.folders.free() < self.settings.free_bytes:
-                log.warning("an image was refused: the disk is full")
+                self.refused("disk", "an image was refused: less of the disk is free than free_bytes")
                 return OUT_OF_RESOURCES
-            dataset = cast(BytesIO, event.request.DataSet)  # pyright: ignore[reportAttributeAccessIssue]
             start = b"\0" * 128 + b"DICM" + encode_file_meta(event.file_meta)
             self.spool.take(identifier, (start, dataset.getbuffer()))
         except TROUBLE as problem:
-            log.warning("an image was refused: %s", type(problem).__name__)
+            said = problem.strerror if isinstance(problem, OSError) and problem.strerror else type(problem).__name__
+            self.refused("disk", f"an image was refused: {said}")
             return OUT_OF_RESOURCES
+        except Exception as problem:  # whatever somebody sends
+            self.refused("trouble", f"an image of {_caller(event)} was refused: {type(problem).__name__}")
+            return FAILURE
         return SUCCESS
+
+    def _rejected(self, event: evt.Event) -> None:
+        """By pynetdicom; it keeps what it answered: who said no, and why."""
+        answer = event.assoc.acceptor.primitive
+        reason, said = REJECTIONS.get(
+            (getattr(answer, "result_source", 0), getattr(answer, "diagnostic", 0)),
+            ("other", "it asks for what is not known"),
+        )
+        self.refused(reason, f"an association of {_caller(event)} was rejected: {said}")
+
+    def _established(self, event: evt.Event) -> None:
+        """What the sender may try in vain."""
+        taken = {one.abstract_syntax for one in event.assoc.accepted_contexts}
+        left = {str(one.abstract_syntax) for one in event.assoc.rejected_contexts if one.abstract_syntax not in taken}
+        for storage in sorted(left):
+            reason, what = ("syntax", "its transfer syntaxes of ") if storage in SINGLE else ("class", "")
+            self.refused(reason, f"{_caller(event)} offers what is not taken: {what}{uid.UID(storage).name}")
+
+    def _aborted(self, event: evt.Event) -> None:
+        """Without an answer no sender thinks that its image is safe."""
+        meter = meter_of(event)
+        if event.assoc.dimse.message is not None and not (meter and meter.ended):
+            self.refused(
+                "aborted", f"an association of {_caller(event)} ended in the midst of an image, which was not taken"
+            )
+
+
+def _caller(event: evt.Event) -> str:
+    """The title and address, without anything that could steer a terminal."""
+    caller = event.assoc.requestor  # codespell:ignore
+    title = "".join(letter for letter in caller.ae_title[:16] if TITLE.fullmatch(letter)).strip()
+    return f"{title or '(no title)'} at {caller.address or 'an unknown address'}"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dicomweb_client import DICOMwebClient
 
-from chestmap.errors import BadInput, Refused
+from chestmap.errors import BadInput, ProcessDied, Refused
 from chestmap.inference.forward import ForwardSettings
 from chestmap.inference.predictor import load
 from chestmap.reports.dicom import kinds_of
@@ -78,18 +78,24 @@ def duty_of(model: Path, destination: Destination, kinds: Sequence[str], setting
     return Duty(served, destination, wanted)
 
 
-def run(node: Node, door: Door) -> None:
+def run(node: Node, door: Door, page: tuple[str, int] | None = None) -> None:
     """Until SIGTERM or SIGINT."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     silence()
     ended = threading.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: ended.set())
-    port = node.start(door)
+    port = node.start(door, page)
     log.info("%s listens on %s:%d%s", door.title, door.host, port, " with TLS" if door.tls else "")
+    if page and node.page:
+        log.info("metrics are at http://%s:%d/metrics", page[0], node.page.port)
     node.watch(ended)
     log.info("stopping")
     node.stop()
+    if node.predicting.broken:
+        raise ProcessDied(
+            f"the model predicts not even an empty image ({node.predicting.broken}); nothing is lost: start again"
+        )
 
 
 def silence() -> None:

@@ -24,6 +24,7 @@ class NodeSettings(Settings):
     keep_failed_hours: float = Field(default=168, ge=0)  # images that could not be predicted
     keep_done_days: float = Field(default=90, ge=0)  # lines of the queue, by which pulling knows what it has seen
     pull_days: int = Field(default=1, ge=0)  # studies of today and so many days before; 0 for all
+    answer_seconds: float = Field(default=300, gt=0)  # for one answer of a DICOMweb server, from its first byte to its last
     pull_waiting: int = Field(default=200, ge=1)  # nothing is pulled while so many images wait
     engine: str = "auto"  # these three as for `chestmap predict`
     device: str = "auto"

@@ -1,4 +1,4 @@
-"""The node's folder: the queue, and for each image a folder of its files.
+"""The node's folder: the queue, and for each image a folder of its files; and what is counted of them.
 
 queue.sqlite          what was acknowledged, and how far it is
 studies/ab/s-ab12…/   image.dcm and, once it was predicted, results/
@@ -14,13 +14,15 @@ import hmac
 import shutil
 import sqlite3
 import threading
-import time
 from collections.abc import Iterable
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
+from chestmap.errors import Refused
 from chestmap.serving.folders import Folders, sync
-from chestmap.serving.node.queue import Queue
+from chestmap.serving.node.metrics import NodeMetrics
+from chestmap.serving.node.queue import Queue, queue_of
 
 Piece = bytes | bytearray | memoryview
 TROUBLE = (OSError, sqlite3.Error)
@@ -31,12 +33,15 @@ class Spool:
     """Queue and files, kept in step. For any number of threads of one process."""
 
     def __init__(self, root: Path, *, keep: bool = False) -> None:
+        if not (root / "queue.sqlite").exists() and any(root.glob("studies/*/s-*/original")):
+            raise Refused(f"{root}: holds studies of `chestmap serve`; give the node a folder of its own")
         self.folders, self.keep = Folders(root), keep
         self.folders.lock()
         self._key, self._lock = self.folders.key(), threading.Lock()
         self.dead = self.folders.root / "dead"
         self.dead.mkdir(mode=0o700, exist_ok=True)
         self.queue = Queue(self.folders.root / "queue.sqlite")
+        self.metrics = NodeMetrics(self.queue)
         self.arrived, self.made = threading.Event(), threading.Event()
 
     def close(self) -> None:
@@ -52,9 +57,17 @@ class Spool:
         """The same image has the same id; without the folder's key nobody gets from one to the other."""
         return "s-" + hmac.new(self._key, sop_instance_uid.encode(), sha256).hexdigest()[:24]
 
-    def take(self, sop_instance_uid: str, pieces: Iterable[Piece]) -> str:
+    def take(self, sop_instance_uid: str, pieces: Iterable[Piece], by: str = "c-store") -> str:
         """Returns when the image is safe on disk and in the queue. One that is pending already is not kept twice."""
-        image_id, received = self.id_of(sop_instance_uid), self.folders.new()
+        image_id = self.id_of(sop_instance_uid)
+        with self.metrics.seconds.labels("receive").time():
+            self._keep(image_id, pieces)
+        self.metrics.received.labels(by).inc()
+        self.arrived.set()
+        return image_id
+
+    def _keep(self, image_id: str, pieces: Iterable[Piece]) -> None:
+        received = self.folders.new()
         try:
             with (received / "image.dcm").open("xb") as file:
                 for piece in pieces:
@@ -67,8 +80,6 @@ class Spool:
                     self.queue.add(image_id)
         finally:
             shutil.rmtree(received, ignore_errors=True)
-        self.arrived.set()
-        return image_id
 
     def place(self, image_id: str) -> Path:
         """Where an image's files are."""
@@ -83,6 +94,7 @@ class Spool:
         made.rename(target)
         sync(target.parent)
         self.queue.results_ready(image_id)
+        self.metrics.predicted.inc()
         self.made.set()
 
     def results(self, image_id: str) -> list[Path]:
@@ -104,10 +116,11 @@ class Spool:
             if (place := self.folders.of(image_id)).is_dir():
                 self._move(place, self.dead / image_id)
             self.queue.bury(image_id)
+        self.metrics.dead_letters.inc()
 
     def tidy(self, failed_seconds: float, done_seconds: float) -> None:
         """Removes what is not needed any more."""
-        now = time.time()
+        now = self.queue.clock()
         with self._lock:
             gone = self.queue.to_remove(now - failed_seconds)
             for image_id in gone:
@@ -124,3 +137,10 @@ class Spool:
     def _remove(self, image_id: str) -> None:
         self.folders.remove(image_id)
         shutil.rmtree(self.dead / image_id, ignore_errors=True)
+
+
+def retry_failed(root: Path) -> int:
+    """Images that could not be predicted, and whose files are still there, are new again."""
+    with closing(queue_of(root)) as queue:
+        folders = Folders(root)
+        return queue.retry_failed([one for one in queue.failed() if (folders.of(one) / "image.dcm").is_file()])
