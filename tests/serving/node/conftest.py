@@ -16,6 +16,15 @@ __all__ = ["orthanc", "orthanc_server"]
 QUICK = {"retry_seconds": 0.05, "longest_retry_seconds": 0.2, "free_bytes": 0, "readers": 1}
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _settled():
+    """What was imported is never garbage, so it need not be looked through after every test."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _silent(monkeypatch):
     """What pynetdicom says of peers is not for a log: as the verb does."""

@@ -16,6 +16,7 @@ from serving.node.films import PLANTED, counts, film, send, wait_until
 pytestmark = [  # pynetdicom leaves the socket of a connection that failed to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
 ]
 
 
@@ -86,9 +87,10 @@ def test_what_the_archive_pushes_comes_back_as_results_of_its_study(orthanc, sta
 
 @pytest.fixture(scope="module")
 def started(model_folder):
-    """Starts nodes as processes of their own; the fork server imports torch once for all of them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["chestmap.serving.run", "chestmap.serving.node.node", "chestmap.methods"])
+    """Starts nodes as processes of their own. They are forked, as a new process takes up to 20 s to import everything;
+    nothing of this process is at work meanwhile, and they use one thread, which torch allows after a fork.
+    """
+    context = multiprocessing.get_context("fork")
     made = []
 
     def begin(store, destination):
