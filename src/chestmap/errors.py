@@ -8,6 +8,7 @@ ChestmapError
 │   ├── BadBox          a box without area, or with coordinates that are not numbers
 │   ├── BadModel        a model, pack or predictions folder is damaged or from elsewhere
 │   └── UnknownFinding  a finding that the vocabulary does not hold
+├── Unreachable         a store of files gives nothing: its package or credentials are missing  exit code 2
 ├── Refused             what was asked would give a dishonest or mixed result       exit code 2
 │   ├── Leak            a patient on both sides of a split
 │   └── StepChanged     a recorded step was made with other settings, data or code
@@ -55,6 +56,10 @@ class UnknownFinding(BadInput, KeyError):
     """A finding that the vocabulary does not hold."""
 
     __str__ = Exception.__str__  # KeyError would print the repr
+
+
+class Unreachable(ChestmapError):
+    """A store gives nothing at all, so that there is no use in asking it for the next file."""
 
 
 class Refused(ChestmapError):

@@ -8,12 +8,9 @@ part-00000/maps.npy          float16 [image, finding, h, w], raw and non-negativ
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -22,13 +19,20 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float16, Float32
 
+from chestmap.data.addresses import is_address, without_scheme
+from chestmap.data.fetched import Copy
 from chestmap.data.folder_tables import folder_findings
+from chestmap.data.growing import GREATEST, Chunk, GrowingPart
 from chestmap.data.part_maps import PartMaps
+from chestmap.data.places import Place, place_of
 from chestmap.errors import BadModel, Refused
 from chestmap.types import Findings, Frame, Prediction
 
+__all__ = [
+    "GREATEST", "Chunk", "GrowingPart", "Header", "OwnRule", "Predictions", "PredictionsWriter", "open_predictions", "read_header",
+]  # fmt: skip
+
 FORMAT = 1
-GREATEST = 65504.0  # of float16
 BESIDE_SCORES = ("image_id", "patient_id", "width", "height", "frame")
 
 
@@ -64,26 +68,17 @@ class Header:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """Rows that belong together; `maps` may be a read-only memory map."""
-
-    image_ids: tuple[str, ...]
-    patient_ids: tuple[str, ...]
-    frames: tuple[Frame, ...]
-    scores: Float32[np.ndarray, "image finding"]
-    maps: Float16[np.ndarray, "image finding h w"]
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-
 class PredictionsWriter:
-    """Writes parts beside and renames them, so a killed job leaves whole parts and goes on with the missing ones."""
+    """Writes parts beside and renames them, so a killed job leaves whole parts and goes on with the missing ones.
 
-    def __init__(self, folder: Path, header: Header) -> None:
-        self.folder, self.header = folder, header
+    `out` may be an address; `folder` is where parts are made, on this machine.
+    """
+
+    def __init__(self, out: Path | str | Place, header: Header) -> None:
+        self.place, self.header = place_of(out), header
+        self.folder = folder = self.place.folder
         folder.mkdir(parents=True, exist_ok=True)
+        self.place.bring_header()
         if (folder / "predictions.json").exists():
             earlier = read_header(folder)
             changed = [
@@ -91,7 +86,7 @@ class PredictionsWriter:
             ]
             if changed:
                 raise Refused(
-                    f"{folder}: holds other predictions ({', '.join(changed)} differ); give a new folder or delete it"
+                    f"{self.place}: holds other predictions ({', '.join(changed)} differ); give a new folder or delete it"
                 )
         else:
             self._write_header(complete=False)
@@ -100,9 +95,10 @@ class PredictionsWriter:
         beside = self.folder / f"predictions.json.{token_hex(4)}.part"  # processes of one array may write it at once
         beside.write_text(json.dumps(self.header.as_json(complete=complete), indent=1), encoding="utf-8")
         beside.replace(self.folder / "predictions.json")
+        self.place.send("predictions.json")
 
     def has(self, part: int) -> bool:
-        return (self.folder / f"part-{part:05d}").is_dir()
+        return self.place.has(part)
 
     def write(self, part: int, count: int, chunks: Iterator[Chunk]) -> None:
         """One part of `count` images, given as chunks in order."""
@@ -115,7 +111,7 @@ class PredictionsWriter:
 
     def grow(self, part: int, mark: str = "") -> GrowingPart:
         """A part whose number of images is not known yet; `mark` keeps apart processes that may make the same one."""
-        return GrowingPart(self.folder / f"part-{part:05d}", self.header.findings, mark)
+        return GrowingPart(self.place, part, self.header.findings, mark)
 
     def reopen(self) -> None:
         """From here to `finish` the folder counts as unfinished."""
@@ -123,72 +119,6 @@ class PredictionsWriter:
 
     def finish(self) -> None:
         self._write_header(complete=True)
-
-
-class GrowingPart:
-    """A part while images come; until `commit` nothing of it counts. `place` is where further files of the part may be put.
-
-    Maps go through the file, never through a map of it: a full disk is then an error, not a signal that kills.
-    """
-
-    def __init__(self, final: Path, findings: Findings, mark: str = "") -> None:
-        self.final, self.findings, self.done = final, findings, 0
-        self.place = final.with_name(f"{final.name}.making{mark}")
-        shutil.rmtree(self.place, ignore_errors=True)
-        self.place.mkdir()
-        self._tables: list[pl.DataFrame] = []
-        self._shape: tuple[int, ...] = ()
-
-    def add(self, chunk: Chunk) -> None:
-        with (self.place / "maps.npy").open("ab") as maps:
-            if not self._shape:
-                self._shape = chunk.maps.shape[1:]
-                maps.write(_npy_header((0, *self._shape)))
-            maps.write(np.ascontiguousarray(np.clip(chunk.maps, 0, GREATEST), dtype="<f2").data)
-        self._tables.append(_table(chunk, self.findings))
-        self.done += len(chunk)
-
-    def commit(self) -> None:
-        """All of it is on the disk before it has its name; where another process was first, its part stays."""
-        with (self.place / "maps.npy").open("r+b") as maps:
-            maps.write(_npy_header((self.done, *self._shape)))
-        pl.concat(self._tables).write_parquet(self.place / "scores.parquet")
-        for path in (*self.place.iterdir(), self.place):
-            _to_disk(path)
-        try:
-            self.place.replace(self.final)
-        except OSError:
-            if not self.final.is_dir():
-                raise
-            shutil.rmtree(self.place)
-        _to_disk(self.final.parent)
-
-
-def _npy_header(shape: tuple[int, ...]) -> bytes:
-    """NumPy pads it, so that the first number may grow without moving what follows."""
-    stream = BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": "<f2", "fortran_order": False, "shape": shape})
-    return stream.getvalue()
-
-
-def _to_disk(path: Path) -> None:
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-def _table(chunk: Chunk, findings: Findings) -> pl.DataFrame:
-    columns: dict[str, Any] = {
-        "image_id": pl.Series(chunk.image_ids, dtype=pl.String),
-        "patient_id": pl.Series(chunk.patient_ids, dtype=pl.String),
-        "width": np.array([frame.image[0] for frame in chunk.frames], dtype=np.float32),
-        "height": np.array([frame.image[1] for frame in chunk.frames], dtype=np.float32),
-        "frame": np.array([frame.as_list() for frame in chunk.frames], dtype=np.float64).reshape(-1, 10),
-    }
-    columns |= {name: chunk.scores[:, index] for index, name in enumerate(findings)}
-    return pl.DataFrame(columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,8 +179,13 @@ class Predictions:
             )
 
 
-def open_predictions(folder: Path) -> Predictions:
-    """The predictions of a folder; an unfinished or damaged one is an error that says what to do."""
+def open_predictions(folder: Path | str, cache: Path = Path("cache")) -> Predictions:
+    """The predictions of a folder; an unfinished or damaged one is an error that says what to do.
+
+    Those at an address are fetched into `cache`, where what has not changed there since stays.
+    """
+    if isinstance(folder, str):
+        return open_predictions(fetched_predictions(folder, cache))
     found = read_header(folder)
     if not found["complete"]:
         raise BadModel(f"{folder}: predictions are unfinished; run the same `chestmap predict` again to finish them")
@@ -265,6 +200,21 @@ def open_predictions(folder: Path) -> Predictions:
         found["part_size"],
     )
     return Predictions(folder, header, pl.concat(tables), maps)
+
+
+def fetched_predictions(text: str, cache: Path = Path("cache")) -> Path:
+    """The folder on this machine: the one that is meant, or a copy of what evaluation needs of the one at an address."""
+    path = without_scheme(text)
+    if not is_address(path):
+        return Path(path)
+
+    copy = Copy(path, cache)
+    copy.fetch("predictions.json", lambda name: name == "predictions.json")
+    if not (copy.folder / "predictions.json").exists():
+        raise BadModel(f"{text}: no predictions.json; expected a folder that `chestmap predict --out` wrote")
+    if read_header(copy.folder)["complete"]:
+        copy.fetch("part-", lambda name: name.endswith(("/scores.parquet", "/maps.npy")))
+    return copy.folder
 
 
 def _part_names(folder: Path) -> Sequence[str]:

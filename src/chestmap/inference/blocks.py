@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from chestmap.data.places import Place
 from chestmap.errors import BadInput, BadTable, Refused
 from chestmap.inference.decoding import Input
 from chestmap.inference.inputs import Inputs, placed, plain_name
@@ -103,18 +104,19 @@ def read_blocks(folder: Path) -> Blocks:
     return Blocks(folder, **{**about, "way": Way(**about["way"])})
 
 
-def shared_blocks(out: Path, given: Sequence[str], way: Way, sizes: Callable[[], dict[str, int]]) -> Blocks:
+def shared_blocks(out: Place, given: Sequence[str], way: Way, sizes: Callable[[], dict[str, int]]) -> Blocks:
     """The plan that all processes of a folder use; one of other inputs, or another way of reading them, is refused."""
-    place = out / "plan"
-    if not place.is_dir():
-        with passing_folder(out) as beside:
+    plan = out.folder / "plan"
+    if not plan.is_dir() and not out.bring_plan():
+        with passing_folder(out.folder) as beside:
             write_blocks(beside, given, way, sizes())
             try:
-                beside.rename(place)
+                beside.rename(plan)
             except OSError:
-                if not place.is_dir():
+                if not plan.is_dir():
                     raise
-    blocks = read_blocks(place)
+        out.offer_plan()
+    blocks = read_blocks(plan)
     for key, what in (("given", "other inputs"), ("views", "another --any-view"), ("key", "another pseudonym key")):
         if getattr(blocks.way, key) != getattr(way, key):
             raise Refused(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from chestmap.data.places import place_of
 from chestmap.data.progress import progress_of
 from chestmap.errors import BadInput, ChestmapError
 from chestmap.inference.blocks import Gone
@@ -54,8 +55,9 @@ class Work:
 
     open_predictor: Callable[[], Predictor]
     given: Sequence[str]
-    out: Path
+    out: Path | str  # or an address
     settings: dict[str, Any]  # of `StreamSettings`
+    scratch: Path | None = None  # where an actor makes parts for an address
 
 
 class PartActor:
@@ -70,7 +72,8 @@ class PartActor:
         from chestmap.inference.stream import StreamSettings
 
         work = self.work
-        return open_job(work.open_predictor(), work.given, work.out, StreamSettings(**work.settings), self.shards)
+        place = place_of(work.out, work.scratch)
+        return open_job(work.open_predictor(), work.given, place, StreamSettings(**work.settings), self.shards)
 
     def missing(self) -> dict[int, int]:
         """Parts that are not there, with how many inputs each has."""
@@ -79,7 +82,7 @@ class PartActor:
 
     def predict(self, number: int) -> int:
         reading = self._job.reading
-        if number not in self._job.there():
+        if not self._job.place.has(number):
             far = self._job.predict([number], lambda inputs: decode_apart(inputs, reading, AHEAD))
             near = self._job.predict([number], lambda inputs: decode_all(inputs, reading, 0))
             with suppress(Gone):  # another driver has completed the folder

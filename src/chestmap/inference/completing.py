@@ -37,23 +37,21 @@ def part_folder(out: Path, number: int) -> Path:
     return out / f"part-{number:05d}"
 
 
-def parts_in(out: Path, parts: int) -> set[int]:
-    numbers = (int(entry.name[5:]) for entry in out.glob("part-?????") if entry.name[5:].isdecimal())
-    return {number for number in numbers if number < parts}
-
-
 def complete(job: Job, own: Iterable[int]) -> Share:
     """Completes the folder where all parts are there; as often, and by as many processes at once, as it may happen."""
-    missing = set(range(job.blocks.parts)) - job.there()
+    missing, place = set(range(job.blocks.parts)) - job.there(), job.place
+    place.bring(own if missing else range(job.blocks.parts), "inputs.parquet", "failed.parquet")
     if missing:
         share = share_of(job.out, own)
         return Share(share.images, share.failed, len(missing))
     for leftover in job.out.glob("part-*.making*"):
         shutil.rmtree(leftover, ignore_errors=True)
     write_errors(job.out / "errors.csv", told(job))
+    place.send("errors.csv")
     job.writer.finish()
     share = share_of(job.out, range(job.blocks.parts))
     remove_blocks(job.out)
+    place.drop_plan()
     return share
 
 
@@ -72,7 +70,10 @@ def told(job: Job) -> Iterator[Failed]:
     """The inputs that were set aside, in order. Parts of paths that were hidden anywhere are hidden here, too."""
     folders = [part_folder(job.out, number) for number in range(job.blocks.parts)]
     broken = [folder for folder in folders if (folder / "failed.parquet").exists()]
-    hidden = _hidden_in(folders) if broken and job.reading.pseudonyms.key is not None else frozenset()
+    hidden: frozenset[str] = frozenset()
+    if broken and job.reading.pseudonyms.key is not None:
+        job.place.bring(range(job.blocks.parts), "scores.parquet")
+        hidden = _hidden_in(folders)
     for folder in broken:
         rows = pl.read_parquet(folder / "failed.parquet")
         shown = [
@@ -83,6 +84,7 @@ def told(job: Job) -> Iterator[Failed]:
             beside = folder / f"failed.parquet.{token_hex(4)}.part"
             rows.with_columns(pl.Series("name", shown)).write_parquet(beside)
             beside.replace(folder / "failed.parquet")
+            job.place.send(f"{folder.name}/failed.parquet")
         yield from map(Failed, shown, rows["reason"])
 
 

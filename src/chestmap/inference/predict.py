@@ -11,6 +11,7 @@ from pydantic import Field
 
 from chestmap.data.loader import Loader, LoaderSettings, Part
 from chestmap.data.pack import PackSettings, make_pack, pack_place
+from chestmap.data.places import Place, place_of
 from chestmap.data.predictions import Chunk, Header, Predictions, PredictionsWriter, open_predictions
 from chestmap.data.progress import progress_of
 from chestmap.data.source import Source
@@ -37,7 +38,12 @@ class PredictSettings(Settings):
 
 
 def predict_source(
-    model: Model, source: Source, ids: Iterable[str], out: Path, settings: PredictSettings, cache: Path = Path("cache")
+    model: Model,
+    source: Source,
+    ids: Iterable[str],
+    out: Path | Place,
+    settings: PredictSettings,
+    cache: Path = Path("cache"),
 ) -> tuple[Predictions, Mapping[str, str]]:
     """The images of a dataset that are named, packed in `cache` first; and the reasons why some of them are left out."""
     canvas = PackSettings(**model.canvas.model_dump())
@@ -48,15 +54,19 @@ def predict_source(
 
 
 def predict_part(
-    model: Model, part: Part, out: Path, settings: PredictSettings | None = None, *, progress: bool = True
+    model: Model, part: Part, out: Path | Place, settings: PredictSettings | None = None, *, progress: bool = True
 ) -> Predictions:
-    """Scores and maps of every image of a part; what is there already of the same model and images is kept."""
+    """Scores and maps of every image of a part; what is there already of the same model and images is kept.
+
+    A place at an address must be `whole`.
+    """
     settings = settings or PredictSettings()
     _check_fits(model, part)
     predictor = Predictor(model, open_forward(model, settings.forward))
     about = {"method": model.method.name, "sha256": model.sha256, "data": model.about["data"], **chosen_by(model)}
+    place = place_of(out)
     writer = PredictionsWriter(
-        out, Header(predictor.findings, model.canvas.canvas, about, model.own_rule, part.fingerprint, settings.part_size)
+        place, Header(predictor.findings, model.canvas.canvas, about, model.own_rule, part.fingerprint, settings.part_size)
     )
     with progress_of("predict", len(part), show=progress) as advance:
         for number, first in enumerate(range(0, len(part), settings.part_size)):
@@ -66,7 +76,8 @@ def predict_part(
             else:
                 writer.write(number, len(rows), _counted(_chunks(predictor, part.select(rows), settings), advance))
     writer.finish()
-    return open_predictions(out)
+    place.bring(range(-(-len(part) // settings.part_size)))
+    return open_predictions(place.folder)
 
 
 def chosen_by(model: Model) -> Mapping[str, Any]:

@@ -17,12 +17,13 @@ import numpy as np
 import polars as pl
 
 from chestmap.data.pack import cores
+from chestmap.data.places import Place, place_of
 from chestmap.data.predictions import Chunk, GrowingPart, PredictionsWriter, read_header
 from chestmap.data.progress import progress_of
 from chestmap.errors import BadInput, Refused
 from chestmap.inference.batching import chosen_batch_size
 from chestmap.inference.blocks import Blocks, Gone, shared_blocks, way_of
-from chestmap.inference.completing import FAILED, Share, complete, part_folder, parts_in, share_of
+from chestmap.inference.completing import FAILED, Share, complete, part_folder, share_of
 from chestmap.inference.decoding import Decoded, Failed, Input, Reading, decode_all
 from chestmap.inference.predictor import Predictor, tensor_of
 from chestmap.inference.stream import WORTH_A_PROCESS, StreamSettings, header_of, reading_for, scored
@@ -64,8 +65,12 @@ class Job:
     def out(self) -> Path:
         return self.writer.folder
 
+    @property
+    def place(self) -> Place:
+        return self.writer.place
+
     def there(self) -> set[int]:
-        return parts_in(self.out, self.blocks.parts)
+        return {number for number in self.place.parts() if number < self.blocks.parts}
 
     def predict(self, numbers: Iterable[int], decode: Decode, tell: Callable[[int], None] | None = None) -> Iterator[int]:
         """Makes parts, in the order given, and yields the number of each."""
@@ -157,10 +162,13 @@ def _nothing_of(predictor: Predictor) -> Chunk:
     return Chunk((), (), (), scores[:0], maps[:0])
 
 
-def open_job(predictor: Predictor, given: Sequence[str], out: Path, settings: StreamSettings, shards: int = 1) -> Job:
+def open_job(
+    predictor: Predictor, given: Sequence[str], out: Path | str | Place, settings: StreamSettings, shards: int = 1
+) -> Job:
     """Joins the work on a folder, or begins it."""
-    out.mkdir(parents=True, exist_ok=True)
-    earlier = read_header(out) if (out / "predictions.json").exists() else {}
+    place = place_of(out)
+    place.folder.mkdir(parents=True, exist_ok=True)
+    earlier = read_header(place.folder) if (place.folder / "predictions.json").exists() else {}
     reading = reading_for(predictor, settings)
     way = way_of(given, settings.views, reading.pseudonyms.key)
 
@@ -173,14 +181,14 @@ def open_job(predictor: Predictor, given: Sequence[str], out: Path, settings: St
 
     for _ in range(5):
         try:
-            blocks = shared_blocks(out, given, way, sizes)
+            blocks = shared_blocks(place, given, way, sizes)
             break
         except Gone:  # completed at this very moment
             continue
     else:
-        raise Refused(f"{out}: other processes complete it again and again; wait until they have ended")
+        raise Refused(f"{place}: other processes complete it again and again; wait until they have ended")
     header = header_of(predictor, blocks.batch_size, blocks.part_size, blocks.data)
-    job = Job(predictor, PredictionsWriter(out, header), blocks, reading)
+    job = Job(predictor, PredictionsWriter(place, header), blocks, reading)
     if earlier.get("complete") and len(job.there()) < blocks.parts:
         job.writer.reopen()
     return job
@@ -201,6 +209,7 @@ def predict_shard(
             for _ in job.predict(missing, lambda inputs: decode_all(inputs, job.reading, workers), advance):
                 pass
         if on_part is not None:
+            job.place.bring(own)
             for number in own:
                 on_part(part_folder(job.out, number), job.inputs_of(number))
         return complete(job, own)

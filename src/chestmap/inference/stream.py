@@ -24,6 +24,7 @@ from pydantic import Field
 
 from chestmap.data.image import ReadSettings
 from chestmap.data.pack import cores
+from chestmap.data.places import Place, place_of
 from chestmap.data.predictions import Chunk, Header, PredictionsWriter, read_header
 from chestmap.data.progress import progress_of
 from chestmap.errors import BadInput, Diverged, Refused
@@ -66,16 +67,18 @@ class Outcome:
 def predict_inputs(
     predictor: Predictor,
     inputs: Inputs,
-    out: Path,
+    out: Path | str | Place,
     settings: StreamSettings | None = None,
     *,
     on_part: OnPart | None = None,
     progress: bool = True,
 ) -> Outcome:
     """`on_part` hears of each finished part, also of those of earlier calls, with its inputs in the order of its rows."""
-    out.mkdir(parents=True, exist_ok=True)
-    with _alone(out):
-        stream = _Stream.begin(predictor, inputs, out, settings or StreamSettings())
+    place = place_of(out)
+    place.folder.mkdir(parents=True, exist_ok=True)
+    with _alone(place.folder):
+        place.begin("inputs.parquet")
+        stream = _Stream.begin(predictor, inputs, place, settings or StreamSettings())
         with progress_of("predict", stream.left, show=progress) as advance:
             stream.run(on_part or _nothing, advance)
         return stream.end()
@@ -131,8 +134,9 @@ class _Stream:
     images: int = 0
 
     @classmethod
-    def begin(cls, predictor: Predictor, inputs: Inputs, out: Path, settings: StreamSettings) -> _Stream:
+    def begin(cls, predictor: Predictor, inputs: Inputs, place: Place, settings: StreamSettings) -> _Stream:
         """Counts the inputs, and settles what the folder's files will say of how they were made."""
+        out = place.folder
         earlier = read_header(out) if (out / "predictions.json").exists() else {}
         done = _Done.read(out)
         keys = {source.key for source in inputs} if done.place else None
@@ -140,7 +144,7 @@ class _Stream:
         if not total:
             raise BadInput(f"{inputs.base}: no PNG, JPEG or DICOM file among {inputs.passed_over} files; name images")
         if keys is not None and (gone := done.place.keys() - keys):
-            raise Refused(f"{out}: holds {len(gone)} images that are not among these inputs; give a new folder for others")
+            raise Refused(f"{place}: holds {len(gone)} images that are not among these inputs; give a new folder for others")
         batch_size = settings.batch_size or earlier.get("model", {}).get("forward", {}).get("batch_size")
         if batch_size is None:
             batch_size = chosen_batch_size(predictor.forward, predictor.model.canvas.canvas)
@@ -149,7 +153,7 @@ class _Stream:
         workers = settings.workers
         if workers is None:
             workers = min(cores(), 8, left // WORTH_A_PROCESS)
-        writer = PredictionsWriter(out, header_of(predictor, batch_size, part_size))
+        writer = PredictionsWriter(place, header_of(predictor, batch_size, part_size))
         return cls(predictor, inputs, writer, reading_for(predictor, settings), done, left, batch_size, workers)
 
     def run(self, on_part: OnPart, advance: Callable[[int], None]) -> None:
@@ -208,6 +212,7 @@ class _Stream:
             shutil.rmtree(leftover)
         failed = [Failed(self._shown(found.name), found.reason) for _, found in self.failed]
         write_errors(out / "errors.csv", failed)
+        self.writer.place.send("errors.csv")
         if self.images:
             self.writer.finish()
         return Outcome(self.images, tuple(failed), self.inputs.passed_over)
