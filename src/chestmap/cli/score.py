@@ -50,7 +50,7 @@ def evaluate(
     """Score predictions under one protocol: AUC with intervals, localization at three thresholds, floors and ceilings.
 
     Thresholds and calibration come from the split's validation part where it was predicted, too. A part whose patients were
-    trained on is refused, unless the split's name says that it shares them.
+    trained on is refused, unless the split's name says that it shares them; so is a split other than that which trained the model.
 
     Example: `chestmap evaluate predictions/ham predictions/cam --source nih --root /data/nih --split official --preset ham`
     """
@@ -85,10 +85,14 @@ def scores_of(folder: Path, source: "Source", split: "Split | None", part: str, 
     from chestmap.data.predictions import open_predictions
     from chestmap.evaluation.evaluate import EvaluationSettings
     from chestmap.inference.scoring import score_split
+    from chestmap.inference.trained_on import check_predictions
     from chestmap.settings import checked, with_overrides
 
     how = checked(EvaluationSettings, with_overrides({}, overrides), name="--score-set")
-    return score_split(open_predictions(folder), source, split, how, part=part, title=folder.name)
+    predictions = open_predictions(folder)
+    for note in check_predictions(predictions, source, split):
+        typer.echo(f"{folder}: {note}", err=True)
+    return score_split(predictions, source, split, how, part=part, title=folder.name)
 
 
 def compare(

@@ -44,6 +44,21 @@ def images_for(folder: Path, predictions: Predictions, source: Source, split: Sp
     return truth, notes
 
 
+def check_predictions(predictions: Predictions, source: Source, split: Split | None) -> list[str]:
+    """As `check_split`, by what predictions.json tells of the model; folders that others made tell nothing, and pass."""
+    data = predictions.header.model.get("data")
+    if not isinstance(data, Mapping) or "fingerprint" not in data:
+        return []
+    if split:
+        return check_split(predictions.folder, data, source, split)
+    if data["fingerprint"] == source.fingerprint or source.name == data.get("source") in PUBLISHED:
+        raise Leak(
+            f"{predictions.folder}: images of this {source.name} trained its model, by the split {data.get('split')}; "
+            "name that split, so that these are left out"
+        )
+    return [_unchecked(data, source)]
+
+
 def check_split(folder: Path, data: Mapping[str, Any], source: Source, split: Split) -> list[str]:
     """`data` is that of model.json. Refused where what the split holds out may have trained the model; what cannot be checked is
     returned.
@@ -62,10 +77,14 @@ def check_split(folder: Path, data: Mapping[str, Any], source: Source, split: Sp
         return []
     if source.name == data.get("source") in PUBLISHED and split.name != trained:
         raise Leak(f"{folder}: its training images of {source.name} were split by {trained}, not by {split.name}; {remedy}")
-    return [
+    return [_unchecked(data, source)]
+
+
+def _unchecked(data: Mapping[str, Any], source: Source) -> str:
+    return (
         f"the images come from another {source.name} ({source.fingerprint}) than those of training ({data.get('source')}, "
         f"{data.get('fingerprint')}); whether they share patients was not checked"
-    ]
+    )
 
 
 def _same_counts(data: Mapping[str, Any], source: Source, split: Split) -> bool:
