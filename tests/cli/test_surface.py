@@ -70,3 +70,13 @@ def test_an_empty_folder_is_one_line(tmp_path):
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "Data_Entry_2017" in done.stderr
+
+
+@pytest.mark.parametrize(("given", "kept"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+def test_threads_sleep_while_they_wait_unless_told_otherwise(given, kept):
+    code = "import os, sys, atexit; atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY'])); import chestmap.cli as c; c.main()"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.split()[-1] == kept

@@ -52,7 +52,12 @@ node.add_to(app)
 
 
 def main() -> None:
-    """Run a verb; a mistake of the user is one line for each mistake, never a traceback."""
+    """Run a verb; a mistake of the user is one line for each mistake, never a traceback.
+
+    Threads of a network sleep while they wait for each other. By default they spin for milliseconds, at the end of every loop:
+    where another process has one of the cores, that makes two threads several times slower than one.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is loaded
     try:
         app()
     except ChestmapError as error:
