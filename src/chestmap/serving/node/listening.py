@@ -57,6 +57,13 @@ def start_anew(event: evt.Event) -> None:
         meter.taken = 0
 
 
+def give_up(event: evt.Event) -> None:
+    """Closed before it asked for anything, as by a monitor that tries the port: it would keep its place for `acse_seconds`."""
+    association = event.assoc
+    if association.requestor.primitive is None:  # codespell:ignore
+        association.dul.to_user_queue.put(None)  # pyright: ignore[reportArgumentType] -- as at the end of that time
+
+
 class Handler(RequestHandler):
     server: Listener  # pyright: ignore[reportIncompatibleVariableOverride]
 

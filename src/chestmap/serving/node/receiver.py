@@ -20,7 +20,7 @@ from pynetdicom.sop_class import Verification  # pyright: ignore[reportAttribute
 
 from chestmap.errors import BadInput
 from chestmap.reports.dicom.source import SINGLE
-from chestmap.serving.node.listening import Listener, Network, meter_of, start_anew
+from chestmap.serving.node.listening import Listener, Network, give_up, meter_of, start_anew
 from chestmap.serving.node.settings import NodeSettings
 from chestmap.serving.node.spool import TROUBLE, Spool
 
@@ -105,6 +105,7 @@ class Receiver:
         handlers = [
             (evt.EVT_C_STORE, self._store), (evt.EVT_C_ECHO, self._echo), (evt.EVT_DIMSE_RECV, start_anew),
             (evt.EVT_REJECTED, self._rejected), (evt.EVT_ESTABLISHED, self._established), (evt.EVT_ABORTED, self._aborted),
+            (evt.EVT_CONN_CLOSE, give_up),
         ]  # fmt: skip
         listener = Listener.of(settings, door.networks, self.refused)
         try:

@@ -98,7 +98,7 @@ def only_part(body: bytes, kind: str) -> bytes:
     return body[head + 4 : end]
 
 
-def text_of(found: Found, tag: str) -> str:
+def text_of(found: Any, tag: str) -> str:
     """The first value of an element in DICOM JSON, as text; empty where there is none, or where it is something else."""
     try:
         value = found[tag]["Value"][0]
