@@ -6,7 +6,7 @@ patients, all seeds together (AUC: from the resamples). Neither holds the luck o
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +42,12 @@ class Made:
     costs: list[dict[str, float]]
     source: Source
 
-    def hits(self, geometry: str, rule: str, at: float) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-        """Hits summed over seeds and pairs counted, [patient, finding], and the patients."""
+    def hits(self, geometry: str, rule: str, at: float, finding: str = "") -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        """Hits summed over seeds and pairs counted, [patient, finding], and the patients; of one finding or of all."""
         patient_of = dict(zip(self.source.ids, self.source.images["patient_id"], strict=True))
         chosen = [table.filter((pl.col("geometry") == geometry) & (pl.col("rule") == rule)) for table in self.cases]
         table = pl.concat(chosen).sort("image_id", "finding", maintain_order=True)
+        table = table.filter(pl.col("finding") == finding) if finding else table
         patients, findings = sorted({patient_of[one] for one in table["image_id"]}), sorted(set(table["finding"]))
         place = np.array([patients.index(patient_of[one]) for one in table["image_id"]])
         column = np.array([findings.index(one) for one in table["finding"]])
@@ -189,10 +190,11 @@ def real_table(rows: list[Made]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def difference(first: Made, second: Made, what: tuple[str, str, float]) -> tuple[float, float, float, float]:
-    """Difference of the rates, its interval, and p of exchanging the rows for whole patients."""
-    seeds = min(len(first.seeds), len(second.seeds))
-    (one, pairs, _), (other, others, _) = (cut(made, seeds).hits(*what) for made in (first, second))
+def difference(
+    first: Made, second: Made, what: tuple[str, str, float], finding: str = ""
+) -> tuple[float, float, float, float]:
+    """Difference of the rates, its interval, and p of exchanging the rows for whole patients; of the seeds that both have."""
+    (one, pairs, _), (other, others, _) = (made.hits(*what, finding) for made in paired(first, second))
     if not np.array_equal(pairs, others):
         raise ValueError(f"{first.row.title}, {second.row.title}: other pairs")
     drawn = patient_weights(len(pairs), DRAWS, 0)
@@ -203,16 +205,20 @@ def difference(first: Made, second: Made, what: tuple[str, str, float]) -> tuple
     return float(shares.sum()), *np.percentile(spread, [2.5, 97.5]).tolist(), float((reached.sum() + 1) / (DRAWS + 1))
 
 
-def cut(made: Made, seeds: int) -> Made:
-    return Made(
-        made.row,
-        made.seeds[:seeds],
-        made.evaluations[:seeds],
-        made.cases[:seeds],
-        made.scores[:seeds],
-        made.costs,
-        made.source,
+def paired(first: Made, second: Made) -> tuple[Made, Made]:
+    """Both with the seeds that both have."""
+    seeds = [seed for seed in first.seeds if seed in second.seeds]
+    one, other = (
+        replace(
+            made,
+            seeds=tuple(seeds),
+            evaluations=[made.evaluations[made.seeds.index(seed)] for seed in seeds],
+            cases=[made.cases[made.seeds.index(seed)] for seed in seeds],
+            scores=[made.scores[made.seeds.index(seed)] for seed in seeds],
+        )
+        for made in (first, second)
     )
+    return one, other
 
 
 def floors(one: Made) -> str:
@@ -256,36 +262,27 @@ def measured(claim: Claim) -> str:
 
 def verdict(value: float, p: float | None) -> str:
     if p is None:
-        return "in kind" if value > 0 else "does not hold"
+        return f"not tested; goes {'that' if value > 0 else 'the other'} way"
     if p < 0.05:
         return "holds" if value > 0 else "the opposite holds"
     return "not shown"
 
 
 def tested(claim: Claim, first: Made, second: Made) -> tuple[float, float | None, float | None, float | None, list[float]]:
-    seeds = min(len(first.seeds), len(second.seeds))
-    one, other = cut(first, seeds), cut(second, seeds)
+    one, other = paired(first, second)
     geometry, rule, at = HEADLINE
     if claim.measure == "AUC":
         change = one.aucs() - other.aucs()
         each = np.subtract(one.by_seed("AUC"), other.by_seed("AUC")).tolist()
         p = min(1.0, 2 * min((change[1:] <= 0).mean(), (change[1:] >= 0).mean()) + 1 / len(change))
         return float(change[0]), *np.percentile(change[1:], [2.5, 97.5]).tolist(), float(p), each
-    if claim.measure == "T(IoR)" or claim.finding:
-        wanted = {
-            "at": 0.5 if claim.measure == "T(IoR)" else at,
-            "geometry": geometry,
-            "rule": rule,
-            "finding": claim.finding or "mean",
-        }
-        each = [
-            a.one(claim.measure, **wanted).value - b.one(claim.measure, **wanted).value
-            for a, b in zip(one.evaluations, other.evaluations, strict=True)
-        ]
+    at = 0.5 if claim.measure == "T(IoR)" else at
+    wanted = {"at": at, "geometry": geometry, "rule": rule, "finding": claim.finding or "mean"}
+    pairs = zip(one.evaluations, other.evaluations, strict=True)
+    each = [a.one(claim.measure, **wanted).value - b.one(claim.measure, **wanted).value for a, b in pairs]
+    if claim.measure == "T(IoR)":  # cases.csv holds IoU alone
         return float(np.mean(each)), None, None, None, each
-    wanted = {"at": at, "geometry": geometry, "rule": rule}
-    each = np.subtract(one.by_seed("T(IoU)", **wanted), other.by_seed("T(IoU)", **wanted)).tolist()
-    return *difference(one, other, HEADLINE), each
+    return *difference(one, other, HEADLINE, claim.finding), each
 
 
 if __name__ == "__main__":
