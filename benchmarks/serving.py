@@ -71,28 +71,19 @@ class Seen:
 
 @dataclass(frozen=True)
 class Rates:
-    """Images a second, and seconds of processor for each image."""
+    """Images a second, and seconds of processor for each image: its own, and its clients'."""
 
     rate: float
     own: float
+    clients: float = 0.0
 
 
 class Running:
     """The service as a process of its own; `memory` is sampled once a second."""
 
     def __init__(self, model: Path, store: Path, port: int, options: list[str]) -> None:
-        self.command = [
-            sys.executable,
-            "-m",
-            "chestmap",
-            "serve",
-            str(model),
-            "--store",
-            str(store),
-            "--port",
-            str(port),
-            *options,
-        ]
+        words = ["serve", str(model), "--store", str(store), "--port", str(port), *options]
+        self.command = [sys.executable, "-m", "chestmap", *words]
         self.port, self.memory = port, []
         self.starts: list[float] = []
         self.start()
@@ -143,7 +134,7 @@ def body_of(content: bytes) -> bytes:
     return head + content + b"\r\n--edge--\r\n"
 
 
-def client(port: int, work: "Queue[int]", side: int, seen: Seen, lock: threading.Lock) -> None:
+def client(port: int, work: "Queue[int]", pictures: Path, seen: Seen, lock: threading.Lock) -> None:
     headers = {"X-Chestmap": "1", "Content-Type": "multipart/form-data; boundary=edge"}
     line = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     while True:
@@ -152,7 +143,7 @@ def client(port: int, work: "Queue[int]", side: int, seen: Seen, lock: threading
         except Empty:
             line.close()
             return
-        body = body_of(picture(seed, side))
+        body = body_of((pictures / str(seed)).read_bytes())
         while True:
             begin = time.monotonic()
             try:
@@ -182,18 +173,17 @@ def client(port: int, work: "Queue[int]", side: int, seen: Seen, lock: threading
                 seen.scores[seed] = [one["score"] for one in study["results"][0]["findings"]]
 
 
-def drive(service: Running, arguments: argparse.Namespace) -> tuple[Seen, Rates]:
+def drive(service: Running, pictures: Path, arguments: argparse.Namespace) -> tuple[Seen, Rates]:
     """All requests, with a kill in the middle; the rate leaves out the time that the service was gone."""
     work: Queue[int] = Queue()
     for seed in range(arguments.requests):
         work.put(seed)
     seen, lock = Seen(), threading.Lock()
     threads = [
-        threading.Thread(target=client, args=(service.port, work, arguments.image, seen, lock))
-        for _ in range(arguments.clients)
+        threading.Thread(target=client, args=(service.port, work, pictures, seen, lock)) for _ in range(arguments.clients)
     ]
     begin, gone, killed = time.monotonic(), 0.0, arguments.no_kill
-    own, since = service.processor(), 0
+    own, since, mine = service.processor(), 0, time.process_time()
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
@@ -205,19 +195,26 @@ def drive(service: Running, arguments: argparse.Namespace) -> tuple[Seen, Rates]
             service.memory.clear()
             service.start()
             gone = time.monotonic() - start
-            own, since = service.processor(), len(seen.accepted)
+            own, since, mine = service.processor(), len(seen.accepted), time.process_time()
     rate = len(seen.accepted) / (time.monotonic() - begin - gone)
-    return seen, Rates(rate, (service.processor() - own) / (len(seen.accepted) - since))
+    images = len(seen.accepted) - since
+    return seen, Rates(rate, (service.processor() - own) / images, (time.process_time() - mine) / images)
 
 
-def bare(predictor: Predictor, arguments: argparse.Namespace) -> tuple[np.ndarray, Rates]:
-    """The model's own scores, and how fast nothing but the model is in batches as the service makes them."""
+def bare(predictor: Predictor, folder: Path, arguments: argparse.Namespace) -> tuple[np.ndarray, Rates]:
+    """The model's own scores, and how fast nothing but the model is in batches as the service makes them.
+
+    Leaves the pictures in `folder`, so that clients have nothing to do but send them.
+    """
     scores, seconds, own = [], 0.0, 0.0
     predictor.arrays(torch.zeros(8, 1, arguments.canvas, arguments.canvas), ["x"] * 8)  # the first takes longer
     for first in range(0, arguments.requests, 8):
         seeds = range(first, min(first + 8, arguments.requests))
-        pictures = [radiograph_of(picture(seed, arguments.image), "x") for seed in seeds]
-        images = tensor_of(np.stack([on_canvas(one, predictor.model.canvas)[0] for one in pictures]))
+        pictures = [picture(seed, arguments.image) for seed in seeds]
+        for seed, one in zip(seeds, pictures, strict=True):
+            (folder / str(seed)).write_bytes(one)
+        canvases = [on_canvas(radiograph_of(one, "x"), predictor.model.canvas)[0] for one in pictures]
+        images = tensor_of(np.stack(canvases))
         begin, before = time.monotonic(), time.process_time()
         scores.append(predictor.arrays(images, ["x"] * len(seeds))[0])
         seconds, own = seconds + time.monotonic() - begin, own + time.process_time() - before
@@ -257,10 +254,11 @@ def main() -> None:
         port, folder = free.getsockname()[1], Path(place)
         free.close()
         random_model(folder / "model", arguments.backbone, arguments.canvas)
-        expected, rate = bare(load(folder / "model"), arguments)
+        (folder / "pictures").mkdir()
+        expected, rate = bare(load(folder / "model"), folder / "pictures", arguments)
         service = Running(folder / "model", folder / "store", port, arguments.serve)
         try:
-            seen, served = drive(service, arguments)
+            seen, served = drive(service, folder / "pictures", arguments)
             lost, double, wrong = checked(service, seen, expected)
             report(arguments, service, seen, (lost, double, wrong), (served, rate))
         finally:
@@ -285,7 +283,12 @@ def report(
         "other answers": f"{len(seen.strange)}",
         "latency p50, p95, p99": f"{quantiles[49]:.2f} s, {quantiles[94]:.2f} s, {quantiles[98]:.2f} s",
         "images a second: service, bare model": f"{rates[0].rate:.1f}, {rates[1].rate:.1f} ({rates[0].rate / rates[1].rate:.0%})",
-        "processor for each image: service, bare model": f"{rates[0].own * 1000:.0f} ms, {rates[1].own * 1000:.0f} ms",
+        "processor for each image: service, clients, bare model": (
+            f"{rates[0].own * 1000:.1f} ms, {rates[0].clients * 1000:.1f} ms, {rates[1].own * 1000:.1f} ms"
+        ),
+        "cores that service and clients, and the bare model, got": (
+            f"{rates[0].rate * (rates[0].own + rates[0].clients):.2f}, {rates[1].rate * rates[1].own:.2f}"
+        ),
         "start, and start after kill -9": ", ".join(f"{one:.1f} s" for one in service.starts),
         "memory after the kill: first third, last third, at most": f"{early:.0f} MB, {late:.0f} MB",
     }

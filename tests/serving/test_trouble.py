@@ -47,7 +47,7 @@ def test_a_disk_that_is_full_is_no_500(served, readers, client_of, tmp_path, mon
 def test_who_waits_when_the_service_stops_is_told_that_the_image_is_safe(served, readers, client_of, tmp_path, monkeypatch):
     service, go = Service([served], Store(tmp_path), readers=readers), threading.Event()
     predict = service.batches._predict
-    monkeypatch.setattr(service.batches, "_predict", lambda *batch: (go.wait(30), predict(*batch)))
+    monkeypatch.setattr(service.batches, "_predict", lambda *batch: (go.wait(30), predict(*batch))[1])
     with client_of(service) as client, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(client.post, "/v1/predict", files=upload(picture(1)))
         while not len(service.batches):
@@ -80,16 +80,16 @@ def test_an_image_with_which_a_model_fails_fails_no_other(served, readers, clien
     service = Service([served], Store(tmp_path), readers=readers)
     bad = f"s-{sha256(picture(7)).hexdigest()[:24]}"
 
-    def answers(canvases, frames, places):
+    def said(canvases, frames, places):
         if bad in [study_id for study_id, _ in places]:
             raise RuntimeError("secret")
-        return type(served).answers(served, canvases, frames, places)
+        return type(served).said(served, canvases, frames, places)
 
-    object.__setattr__(served, "answers", answers)
+    object.__setattr__(served, "said", said)
     try:
         with client_of(service) as client:
             studies = client.post("/v1/predict", files=upload(*(picture(seed) for seed in (6, 7, 8)))).json()["studies"]
     finally:
-        object.__delattr__(served, "answers")
+        object.__delattr__(served, "said")
     assert [study["state"] for study in studies] == ["done", "failed", "done"]
     assert studies[1]["error"] == f"{served.id}: cannot be predicted: RuntimeError"

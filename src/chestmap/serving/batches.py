@@ -1,4 +1,7 @@
-"""Dynamic batching: one thread that runs the models on whatever waits, and tells who waits for it."""
+"""Dynamic batching: one thread runs the models on whatever waits; another keeps what they said, and tells who waits for it.
+
+So a network does not stand still while the disk syncs. No more than one batch waits to be kept.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from chestmap.errors import BadInput, ChestmapError
 from chestmap.serving.metrics import Metrics
 from chestmap.serving.readers import Busy, Readers
 from chestmap.serving.results import Answer, Asked, answer
-from chestmap.serving.served import Served
+from chestmap.serving.served import Said, Served
 from chestmap.serving.settings import ServeSettings
 from chestmap.serving.store import Store
 
@@ -40,7 +43,8 @@ class Batches:
         self._queued: set[tuple[str, str]] = set()  # study and model, as they stand in `_waiting`
         self._open: Counter[str] = Counter()  # study: results that wait or are under way
         self._futures: dict[str, Future[None]] = {}
-        self._alone: set[str] = set()  # with one of these the service stopped
+        self._alone: set[str] = set()  # with one of these the service stopped, or a batch failed
+        self._under_way: list[tuple[str, str]] = []
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="batches")
@@ -53,7 +57,7 @@ class Batches:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends after the batch that is under way; the rest stays queued in the store."""
+        """Ends after what is under way is kept; the rest stays queued in the store."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -92,22 +96,30 @@ class Batches:
             return self._futures.setdefault(study_id, Future())
 
     def _run(self) -> None:
-        """The thread: one batch after the other, for whichever model has most to do."""
-        while (batch := self._next()) is not None:
-            sha, studies = batch
-            start = time.monotonic()
-            self._note([[one, sha] for one in studies])
-            self._predict(self.served[sha], studies)
-            self._note([])
-            took = time.monotonic() - start
-            self.seconds = took / len(studies)
-            self.metrics.batch(self.served[sha].id, len(studies), took)
-            self._done(studies)
+        """The thread: one batch after the other, for whichever model has most to do. Who is to be alone meets no other's results."""
+        with ThreadPoolExecutor(1, "results") as keeping:
+            kept = keeping.submit(lambda: None)
+            while (batch := self._next()) is not None:
+                sha, studies = batch
+                if alone := not self._alone.isdisjoint(studies):
+                    kept.result()
+                start = time.monotonic()
+                self._note(begun=[(one, sha) for one in studies])
+                said = self._predict(self.served[sha], studies)
+                self.metrics.batch(self.served[sha].id, len(studies), time.monotonic() - start)
+                kept.result()
+                kept = keeping.submit(self._keep, self.served[sha], studies, said)
+                if alone:
+                    kept.result()
+                self.seconds = (time.monotonic() - start) / len(studies)
 
-    def _note(self, pairs: list[list[str]]) -> None:
+    def _note(self, begun: Iterable[tuple[str, str]] = (), ended: Iterable[tuple[str, str]] = ()) -> None:
         """What `under_way` reads after a crash of this process; not synced, since a crash of the machine tells nothing."""
-        with suppress(OSError):
-            (self.store.folders.root / "under-way").write_text(json.dumps(pairs))
+        with self._changed, suppress(OSError):
+            self._under_way = [*(one for one in self._under_way if one not in ended), *begun]
+            part = self.store.folders.root / "under-way.part"
+            part.write_text(json.dumps(self._under_way))
+            part.replace(part.with_suffix(""))
 
     def _next(self) -> tuple[str, list[str]] | None:
         """Up to `batch_size` images for one model: the one whose first image waits among the longest queue."""
@@ -142,18 +154,36 @@ class Batches:
             for path in self.store.folders.of(study_id).glob("canvas-*"):
                 path.unlink(missing_ok=True)
 
-    def _predict(self, model: Served, studies: Sequence[str]) -> None:
-        """A batch that fails is tried again image by image, so that one image fails no other."""
+    def _predict(self, model: Served, studies: Sequence[str]) -> Said | Exception | None:
+        """None where every study was deleted."""
         try:
-            answer(self.store, self._answers(model, studies))
-        except (SQLAlchemyError, OSError, Busy) as problem:  # no fault of the images
+            return self._said(model, studies)
+        except Exception as problem:
+            return problem
+
+    def _keep(self, model: Served, studies: Sequence[str], said: Said | Exception | None) -> None:
+        """The other thread: files, then the database, then whoever waits. What failed is asked for again only when it is over."""
+        problem = said if isinstance(said, Exception) else None
+        try:
+            if isinstance(said, Said):
+                answer(self.store, model.kept(said))
+        except Exception as caught:
+            problem = caught
+        self._note(ended={(one, model.sha256) for one in studies})
+        if problem is not None:
+            self._failed(model, studies, problem)
+        self._done(studies)
+
+    def _failed(self, model: Served, studies: Sequence[str], problem: Exception) -> None:
+        """A batch that fails is tried again image by image, so that one image fails no other."""
+        if isinstance(problem, (SQLAlchemyError, OSError, Busy)):  # no fault of the images
             log.warning("store: %s; trying again", type(problem).__name__)
             self._later(model, studies)
-        except Exception as problem:
-            if len(studies) > 1:
-                for one in studies:
-                    self._predict(model, [one])
-                return
+        elif len(studies) > 1:
+            with self._changed:
+                self._alone.update(studies)
+            self.submit(Asked(one, model.sha256) for one in studies)
+        else:
             log.warning("model %s: %s", model.id, type(problem).__name__)
             said = str(problem) if isinstance(problem, ChestmapError) else type(problem).__name__
             failed = Answer(studies[0], model.sha256, error=f"cannot be predicted: {said}")
@@ -168,18 +198,17 @@ class Batches:
         with self._changed:
             self._changed.wait_for(lambda: self._stopping, PAUSE)
 
-    def _answers(self, model: Served, studies: Sequence[str]) -> list[Answer]:
-        """Canvases to answers. Where several models share a canvas they share its file; a deleted study is passed over."""
-        canvases, frames, places = [], [], []
+    def _said(self, model: Served, studies: Sequence[str]) -> Said | None:
+        """Where several models share a canvas they share its file; a deleted study is passed over."""
+        images, canvases, frames, places = self.store.images(studies), [], [], []
         for study_id in studies:
-            known = self.store.study(study_id)
-            if known is None:  # deleted
+            if (image := images.get(study_id)) is None:  # deleted
                 continue
-            folder, size = self.store.folders.of(study_id), (known[0].image["width"], known[0].image["height"])
+            folder = self.store.folders.of(study_id)
             canvases.append(self._canvas(model, folder))
-            frames.append(canvas_frame((float(size[0]), float(size[1])), model.predictor.model.canvas))
+            frames.append(canvas_frame((float(image["width"]), float(image["height"])), model.predictor.model.canvas))
             places.append((study_id, folder))
-        return model.answers(np.stack(canvases), frames, places) if places else []
+        return model.said(np.stack(canvases), frames, places) if places else None
 
     def _canvas(self, model: Served, folder: Path) -> np.ndarray:
         """As the upload left it, or made again from the original: after a restart, or for a model that is new."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
 from chestmap.serving.clock import now
@@ -73,7 +73,7 @@ def ask(store: Store, study_id: str, models: dict[str, str]) -> list[Asked]:
         session.flush()
         wanted = select(Result.model_sha).where(Result.study_id == study_id, Result.state == "queued")
         found = [Asked(study_id, sha) for sha in session.scalars(wanted) if sha in models]
-        _settle(session, study_id)
+        _settle(session, [study_id])
         return found
 
 
@@ -95,7 +95,7 @@ def resume(store: Store, models: dict[str, str], under_way: Iterable[Asked] = ()
         )
         for change in changes:
             for study_id in set(session.scalars(change.returning(Result.study_id))):
-                _settle(session, study_id)
+                _settle(session, [study_id])
         wanted = select(Result.study_id, Result.model_sha).where(queued).order_by(Result.number)
         return [Asked(*row) for row in session.execute(wanted)]
 
@@ -103,19 +103,32 @@ def resume(store: Store, models: dict[str, str], under_way: Iterable[Asked] = ()
 def answer(store: Store, answers: Sequence[Answer]) -> None:
     """In one commit. A result that is there already, or whose study was deleted meanwhile, is left as it is."""
     with store.writing() as session:
+        wanted = select(Result).where(Result.study_id.in_({one.study_id for one in answers}))
+        rows = {(row.study_id, row.model_sha): row for row in session.scalars(wanted)}
+        new: list[Answer] = []
         for one in answers:
-            row = session.get(Result, (one.study_id, one.model_sha))
+            row = rows.get((one.study_id, one.model_sha))
             if row is None or row.state != "queued":
                 continue
             row.state, row.error, row.at = ("failed" if one.error else "done"), one.error, now()
             row.findings, row.maps = one.findings, one.maps
-            if one.file:
-                session.merge(file_row(store.folders, one.study_id, one.file))
-            for found in one.findings:
-                key = {"study_id": one.study_id, "model_sha": one.model_sha, "finding": found["name"]}
-                session.merge(Score(**key, score=found["score"], over=found["over"]))
-            session.flush()
-            _settle(session, one.study_id, one)
+            new.append(one)
+        session.add_all(file_row(store.folders, one.study_id, one.file) for one in new if one.file)
+        session.flush()
+        scores = [
+            {
+                "study_id": one.study_id,
+                "model_sha": one.model_sha,
+                "finding": found["name"],
+                "score": found["score"],
+                "over": found["over"],
+            }
+            for one in new
+            for found in one.findings
+        ]
+        if scores:  # a result that is queued has none
+            session.execute(insert(Score), scores)
+        _settle(session, [one.study_id for one in new], new)
 
 
 def file_row(folders: Folders, study_id: str, new: NewFile) -> File:
@@ -124,23 +137,26 @@ def file_row(folders: Folders, study_id: str, new: NewFile) -> File:
     return File(study_id=study_id, kind=new.kind, path=path.as_posix(), sha256=new.sha256, bytes=new.bytes)
 
 
-def _settle(session: Session, study_id: str, new: Answer | None = None) -> None:
-    """The study's own line after its results changed."""
-    study = session.get(Study, study_id, populate_existing=True)
-    if study is None:
-        return
-    wanted = select(Result).where(Result.study_id == study_id).execution_options(populate_existing=True)
-    results = list(session.scalars(wanted))
-    states = {one.state for one in results}
-    study.state = "queued" if "queued" in states else "done" if "done" in states else "failed"
-    errors = [f"{one.model_id}: {one.error}" for one in results if one.error]
-    if study.state == "failed" and not errors:
-        errors = ["its model is not served any more; serve it again, or upload the image again"]
-    study.error = "; ".join(errors) or None
-    if new and not new.error:
-        study.suspicion = max(study.suspicion, new.suspicion)
-        study.teaches = worth([one.findings for one in results if one.state == "done"])
-        study.top = _top(results)
+def _settle(session: Session, study_ids: Collection[str], new: Sequence[Answer] = ()) -> None:
+    """The studies' own lines after their results changed."""
+    wanted = select(Result).where(Result.study_id.in_(study_ids)).execution_options(populate_existing=True)
+    found: dict[str, list[Result]] = {}
+    for row in session.scalars(wanted):
+        found.setdefault(row.study_id, []).append(row)
+    chosen = select(Study).where(Study.id.in_(study_ids)).execution_options(populate_existing=True)
+    for study in session.scalars(chosen):
+        results = found.get(study.id, [])
+        states = {one.state for one in results}
+        study.state = "queued" if "queued" in states else "done" if "done" in states else "failed"
+        errors = [f"{one.model_id}: {one.error}" for one in results if one.error]
+        if study.state == "failed" and not errors:
+            errors = ["its model is not served any more; serve it again, or upload the image again"]
+        study.error = "; ".join(errors) or None
+        said = [one.suspicion for one in new if one.study_id == study.id and not one.error]
+        if said:
+            study.suspicion = max(study.suspicion, *said)
+            study.teaches = worth([one.findings for one in results if one.state == "done"])
+            study.top = _top(results)
 
 
 def _top(results: Sequence[Result], most: int = 3) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float16, UInt8
+from jaxtyping import Float16, Float32, UInt8
 
 from chestmap.inference.boxes import boxes_of
 from chestmap.inference.predictor import Predictor, tensor_of
@@ -23,6 +23,16 @@ from chestmap.vocabulary import NO_FINDING, SUPPORT_DEVICES
 
 HARMLESS = {NO_FINDING, SUPPORT_DEVICES}
 """Findings that make an image no more urgent."""
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """Of one batch: what the network gave, and whose it is; `places` are ids and folders."""
+
+    scores: Float32[np.ndarray, "batch finding"]
+    maps: Float16[np.ndarray, "batch finding h w"]
+    frames: Sequence[Frame]
+    places: Sequence[tuple[str, Path]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +71,22 @@ class Served:
             "levels": dict(rule.levels), "rule": own, "calibrated": bool(model.about.get("calibration")),
         }  # fmt: skip
 
+    def said(
+        self, canvases: UInt8[np.ndarray, "batch h w"], frames: Sequence[Frame], places: Sequence[tuple[str, Path]]
+    ) -> Said:
+        """The network's part, for one caller at a time."""
+        scores, maps = self.predictor.arrays(tensor_of(canvases), [study_id for study_id, _ in places])
+        return Said(scores, maps, frames, places)
+
     def answers(
         self, canvases: UInt8[np.ndarray, "batch h w"], frames: Sequence[Frame], places: Sequence[tuple[str, Path]]
     ) -> list[Answer]:
-        """Of one batch; `places` are the studies' ids and folders, where the maps are written durably."""
-        scores, maps = self.predictor.arrays(tensor_of(canvases), [study_id for study_id, _ in places])
-        rows = zip(places, frames, scores, maps, strict=True)
+        """Both parts, one after the other."""
+        return self.kept(self.said(canvases, frames, places))
+
+    def kept(self, said: Said) -> list[Answer]:
+        """The rest: boxes, and the maps written durably into the studies' folders."""
+        rows = zip(said.places, said.frames, said.scores, said.maps, strict=True)
         return [self._answer(*place, frame, row, grid) for place, frame, row, grid in rows]
 
     def _answer(

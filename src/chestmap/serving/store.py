@@ -6,7 +6,7 @@ An upload is acknowledged after its files are synced and its rows, the results s
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +122,11 @@ class Store:
             study = session.get(Study, study_id)
             wanted = select(Result).where(Result.study_id == study_id).order_by(Result.number)
             return None if study is None else (study, list(session.scalars(wanted)))
+
+    def images(self, study_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """What is known of the images of those studies that are there."""
+        with self.reading() as session:
+            return dict(row for row in session.execute(select(Study.id, Study.image).where(Study.id.in_(study_ids))))
 
     def result(self, study_id: str, model_id: str) -> Result | None:
         """A finished result of one model, by its id."""
