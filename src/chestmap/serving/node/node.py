@@ -62,6 +62,8 @@ class Node:
 
     def start(self, door: Door, page: tuple[str, int] | None = None) -> int:
         """Takes up what an earlier node left, then listens; the port. `page` is where metrics are read."""
+        if page is not None:
+            self.page = Page(page, self.spool.metrics.registry)
         self.spool.recover()
         self._tidy()
         self.receiver = Receiver(door, self.spool, self.settings)
@@ -69,8 +71,6 @@ class Node:
         self.delivery.start()
         if self.pull:
             self.pull.start()
-        if page is not None:
-            self.page = Page(page, self.spool.metrics.registry)
         return self.receiver.port
 
     def stop(self) -> None:

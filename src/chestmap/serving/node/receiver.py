@@ -182,7 +182,8 @@ class Receiver:
         left = {str(one.abstract_syntax) for one in event.assoc.rejected_contexts if one.abstract_syntax not in taken}
         for storage in sorted(left):
             reason, what = ("syntax", "its transfer syntaxes of ") if storage in SINGLE else ("class", "")
-            self.refused(reason, f"{_caller(event)} offers what is not taken: {what}{uid.UID(storage).name}")
+            named = "".join(letter for letter in uid.UID(storage).name if letter.isprintable())[:64]
+            self.refused(reason, f"{_caller(event)} offers what is not taken: {what}{named}")
 
     def _aborted(self, event: evt.Event) -> None:
         """Without an answer no sender thinks that its image is safe."""
