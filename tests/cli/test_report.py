@@ -43,7 +43,7 @@ def predictions(tmp_path):
 
 def show(folder, dataset, *published, pictures=200, out=None):
     overrides = ["labels=labels.csv", "boxes=boxes.csv"]
-    report(folder, "folder", dataset, published=list(published), pictures=pictures, out=out, overrides=overrides)
+    report(str(folder), "folder", dataset, published=list(published), pictures=pictures, out=out, overrides=overrides)
 
 
 def test_predictions_become_a_report(predictions, dataset, capsys):
@@ -78,7 +78,7 @@ def test_what_is_scored_is_not_scored_again(predictions, dataset, capsys):
 
 def test_what_is_missing_is_told(predictions, dataset):
     with pytest.raises(BadInput, match=r"--source KIND --root ROOT"):
-        report(predictions)
+        report(str(predictions))
     with pytest.raises(BadInput, match="expected a run folder or a predictions folder"):
         show(dataset, dataset)
     with pytest.raises(BadInput, match="did you mean"):

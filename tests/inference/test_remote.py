@@ -85,7 +85,7 @@ def test_a_copy_of_what_is_there_is_the_local_folder(predictor, films, local, st
     assert files_in(store / "bucket/results/of it") == files_in(local / way)
 
 
-@pytest.mark.parametrize(("way", "step"), [("shard", 4), *(pytest.param(way, 1, marks=pytest.mark.slow) for way in WAYS)])
+@pytest.mark.parametrize(("way", "step"), [("shard", 6), *(pytest.param(way, 1, marks=pytest.mark.slow) for way in WAYS)])
 def test_whichever_put_it_dies_in_the_next_call_makes_it_whole(predictor, films, local, tmp_path, way, step):
     """One put after the other, until a call lives through."""
     for number in range(2, 40, step):

@@ -30,10 +30,9 @@ def deidentify(
 
     Example: `chestmap data deidentify /pacs/export --out /share/study-7`
     """
-    from chestmap.data.image import content_of
     from chestmap.data.progress import progress_of
     from chestmap.errors import BadImage
-    from chestmap.inference.decoding import unpacked
+    from chestmap.inference.decoding import content
     from chestmap.inference.inputs import Inputs
     from chestmap.inference.pseudonym import own_key
     from chestmap.reports.dicom.deidentify import write_deidentified
@@ -47,9 +46,7 @@ def deidentify(
             try:
                 if source.problem:
                     raise BadImage(source.problem)
-                path = Path(source.path)
-                data = content_of(path) if source.member is None else unpacked(source.path, source.member)
-                silent += not write_deidentified(data, salt, out)
+                silent += not write_deidentified(content(source), salt, out)
                 written += 1
             except BadImage as problem:
                 left_out += 1

@@ -25,7 +25,10 @@ ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model fo
 @app.command()
 def calibrate(
     model: ModelArgument,
-    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="What it predicted of the validation images.")],
+    predictions: Annotated[
+        str,
+        typer.Argument(metavar="PREDICTIONS", help="What it predicted of the validation images: a folder, or its address."),
+    ],
     kind: KindOption,
     root: RootOption,
     split: Annotated[
@@ -70,7 +73,7 @@ def card(
         Path | None, typer.Option(help="A metrics.json of `chestmap evaluate`, where the predictions are not at hand.")
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="What it predicted of the test images; needs --source, --root and --split.")
+        str | None, typer.Option(help="What it predicted of the test images; needs --source, --root and --split.")
     ] = None,
     kind: Annotated[
         str | None,

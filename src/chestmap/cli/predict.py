@@ -11,6 +11,7 @@ from chestmap.cli.predict_many import ActorsOption, ClusterOption, CpusOption, G
 from chestmap.cli.score import SplitOption
 
 if TYPE_CHECKING:
+    from chestmap.data.places import Place
     from chestmap.data.source import Source
     from chestmap.inference.decoding import Failed
     from chestmap.inference.outputs import Outputs
@@ -20,8 +21,8 @@ InputsArgument = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="INPUT",
-        help="Files, folders, 'patterns/*.dcm', a DICOMDIR, a ZIP archive, a CSV or TXT list of paths; "
-        "or nothing, and a dataset with --source and --root.",
+        help="Files, folders, 'patterns/*.dcm', a DICOMDIR, a ZIP archive, a CSV, Parquet or TXT list of paths; addresses of files, "
+        "folders and lists (s3://…); or nothing, and a dataset with --source and --root.",
     ),
 ]
 WriteOption = Annotated[
@@ -39,7 +40,13 @@ def add_to(app: typer.Typer) -> None:
 
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, such as runs/NAME/model.")],
-    out: Annotated[Path, typer.Option(help="The predictions folder; a half-made one there is finished.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER|ADDRESS",
+            help="The predictions folder, here or in an object store (s3://bucket/folder); a half-made one there is finished.",
+        ),
+    ],
     inputs: InputsArgument = None,
     write: WriteOption = None,
     kind: Annotated[
@@ -63,6 +70,10 @@ def predict(
     deidentify: Annotated[
         bool, typer.Option("--deidentify", help="DICOM results without name, date and id, as of `chestmap data deidentify`.")
     ] = False,
+    scratch: Annotated[
+        Path | None,
+        typer.Option(help="Where parts for an ADDRESS are made before they are sent; by default where temporary files go."),
+    ] = None,
     shard: ShardOption = None,
     cluster: ClusterOption = None,
     actors: ActorsOption = None,
@@ -80,8 +91,11 @@ def predict(
 
     Example: `chestmap predict runs/ham/model list.parquet --out results --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT`
 
+    Example: `chestmap predict runs/ham/model s3://bucket/list.parquet --out s3://bucket/results --shard 0/64`
+
     Example: `chestmap predict runs/ham/model --source nih --root /data/nih --split official --out predictions/ham`
     """
+    from chestmap.data.places import place_of
     from chestmap.errors import BadInput
     from chestmap.inference.outputs import checked_kinds
 
@@ -100,12 +114,13 @@ def predict(
         if kind is not None or deidentify or (shard and cluster):
             raise BadInput("--shard or --cluster, not both, take files, folders and lists: no --source, and no --deidentify")
         sizes = {"batch_size": batch_size, "workers": workers, "show_patient": show_patient}
-        many = Many(model, given, out, kinds, chosen, {**sizes, "views": "any" if any_view else "frontal"})
+        many = Many(model, given, (out, scratch), kinds, chosen, {**sizes, "views": "any" if any_view else "frontal"})
         place = {"address": cluster, "actors": actors, "cpus": cpus, "gpus": gpus}
         tell(many.in_shard(shard) if shard is not None else many.on_cluster(place), out)
         typer.echo(out)
         return
-    order = _Order(model, out, kinds, chosen, {"batch_size": batch_size, "workers": workers}, deidentify)
+    where = place_of(out, scratch, whole=kind is not None or kinds != {"predictions"})
+    order = _Order(model, where, kinds, chosen, {"batch_size": batch_size, "workers": workers}, deidentify)
     if kind is not None and root is not None:
         source = source_of(kind, root, overrides)
         failed = order.of_source(source, _ids(source, split, part or ["validation", "test"]), split, cache)
@@ -113,7 +128,7 @@ def predict(
         failed = order.of_files(given, show_patient=show_patient, views="any" if any_view else "frontal")
     typer.echo(out)
     if failed:
-        typer.echo(f"{len(failed):,} inputs were set aside; their reasons are in {out / 'errors.csv'}", err=True)
+        typer.echo(f"{len(failed):,} inputs were set aside; their reasons are in {out.rstrip('/')}/errors.csv", err=True)
         raise typer.Exit(1)
 
 
@@ -127,11 +142,16 @@ class _Order:
     """What is asked for, wherever the images come from."""
 
     model: Path
-    out: Path
+    place: "Place"
     kinds: frozenset[str]
     forward: dict[str, Any]
     sizes: dict[str, int | None]
     deidentify: bool = False
+
+    @property
+    def out(self) -> Path:
+        """On this machine."""
+        return self.place.folder
 
     @property
     def _key(self) -> bytes | None:
@@ -155,10 +175,12 @@ class _Order:
         inputs, how = Inputs(given), checked(StreamSettings, {**self.sizes, **settings}, name="options")
         predictor = self._predictor()
         with Outputs(self.out, predictor, reading_for(predictor, how), self.kinds, self._key) as outputs:
-            outcome = predict_inputs(predictor, inputs, self.out, how, on_part=outputs.on_part)
+            outcome = predict_inputs(predictor, inputs, self.place, how, on_part=outputs.on_part)
             outputs.finish()
         failed = [*outcome.failed, *outputs.failed]
         write_errors(self.out / "errors.csv", failed)
+        self.place.send("errors.csv")
+        self.place.send_rest()
         over = f"; {outcome.passed_over:,} files that are no images were passed over" if outcome.passed_over else ""
         typer.echo(f"{outcome.images:,} images{over}", err=True)
         _tell_of_dicom(outputs)
@@ -176,7 +198,7 @@ class _Order:
         sizes = {key: value for key, value in self.sizes.items() if value is not None}
         how = checked(PredictSettings, {**self.forward, **sizes}, name="options")
         predictor = self._predictor()
-        predictions, aside = predict_source(predictor.model, source, ids, self.out, how, cache)
+        predictions, aside = predict_source(predictor.model, source, ids, self.place, how, cache)
         failed = [
             Failed(image_id, reason.removeprefix(f"{source.path(source.row_of[image_id])}: "))
             for image_id, reason in aside.items()
@@ -200,6 +222,8 @@ class _Order:
 
             subject = Subject(self.out, None, source, split_of(source, split) if split else None, cache)
             report_of(subject, "test", [], (200, self.out / "report.html"))
+        self.place.send("errors.csv")
+        self.place.send_rest()
         return failed
 
 

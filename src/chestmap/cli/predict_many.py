@@ -24,7 +24,7 @@ ClusterOption = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Predict on Ray: auto (one that runs), host:port, or local (start one here). All nodes see the same paths.",
+        help="Predict on Ray: auto (one that runs), host:port, or local (start one here). All nodes see the same paths, or give addresses.",
     ),
 ]
 ActorsOption = Annotated[int | None, typer.Option(min=1, help="With --cluster: how many hold the model; as many as fit.")]
@@ -44,12 +44,13 @@ class Many:
 
     model: Path
     given: list[str]
-    out: Path
+    where: tuple[str, Path | None]  # a folder or an address, and where parts for the latter are made
     kinds: frozenset[str]
     forward: dict[str, Any]
     settings: dict[str, Any]
 
     def in_shard(self, text: str) -> "Share":
+        from chestmap.data.places import place_of
         from chestmap.errors import BadInput
         from chestmap.inference.outputs import Outputs
         from chestmap.inference.shard import Shard, open_job, predict_shard
@@ -59,16 +60,25 @@ class Many:
             raise BadInput(
                 f"--write {','.join(whole)} needs all parts: leave it out of --shard {text}, and call with --shard 0/1 at the end"
             )
+        more = self.kinds - {"predictions"}
+        place = place_of(*self.where, whole=bool(more))
+        if more and shard.count > 1 and place.afar:
+            raise BadInput(
+                f"--write {','.join(sorted(more))}: for an address leave it out of --shard {text}, and call with --shard 0/1 at the end"
+            )
         how, predictor = self._settings(), self._predictor()
-        job = open_job(predictor, self.given, self.out, how, shard.count)
-        with Outputs(self.out, predictor, job.reading, self.kinds) as outputs:
+        job = open_job(predictor, self.given, place, how, shard.count)
+        with Outputs(place.folder, predictor, job.reading, self.kinds) as outputs:
             share = predict_shard(job, shard, how.workers, on_part=outputs.on_part if outputs.wanted else None)
             outputs.finish()
+        if more:
+            place.send_rest()
         return share
 
     def on_cluster(self, cluster: dict[str, Any]) -> "Share":
         from functools import partial
 
+        from chestmap.data.addresses import is_address, without_scheme
         from chestmap.errors import BadInput
         from chestmap.inference.cluster import ClusterSettings, Work, opened, predict_on_cluster
         from chestmap.settings import checked
@@ -78,8 +88,10 @@ class Many:
         if not self.model.is_dir():
             raise BadInput(f"{self.model}: no such folder; expected a model folder, such as model/ of a finished run")
         settings = {key: value for key, value in self.settings.items() if value is not None and key != "workers"}
-        given = [text if "://" in text else str(Path(text).absolute()) for text in self.given]
-        work = Work(partial(opened, str(self.model.absolute()), self.forward), given, self.out.absolute(), settings)
+        given = [text if is_address(text) else str(Path(text).absolute()) for text in self.given]
+        out, scratch = without_scheme(self.where[0]), self.where[1]
+        there = out if is_address(out) else Path(out).absolute()
+        work = Work(partial(opened, str(self.model.absolute()), self.forward), given, there, settings, scratch)
         return predict_on_cluster(work, checked(ClusterSettings, cluster, name="options"), _say)
 
     def _settings(self) -> "StreamSettings":
@@ -100,11 +112,11 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def tell(share: "Share", out: Path) -> None:
+def tell(share: "Share", out: str) -> None:
     """Inputs that were set aside are no failure of a task: a scheduler would start it again for nothing."""
     aside = f", {share.failed:,} inputs set aside" if share.failed else ""
     if share.left:
         typer.echo(f"{share.images:,} images of this shard{aside}; {share.left:,} parts are left to other shards", err=True)
     else:
-        where = f" ({out / 'errors.csv'})" if share.failed else ""
+        where = f" ({out.rstrip('/')}/errors.csv)" if share.failed else ""
         typer.echo(f"{share.images:,} images{aside}{where}; the folder is complete", err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chestmap.cli.data import Set, source_of, split_of
-from chestmap.cli.score import SplitOption, scores_of
+from chestmap.cli.score import CacheOption, SplitOption, needs_out, scores_of
 
 if TYPE_CHECKING:
     from chestmap.data.predictions import Predictions
@@ -23,7 +23,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN|PREDICTIONS", help="A run folder, or a predictions folder.")],
+    folder: Annotated[
+        str,
+        typer.Argument(metavar="RUN|PREDICTIONS", help="A run folder, or a predictions folder, which may be an address."),
+    ],
     kind: Annotated[
         str | None,
         typer.Option("--source", metavar="KIND", help="Who laid the dataset out; by default what the run was trained on."),
@@ -36,6 +39,7 @@ def report(
     ] = None,
     pictures: Annotated[int, typer.Option(min=0, help="How many pictures, at most.")] = 200,
     out: Annotated[Path | None, typer.Option(help="The file to write; by default report.html in the folder.")] = None,
+    cache: CacheOption = Path("cache"),
     overrides: Set = None,
 ) -> None:
     """Write one file that opens offline: scores with intervals and floors, curves, hits and misses, what was trained on what.
@@ -44,11 +48,15 @@ def report(
 
     Example: `chestmap report runs/image-labels --published ham/table-6`
     """
+    from chestmap.data.predictions import fetched_predictions
     from chestmap.evaluation.published import find
 
     tables = [find(name) for name in published or ()]
+    if out is None:
+        needs_out(folder)
+    place = fetched_predictions(folder, cache)
     path = report_of(
-        _subject(folder, (kind, root), split, overrides or []), part, tables, (pictures, out or folder / "report.html")
+        _subject(place, (kind, root), split, overrides or []), part, tables, (pictures, out or place / "report.html")
     )
     typer.echo(path)
 

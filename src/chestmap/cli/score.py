@@ -22,6 +22,8 @@ SplitOption = Annotated[
     typer.Option("--split", help="A split by name, or a folder that `chestmap data split` wrote; none: all images."),
 ]
 
+CacheOption = Annotated[Path, typer.Option(help="Where predictions at an address are copied to.")]
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(evaluate)
@@ -29,7 +31,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def evaluate(
-    folders: Annotated[list[Path], typer.Argument(metavar="PREDICTIONS...", help="One or more predictions folders.")],
+    folders: Annotated[
+        list[str], typer.Argument(metavar="PREDICTIONS...", help="One or more predictions folders, or addresses of them.")
+    ],
     kind: KindOption,
     root: RootOption,
     split: SplitOption = None,
@@ -45,6 +49,7 @@ def evaluate(
         list[str] | None,
         typer.Option("--score-set", metavar="KEY=VALUE", help="A setting of the protocol, e.g. resamples=200."),
     ] = None,
+    cache: CacheOption = Path("cache"),
     overrides: Set = None,
 ) -> None:
     """Score predictions under one protocol: AUC with intervals, localization at three thresholds, floors and ceilings.
@@ -56,28 +61,41 @@ def evaluate(
     """
     from rich.console import Console
 
+    from chestmap.data.predictions import fetched_predictions
     from chestmap.evaluation.case_list import case_list, write_cases
     from chestmap.evaluation.table import brief_table, classification_table, localization_table, preset_table, summary_table
 
+    if out is None:
+        needs_out(*folders)
     source = source_of(kind, root, overrides)
     chosen = [f"presets={json.dumps(preset)}"] if preset else []
     named = split_of(source, split) if split else None
-    scored = [scores_of(folder, source, named, part, [*chosen, *(settings or [])]) for folder in folders]
+    places = [fetched_predictions(folder, cache) for folder in folders]
+    scored = [scores_of(folder, source, named, part, [*chosen, *(settings or [])]) for folder in places]
     console = Console()
     for table in (classification_table(scored), brief_table(scored), summary_table(scored)):
         console.print(table.to_rich())
     tables = [summary_table(scored), classification_table(scored), localization_table(scored)]
     tables += [localization_table(scored, geometry="any"), *(preset_table(scored, one) for one in preset or ())]
-    for folder, evaluation in zip(folders, scored, strict=True):
-        place = out / folder.name if out and len(folders) > 1 else out or folder
+    for folder, evaluation in zip(places, scored, strict=True):
+        place = out / folder.name if out and len(places) > 1 else out or folder
         place.mkdir(parents=True, exist_ok=True)
         evaluation.write(place / "metrics.json")
         write_cases(place / "cases.csv", case_list(evaluation))
         typer.echo(f"Wrote {place / 'metrics.json'}", err=True)
-    place = out or folders[0]
+    place = out or places[0]
     (place / "tables.md").write_text("\n\n".join(table.to_markdown() for table in tables), encoding="utf-8")
     (place / "tables.csv").write_text("\n".join(table.to_csv() for table in tables), encoding="utf-8")
     (place / "tables.tex").write_text("\n\n".join(table.to_latex() for table in tables), encoding="utf-8")
+
+
+def needs_out(*predictions: str) -> None:
+    """Nothing is written to an address but by `predict`."""
+    from chestmap.data.addresses import is_address, without_scheme
+    from chestmap.errors import BadInput
+
+    if afar := [text for text in predictions if is_address(without_scheme(text))]:
+        raise BadInput(f"{afar[0]}: is read only; say with --out where on this machine to write")
 
 
 def scores_of(folder: Path, source: "Source", split: "Split | None", part: str, overrides: list[str]) -> "Evaluation":
@@ -96,13 +114,14 @@ def scores_of(folder: Path, source: "Source", split: "Split | None", part: str, 
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A predictions folder.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another one, of the same images.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="A predictions folder, or the address of one.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one, of the same images.")],
     kind: KindOption,
     root: RootOption,
     split: SplitOption = None,
     part: Annotated[str, typer.Option(help="The part of the split that is compared.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print the differences as JSON.")] = False,
+    cache: CacheOption = Path("cache"),
     overrides: Set = None,
 ) -> None:
     """Test finding by finding whether A is better than B: DeLong for AUC, permutation by patient for hits, corrected by Holm.
@@ -111,14 +130,16 @@ def compare(
     """
     from rich.console import Console
 
+    from chestmap.data.predictions import fetched_predictions
     from chestmap.evaluation.comparison import compare as test
     from chestmap.evaluation.table import comparison_table
 
     source = source_of(kind, root, overrides)
     named = split_of(source, split) if split else None
-    one, other = (scores_of(folder, source, named, part, ["resamples=1"]) for folder in (first, second))
+    folders = [fetched_predictions(folder, cache) for folder in (first, second)]
+    one, other = (scores_of(folder, source, named, part, ["resamples=1"]) for folder in folders)
     differences = test(one.cases, other.cases)
     if as_json:
         typer.echo(json.dumps([difference.as_dict() for difference in differences], indent=2))
     else:
-        Console().print(comparison_table(differences, first.name, second.name).to_rich())
+        Console().print(comparison_table(differences, folders[0].name, folders[1].name).to_rich())

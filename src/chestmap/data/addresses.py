@@ -48,7 +48,7 @@ def plain_path(address: str) -> str:
     parts = urlsplit(address.rsplit("::", 1)[-1])
     web = parts.scheme in {"http", "https"}
     path = parts.path if web else address.rsplit("::", 1)[-1].split("://", 1)[1].removeprefix(parts.netloc)
-    return f"{parts.netloc.rsplit('@', 1)[-1]}/{path.lstrip('/')}".lstrip("/")
+    return f"{parts.netloc.rsplit('@', 1)[-1]}/{path.lstrip('/')}".strip("/")
 
 
 class Away(BadImage):

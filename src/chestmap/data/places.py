@@ -36,6 +36,8 @@ Found = TypeVar("Found")
 class Place:
     """A folder on this machine: what is written is there, so that nothing is to be brought or sent."""
 
+    afar = False
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
@@ -82,6 +84,8 @@ class Place:
 
 class Remote(Place):
     """An address. `folder` is this process's own, in `scratch`, and goes with it; `whole` keeps maps there, and brings what others made."""
+
+    afar = True
 
     def __init__(self, address: str, scratch: Path | None = None, *, whole: bool = False) -> None:
         self.address, self.whole = address.rstrip("/"), whole

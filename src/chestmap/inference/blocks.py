@@ -18,18 +18,22 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from secrets import token_hex
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from chestmap.data.addresses import is_address, plain_path, without_scheme
 from chestmap.data.places import Place
 from chestmap.errors import BadInput, BadTable, Refused
+from chestmap.inference.afar import list_at, told_as
 from chestmap.inference.decoding import Input
-from chestmap.inference.inputs import Inputs, placed, plain_name
+from chestmap.inference.inputs import Inputs
 from chestmap.inference.lists import ROWS, TABLES, frames_of, named
+from chestmap.inference.names import placed, plain_name
 
 COLUMNS = {"name": pl.String, "path": pl.String, "member": pl.Int64, "problem": pl.String, "given": pl.Boolean}
 MOST_PARTS = 99_999
@@ -159,7 +163,14 @@ def way_of(given: Sequence[str], views: str, key: bytes | None) -> Way:
 
 def _frames(given: Sequence[str]) -> Iterator[pl.DataFrame]:
     """One list that is a table is streamed as a table; anything else is walked."""
-    if len(given) == 1 and (path := Path(given[0])).suffix.lower() in TABLES and path.is_file():
+    text = without_scheme(given[0]) if given else ""
+    if len(given) == 1 and is_address(text) and PurePosixPath(plain_path(text)).suffix.lower() in TABLES:
+        with TemporaryDirectory() as passing:
+            path, base = list_at(text, Path(passing)), text.rpartition("/")[0]
+            with told_as(text, path):
+                yield from (named(frame, base, partial(placed, base=base), plain_name) for frame in frames_of(path))
+        return
+    if len(given) == 1 and (path := Path(text)).suffix.lower() in TABLES and path.is_file():
         folder = path.parent.absolute()
         for frame in frames_of(path):
             yield named(frame, folder, partial(placed, base=folder), plain_name)

@@ -10,9 +10,10 @@ import multiprocessing
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -22,16 +23,20 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from chestmap.data.addresses import Away, content_at, is_address, site
 from chestmap.data.canvas import CanvasSettings, on_canvas
 from chestmap.data.image import DEFAULTS, ReadSettings, content_of, radiograph_of
 from chestmap.data.limits import LIMITS
 from chestmap.data.packing import DEATHS, DIED, begin
-from chestmap.errors import BadImage, BadInput
+from chestmap.errors import BadImage, BadInput, Unreachable
 from chestmap.inference.pseudonym import Pseudonyms, words_of_patient
 from chestmap.types import Frame, Radiograph
 
 AHEAD = 24
 """Images that are decoded, or under way, before the network takes them; for each process."""
+
+IN_A_ROW = 16
+"""Inputs that a store does not give, though it does not say that they are missing."""
 
 AHEAD_BYTES = 256 << 20
 """Of their canvases, for all processes together."""
@@ -79,6 +84,7 @@ class Failed:
 
     name: str
     reason: str
+    away: bool = False  # a store did not give it
 
 
 def read_input(source: Input, reading: Reading) -> Radiograph:
@@ -96,12 +102,14 @@ def opened(source: Input, reading: Reading) -> tuple[str, bytes]:
             raise BadImage(source.problem)
         data = content(source)
     except BadImage as problem:
-        raise BadImage(f"{source.name}: {problem}") from None
+        raise type(problem)(f"{source.name}: {problem}") from None
     return source.name if source.given else reading.pseudonyms.name(source.name, words_of_patient(data)), data
 
 
 def content(source: Input) -> bytes:
     """The bytes of an input, no more than the limit; a message without its name."""
+    if is_address(source.path):
+        return content_at(source.path)
     return content_of(Path(source.path)) if source.member is None else unpacked(source.path, source.member)
 
 
@@ -142,7 +150,7 @@ def decode(source: Input, reading: Reading) -> Decoded | Failed:
         radiograph = radiograph_of(data, name, reading.settings)
         canvas, frame = on_canvas(radiograph, reading.canvas)
     except BadInput as problem:
-        return Failed(name, str(problem).removeprefix(f"{name}: "))
+        return Failed(name, str(problem).removeprefix(f"{name}: "), isinstance(problem, Away))
     except (OSError, MemoryError, cv2.error) as error:
         return Failed(name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     patient = reading.pseudonyms.patient(radiograph.patient_id) or name
@@ -154,6 +162,26 @@ def decode_all(inputs: Iterable[Input], reading: Reading, workers: int) -> Itera
 
     When a process dies, what was under way goes again, one input after the other, to find out which of them it was.
     """
+    with closing(_decoded(inputs, reading, workers)) as results:
+        yield from watched(results)
+
+
+def watched(results: Iterable[tuple[Input, Decoded | Failed]]) -> Iterator[tuple[Input, Decoded | Failed]]:
+    """Ends where a store gives nothing any more, as after its credentials have run out, instead of setting all else aside."""
+    row = 0
+    for source, found in results:
+        if not (isinstance(found, Failed) and found.away):
+            row = 0
+        elif (row := row + 1) == IN_A_ROW:
+            raise Unreachable(
+                f"{site(source.path)}: gave none of {row} inputs in a row ({found.reason}); call again when it does"
+            )
+        yield source, found
+
+
+def _decoded(
+    inputs: Iterable[Input], reading: Reading, workers: int
+) -> Generator[tuple[Input, Decoded | Failed], None, None]:
     size = reading.canvas.width * reading.canvas.height
     most = max(2, min(AHEAD * max(workers, 1), AHEAD_BYTES // size))
     left, rest, deaths = deque[Input](), iter(inputs), 0

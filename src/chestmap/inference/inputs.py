@@ -1,4 +1,4 @@
-"""What `chestmap predict` is given, as a stream of inputs: files, folders, globs, a DICOMDIR, zip archives, lists of paths.
+"""What `chestmap predict` is given, as a stream of inputs: files, folders, globs, a DICOMDIR, zip archives, lists of paths, addresses.
 
 Nothing is unpacked to disk and no image is opened here. Names are paths from the folder that all inputs have in common, so they
 do not depend on where that folder lies, and are the same in the next call. A folder's hidden files, and files that are no
@@ -9,31 +9,35 @@ from __future__ import annotations
 
 import glob
 import os
+import posixpath
 import re
 import stat
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 
+from chestmap.data.addresses import is_address, plain_path, without_scheme
+from chestmap.data.scratch import Scratch
 from chestmap.errors import BadImage, BadInput, did_you_mean
+from chestmap.inference.afar import Root, entries_at, list_at, roots_at, starts_as_dicom_at, told_as
 from chestmap.inference.decoding import Input, unpacked
 from chestmap.inference.lists import IDS, PATHS, frames_of
+from chestmap.inference.names import digest, joined, placed, plain_name
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".dic"}
 OTHERS = {".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k", ".heic", ".avif", ".nii", ".mha", ".mhd", ".svg"}
 """Images that are not read: named in errors.csv rather than passed over in silence."""
 
 LISTS = {".csv", ".tsv", ".txt", ".parquet"}
-LONGEST_NAME = 1000
 LEADS_OUT = 'its name leads out of the archive (".." or an absolute path): it is not read'
 
 
 @dataclass(eq=False)
 class Inputs:
-    """Iterated as often as needed, each time anew from disk; memory grows by some 200 bytes for each input.
+    """Iterated as often as needed, each time anew from disk, but lists at addresses are fetched once; memory grows by some 200 bytes for each input.
 
     `passed_over` counts the files of the last pass that are no images.
     """
@@ -44,14 +48,22 @@ class Inputs:
     def __post_init__(self) -> None:
         if not self.given:
             raise BadInput("no input: give files, folders, a zip archive, a DICOMDIR or a list of paths")
-        self._roots = [path for text in self.given for path in _existing(text)]
+        self._roots = [path for text in self.given for path in _existing(without_scheme(text))]
+        self._lists = Scratch(Path(tempfile.gettempdir())) if any(isinstance(one, Root) for one in self._roots) else None
 
     @cached_property
     def base(self) -> Path:
-        """The folder from which names are given."""
-        folders = [str(root if root.is_dir() or _is_zip(root) else root.parent) for root in self._roots]
+        """The folder from which names on this machine are given."""
+        roots = [root for root in self._roots if isinstance(root, Path)] or [Path.cwd()]
+        folders = [str(root if root.is_dir() or _is_zip(root) else root.parent) for root in roots]
         folders = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100 -- a link stays what it is called
         return Path(os.path.commonpath(folders))
+
+    @cached_property
+    def _far(self) -> str:
+        """The address from which names at addresses are given, where those that are given lie in one store."""
+        folders = [root.folder for root in self._roots if isinstance(root, Root)]
+        return f"{folders[0].partition('://')[0]}://{posixpath.commonpath(map(plain_path, folders))}"
 
     def count(self) -> int:
         """A pass over everything, for the progress."""
@@ -62,7 +74,7 @@ class Inputs:
         seen: set[bytes] = set()
         files: set[bytes] = set()
         for source in self._all():
-            place = _digest(f"{source.path}\0{source.member}\0{source.problem}")
+            place = digest(f"{source.path}\0{source.member}\0{source.problem}")
             if place not in files:  # given twice: a file and its folder, or overlapping patterns
                 files.add(place)
                 yield _unique(source, seen)
@@ -70,7 +82,9 @@ class Inputs:
     def _all(self) -> Iterator[Input]:
         walked: set[tuple[int, int]] = set()
         for root in self._roots:
-            if root.is_dir():
+            if isinstance(root, Root):
+                yield from self._at(root)
+            elif root.is_dir():
                 yield from self._walk(root, walked)
             elif root.name.upper() == "DICOMDIR":
                 from chestmap.inference.dicomdir import dicomdir_files
@@ -78,13 +92,50 @@ class Inputs:
                 for path, problem in dicomdir_files(root):
                     yield self._file(path, problem)
             elif root.suffix.lower() in LISTS:
-                yield from self._listed(root)
+                yield from self._listed(root, root.parent)
             elif _is_zip(root):
                 yield from self._members(root)
             else:
                 yield self._file(root)
 
-    def _file(self, path: Path, problem: str = "") -> Input:
+    def _at(self, root: Root) -> Iterator[Input]:
+        if root.kind == "folder":
+            yield from self._walk_at(root.address)
+        elif root.kind == "list" and self._lists is not None:
+            copy = self._lists.folder / digest(root.address).hex()
+            if not copy.is_dir():
+                copy.mkdir()
+                list_at(root.address, copy)
+            path = next(copy.iterdir())
+            with told_as(root.address, path):
+                yield from self._listed(path, root.folder)
+        else:
+            yield self._file(root.address)
+
+    def _walk_at(self, address: str) -> Iterator[Input]:
+        """In the order of a folder on this machine."""
+        stack = [address]
+        while stack:
+            folder = stack.pop()
+            entries = entries_at(folder)
+            if any(name == "predictions.json" for name, _ in entries):
+                continue
+            inside = []
+            for name, deeper in entries:
+                path = f"{folder}/{name}"
+                if name.startswith(".") or name == "__MACOSX":
+                    continue
+                if deeper:
+                    inside.append(path)
+                elif _wanted(name, lambda path=path: starts_as_dicom_at(path)):
+                    yield self._file(path)
+                else:
+                    self.passed_over += 1
+            stack += reversed(inside)
+
+    def _file(self, path: Path | str, problem: str = "") -> Input:
+        if isinstance(path, str):
+            return Input(*placed(path, self._far))
         name, whole = placed(os.path.abspath(path), self.base)  # noqa: PTH100
         return Input(name, whole, problem=problem)
 
@@ -145,13 +196,13 @@ class Inputs:
             else:
                 self.passed_over += 1
 
-    def _listed(self, path: Path) -> Iterator[Input]:
-        """Rows of a CSV with a column of paths (and, if wanted, `image_id`), or lines of a text file."""
+    def _listed(self, path: Path, folder: Path | str) -> Iterator[Input]:
+        """Rows of a CSV with a column of paths (and, if wanted, `image_id`), or lines of a text file; `folder` is the list's own."""
         from chestmap.data.files import read_list
         from chestmap.data.tables import read_csv
 
         if path.suffix.lower() == ".txt":
-            yield from (self._file(path.parent / line) for line in read_list(path))
+            yield from (self._row(line, folder) for line in read_list(path))
             return
         if path.suffix.lower() == ".parquet":
             rows = (row for frame in frames_of(path) for row in frame.iter_rows(named=True))
@@ -159,12 +210,22 @@ class Inputs:
             rows = read_csv(path, {"path": PATHS}, {"image_id": IDS}).rows.iter_rows(named=True)
         for row in rows:
             if row["path"]:
-                source = self._file(path.parent / row["path"])
+                source = self._row(row["path"], folder)
                 yield replace(source, name=plain_name(row["image_id"]), given=True) if row.get("image_id") else source
 
+    def _row(self, text: str, folder: Path | str) -> Input:
+        text = without_scheme(text)
+        if is_address(text):
+            return Input(*placed(text, self._far if isinstance(folder, str) else folder))
+        if isinstance(folder, Path):
+            return self._file(folder / text)
+        return self._file(Path(text) if text.startswith("/") else joined(folder, text))
 
-def _existing(text: str) -> list[Path]:
+
+def _existing(text: str) -> Sequence[Path | Root]:
     """The path, or what a pattern finds that no shell has expanded."""
+    if is_address(text):
+        return roots_at(text, LISTS)
     path = Path(text)
     if path.exists() or path.is_symlink():
         return [path]
@@ -215,29 +276,11 @@ def _member_is_dicom(source: Input) -> bool:
         return False
 
 
-def placed(text: str, base: Path) -> tuple[str, str]:
-    """Name and place of a path; a relative one begins at `base`."""
-    whole = os.path.abspath(base / text)  # noqa: PTH100
-    return plain_name(os.path.relpath(whole, base).replace(os.sep, "/")), whole
-
-
-def plain_name(name: str) -> str:
-    """Printable, without a part that climbs, and not longer than a file system or a table can hold."""
-    letters = "".join(letter if letter.isprintable() else "?" for letter in name)
-    parts = [part for part in letters.split("/") if part not in {"", ".", ".."}]
-    plain = "/".join(part if len(part) <= 200 else f"{part[:180]}~{_digest(part).hex()}" for part in parts)
-    return plain if len(plain) <= LONGEST_NAME else f"…{plain[-LONGEST_NAME:]}"
-
-
 def _unique(source: Input, seen: set[bytes]) -> Input:
     """Names that came twice, as a table or letters that cannot be printed make them, get a number."""
     name, number = source.name, 1
-    while (digest := _digest(name)) in seen:
+    while (own := digest(name)) in seen:
         number += 1
         name = f"{source.name}~{number}"
-    seen.add(digest)
+    seen.add(own)
     return source if name == source.name else replace(source, name=name)
-
-
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def _column(names: list[str], spellings: tuple[str, ...]) -> str | None:
     return next((name for name in found if name), None)
 
 
-def named(frame: pl.DataFrame, folder: Path, name_of: Naming, plain: Callable[[str], str]) -> pl.DataFrame:
+def named(frame: pl.DataFrame, folder: Path | str, name_of: Naming, plain: Callable[[str], str]) -> pl.DataFrame:
     """The rows of a plan: `name`, `path`, `member`, `problem`, `given`. Most names are their paths, which takes no loop."""
     own = frame.with_columns(simple=pl.col("path").str.contains(SIMPLE), simply=pl.col("image_id").str.contains(SIMPLE))
     odd = own.filter(~pl.col("simple"))["path"].unique()
@@ -71,7 +70,7 @@ def named(frame: pl.DataFrame, folder: Path, name_of: Naming, plain: Callable[[s
     given = pl.col("image_id") != ""
     by_id = pl.when("simply").then("image_id").otherwise(_looked_up("image_id", ids))
     by_path = pl.when("simple").then("path").otherwise(_looked_up("path", names))
-    place = pl.lit(f"{folder}{os.sep}") + pl.col("path")
+    place = pl.lit(f"{folder}/") + pl.col("path")
     return own.select(
         name=pl.when(given).then(by_id).otherwise(by_path),
         path=pl.when("simple").then(place).otherwise(_looked_up("path", places)),

@@ -142,7 +142,9 @@ class _Stream:
         keys = {source.key for source in inputs} if done.place else None
         total = inputs.count() if keys is None else len(keys)
         if not total:
-            raise BadInput(f"{inputs.base}: no PNG, JPEG or DICOM file among {inputs.passed_over} files; name images")
+            raise BadInput(
+                f"{', '.join(inputs.given)[:200]}: no PNG, JPEG or DICOM file among {inputs.passed_over} files; name images"
+            )
         if keys is not None and (gone := done.place.keys() - keys):
             raise Refused(f"{place}: holds {len(gone)} images that are not among these inputs; give a new folder for others")
         batch_size = settings.batch_size or earlier.get("model", {}).get("forward", {}).get("batch_size")
