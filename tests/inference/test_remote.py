@@ -204,6 +204,7 @@ def test_what_is_no_place_is_told_in_one_line(predictor, films, tmp_path, monkey
     for address, said in (
         ("s3://bucket/out", "s3fs"),
         ("https://host/out", "expected a folder of an object store"),
+        ("sftp://host/out", "expected a folder of an object store"),
         ("bare://", "expected a folder of an object store"),
         ("nowhere://bucket/out", "expected a folder, or an address"),
     ):

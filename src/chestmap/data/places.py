@@ -89,9 +89,7 @@ class Remote(Place):
 
     def __init__(self, address: str, scratch: Path | None = None, *, whole: bool = False) -> None:
         self.address, self.whole = address.rstrip("/"), whole
-        file_system, path = store(address)
-        kinds = {file_system.protocol} if isinstance(file_system.protocol, str) else set(file_system.protocol)
-        if kinds & NOT_WHOLE or not path:
+        if address.partition("://")[0] in NOT_WHOLE or not store(address)[1]:
             raise BadInput(
                 f"{address}: no place for results; expected a folder of an object store, such as s3://bucket/folder, "
                 "or a folder on a file system, mounted where need be"
