@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # workers share the cores; see chestmap.cli.main
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # workers share the cores; see chestmap.cli
 settings.register_profile("chestmap", deadline=None, derandomize=True)  # a busy machine is not a failure
 settings.load_profile("chestmap")
 

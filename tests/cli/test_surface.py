@@ -72,9 +72,14 @@ def test_an_empty_folder_is_one_line(tmp_path):
     assert "Data_Entry_2017" in done.stderr
 
 
-@pytest.mark.parametrize(("given", "kept"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
-def test_threads_sleep_while_they_wait_unless_told_otherwise(given, kept):
-    code = "import os, sys, atexit; atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY'])); import chestmap.cli as c; c.main()"
+@pytest.mark.parametrize(
+    ("load", "given", "kept"), [(9e9, {}, "passive"), (9e9, {"OMP_WAIT_POLICY": "active"}, "active"), (0.0, {}, "none")]
+)
+def test_threads_sleep_while_they_wait_on_a_busy_machine(load, given, kept):
+    code = (
+        f"import os, atexit; os.getloadavg = lambda: ({load}, 0, 0)\n"
+        "atexit.register(lambda: print(os.environ.get('OMP_WAIT_POLICY', 'none'))); import chestmap.cli as c; c.main()"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
     done = subprocess.run(
         [sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True, env=environment
