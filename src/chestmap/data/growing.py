@@ -63,14 +63,14 @@ class GrowingPart:
             maps.write(_npy_header((self.done, *self._shape)))
         pl.concat(self._tables).write_parquet(self.place / "scores.parquet")
         for path in (*self.place.iterdir(), self.place):
-            _to_disk(path)
+            to_disk(path)
         try:
             self.place.replace(self.final)
         except OSError:
             if not self.final.is_dir():
                 raise
             shutil.rmtree(self.place)
-        _to_disk(self.final.parent)
+        to_disk(self.final.parent)
         self.where.send_part(self.number, alone=not self.mark)
 
 
@@ -81,7 +81,8 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
     return stream.getvalue()
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """A file's content, or a folder's list of names."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)

@@ -20,18 +20,10 @@ from collections.abc import Collection
 from hashlib import file_digest
 from pathlib import Path
 
+from chestmap.data.growing import to_disk as sync
 from chestmap.errors import BadInput, Refused
 
 ID = re.compile(r"s-[0-9a-f]{24}")
-
-
-def sync(path: Path) -> None:
-    """A file's content, or a folder's list of names, on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def digest(path: Path) -> str:
