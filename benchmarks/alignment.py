@@ -17,21 +17,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from chestmap.data.loader import Loader, LoaderSettings, Part
-from chestmap.data.nih import NihSettings
-from chestmap.data.pack import PackSettings
-from chestmap.data.phantom import Case, PhantomSettings, write_phantom
-from chestmap.data.phantom.body import make_body
-from chestmap.data.phantom.chest import Chest
-from chestmap.data.phantom.exam import make_exam, make_raster
-from chestmap.data.phantom.findings import change_of
-from chestmap.data.phantom.population import make_population
-from chestmap.data.split import SplitSettings
+from chestmap.datasets.nih import NihSettings
+from chestmap.datasets.split import SplitSettings
 from chestmap.nn.alignment import Aligner, aligned, matrices
 from chestmap.nn.backbone import BackboneSettings
+from chestmap.packs.build import PackSettings
+from chestmap.packs.loader import Loader, LoaderSettings, Part
+from chestmap.phantom import Case, PhantomSettings, write_phantom
+from chestmap.phantom.body import make_body
+from chestmap.phantom.chest import Chest
+from chestmap.phantom.exam import make_exam, make_raster
+from chestmap.phantom.findings import change_of
+from chestmap.phantom.population import make_population
 from chestmap.training import Run, RunSettings, Schedule
-from chestmap.training.alignment import AlignmentSettings, align
-from chestmap.training.data import DataSettings, open_data
+from chestmap.training.alignment_steps import AlignmentSettings, align
+from chestmap.training.training_data import DataSettings, open_data
 
 SHOWN = 6  # images in the picture
 MEASURES = ("center, across", "center, down", "width", "height", "roll")

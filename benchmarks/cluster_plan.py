@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cluster import Cluster, best_shard, expected_twice_s, interval, several
 
-from chestmap.reports.plot import Axis, Chart, Line, svg
+from chestmap.reports.svg_plot import Axis, Chart, Line, svg
 
 DAY = 86_400
 PICTURE = Path(__file__).parents[1] / "docs" / "scale.svg"

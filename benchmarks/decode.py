@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from chestmap.data.image import read_radiograph
+from chestmap.imaging.read import read_radiograph
 
 SHARED = Path(os.environ.get("CHESTMAP_SHARED_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
 COUNT = 60

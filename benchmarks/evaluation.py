@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from chestmap.data.predictions import Chunk, Header, OwnRule, PredictionsWriter, open_predictions
 from chestmap.evaluation.auc import delong
 from chestmap.evaluation.evaluate import EvaluationSettings, Held, evaluate
 from chestmap.evaluation.protocols import PRESETS
 from chestmap.evaluation.truth import Truth
+from chestmap.predictions.folder import Chunk, Header, OwnRule, PredictionsWriter, open_predictions
 from chestmap.types import Box, Frame
 from chestmap.vocabulary import CHESTXRAY14
 

@@ -11,8 +11,8 @@ import time
 import tracemalloc
 from pathlib import Path
 
-from chestmap.data import open_source, source_settings
-from chestmap.data.source import Source
+from chestmap.datasets import open_source, source_settings
+from chestmap.datasets.source import Source
 
 SOURCES = {
     "nih-full": {"name": "nih"},

@@ -119,7 +119,7 @@ class Worker:
 def one_way(name: str, side: int) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    from chestmap.inference.forward import ForwardSettings, open_forward
+    from chestmap.models.engines import ForwardSettings, open_forward
 
     model = untrained(side)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -159,9 +159,9 @@ def plain_forward(model):
 
 def untrained(side: int):
     """HAM as printed with random weights, and norms that do something."""
-    from chestmap.data.canvas import CanvasSettings
-    from chestmap.inference.model_folder import Model
+    from chestmap.imaging.canvas import CanvasSettings
     from chestmap.methods import METHODS, ham
+    from chestmap.models.folder import Model
     from chestmap.vocabulary import CHESTXRAY14
 
     torch.manual_seed(0)
@@ -199,11 +199,11 @@ def scaled(maps: np.ndarray) -> np.ndarray:
 
 def latency(chosen: argparse.Namespace) -> None:
     """One film of 2,048 px or so, alone, after one to warm up: what a user waits for once a model is open."""
-    from chestmap.data.canvas import on_canvas
-    from chestmap.data.image import read_radiograph
-    from chestmap.inference.boxes import boxes_of
-    from chestmap.inference.forward import ForwardSettings, open_forward
-    from chestmap.inference.predictor import Predictor, tensor_of
+    from chestmap.imaging.canvas import on_canvas
+    from chestmap.imaging.read import read_radiograph
+    from chestmap.models.engines import ForwardSettings, open_forward
+    from chestmap.models.largest_box import boxes_of
+    from chestmap.models.predictor import Predictor, tensor_of
 
     with tempfile.TemporaryDirectory() as folder:
         path = chosen.file or phantom_film(Path(folder))
@@ -235,7 +235,7 @@ def latency(chosen: argparse.Namespace) -> None:
 
 
 def phantom_film(folder: Path) -> Path:
-    from chestmap.data.phantom import PhantomSettings, write_phantom
+    from chestmap.phantom import PhantomSettings, write_phantom
 
     write_phantom(folder / "phantom", PhantomSettings(images=4, side=2048, dicom=True, processes=1), progress=False)
     return min((folder / "phantom").rglob("*.dcm"))
@@ -243,13 +243,13 @@ def phantom_film(folder: Path) -> Path:
 
 def agreement(chosen: argparse.Namespace) -> None:
     """Every way on the boxed test images, scored by the protocol; the default must not move T(IoU) by more than 0.005."""
-    from chestmap.data import open_source, source_settings
-    from chestmap.data.pack import PackSettings, make_pack
-    from chestmap.data.part import Part
-    from chestmap.data.split import SplitSettings, make_split
-    from chestmap.inference.forward import ForwardSettings, open_forward
-    from chestmap.inference.model_folder import open_model
+    from chestmap.datasets import open_source, source_settings
+    from chestmap.datasets.split import SplitSettings, make_split
     from chestmap.methods import METHODS
+    from chestmap.models.engines import ForwardSettings, open_forward
+    from chestmap.models.folder import open_model
+    from chestmap.packs.build import PackSettings, make_pack
+    from chestmap.packs.part import Part
 
     model = open_model(chosen.agreement, METHODS)
     source = open_source(source_settings({"name": chosen.kind, "root": str(chosen.source)}))
@@ -289,9 +289,9 @@ LEVELS = (0.1, 0.3, 0.5, 0.7)
 
 
 def predicted(model, forward, part, folder: Path) -> dict:
-    from chestmap.data.loader import Loader, LoaderSettings
-    from chestmap.data.predictions import Chunk, Header, PredictionsWriter, open_predictions
-    from chestmap.inference.predictor import Predictor
+    from chestmap.models.predictor import Predictor
+    from chestmap.packs.loader import Loader, LoaderSettings
+    from chestmap.predictions.folder import Chunk, Header, PredictionsWriter, open_predictions
 
     predictor = Predictor(model, forward)
     writer = PredictionsWriter(folder, Header(predictor.findings, model.canvas.canvas, {}, model.own_rule))
@@ -307,7 +307,7 @@ def predicted(model, forward, part, folder: Path) -> dict:
 def hits(predictions, source) -> list[float]:
     """T(IoU) by the method's own rule on masks: the mean over findings, at each level."""
     from chestmap.evaluation.evaluate import EvaluationSettings
-    from chestmap.inference.scoring import score_split
+    from chestmap.reproduction.score_run import score_split
 
     scored = score_split(predictions, source, None, EvaluationSettings(resamples=1))
     found = [scored.select("T(IoU)", rule="own", geometry="mask", at=at, finding="mean") for at in LEVELS]
@@ -336,9 +336,9 @@ def int8_forward(model, calibration, folder: Path):
     import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    from chestmap.data.loader import Loader, LoaderSettings
-    from chestmap.inference.graph import cached_onnx
+    from chestmap.models.graph import cached_onnx
     from chestmap.nn.folding import folded
+    from chestmap.packs.loader import Loader, LoaderSettings
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:

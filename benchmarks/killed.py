@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from cluster import Cluster, simulate
 
-from chestmap.inference.inputs import Inputs
-from chestmap.inference.predictor import load
-from chestmap.inference.stream import StreamSettings, predict_inputs
+from chestmap.models.predictor import load
+from chestmap.prediction.inputs import Inputs
+from chestmap.prediction.stream import StreamSettings, predict_inputs
 from serving import picture, random_model
 
 SLEEP = 0.2

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from chestmap.data.augment import AugmentSettings
-from chestmap.data.canvas import on_canvas
-from chestmap.data.image import read_radiograph
-from chestmap.data.loader import Loader, LoaderSettings, Part
-from chestmap.data.nih import NihSettings, read_nih
-from chestmap.data.pack import Pack, PackSettings, make_pack
+from chestmap.datasets.nih import NihSettings, read_nih
+from chestmap.imaging.canvas import on_canvas
+from chestmap.imaging.read import read_radiograph
+from chestmap.packs.augment import AugmentSettings
+from chestmap.packs.build import Pack, PackSettings, make_pack
+from chestmap.packs.loader import Loader, LoaderSettings, Part
 
 SECONDS = 1.0
 IMAGES = 320

@@ -193,9 +193,9 @@ def phantom(folder: Path, settings: dict[str, float]) -> None:
 
 def fewer_boxes(whole: Path, folder: Path, share: float) -> None:
     """The same dataset with the boxes of a share of the training patients; those of validation stay, as thresholds need them."""
-    from chestmap.data.nih import NihSettings, read_nih
-    from chestmap.data.split import SplitSettings, make_split
-    from chestmap.data.split_names import patients_of, shuffled
+    from chestmap.datasets.nih import NihSettings, read_nih
+    from chestmap.datasets.split import SplitSettings, make_split
+    from chestmap.datasets.split_rules import patients_of, shuffled
 
     if folder.exists():
         return
@@ -236,10 +236,10 @@ def make(folder: Path, name: str, seed: int) -> None:
     import torch
 
     from chestmap.evaluation.evaluate import EvaluationSettings
-    from chestmap.inference.model_folder import write_model
-    from chestmap.inference.predict import PredictSettings
-    from chestmap.inference.scoring import predict_and_score
     from chestmap.methods import METHODS
+    from chestmap.models.folder import write_model
+    from chestmap.prediction.from_pack import PredictSettings
+    from chestmap.reproduction.score_run import predict_and_score
     from chestmap.training.config import read_config
     from chestmap.training.train import train
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from chestmap.data.nih import NihSettings, read_nih
-from chestmap.data.source import Source
+from chestmap.datasets.nih import NihSettings, read_nih
+from chestmap.datasets.source import Source
 from chestmap.evaluation.resampling import holm, numbered, patient_weights
 from chestmap.evaluation.scores import Evaluation, read_evaluation
 from methods import CLAIMS, ROWS, SEVEN, Claim, Row

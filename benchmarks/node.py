@@ -24,14 +24,14 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pynetdicom import AE, evt
 
-from chestmap.inference.predictor import load
-from chestmap.serving.node.destinations import c_store_of
-from chestmap.serving.node.node import Duty, Node
-from chestmap.serving.node.receiver import Door, Receiver, allowed_of
-from chestmap.serving.node.run import silence
-from chestmap.serving.node.settings import NodeSettings
-from chestmap.serving.node.spool import Spool
-from chestmap.serving.served import Served
+from chestmap.models.predictor import load
+from chestmap.serving.dicom.destinations import c_store_of
+from chestmap.serving.dicom.node import Duty, Node
+from chestmap.serving.dicom.receiver import Door, Receiver, allowed_of
+from chestmap.serving.dicom.run import silence
+from chestmap.serving.dicom.settings import NodeSettings
+from chestmap.serving.dicom.spool import Spool
+from chestmap.serving.engine.served_model import Served
 from serving import random_model
 
 FORK = multiprocessing.get_context("fork")

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import fsspec
 import numpy as np
 
-from chestmap.data.loader import Loader, LoaderSettings, Part
-from chestmap.data.nih import NihSettings, read_nih
-from chestmap.data.pack import PackSettings, make_pack
-from chestmap.data.shards import ShardSettings, open_shards, write_shards
+from chestmap.datasets.nih import NihSettings, read_nih
+from chestmap.packs.build import PackSettings, make_pack
+from chestmap.packs.loader import Loader, LoaderSettings, Part
+from chestmap.packs.shards import ShardSettings, open_shards, write_shards
 
 SIDE = 256
 SHARD = 8 * 2**20  # bytes: 128 images

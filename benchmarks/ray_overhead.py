@@ -12,13 +12,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parents[1] / "tests")  # not this folder, whose inference.py would stand for theirs
 
-from chestmap.inference.inputs import Inputs
-from chestmap.inference.model_folder import write_model
-from chestmap.inference.stream import StreamSettings, predict_inputs
+from chestmap.models.folder import write_model
+from chestmap.prediction.inputs import Inputs
+from chestmap.prediction.stream import StreamSettings, predict_inputs
 from chestmap.training.config import config_of
 from chestmap.training.train import train
-from inference.cluster_small import SIZES, slow_predictor
-from inference.local_ray import TESTS, local_ray
+from prediction.cluster_small import SIZES, slow_predictor
+from prediction.local_ray import TESTS, local_ray
 from training.small import METHODS, small_tree, write_dataset
 
 PAUSE = 0.1

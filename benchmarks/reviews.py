@@ -19,9 +19,9 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from chestmap.serving.bodies import NewReview
-from chestmap.serving.reviews import put_review
-from chestmap.serving.store import Query, Store
+from chestmap.serving.http.schemas import NewReview
+from chestmap.serving.store.reviews import put_review
+from chestmap.serving.store.store import Query, Store
 from chestmap.vocabulary import CHESTXRAY14
 from serving import Running, random_model
 

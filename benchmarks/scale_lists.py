@@ -32,7 +32,7 @@ def write_list(path: Path, rows: int) -> None:
 
 
 def child(path: Path) -> None:
-    from chestmap.inference.blocks import way_of, write_blocks
+    from chestmap.prediction.job_plan import way_of, write_blocks
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

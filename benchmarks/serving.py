@@ -25,12 +25,12 @@ import cv2
 import numpy as np
 import torch
 
-from chestmap.data.canvas import on_canvas
-from chestmap.data.image import radiograph_of
-from chestmap.data.pack import PackSettings
-from chestmap.inference.model_folder import write_model
-from chestmap.inference.predictor import Predictor, load, tensor_of
+from chestmap.imaging.canvas import on_canvas
+from chestmap.imaging.read import radiograph_of
 from chestmap.methods import METHODS
+from chestmap.models.folder import write_model
+from chestmap.models.predictor import Predictor, load, tensor_of
+from chestmap.packs.build import PackSettings
 from chestmap.training.train import Trained
 from chestmap.vocabulary import CHESTXRAY14
 

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from pydicom import uid
 
-from chestmap.data.canvas import CanvasSettings, on_canvas
-from chestmap.data.image import radiograph_of
-from chestmap.data.phantom import Case, draw
-from chestmap.data.predictions import Chunk, Header, OwnRule, PredictionsWriter
+from chestmap.imaging.canvas import CanvasSettings, on_canvas
+from chestmap.imaging.read import radiograph_of
+from chestmap.phantom import Case, draw
+from chestmap.predictions.folder import Chunk, Header, OwnRule, PredictionsWriter
 from chestmap.vocabulary import CHESTXRAY14
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "data"))

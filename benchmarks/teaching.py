@@ -21,17 +21,17 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from chestmap.data.augment import AugmentSettings
-from chestmap.data.loader import Loader, LoaderSettings
-from chestmap.data.nih import NihSettings, read_nih
-from chestmap.data.pack import PackSettings, make_pack
-from chestmap.data.part import Part
-from chestmap.data.phantom import PhantomSettings, write_phantom
-from chestmap.data.source import Source
+from chestmap.datasets.nih import NihSettings, read_nih
+from chestmap.datasets.source import Source
 from chestmap.methods import METHODS
 from chestmap.methods.patch_mil import Patches
 from chestmap.nn.instances import cell_targets, limited_loss
-from chestmap.serving.teaching import in_order, scores_of, worth
+from chestmap.packs.augment import AugmentSettings
+from chestmap.packs.build import PackSettings, make_pack
+from chestmap.packs.loader import Loader, LoaderSettings
+from chestmap.packs.part import Part
+from chestmap.phantom import PhantomSettings, write_phantom
+from chestmap.serving.store.active_learning import in_order, scores_of, worth
 from chestmap.types import Box, Frame
 from chestmap.vocabulary import BOXED_IN_CHESTXRAY14
 

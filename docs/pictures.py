@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from chestmap.data.nih import NihSettings, read_nih
-from chestmap.data.phantom import Case, draw
-from chestmap.reports.sheet import contact_sheet
+from chestmap.datasets.nih import NihSettings, read_nih
+from chestmap.phantom import Case, draw
+from chestmap.reports.contact_sheet import contact_sheet
 from chestmap.types import Box
 from chestmap.vocabulary import CHESTXRAY14
 

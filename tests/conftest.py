@@ -39,3 +39,31 @@ def browser():
         opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """Folder of the tiny dataset of `training.small`."""
+    from training.small import write_dataset  # imports torch, which many test files do without
+
+    return write_dataset(tmp_path_factory.mktemp("small") / "data")
+
+
+@pytest.fixture(scope="session")
+def data(dataset):
+    from training.small import small_data
+
+    return small_data(dataset)
+
+
+@pytest.fixture(scope="session")
+def run_folder(dataset, tmp_path_factory):
+    """A finished run of the small method."""
+    from chestmap.models.folder import write_model
+    from chestmap.training.config import config_of
+    from chestmap.training.train import train
+    from training.small import METHODS, small_tree
+
+    folder = tmp_path_factory.mktemp("small") / "run"
+    train(config_of(small_tree(dataset), METHODS, name="small.toml"), folder, write_model, progress=False)
+    return folder

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from chestmap.cli.report import report
-from chestmap.data.predictions import Chunk, Header, OwnRule, PredictionsWriter
 from chestmap.errors import BadInput
+from chestmap.predictions.folder import Chunk, Header, OwnRule, PredictionsWriter
 from chestmap.types import Findings, Frame
 
 IDS = tuple(f"{number}.png" for number in range(8))

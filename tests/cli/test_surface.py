@@ -22,8 +22,8 @@ def test_help_imports_neither_torch_nor_tables():
 
 def test_tables_and_images_need_no_torch():
     code = (
-        "import sys, chestmap.data.check, chestmap.data.pack, chestmap.data.split, chestmap.data.phantom, chestmap.data.image,"
-        "chestmap.data.nih, chestmap.data.chexpert, chestmap.data.vindr, chestmap.data.folder; print('torch' in sys.modules)"
+        "import sys, chestmap.datasets.check, chestmap.packs.build, chestmap.datasets.split, chestmap.phantom, chestmap.imaging.read,"
+        "chestmap.datasets.nih, chestmap.datasets.chexpert, chestmap.datasets.vindr, chestmap.datasets.folder; print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

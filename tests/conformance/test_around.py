@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from chestmap.data.loader import Loader, LoaderSettings
 from chestmap.errors import BadSettings
-from chestmap.inference.forward import open_forward
-from chestmap.inference.model_folder import open_model, write_model
 from chestmap.methods import METHODS
 from chestmap.methods.cam import Cam, CamSettings
+from chestmap.models.engines import open_forward
+from chestmap.models.folder import open_model, write_model
 from chestmap.nn.alignment import Aligner, AlignerSettings
-from chestmap.nn.around import Masked
 from chestmap.nn.erasing import mined
+from chestmap.nn.wrappers import Masked
+from chestmap.packs.loader import Loader, LoaderSettings
 from chestmap.training import train as train_module
-from chestmap.training.around import TINY, AlignedBatches, AroundSettings, build_around, refusals
 from chestmap.training.config import config_of, read_config
 from chestmap.training.run import Run
 from chestmap.training.train import train
+from chestmap.training.wrapper_settings import TINY, AlignedBatches, AroundSettings, build_around, refusals
 from chestmap.types import Box, Findings
 from conformance.watched import tiny_config
 
@@ -145,7 +145,7 @@ def test_an_aligned_batch_keeps_boxes_on_their_pixels(dataset):
 
 
 def _part(dataset):
-    from chestmap.training.data import open_data
+    from chestmap.training.training_data import open_data
 
     return open_data(tiny_config("cam", dataset).data, progress=False).train
 

@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from chestmap.data.loader import Loader, LoaderSettings
-from chestmap.inference.model_folder import open_model, write_model
 from chestmap.methods import METHODS
+from chestmap.models.folder import open_model, write_model
+from chestmap.packs.loader import Loader, LoaderSettings
 from chestmap.tensors import Output
 from chestmap.training import train as train_module
-from chestmap.training.data import open_data
 from chestmap.training.loop import Loop
 from chestmap.training.train import train
+from chestmap.training.training_data import open_data
 from chestmap.types import Findings
 from conformance.watched import SIDE, WatchedRun, an_absent_finding_does_no_harm, gradients_are_finite, tiny_config
 

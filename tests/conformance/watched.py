@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from chestmap.data.loader import Loader, LoaderSettings
 from chestmap.methods import METHODS
+from chestmap.packs.loader import Loader, LoaderSettings
 from chestmap.tensors import Batch
 from chestmap.training import Run
 from chestmap.training.config import Config, config_of

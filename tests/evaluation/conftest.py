@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from chestmap.data.predictions import Header, OwnRule, Predictions
 from chestmap.evaluation.truth import Truth
+from chestmap.predictions.folder import Header, OwnRule, Predictions
 from chestmap.types import Box, Findings, Frame
 
 

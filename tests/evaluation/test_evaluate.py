@@ -7,12 +7,12 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
-from chestmap.data.split import Split
+from chestmap.datasets.split import Split
 from chestmap.errors import BadInput, BadSettings, Leak
 from chestmap.evaluation.comparison import ComparisonSettings, compare
 from chestmap.evaluation.evaluate import EvaluationSettings, Held, evaluate
 from chestmap.evaluation.scores import read_evaluation
-from chestmap.evaluation.table import classification_table, localization_table, preset_table, summary_table
+from chestmap.evaluation.side_by_side import classification_table, localization_table, preset_table, summary_table
 from chestmap.settings import checked
 
 QUICK = EvaluationSettings(resamples=40, workers=1)
@@ -167,5 +167,5 @@ def test_the_better_of_two_is_found_and_equals_are_not(made) -> None:
 
 
 def test_evaluation_needs_no_torch() -> None:
-    code = "import sys, chestmap.evaluation.evaluate, chestmap.evaluation.table; sys.exit('torch' in sys.modules)"
+    code = "import sys, chestmap.evaluation.evaluate, chestmap.evaluation.side_by_side; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

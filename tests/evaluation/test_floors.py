@@ -3,8 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from chestmap.data.nih import NihSettings, read_nih
-from chestmap.evaluation.blocks import Resampling
+from chestmap.datasets.nih import NihSettings, read_nih
 from chestmap.evaluation.floors import (
     FLOORS,
     boxed_pairs,
@@ -15,6 +14,7 @@ from chestmap.evaluation.floors import (
     floor_rows,
 )
 from chestmap.evaluation.rates import Limits
+from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import Evaluation
 from chestmap.evaluation.truth import truth_of
 from chestmap.types import Box

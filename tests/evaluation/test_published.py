@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chestmap.data.split_names import SplitSettings
+from chestmap.datasets.split_rules import SplitSettings
 from chestmap.errors import BadTable, UnknownFinding
 from chestmap.evaluation.published import METRICS, Figure, Row, Table, find, load_published, read_published
 from chestmap.vocabulary import BOXED_IN_CHESTXRAY14, CHESTXRAY14, VOCABULARIES

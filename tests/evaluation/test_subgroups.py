@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from chestmap.evaluation.blocks import Resampling
 from chestmap.evaluation.classification import images_of
+from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.subgroups import group_scores, groups_of
 
 HOW = Resampling(resamples=50)

@@ -5,10 +5,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from chestmap.data.augment import AugmentSettings
-from chestmap.data.loader import Loader, LoaderSettings, Part
-from chestmap.data.pack import PackSettings, make_pack
-from chestmap.data.source import COLUMNS, UNKNOWN, Source
+from chestmap.datasets.source import COLUMNS, UNKNOWN, Source
+from chestmap.packs.augment import AugmentSettings
+from chestmap.packs.build import PackSettings, make_pack
+from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.types import Box, Findings
 
 FINDINGS = Findings(("Mass", "Nodule", "Effusion"))

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from chestmap.inference.model_folder import open_model, write_model
 from chestmap.methods import METHODS
 from chestmap.methods import ag_cnn as ag
+from chestmap.models.folder import open_model, write_model
 from chestmap.training import Data, Run, RunSettings
 from chestmap.training.config import read_config
 from chestmap.training.train import Trained

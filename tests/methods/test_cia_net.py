@@ -13,7 +13,7 @@ from torch.nn import functional
 from chestmap.errors import BadModel
 from chestmap.methods import METHODS
 from chestmap.methods import cia_net as cia
-from chestmap.nn.neighbors import thumbnails
+from chestmap.nn.similar_images import thumbnails
 from chestmap.training import Data, Run, RunSettings
 from chestmap.training.config import read_config
 from chestmap.types import Findings

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from chestmap.nn import together
+from chestmap.nn import process_sums as together
 
 SHARES = (2, 3)
 SHAPE = (sum(SHARES), 3, 4, 5)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chestmap.data.predictions import OwnRule
 from chestmap.errors import BadInput
-from chestmap.reports.layers import OWN_COLOR, TRUE_COLOR
+from chestmap.predictions.folder import OwnRule
+from chestmap.reports.map_layers import OWN_COLOR, TRUE_COLOR
 from chestmap.reports.overlay import HEAD, MARGIN, OverlayStyle, OverlayWriter, overlay, write_overlay
 from chestmap.types import Box, Findings, Frame, Prediction, Radiograph, Writer
 

@@ -9,10 +9,10 @@ import pytest
 
 from chestmap.errors import BadInput
 from chestmap.evaluation.published import find
+from chestmap.reports.number_format import interval, number, short
 from chestmap.reports.pictures import Picture
 from chestmap.reports.report import write_report
 from chestmap.reports.run_facts import RunFacts, means, read_log, read_run
-from chestmap.reports.text import interval, number, short
 
 
 def test_numbers_read_as_in_papers():

@@ -3,7 +3,7 @@
 import pytest
 
 from chestmap.evaluation.published import find
-from chestmap.reports.contact import Card, write_contact_page
+from chestmap.reports.contact_page import Card, write_contact_page
 from chestmap.reports.report import write_report
 from chestmap.reports.run_facts import read_run
 

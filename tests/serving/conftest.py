@@ -1,12 +1,12 @@
 import pytest
 from starlette.testclient import TestClient
 
-from chestmap.serving.access import Access
-from chestmap.serving.app import create_app
-from chestmap.serving.readers import Readers
-from chestmap.serving.service import Service
-from chestmap.serving.settings import ServeSettings
-from chestmap.serving.store import Store
+from chestmap.serving.engine.decoder_pool import Readers
+from chestmap.serving.engine.service import Service
+from chestmap.serving.engine.settings import ServeSettings
+from chestmap.serving.http.access import Access
+from chestmap.serving.http.app import create_app
+from chestmap.serving.store.store import Store
 from serving.small import served_of, write_small_model
 
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 import chestmap
-from chestmap.data.phantom import Case, draw
+from chestmap.phantom import Case, draw
 from chestmap.vocabulary import CHESTXRAY14
 
 PAGE = Path(chestmap.__file__).parent / "serving" / "page"

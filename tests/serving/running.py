@@ -5,9 +5,9 @@ import threading
 import time
 from contextlib import contextmanager
 
-from chestmap.serving.access import Access
-from chestmap.serving.app import create_app
-from chestmap.serving.server import Address, server_of
+from chestmap.serving.http.access import Access
+from chestmap.serving.http.app import create_app
+from chestmap.serving.http.server import Address, server_of
 
 
 @contextmanager

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import torch
 
-from chestmap.data.pack import PackSettings
-from chestmap.inference.model_folder import write_model
-from chestmap.inference.predictor import Predictor, load
 from chestmap.methods import METHODS
-from chestmap.serving.served import Served
+from chestmap.models.folder import write_model
+from chestmap.models.predictor import Predictor, load
+from chestmap.packs.build import PackSettings
+from chestmap.serving.engine.served_model import Served
 from chestmap.training.train import Trained
 from chestmap.types import Findings
 
@@ -66,7 +66,7 @@ def upload(*contents: bytes, name: str = "film.png") -> list[tuple[str, tuple[st
 def serve(model: Path, store: Path, port: Any) -> None:
     """For a process of its own; `port` is told once it listens."""
     torch.set_num_threads(1)
-    from chestmap.serving import run
+    from chestmap.serving.http import run
 
     class Telling(run.Server):
         async def startup(self, sockets: Any = None) -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from chestmap.cli.serve import serve
 from chestmap.errors import BadInput, Refused
-from chestmap.serving.access import Access, is_loopback, read_tokens
-from chestmap.serving.app import create_app
-from chestmap.serving.server import Address, server_of
-from chestmap.serving.service import Service
-from chestmap.serving.store import Store
+from chestmap.serving.engine.service import Service
+from chestmap.serving.http.access import Access, is_loopback, read_tokens
+from chestmap.serving.http.app import create_app
+from chestmap.serving.http.server import Address, server_of
+from chestmap.serving.store.store import Store
 from serving.running import running, talk
 from serving.small import picture, upload
 
@@ -84,7 +84,7 @@ def test_a_session_ends(monkeypatch):
 def read_tokens_of(token):
     from hashlib import sha256
 
-    from chestmap.serving.access import Person
+    from chestmap.serving.http.access import Person
 
     return {sha256(token.encode()).digest(): Person("Reader")}
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chestmap.serving.service import Service
-from chestmap.serving.settings import ServeSettings
-from chestmap.serving.store import Store
-from data.dicom_samples import as_bytes, chest, radiograph
-from data.picture_samples import saved
+from chestmap.serving.engine.service import Service
+from chestmap.serving.engine.settings import ServeSettings
+from chestmap.serving.store.store import Store
+from imaging.dicom_samples import as_bytes, chest, radiograph
+from imaging.picture_samples import saved
 from serving.small import directly, picture, upload
 
 

@@ -8,12 +8,12 @@ import time
 import pytest
 from sqlalchemy import event
 
-from chestmap.serving.batches import under_way
-from chestmap.serving.results import Answer, Asked, answer
-from chestmap.serving.served import Served
-from chestmap.serving.service import Service
-from chestmap.serving.settings import ServeSettings
-from chestmap.serving.store import Store
+from chestmap.serving.engine.batches import under_way
+from chestmap.serving.engine.served_model import Served
+from chestmap.serving.engine.service import Service
+from chestmap.serving.engine.settings import ServeSettings
+from chestmap.serving.store.results import Answer, Asked, answer
+from chestmap.serving.store.store import Store
 from serving.small import directly, picture
 from serving.test_store import FIRST, MODELS, add, said
 

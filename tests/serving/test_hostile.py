@@ -12,12 +12,12 @@ from hashlib import sha256
 import httpx
 import pytest
 
-from chestmap.serving.access import Person
-from chestmap.serving.service import Service
-from chestmap.serving.settings import Bounds, ServeSettings
-from chestmap.serving.store import Store
-from data.bad_dicoms import BAD_DICOMS
-from data.picture_samples import chunk, saved
+from chestmap.serving.engine.service import Service
+from chestmap.serving.engine.settings import Bounds, ServeSettings
+from chestmap.serving.http.access import Person
+from chestmap.serving.store.store import Store
+from imaging.bad_dicoms import BAD_DICOMS
+from imaging.picture_samples import chunk, saved
 from serving.running import running, talk
 from serving.small import picture, upload
 

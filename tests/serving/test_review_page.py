@@ -10,14 +10,14 @@ from time import sleep
 import numpy as np
 import pytest
 
-from chestmap.data.folder import FolderSettings, read_folder
-from chestmap.serving.access import Access
-from chestmap.serving.app import create_app
-from chestmap.serving.reviewed import read_reviews, write_reviewed
-from chestmap.serving.server import Address, server_of
-from chestmap.serving.service import Service
-from chestmap.serving.settings import ServeSettings
-from chestmap.serving.store import Store
+from chestmap.datasets.folder import FolderSettings, read_folder
+from chestmap.serving.engine.service import Service
+from chestmap.serving.engine.settings import ServeSettings
+from chestmap.serving.http.access import Access
+from chestmap.serving.http.app import create_app
+from chestmap.serving.http.server import Address, server_of
+from chestmap.serving.store.export_reviews import read_reviews, write_reviewed
+from chestmap.serving.store.store import Store
 from serving.browsing import (
     STATE,
     corner,

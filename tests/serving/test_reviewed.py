@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from chestmap.cli.annotations import from_reviews
-from chestmap.data.check import check
-from chestmap.data.folder import FolderSettings, read_folder
+from chestmap.datasets.check import check
+from chestmap.datasets.folder import FolderSettings, read_folder
 from chestmap.errors import BadInput
-from chestmap.inference.model_folder import read_about, write_model
 from chestmap.methods import METHODS
-from chestmap.serving.reviewed import read_reviews, write_reviewed
-from chestmap.serving.service import Service
-from chestmap.serving.store import Store
+from chestmap.models.folder import read_about, write_model
+from chestmap.serving.engine.service import Service
+from chestmap.serving.store.export_reviews import read_reviews, write_reviewed
+from chestmap.serving.store.store import Store
 from chestmap.training.config import config_of
 from chestmap.training.train import train
 from serving.small import FINDINGS, picture, upload

@@ -11,8 +11,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from chestmap.serving.service import Service
-from chestmap.serving.store import Store
+from chestmap.serving.engine.service import Service
+from chestmap.serving.store.store import Store
 from serving.running import running
 from serving.small import picture, upload
 

@@ -14,12 +14,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from chestmap.errors import BadInput, Refused
-from chestmap.serving import reviews
-from chestmap.serving.batches import under_way
-from chestmap.serving.bodies import NewReview
-from chestmap.serving.results import MOST_DEATHS, Answer, Asked, NewFile, answer, ask, resume
-from chestmap.serving.store import NewStudy, Query, Store
-from chestmap.serving.tables import Base
+from chestmap.serving.engine.batches import under_way
+from chestmap.serving.store import reviews
+from chestmap.serving.store.results import MOST_DEATHS, Answer, Asked, NewFile, answer, ask, resume
+from chestmap.serving.store.review_schema import NewReview
+from chestmap.serving.store.store import NewStudy, Query, Store
+from chestmap.serving.store.tables import Base
 
 MODELS = {"a" * 64: "one-aaaa", "b" * 64: "two-bbbb"}
 FIRST, SECOND = MODELS

@@ -5,11 +5,11 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from chestmap.serving import reviews
-from chestmap.serving.bodies import NewReview
-from chestmap.serving.results import Answer, answer
-from chestmap.serving.store import NewStudy, Query, Store
-from chestmap.serving.teaching import in_order, worth
+from chestmap.serving.store import reviews
+from chestmap.serving.store.active_learning import in_order, worth
+from chestmap.serving.store.results import Answer, answer
+from chestmap.serving.store.review_schema import NewReview
+from chestmap.serving.store.store import NewStudy, Query, Store
 
 BOX = {"x0": 0, "y0": 0, "x1": 10, "y1": 10}
 HALF = {"x0": 5, "y0": 0, "x1": 15, "y1": 10}  # IoU 50 / 150 with BOX

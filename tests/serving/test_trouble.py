@@ -7,11 +7,11 @@ from hashlib import sha256
 
 from sqlalchemy.exc import OperationalError
 
-from chestmap.serving import batches
-from chestmap.serving.readers import Busy
-from chestmap.serving.service import Service
-from chestmap.serving.settings import ServeSettings
-from chestmap.serving.store import Store
+from chestmap.serving.engine import batches
+from chestmap.serving.engine.decoder_pool import Busy
+from chestmap.serving.engine.service import Service
+from chestmap.serving.engine.settings import ServeSettings
+from chestmap.serving.store.store import Store
 from serving.small import picture, upload
 
 

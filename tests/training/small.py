@@ -13,15 +13,15 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from chestmap.data.folder import FolderSettings
-from chestmap.data.pack import PackSettings
-from chestmap.data.predictions import OwnRule
-from chestmap.data.split import SplitSettings
+from chestmap.datasets.folder import FolderSettings
+from chestmap.datasets.split import SplitSettings
 from chestmap.nn.losses import known_bce
+from chestmap.packs.build import PackSettings
+from chestmap.predictions.folder import OwnRule
 from chestmap.settings import Settings, checked, with_overrides
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, RunSettings, Schedule, Task
-from chestmap.training.data import DataSettings, open_data
+from chestmap.training.training_data import DataSettings, open_data
 
 FINDINGS = ("Effusion", "Mass", "Nodule")
 CORNERS = {"Effusion": (2, 20), "Mass": (18, 4), "Nodule": (20, 22)}  # x, y of a bright square of 8 pixels

@@ -34,8 +34,8 @@ def from_reviews(
 
     Example: `chestmap data from-reviews --store /srv/chestmap --out reviewed`
     """
-    from chestmap.data.annotated import BOXES, LABELS
-    from chestmap.serving.reviewed import read_reviews, write_reviewed
+    from chestmap.annotations.annotated_image import BOXES, LABELS
+    from chestmap.serving.store.export_reviews import read_reviews, write_reviewed
 
     findings, reviewed = read_reviews(store, database, only_done=only_done)
     written = [one.annotated for one in write_reviewed(out, findings, reviewed, copy=copy)]
@@ -67,9 +67,9 @@ def export_annotations(
 
     Example: `chestmap data annotations export folder films --form label-studio --predictions results/coco.json --out tasks.json`
     """
+    from chestmap.annotations.formats import Predicted, annotated_of, export
     from chestmap.cli.data import source_of
-    from chestmap.data.annotation_forms import Predicted, annotated_of, export
-    from chestmap.data.coco import read_scored
+    from chestmap.datasets.coco import read_scored
 
     source = source_of(kind, root, overrides)
     images = annotated_of(source, only_boxed=only_boxed)
@@ -91,8 +91,8 @@ def import_annotations(
 
     Example: `chestmap data annotations import project.json --images films --out annotated`
     """
-    from chestmap.data.annotated import BOXES, LABELS
-    from chestmap.data.annotation_forms import import_annotations as read
+    from chestmap.annotations.annotated_image import BOXES, LABELS
+    from chestmap.annotations.formats import import_annotations as read
 
     aside = read(file, images, out, complete=complete, copy=copy)
     for line in aside.lines:

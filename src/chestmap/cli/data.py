@@ -9,7 +9,7 @@ import typer
 from chestmap.cli import annotations, deidentify
 
 if TYPE_CHECKING:
-    from chestmap.data.source import Source
+    from chestmap.datasets.source import Source
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,7 +31,7 @@ Set = Annotated[
 
 
 def source_of(kind: str, root: Path, overrides: list[str] | None) -> "Source":
-    from chestmap.data import open_source, source_settings
+    from chestmap.datasets import open_source, source_settings
     from chestmap.settings import with_overrides
 
     return open_source(source_settings(with_overrides({"name": kind, "root": str(root)}, overrides or [])))
@@ -59,7 +59,7 @@ def check(
     """
     from rich.console import Console
 
-    from chestmap.data.check import check as look
+    from chestmap.datasets.check import check as look
 
     source = source_of(kind, root, overrides)
     splits = [split_of(source, name) for name in split or ()]
@@ -74,7 +74,7 @@ def check(
 
 def split_of(source: "Source", name: str) -> Any:
     """A split by name, or read from a folder that `chestmap data split` wrote."""
-    from chestmap.data.split import SplitSettings, make_split, read_split
+    from chestmap.datasets.split import SplitSettings, make_split, read_split
     from chestmap.settings import checked
 
     if Path(name).is_dir():
@@ -101,7 +101,7 @@ def split(
     ] = None,
 ) -> None:
     """Divide a dataset into training, validation and test, by patient unless the split's name says otherwise."""
-    from chestmap.data.split import SplitSettings, make_split
+    from chestmap.datasets.split import SplitSettings, make_split
     from chestmap.settings import checked, with_overrides
 
     source = source_of(kind, root, overrides)
@@ -137,7 +137,7 @@ def pack(
 
     Files that cannot be read are set aside with their reason in set_aside.csv, and the command ends with exit code 1.
     """
-    from chestmap.data.pack import PackSettings, make_pack
+    from chestmap.packs.build import PackSettings, make_pack
     from chestmap.settings import checked
 
     source = source_of(kind, root, overrides)
@@ -145,7 +145,7 @@ def pack(
     made = make_pack(source, out, settings, workers=workers)
     typer.echo(f"{len(made):,} images in {out}", err=True)
     if shards is not None:
-        from chestmap.data.shards import write_shards
+        from chestmap.packs.shards import write_shards
 
         index = write_shards(made, shards, shard_mb)
         typer.echo(f"{len(index.shards):,} shards at {shards}", err=True)
@@ -166,7 +166,7 @@ def phantom(
 
     Example: `chestmap data phantom /tmp/phantom --images 500 --side 256 --set masks=true --set dicom=true`
     """
-    from chestmap.data.phantom import PhantomSettings, write_phantom
+    from chestmap.phantom import PhantomSettings, write_phantom
     from chestmap.settings import checked, with_overrides
 
     tree = with_overrides({"images": images, "side": side, "seed": seed}, overrides or [])

@@ -30,11 +30,11 @@ def deidentify(
 
     Example: `chestmap data deidentify /pacs/export --out /share/study-7`
     """
-    from chestmap.data.progress import progress_of
     from chestmap.errors import BadImage
-    from chestmap.inference.decoding import content
-    from chestmap.inference.inputs import Inputs
-    from chestmap.inference.pseudonym import own_key
+    from chestmap.prediction.decoding import content
+    from chestmap.prediction.inputs import Inputs
+    from chestmap.prediction.pseudonym import own_key
+    from chestmap.progress import progress_of
     from chestmap.reports.dicom.deidentify import write_deidentified
 
     found = Inputs(inputs)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from chestmap.data.pack import Pack
-    from chestmap.data.source import Source
+    from chestmap.datasets.source import Source
+    from chestmap.packs.build import Pack
 
 
 def add_to(app: typer.Typer) -> None:
@@ -44,7 +44,7 @@ def demo(
 
 def _draw(folder: Path, images: int, side: int, seed: int) -> Path:
     """Findings are more frequent than in a hospital and half of the training boxes are kept, so that 400 images can teach."""
-    from chestmap.data.phantom import PhantomSettings, write_phantom
+    from chestmap.phantom import PhantomSettings, write_phantom
 
     return write_phantom(
         folder, PhantomSettings(images=images, side=side, seed=seed, enrich=0.8, boxed=1.0, boxed_train=0.5)
@@ -54,9 +54,9 @@ def _draw(folder: Path, images: int, side: int, seed: int) -> Path:
 def _look(root: Path) -> "Source":
     from rich.console import Console
 
-    from chestmap.data.check import check
-    from chestmap.data.nih import NihSettings, read_nih
-    from chestmap.data.split import SplitSettings, make_split
+    from chestmap.datasets.check import check
+    from chestmap.datasets.nih import NihSettings, read_nih
+    from chestmap.datasets.split import SplitSettings, make_split
 
     source = read_nih(NihSettings(root=root))
     check(source, [make_split(source, SplitSettings(name="official"))]).render(Console(stderr=True))
@@ -64,7 +64,7 @@ def _look(root: Path) -> "Source":
 
 
 def _packed(source: "Source", folder: Path, side: int) -> "Pack":
-    from chestmap.data.pack import PackSettings, make_pack
+    from chestmap.packs.build import PackSettings, make_pack
 
     return make_pack(source, folder, PackSettings(width=side, height=side))
 
@@ -74,9 +74,9 @@ def _models(out: Path, root: Path, side: int, epochs: int) -> list[Path]:
     from rich.console import Console
 
     from chestmap.cli.report import report_of_run
-    from chestmap.evaluation.table import brief_table, summary_table
-    from chestmap.inference.demo import Size, demo_model
+    from chestmap.evaluation.side_by_side import brief_table, summary_table
     from chestmap.methods import METHODS
+    from chestmap.reproduction.demo import Size, demo_model
 
     scored = []
     for number, (name, what) in enumerate((("cam", "a plain classifier (CAM)"), ("ham", "HAM, with attention")), start=5):
@@ -95,7 +95,7 @@ def _step(number: str, what: str) -> None:
 
 
 def _contact_page(path: Path, source: "Source", pack: "Pack", limit: int) -> Path:
-    from chestmap.reports.contact import Card, write_contact_page
+    from chestmap.reports.contact_page import Card, write_contact_page
 
     rows = _varied(source, [source.row_of[image_id] for image_id in pack.ids], limit)
     cards = []

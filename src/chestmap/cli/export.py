@@ -31,8 +31,8 @@ def export(
 
     Example: `chestmap export runs/image-labels/model --format onnx --format openvino --out exported`
     """
-    from chestmap.inference.export import export as write
-    from chestmap.inference.model_folder import open_model
     from chestmap.methods import METHODS
+    from chestmap.models.export import export as write
+    from chestmap.models.folder import open_model
 
     typer.echo(write(open_model(model, METHODS), [one.value for one in dict.fromkeys(formats or [Format.ONNX])], out))

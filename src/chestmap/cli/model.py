@@ -52,10 +52,10 @@ def calibrate(
     """
     from rich.console import Console
 
-    from chestmap.data.predictions import open_predictions
-    from chestmap.inference.calibrate import CalibrateSettings, write_calibration
-    from chestmap.inference.calibrate import calibrate as choose
-    from chestmap.inference.card_tables import calibration_table
+    from chestmap.models.calibrate import CalibrateSettings, write_calibration
+    from chestmap.models.calibrate import calibrate as choose
+    from chestmap.models.card_tables import calibration_table
+    from chestmap.predictions.folder import open_predictions
     from chestmap.settings import checked
 
     settings = checked(CalibrateSettings, {"kind": scaling, "aim": aim, "target": target, "least": least}, name="options")
@@ -92,11 +92,11 @@ def card(
 
     Example: `chestmap model card runs/ham/model --predictions predictions/ham --source nih --root /data/nih --split official`
     """
-    from chestmap.data.predictions import open_predictions
     from chestmap.errors import BadInput
-    from chestmap.inference.figures import FigureSettings, measure, of_metrics, opened_metrics
-    from chestmap.inference.model_card import write_card
-    from chestmap.inference.model_folder import read_about
+    from chestmap.models.card import write_card
+    from chestmap.models.folder import read_about
+    from chestmap.models.performance_figures import FigureSettings, measure, of_metrics, opened_metrics
+    from chestmap.predictions.folder import open_predictions
     from chestmap.settings import checked
 
     figures = None
@@ -120,8 +120,8 @@ def check(model: ModelArgument) -> None:
 
     Example: `chestmap model check runs/ham/model`
     """
-    from chestmap.inference.model_check import look_over
     from chestmap.methods import METHODS
+    from chestmap.models.verify import look_over
 
     looked = look_over(model, METHODS)
     typer.echo(looked.facts)

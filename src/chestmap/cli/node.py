@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from chestmap.serving.node.destinations import Destination
-    from chestmap.serving.node.run import Security
-    from chestmap.serving.node.settings import NodeSettings
+    from chestmap.serving.dicom.destinations import Destination
+    from chestmap.serving.dicom.run import Security
+    from chestmap.serving.dicom.settings import NodeSettings
 
 Folder = Annotated[Path | None, typer.Option(help="The folder that keeps what was received until it is delivered.")]
 
@@ -76,11 +76,11 @@ def node(
         return
     if model is None or store is None:
         raise BadInput("chestmap node: expected MODEL and --store, or one of --status, --retry-dead and --retry-failed")
-    from chestmap.serving.node.metrics import address_of
-    from chestmap.serving.node.node import Node
-    from chestmap.serving.node.run import Security, duty_of, run
-    from chestmap.serving.node.settings import NodeSettings
-    from chestmap.serving.node.spool import Spool
+    from chestmap.serving.dicom.metrics import address_of
+    from chestmap.serving.dicom.node import Node
+    from chestmap.serving.dicom.run import Security, duty_of, run
+    from chestmap.serving.dicom.settings import NodeSettings
+    from chestmap.serving.dicom.spool import Spool
     from chestmap.settings import checked, with_overrides
 
     how = checked(NodeSettings, with_overrides({}, settings or []), name="--node-set")
@@ -96,13 +96,13 @@ def node(
 
 def _told(status: Path | None, dead: Path | None, failed: Path | None) -> str:
     """Of a node's folder, also while the node runs."""
-    from chestmap.serving.node import queue
+    from chestmap.serving.dicom import queue
 
     if status:
         return queue.status(status)
     if dead:
         return f"{queue.retry_dead(dead)} dead letters are sent again"
-    from chestmap.serving.node.spool import retry_failed
+    from chestmap.serving.dicom.spool import retry_failed
 
     return f"{retry_failed(failed or Path())} images are predicted again"
 
@@ -110,7 +110,7 @@ def _told(status: Path | None, dead: Path | None, failed: Path | None) -> str:
 def _destination(to: str | None, stow: str | None, title: str, security: "Security", how: "NodeSettings") -> "Destination":
     """Where images are pulled from is where results go, unless something else is said."""
     from chestmap.errors import BadInput
-    from chestmap.serving.node.destinations import Stow, c_store_of
+    from chestmap.serving.dicom.destinations import Stow, c_store_of
 
     if bool(to) == bool(stow):
         raise BadInput("results go to one archive: give --to TITLE@HOST:PORT or --stow URL")

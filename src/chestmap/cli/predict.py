@@ -11,11 +11,11 @@ from chestmap.cli.predict_many import ActorsOption, ClusterOption, CpusOption, G
 from chestmap.cli.score import SplitOption
 
 if TYPE_CHECKING:
-    from chestmap.data.places import Place
-    from chestmap.data.source import Source
-    from chestmap.inference.decoding import Failed
-    from chestmap.inference.outputs import Outputs
-    from chestmap.inference.predictor import Predictor
+    from chestmap.datasets.source import Source
+    from chestmap.models.predictor import Predictor
+    from chestmap.prediction.decoding import Failed
+    from chestmap.prediction.output_formats import Outputs
+    from chestmap.storage.results_folder import Place
 
 InputsArgument = Annotated[
     list[str] | None,
@@ -95,9 +95,9 @@ def predict(
 
     Example: `chestmap predict runs/ham/model --source nih --root /data/nih --split official --out predictions/ham`
     """
-    from chestmap.data.places import place_of
     from chestmap.errors import BadInput
-    from chestmap.inference.outputs import checked_kinds
+    from chestmap.prediction.output_formats import checked_kinds
+    from chestmap.storage.results_folder import place_of
 
     kinds = checked_kinds(write or [])
     given = list(inputs or [])
@@ -155,21 +155,21 @@ class _Order:
 
     @property
     def _key(self) -> bytes | None:
-        from chestmap.inference.pseudonym import own_key
+        from chestmap.prediction.pseudonym import own_key
 
         return own_key() if self.deidentify else None
 
     def _predictor(self) -> "Predictor":
-        from chestmap.inference.forward import ForwardSettings
-        from chestmap.inference.predictor import load
+        from chestmap.models.engines import ForwardSettings
+        from chestmap.models.predictor import load
         from chestmap.settings import checked
 
         return load(self.model, checked(ForwardSettings, self.forward, name="options"))
 
     def of_files(self, given: list[str], **settings: Any) -> "list[Failed]":
-        from chestmap.inference.inputs import Inputs
-        from chestmap.inference.outputs import Outputs
-        from chestmap.inference.stream import StreamSettings, predict_inputs, reading_for, write_errors
+        from chestmap.prediction.inputs import Inputs
+        from chestmap.prediction.output_formats import Outputs
+        from chestmap.prediction.stream import StreamSettings, predict_inputs, reading_for, write_errors
         from chestmap.settings import checked
 
         inputs, how = Inputs(given), checked(StreamSettings, {**self.sizes, **settings}, name="options")
@@ -188,11 +188,11 @@ class _Order:
 
     def of_source(self, source: "Source", ids: tuple[str, ...], split: str | None, cache: Path) -> "list[Failed]":
         """Names and ids are the dataset's own: whoever publishes it has seen to them."""
-        from chestmap.data.predictions import open_predictions
-        from chestmap.inference.decoding import Failed, Input
-        from chestmap.inference.outputs import Outputs
-        from chestmap.inference.predict import PredictSettings, predict_source
-        from chestmap.inference.stream import StreamSettings, reading_for, write_errors
+        from chestmap.prediction.decoding import Failed, Input
+        from chestmap.prediction.from_pack import PredictSettings, predict_source
+        from chestmap.prediction.output_formats import Outputs
+        from chestmap.prediction.stream import StreamSettings, reading_for, write_errors
+        from chestmap.predictions.folder import open_predictions
         from chestmap.settings import checked
 
         sizes = {key: value for key, value in self.sizes.items() if value is not None}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from chestmap.inference.completing import Share
-    from chestmap.inference.predictor import Predictor
-    from chestmap.inference.stream import StreamSettings
+    from chestmap.models.predictor import Predictor
+    from chestmap.prediction.completing import Share
+    from chestmap.prediction.stream import StreamSettings
 
 ShardOption = Annotated[
     str | None,
@@ -50,10 +50,10 @@ class Many:
     settings: dict[str, Any]
 
     def in_shard(self, text: str) -> "Share":
-        from chestmap.data.places import place_of
         from chestmap.errors import BadInput
-        from chestmap.inference.outputs import Outputs
-        from chestmap.inference.shard import Shard, open_job, predict_shard
+        from chestmap.prediction.output_formats import Outputs
+        from chestmap.prediction.shard import Shard, open_job, predict_shard
+        from chestmap.storage.results_folder import place_of
 
         shard = Shard.parse(text)
         if shard.count > 1 and (whole := sorted(self.kinds & WHOLE)):
@@ -78,10 +78,10 @@ class Many:
     def on_cluster(self, cluster: dict[str, Any]) -> "Share":
         from functools import partial
 
-        from chestmap.data.addresses import is_address, without_scheme
         from chestmap.errors import BadInput
-        from chestmap.inference.cluster import ClusterSettings, Work, opened, predict_on_cluster
+        from chestmap.prediction.ray import ClusterSettings, Work, opened, predict_on_cluster
         from chestmap.settings import checked
+        from chestmap.storage.addresses import is_address, without_scheme
 
         if more := sorted(self.kinds - {"predictions"}):
             raise BadInput(f"--write {','.join(more)}: leave it out of --cluster, and call with --shard 0/1 afterwards")
@@ -95,14 +95,14 @@ class Many:
         return predict_on_cluster(work, checked(ClusterSettings, cluster, name="options"), _say)
 
     def _settings(self) -> "StreamSettings":
-        from chestmap.inference.stream import StreamSettings
+        from chestmap.prediction.stream import StreamSettings
         from chestmap.settings import checked
 
         return checked(StreamSettings, self.settings, name="options")
 
     def _predictor(self) -> "Predictor":
-        from chestmap.inference.forward import ForwardSettings
-        from chestmap.inference.predictor import load
+        from chestmap.models.engines import ForwardSettings
+        from chestmap.models.predictor import load
         from chestmap.settings import checked
 
         return load(self.model, checked(ForwardSettings, self.forward, name="options"))

@@ -12,10 +12,10 @@ from chestmap.cli.data import Set, source_of, split_of
 from chestmap.cli.score import CacheOption, SplitOption, needs_out, scores_of
 
 if TYPE_CHECKING:
-    from chestmap.data.predictions import Predictions
-    from chestmap.data.source import Source
-    from chestmap.data.split import Split
+    from chestmap.datasets.source import Source
+    from chestmap.datasets.split import Split
     from chestmap.evaluation.case_list import Case
+    from chestmap.predictions.folder import Predictions
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,8 +48,8 @@ def report(
 
     Example: `chestmap report runs/image-labels --published ham/table-6`
     """
-    from chestmap.data.predictions import fetched_predictions
     from chestmap.evaluation.published import find
+    from chestmap.predictions.folder import fetched_predictions
 
     tables = [find(name) for name in published or ()]
     if out is None:
@@ -68,7 +68,7 @@ def report_of_run(folder: Path, pictures: int = 200) -> Path:
 
 def report_of(subject: "Subject", part: str, published: list[Any], target: tuple[int, Path]) -> Path:
     """Predicts first where nothing is predicted yet; `target` is how many pictures, and the file."""
-    from chestmap.data.predictions import open_predictions
+    from chestmap.predictions.folder import open_predictions
 
     subject.predict(part)
     return write(subject, open_predictions(subject.predictions), part, published, target)
@@ -91,9 +91,9 @@ class Subject:
             return
         parts = self.split.parts if self.split else {part: self.source.ids}
         ids = [image_id for name in dict.fromkeys(("validation", part)) for image_id in parts.get(name, ())]
-        from chestmap.inference.model_folder import open_model
-        from chestmap.inference.predict import PredictSettings, predict_source
         from chestmap.methods import METHODS
+        from chestmap.models.folder import open_model
+        from chestmap.prediction.from_pack import PredictSettings, predict_source
 
         model = open_model(self.run / "model", METHODS)
         predict_source(model, self.source, ids, self.predictions, PredictSettings(), self.cache)
@@ -108,7 +108,7 @@ class Subject:
         """How many images each part of the split has, and the patients that it shares with training."""
         if self.split is None:
             return {}
-        from chestmap.data.split import leaks
+        from chestmap.datasets.split import leaks
 
         found = {f"Images to {part}": f"{len(ids):,}" for part, ids in self.split.parts.items() if ids}
         for (one, other), shared in leaks(self.split, self.source).items():
@@ -120,8 +120,8 @@ class Subject:
 
 def _subject(folder: Path, data: tuple[str | None, Path | None], split: str | None, overrides: list[str]) -> Subject:
     """Data and split are those of the run, which may also be the folder around the predictions, unless they are named."""
-    from chestmap.data import open_source, source_settings
-    from chestmap.data.split import SplitSettings, make_split
+    from chestmap.datasets import open_source, source_settings
+    from chestmap.datasets.split import SplitSettings, make_split
     from chestmap.errors import BadInput
     from chestmap.settings import checked, read_toml, with_overrides
 
@@ -146,7 +146,7 @@ def _subject(folder: Path, data: tuple[str | None, Path | None], split: str | No
 
 def write(subject: Subject, predictions: "Predictions", part: str, published: list[Any], target: tuple[int, Path]) -> Path:
     """`target` is how many pictures, and the file."""
-    from chestmap.reports.gather import Amount, Scored, gather
+    from chestmap.reports.example_images import Amount, Scored, gather
     from chestmap.reports.metrics import HEADLINE, Metrics
     from chestmap.reports.report import write_report
     from chestmap.reports.run_facts import RunFacts, read_run

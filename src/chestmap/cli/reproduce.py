@@ -43,9 +43,9 @@ def reproduce(
         return
     from rich.console import Console
 
-    from chestmap.inference.reproduce import Order, Quick
-    from chestmap.inference.reproduce import reproduce as make
     from chestmap.methods import METHODS
+    from chestmap.reproduction.reproduce import Order, Quick
+    from chestmap.reproduction.reproduce import reproduce as make
 
     order = Order(table, root, kind, row, fold, out, configs, tuple(overrides or ()), Quick() if quick else None)
     made = make(order, METHODS, lambda line: typer.secho(line, bold=True, err=True))
@@ -57,8 +57,8 @@ def _list(configs: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from chestmap.inference.plan import entries
     from chestmap.methods import METHODS
+    from chestmap.reproduction.table_plan import entries
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("table", "title", "what it needs"):

@@ -9,8 +9,8 @@ import typer
 from chestmap.cli.data import Set, source_of, split_of
 
 if TYPE_CHECKING:
-    from chestmap.data.source import Source
-    from chestmap.data.split import Split
+    from chestmap.datasets.source import Source
+    from chestmap.datasets.split import Split
     from chestmap.evaluation.scores import Evaluation
 
 KindOption = Annotated[
@@ -61,9 +61,15 @@ def evaluate(
     """
     from rich.console import Console
 
-    from chestmap.data.predictions import fetched_predictions
     from chestmap.evaluation.case_list import case_list, write_cases
-    from chestmap.evaluation.table import brief_table, classification_table, localization_table, preset_table, summary_table
+    from chestmap.evaluation.side_by_side import (
+        brief_table,
+        classification_table,
+        localization_table,
+        preset_table,
+        summary_table,
+    )
+    from chestmap.predictions.folder import fetched_predictions
 
     if out is None:
         needs_out(*folders)
@@ -91,8 +97,8 @@ def evaluate(
 
 def needs_out(*predictions: str) -> None:
     """Nothing is written to an address but by `predict`."""
-    from chestmap.data.addresses import is_address, without_scheme
     from chestmap.errors import BadInput
+    from chestmap.storage.addresses import is_address, without_scheme
 
     if afar := [text for text in predictions if is_address(without_scheme(text))]:
         raise BadInput(f"{afar[0]}: is read only; say with --out where on this machine to write")
@@ -100,10 +106,10 @@ def needs_out(*predictions: str) -> None:
 
 def scores_of(folder: Path, source: "Source", split: "Split | None", part: str, overrides: list[str]) -> "Evaluation":
     """A predictions folder scored on the images of the part that it holds; without a split on all that it holds."""
-    from chestmap.data.predictions import open_predictions
     from chestmap.evaluation.evaluate import EvaluationSettings
-    from chestmap.inference.scoring import score_split
-    from chestmap.inference.trained_on import check_predictions
+    from chestmap.models.leakage import check_predictions
+    from chestmap.predictions.folder import open_predictions
+    from chestmap.reproduction.score_run import score_split
     from chestmap.settings import checked, with_overrides
 
     how = checked(EvaluationSettings, with_overrides({}, overrides), name="--score-set")
@@ -130,9 +136,9 @@ def compare(
     """
     from rich.console import Console
 
-    from chestmap.data.predictions import fetched_predictions
     from chestmap.evaluation.comparison import compare as test
-    from chestmap.evaluation.table import comparison_table
+    from chestmap.evaluation.side_by_side import comparison_table
+    from chestmap.predictions.folder import fetched_predictions
 
     source = source_of(kind, root, overrides)
     named = split_of(source, split) if split else None

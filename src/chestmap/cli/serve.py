@@ -40,8 +40,8 @@ def serve(
     Example: `chestmap serve runs/ham/model runs/cam/model --store /srv/chestmap`
     """
     from chestmap.errors import BadInput, Refused
-    from chestmap.serving.access import is_loopback, read_tokens
-    from chestmap.serving.settings import ServeSettings
+    from chestmap.serving.engine.settings import ServeSettings
+    from chestmap.serving.http.access import is_loopback, read_tokens
     from chestmap.settings import checked, with_overrides
 
     how = checked(ServeSettings, with_overrides({}, settings or []), name="--serve-set")
@@ -52,8 +52,8 @@ def serve(
     if not is_loopback(host) and not (token_file or trust_proxy_header):
         raise Refused(f"--host {host}: anybody who reaches it could read images of patients; give --token-file")
     tokens = read_tokens(token_file) if token_file else {}
-    from chestmap.serving.run import Door, run
-    from chestmap.serving.server import Address
+    from chestmap.serving.http.run import Door, run
+    from chestmap.serving.http.server import Address
 
     door = Door(tokens, trust_proxy_header or "", tuple(proxy or ("127.0.0.1", "::1")), tuple(allow_host or ()))
     run(models, store, Address(host, port, certificate, key), door, how)

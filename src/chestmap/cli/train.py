@@ -45,8 +45,8 @@ def train(
 
     Example: `chestmap train configs/ham/image-labels.toml --set data.source.root=/data/nih --set run.precision=bf16`
     """
-    from chestmap.inference.model_folder import write_model
     from chestmap.methods import METHODS
+    from chestmap.models.folder import write_model
     from chestmap.training.config import read_config
     from chestmap.training.launch import is_launcher, launch
     from chestmap.training.train import train as train_model

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from chestmap.evaluation.auc import average_precision, delong, precision_recall, resampled, roc
-from chestmap.evaluation.blocks import Resampling
 from chestmap.evaluation.calibration import Calibration, Kind, brier, fit_calibration, reliability
-from chestmap.evaluation.operating import Aim, OperatingPoint, choose_point, measure_point
+from chestmap.evaluation.operating_points import Aim, OperatingPoint, choose_point, measure_point
 from chestmap.evaluation.resampling import interval, numbered, patient_weights
+from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import MEAN, Curve, Score, finding_groups, number, thinned
 
 AIMS: tuple[tuple[Aim, float | None], ...] = (("youden", None), ("sensitivity", 0.95), ("specificity", 0.95))

@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 
 from chestmap.errors import BadInput
 from chestmap.evaluation.auc import paired_delong
-from chestmap.evaluation.blocks import Block, Resampling, scores_of
 from chestmap.evaluation.classification import Images
 from chestmap.evaluation.rates import Localization, at_columns
 from chestmap.evaluation.resampling import holm, paired_hits
+from chestmap.evaluation.score_columns import Block, Resampling, scores_of
 from chestmap.evaluation.thresholds import Geometry, Rule, met, rows_of
 from chestmap.evaluation.truth import Truth
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from chestmap.evaluation.blocks import Block, Resampling, Sums, scores_of, scores_of_sums
 from chestmap.evaluation.localization import Absent, Thresholds
-from chestmap.evaluation.pairs import OWN
+from chestmap.evaluation.map_overlap import OWN
 from chestmap.evaluation.rates import Localization
+from chestmap.evaluation.score_columns import Block, Resampling, Sums, scores_of, scores_of_sums
 from chestmap.evaluation.scores import Curve, Score, thinned
 from chestmap.evaluation.thresholds import Rule, overlap, searched, thresholds_of
 

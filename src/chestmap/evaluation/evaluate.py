@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from chestmap.data.predictions import OwnRule, Predictions
-from chestmap.data.split import Split
-from chestmap.evaluation.blocks import Resampling
+from chestmap.datasets.split import Split
 from chestmap.evaluation.calibration import Kind
 from chestmap.evaluation.classification import (
     Classifying,
@@ -24,15 +22,17 @@ from chestmap.evaluation.classification import (
     ranking_rows,
 )
 from chestmap.evaluation.comparison import Cases, cases_of
+from chestmap.evaluation.comparison_space import Surface
 from chestmap.evaluation.detection import afp_rows, cuts, froc_rows, pointing_rows, searched_rows
 from chestmap.evaluation.floors import ceiling_rows, fit_floors, floor_rows
 from chestmap.evaluation.localization import Absent, Pairs, Pass, look_at_absent, look_at_pairs
 from chestmap.evaluation.protocols import PRESETS, PresetName
 from chestmap.evaluation.rates import Limits, Localization, accuracy_curves, rate_rows, threshold_curves
+from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import Curve, Evaluation, Score
-from chestmap.evaluation.surface import Surface
 from chestmap.evaluation.thresholds import Search, fixed_rules
 from chestmap.evaluation.truth import Alignment, Truth, aligned, leak_notes, sized
+from chestmap.predictions.folder import OwnRule, Predictions
 from chestmap.settings import Settings
 
 

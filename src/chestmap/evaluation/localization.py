@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int
 
-from chestmap.data.predictions import OwnRule, Predictions
+from chestmap.evaluation.comparison_space import Surface, Workspace, sampler
+from chestmap.evaluation.map_overlap import BOX_LEVELS, MASK_LEVELS, PairOverlap, absent_regions, overlap_of_pair
 from chestmap.evaluation.overlap import areas, as_array, clipped
-from chestmap.evaluation.pairs import BOX_LEVELS, MASK_LEVELS, PairOverlap, absent_regions, overlap_of_pair
-from chestmap.evaluation.surface import Surface, Workspace, sampler
 from chestmap.evaluation.truth import Alignment, Truth
+from chestmap.predictions.folder import OwnRule, Predictions
 from chestmap.types import Frame
 
 Presets = Mapping[str, Callable[["Map"], np.ndarray]]

@@ -24,14 +24,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from chestmap.evaluation import wsol
-from chestmap.evaluation.blocks import Block, Resampling, scores_of
+from chestmap.evaluation.comparison_space import Levels, Surface, reached, sampler
 from chestmap.evaluation.localization import Map
+from chestmap.evaluation.map_overlap import confidences
 from chestmap.evaluation.overlap import areas, intersections, ious, painted, pixel_spans, regions
-from chestmap.evaluation.pairs import confidences
 from chestmap.evaluation.published import find
 from chestmap.evaluation.rates import Localization
+from chestmap.evaluation.score_columns import Block, Resampling, scores_of
 from chestmap.evaluation.scores import Score
-from chestmap.evaluation.surface import Levels, Surface, reached, sampler
 from chestmap.types import Frame
 
 PresetName = Literal["ham", "wang2017", "wsol-v1", "wsol-v2", "pxap", "chexlocalize", "cai2018"]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from chestmap.evaluation.blocks import Block, Resampling, scores_of
 from chestmap.evaluation.localization import Pairs
+from chestmap.evaluation.score_columns import Block, Resampling, scores_of
 from chestmap.evaluation.scores import Curve, Score, finding_groups
 from chestmap.evaluation.thresholds import (
     GEOMETRIES,

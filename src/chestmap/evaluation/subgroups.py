@@ -12,9 +12,9 @@ import polars as pl
 from jaxtyping import Bool, Int
 
 from chestmap.evaluation.auc import delong, resampled
-from chestmap.evaluation.blocks import Resampling
 from chestmap.evaluation.classification import Images
 from chestmap.evaluation.resampling import interval, numbered, patient_weights
+from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import MEAN, Score, number
 
 AGES = (0, 18, 40, 60, 80)

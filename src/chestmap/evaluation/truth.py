@@ -9,11 +9,11 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-from chestmap.data.predictions import Predictions
-from chestmap.data.source import UNKNOWN, Source
-from chestmap.data.split import VALIDATES_ON_TEST, Split
+from chestmap.datasets.source import UNKNOWN, Source
+from chestmap.datasets.split import VALIDATES_ON_TEST, Split
 from chestmap.errors import BadInput, Leak
 from chestmap.evaluation.resampling import numbered
+from chestmap.predictions.folder import Predictions
 from chestmap.types import Box, Findings
 
 

@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from chestmap.evaluation.blocks import Resampling, Sums, scores_of_sums
+from chestmap.evaluation.comparison_space import Surface, sampler, tells
 from chestmap.evaluation.localization import Map
 from chestmap.evaluation.overlap import ious, painted, pixel_spans
 from chestmap.evaluation.rates import Localization
+from chestmap.evaluation.score_columns import Resampling, Sums, scores_of_sums
 from chestmap.evaluation.scores import Score
-from chestmap.evaluation.surface import Surface, sampler, tells
 
 SIDE = 224
 SURFACE = Surface("image", SIDE, "cubic")

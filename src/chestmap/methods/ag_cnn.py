@@ -49,13 +49,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chestmap.data.predictions import OwnRule
 from chestmap.nn.alignment import map_size, maps_back
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import resized
 from chestmap.nn.cam import class_maps, full_precision, normalized, without_autocast
 from chestmap.nn.losses import known_bce
 from chestmap.nn.pooling import maximum
+from chestmap.predictions.folder import OwnRule
 from chestmap.settings import Settings
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, Schedule, Task

@@ -46,14 +46,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chestmap.data.loader import Part
-from chestmap.data.predictions import OwnRule
 from chestmap.errors import BadInput
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import resized
 from chestmap.nn.cam import class_maps, full_precision, normalized
 from chestmap.nn.erasing import LEVEL, aggregate, erase
-from chestmap.nn.together import shared_count
+from chestmap.nn.process_sums import shared_count
+from chestmap.packs.loader import Part
+from chestmap.predictions.folder import OwnRule
 from chestmap.settings import Settings
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, Schedule, Task

@@ -24,11 +24,11 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from chestmap.data.predictions import OwnRule
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.cam import class_maps, full_precision, level_where
 from chestmap.nn.losses import balanced_bce, known_bce
 from chestmap.nn.pooling import Pooling, pooled_logits
+from chestmap.predictions.folder import OwnRule
 from chestmap.settings import Settings
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, Schedule, Task

@@ -47,21 +47,21 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chestmap.data.augment import warped
-from chestmap.data.loader import Part
-from chestmap.data.predictions import OwnRule
-from chestmap.data.progress import progress_of
 from chestmap.errors import BadModel
 from chestmap.nn.alignment import Aligner, aligned, aligned_frames, map_size, maps_back
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import between, resized
 from chestmap.nn.cam import class_maps
 from chestmap.nn.instances import box_loss, cell_logit, cell_targets, limited_loss, log_any, mil_loss
-from chestmap.nn.neighbors import CODE, nearest, thumbnails
+from chestmap.nn.similar_images import CODE, nearest, thumbnails
+from chestmap.packs.augment import warped
+from chestmap.packs.loader import Part
+from chestmap.predictions.folder import OwnRule
+from chestmap.progress import progress_of
 from chestmap.settings import Settings
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, Schedule, Task
-from chestmap.training.alignment import AlignmentSettings, align, make_anchor, normal
+from chestmap.training.alignment_steps import AlignmentSettings, align, make_anchor, normal
 from chestmap.types import Findings
 
 __all__ = ["METHOD", "CiaNet", "CiaNetSettings", "Partners", "box_loss", "cell_targets", "contrast", "log_any", "mil_loss"]

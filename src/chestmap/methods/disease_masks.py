@@ -45,9 +45,6 @@ from jaxtyping import Float, Float32
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from chestmap.data.loader import Loader, LoaderSettings, Part
-from chestmap.data.predictions import OwnRule
-from chestmap.data.progress import progress_of
 from chestmap.errors import BadModel, did_you_mean
 from chestmap.nn.alignment import Aligned, Aligner, aligned
 from chestmap.nn.backbone import Backbone, BackboneSettings
@@ -55,10 +52,13 @@ from chestmap.nn.boxes import resized
 from chestmap.nn.cam import class_maps
 from chestmap.nn.losses import balanced_bce
 from chestmap.nn.masks import MaskMean, Masks, symmetric
+from chestmap.packs.loader import Loader, LoaderSettings, Part
+from chestmap.predictions.folder import OwnRule
+from chestmap.progress import progress_of
 from chestmap.settings import Settings
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, Schedule, Task
-from chestmap.training.alignment import Alignment, AlignmentSettings, align, make_anchor
+from chestmap.training.alignment_steps import Alignment, AlignmentSettings, align, make_anchor
 from chestmap.types import Findings
 
 __all__ = ["METHOD", "Classifier", "DiseaseMasksSettings", "MaskMean", "attended", "drawn_masks", "symmetric", "write_masks"]

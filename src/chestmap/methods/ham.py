@@ -48,8 +48,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chestmap.data.loader import Loader, LoaderSettings, Part
-from chestmap.data.predictions import OwnRule
 from chestmap.errors import BadInput, BadModel
 from chestmap.nn.attention import ForegroundAttention
 from chestmap.nn.backbone import Backbone, BackboneSettings
@@ -57,7 +55,9 @@ from chestmap.nn.boxes import between, masks_at, resized, warp_maps
 from chestmap.nn.cam import ALPHA, class_maps, full_precision, level_where, soft_mask, without_autocast
 from chestmap.nn.losses import known_bce
 from chestmap.nn.pooling import Pooling, pooled
-from chestmap.nn.together import shared_count
+from chestmap.nn.process_sums import shared_count
+from chestmap.packs.loader import Loader, LoaderSettings, Part
+from chestmap.predictions.folder import OwnRule
 from chestmap.settings import Settings
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, Schedule, Task

@@ -35,11 +35,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chestmap.data.predictions import OwnRule
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import resized
 from chestmap.nn.cam import full_precision, without_autocast
 from chestmap.nn.instances import Cells, cell_logit, cell_targets, limited_loss, log_any
+from chestmap.predictions.folder import OwnRule
 from chestmap.settings import Settings
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, Schedule, Task

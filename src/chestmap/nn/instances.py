@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from chestmap.nn.cam import full_precision
-from chestmap.nn.together import shared_count
+from chestmap.nn.process_sums import shared_count
 from chestmap.types import Box, Findings, Frame
 
 Cells = Float[Tensor, "batch finding h w"]

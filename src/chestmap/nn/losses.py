@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from chestmap.nn.cam import full_precision
-from chestmap.nn.together import shared_count
+from chestmap.nn.process_sums import shared_count
 
 _FEW = 1e-3  # of labels, soft ones included; with fewer there is nothing to average
 

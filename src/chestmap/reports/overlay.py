@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from chestmap.data.predictions import OwnRule
 from chestmap.errors import BadInput
-from chestmap.reports.layers import (
+from chestmap.predictions.folder import OwnRule
+from chestmap.reports.map_layers import (
     OWN_COLOR,
     TRUE_COLOR,
     colored,
@@ -24,7 +24,7 @@ from chestmap.reports.layers import (
     picture_size,
     scaled,
 )
-from chestmap.reports.text import number
+from chestmap.reports.number_format import number
 from chestmap.types import Box, Prediction, Radiograph
 
 GROUND, TEXT, SOFT = (20, 23, 26), (232, 236, 239), (163, 173, 181)

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from chestmap.reports.layers import Marks, colored, data_uri, marks_of
-from chestmap.reports.text import number
+from chestmap.reports.map_layers import Marks, colored, data_uri, marks_of
+from chestmap.reports.number_format import number
 from chestmap.types import Box
 
 Label = Literal["present", "absent", "unknown"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from chestmap.reports.plot import Axis, Chart, Line, svg
+from chestmap.reports.svg_plot import Axis, Chart, Line, svg
 
 PANEL, HEAD, ACROSS = (200, 190), 36, 4
 STYLE = """

@@ -10,12 +10,14 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from chestmap.reports import curves, run_facts, tables
+from chestmap.reports import charts as curves
+from chestmap.reports import report_tables as tables
+from chestmap.reports import run_facts
 from chestmap.reports.metrics import Metrics
+from chestmap.reports.number_format import count, facts, number, resource, short
 from chestmap.reports.pictures import HIT, HITS, Picture, fitting_quality, sections
+from chestmap.reports.report_tables import PublishedTable
 from chestmap.reports.run_facts import RunFacts
-from chestmap.reports.tables import PublishedTable
-from chestmap.reports.text import count, facts, number, resource, short
 
 BUDGET = 6_500_000
 """Bytes for the radiographs of a page; maps, curves and tables add about one million."""

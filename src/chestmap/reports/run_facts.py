@@ -13,8 +13,8 @@ from statistics import fmean, median
 from typing import Any
 
 from chestmap.errors import BadInput
-from chestmap.reports.plot import Chart, Line, linear, svg
-from chestmap.reports.text import count, facts, number
+from chestmap.reports.number_format import count, facts, number
+from chestmap.reports.svg_plot import Chart, Line, linear, svg
 
 BESIDE = ("learning_rate", "images_per_second", "memory_gb")
 LINE_STYLES = ("ours", "own", "oracle", "floor", "other")

@@ -11,12 +11,12 @@ from pydantic import create_model
 
 from chestmap.errors import BadSettings, did_you_mean
 from chestmap.settings import Settings, Tree, checked, read_toml, with_overrides, write_toml
-from chestmap.training.around import AroundSettings, refusals
-from chestmap.training.data import DataSettings
 from chestmap.training.method import Method
 from chestmap.training.run_settings import RunSettings
 from chestmap.training.schedule import Schedule
 from chestmap.training.search_settings import SearchSettings
+from chestmap.training.training_data import DataSettings
+from chestmap.training.wrapper_settings import AroundSettings, refusals
 
 
 @dataclass(frozen=True)

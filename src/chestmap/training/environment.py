@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from chestmap.training.folder import read_json, write_json
+from chestmap.training.run_folder import read_json, write_json
 
 PACKAGES = ("chestmap", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "opencv-python-headless", "polars")
 

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from chestmap.data.loader import Loader, LoaderSettings, Part
 from chestmap.errors import BadInput
-from chestmap.nn.together import counting_together
+from chestmap.nn.process_sums import counting_together
+from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.tensors import Batch
-from chestmap.training.average import Average
 from chestmap.training.checkpoint import resume_files, save_weights
-from chestmap.training.folder import write_json
 from chestmap.training.interrupt import Interrupt
 from chestmap.training.log import Log, peak_memory_gb
 from chestmap.training.resume import State
+from chestmap.training.run_folder import write_json
 from chestmap.training.schedule import Schedule, optimizer_for
 from chestmap.training.task import Task
 from chestmap.training.validation import validation_auc, validation_loss
+from chestmap.training.weight_average import Average
 
 if TYPE_CHECKING:
     from chestmap.training.run import Run

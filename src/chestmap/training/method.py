@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from chestmap.data.predictions import OwnRule
+from chestmap.predictions.folder import OwnRule
 from chestmap.settings import Settings
 from chestmap.types import Findings
 
 if TYPE_CHECKING:
-    from chestmap.training.data import Data
     from chestmap.training.run import Run
+    from chestmap.training.training_data import Data
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import torch
 from lightning_fabric import Fabric
 
 from chestmap.errors import BadInput
-from chestmap.training.average import Average
 from chestmap.training.checkpoint import Position, load_resume, save_resume
-from chestmap.training.folder import read_json, write_json
 from chestmap.training.log import Terms
-from chestmap.training.processes import from_all
+from chestmap.training.process_group import from_all
+from chestmap.training.run_folder import read_json, write_json
 from chestmap.training.task import Task
+from chestmap.training.weight_average import Average
 
 
 @dataclass(eq=False)

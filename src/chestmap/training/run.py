@@ -13,16 +13,16 @@ from zlib import crc32
 
 import torch
 
-from chestmap.data.augment import AugmentSettings
-from chestmap.data.loader import Part
-from chestmap.nn.together import synchronized_norms
+from chestmap.nn.process_sums import synchronized_norms
+from chestmap.packs.augment import AugmentSettings
+from chestmap.packs.loader import Part
 from chestmap.training.checkpoint import load_weights
 from chestmap.training.environment import record_start
-from chestmap.training.folder import Lock, begin_step, is_begun, step_folder, write_json
 from chestmap.training.progress import Screen, Summary
-from chestmap.training.record import Record, code_of, flat
+from chestmap.training.run_folder import Lock, begin_step, is_begun, step_folder, write_json
 from chestmap.training.run_settings import RESULT, RunSettings
 from chestmap.training.schedule import Schedule
+from chestmap.training.step_record import Record, code_of, flat
 from chestmap.training.task import Task
 
 AnyTask = TypeVar("AnyTask", bound=Task)
@@ -44,7 +44,7 @@ class Run:
     ) -> None:
         self.folder, self.settings, self.method, self.augment = folder, settings, dict(method or {}), augment
         self.observe = observe or (lambda *_: None)
-        from chestmap.training.processes import (
+        from chestmap.training.process_group import (
             check_shared,
             make_fabric,
         )  # Fabric takes seconds to import, and METHODS should not

@@ -33,11 +33,11 @@ from chestmap.errors import BadInput, BadSettings, Diverged, StepChanged
 from chestmap.settings import Tree
 from chestmap.training.checkpoint import write_beside
 from chestmap.training.config import Config, config_of
-from chestmap.training.folder import read_json
 from chestmap.training.method import Method
-from chestmap.training.record import flat
+from chestmap.training.run_folder import read_json
 from chestmap.training.search_plot import draw_search
 from chestmap.training.search_settings import Range, SearchSettings
+from chestmap.training.step_record import flat
 from chestmap.training.train import train
 
 if TYPE_CHECKING:

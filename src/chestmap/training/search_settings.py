@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from chestmap.data.split import SplitSettings
+from chestmap.datasets.split import SplitSettings
 from chestmap.settings import Settings, Tree
 
 

@@ -10,17 +10,17 @@ from typing import Any
 
 from torch import nn
 
-from chestmap.data.pack import PackSettings
-from chestmap.data.part import Part
+from chestmap.packs.build import PackSettings
+from chestmap.packs.part import Part
 from chestmap.settings import Settings
-from chestmap.training.around import AroundSettings, train_around
 from chestmap.training.config import Config
-from chestmap.training.data import Data, open_data
 from chestmap.training.environment import commit, versions
-from chestmap.training.folder import read_json
 from chestmap.training.method import Method
 from chestmap.training.run import Observer, Run
+from chestmap.training.run_folder import read_json
 from chestmap.training.schedule import Schedule
+from chestmap.training.training_data import Data, open_data
+from chestmap.training.wrapper_settings import AroundSettings, train_around
 from chestmap.types import Findings
 
 
@@ -56,7 +56,7 @@ def train(
     is made anew or other erasing is asked for.
     """
     run = Run(folder, config.run, method=config.lasting, augment=config.data.augment, observe=observe, progress=progress)
-    from chestmap.training.processes import in_turn  # with Fabric, as in Run
+    from chestmap.training.process_group import in_turn  # with Fabric, as in Run
 
     with run:
         if run.first and not (folder / "config.toml").exists():

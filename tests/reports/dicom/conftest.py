@@ -6,13 +6,13 @@ import numpy as np
 import pydicom
 import pytest
 
-from chestmap.data.phantom.dicom_copy import write_dicom as write_phantom
-from chestmap.data.phantom.population import make_population
-from chestmap.data.phantom.settings import PhantomSettings
+from chestmap.phantom.dicom_copy import write_dicom as write_phantom
+from chestmap.phantom.population import make_population
+from chestmap.phantom.settings import PhantomSettings
 from chestmap.reports.dicom import KINDS, About, result_objects, write_dicom
 from chestmap.types import Box, Frame, Prediction
 from chestmap.vocabulary import CHESTXRAY14
-from data.dicom_samples import chest
+from imaging.dicom_samples import chest
 from orthanc import orthanc, orthanc_server
 
 __all__ = ["orthanc", "orthanc_server"]

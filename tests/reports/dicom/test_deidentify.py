@@ -11,11 +11,11 @@ from pydicom.encaps import encapsulate, generate_frames
 from typer.testing import CliRunner
 
 from chestmap.cli import data
-from chestmap.data.image import ReadSettings, radiograph_of
 from chestmap.errors import BadImage
+from chestmap.imaging.read import ReadSettings, radiograph_of
 from chestmap.reports.dicom import KINDS, result_objects, write_dicom
 from chestmap.reports.dicom.deidentify import deidentified, write_deidentified
-from data.dicom_samples import as_bytes, compressed, look_up_table
+from imaging.dicom_samples import as_bytes, compressed, look_up_table
 from reports.dicom.conftest import FOUND, HEIGHT, WIDTH, errors_of, predicted
 
 SALT = b"sixteen letters."

@@ -10,13 +10,13 @@ import pydicom
 import pytest
 from PIL import Image
 
-from chestmap.data.image import ReadSettings, radiograph_of
+from chestmap.imaging.read import ReadSettings, radiograph_of
 from chestmap.reports.dicom import result_objects, write_dicom
 from chestmap.reports.dicom.capture import drawn
-from chestmap.reports.dicom.marks import Result
-from chestmap.reports.dicom.source import referenced
+from chestmap.reports.dicom.finding_marks import Result
+from chestmap.reports.dicom.source_header import referenced
 from chestmap.types import Box
-from data.dicom_samples import as_bytes, chest, radiograph
+from imaging.dicom_samples import as_bytes, chest, radiograph
 from reports.dicom.conftest import (
     FOUND,
     HEIGHT,

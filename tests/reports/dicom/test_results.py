@@ -11,12 +11,12 @@ import pydicom
 import pytest
 from pydicom.sr._concepts_dict import concepts
 
-from chestmap.data.image import radiograph_of
 from chestmap.errors import BadImage, BadInput
+from chestmap.imaging.read import radiograph_of
 from chestmap.reports.dicom import KINDS, is_result, kinds_of, read_source, result_objects, write_dicom
 from chestmap.types import Box, Findings
 from chestmap.vocabulary import CODES, RADLEX, SITES
-from data.dicom_samples import as_bytes, put
+from imaging.dicom_samples import as_bytes, put
 from reports.dicom.conftest import (
     FOUND,
     HEIGHT,

@@ -1,7 +1,7 @@
 """Results as DICOM objects, and radiographs without what tells whose they are. `docs/dicom.md` says what each is for."""
 
-from chestmap.reports.dicom.about import DEFAULT_KINDS, KINDS, About, Kind, is_result, kinds_of
-from chestmap.reports.dicom.source import read_source
+from chestmap.reports.dicom.provenance import DEFAULT_KINDS, KINDS, About, Kind, is_result, kinds_of
+from chestmap.reports.dicom.source_header import read_source
 from chestmap.reports.dicom.write import result_objects, write_dicom
 
 __all__ = [

@@ -10,11 +10,11 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
-from chestmap.reports.dicom.about import PRODUCT, series_of
-from chestmap.reports.dicom.marks import Mark, Result, printable
-from chestmap.reports.dicom.source import pixels_of
+from chestmap.reports.dicom.finding_marks import Mark, Result, printable
+from chestmap.reports.dicom.provenance import PRODUCT, series_of
+from chestmap.reports.dicom.source_header import pixels_of
 from chestmap.reports.dicom.sr import NOT_FOR_DIAGNOSIS, equipment
-from chestmap.reports.layers import OWN_COLOR, colored, grey_picture, picture_size, scaled
+from chestmap.reports.map_layers import OWN_COLOR, colored, grey_picture, picture_size, scaled
 
 LONGEST, GAP, FOOT = 1024, 16, 76
 GROUND, TEXT = (0, 0, 0), (232, 236, 239)

@@ -26,11 +26,11 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
 
 from chestmap import __version__
-from chestmap.data.dicom_header import FAILURES, Header, quiet
-from chestmap.data.dicom_kind import STORAGES, VIEW_CODES
-from chestmap.data.image import ReadSettings, radiograph_of
 from chestmap.errors import BadImage
-from chestmap.reports.dicom.source import syntax_of
+from chestmap.imaging.dicom_header import FAILURES, Header, quiet
+from chestmap.imaging.dicom_view import STORAGES, VIEW_CODES
+from chestmap.imaging.read import ReadSettings, radiograph_of
+from chestmap.reports.dicom.source_header import syntax_of
 
 NUMBER = re.compile(r"[-+0-9.eE]{1,16}")
 TERMS: dict[str, str] = {

@@ -13,11 +13,11 @@ from jaxtyping import Float32
 from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
-from chestmap.reports.dicom.about import made_uid, series_of
-from chestmap.reports.dicom.marks import Result, code_of, printable
-from chestmap.reports.dicom.source import EMPTY_IF_ABSENT, spacing_of
+from chestmap.reports.dicom.finding_marks import Result, code_of, printable
+from chestmap.reports.dicom.provenance import made_uid, series_of
+from chestmap.reports.dicom.source_header import EMPTY_IF_ABSENT, spacing_of
 from chestmap.reports.dicom.sr import equipment
-from chestmap.reports.layers import picture_size
+from chestmap.reports.map_layers import picture_size
 
 LONGEST = 512
 COPIED = (

@@ -7,11 +7,11 @@ from highdicom import pr
 from highdicom.color import CIELabColor
 from pydicom.dataset import Dataset
 
-from chestmap.data.codecs import NATIVE
-from chestmap.data.dicom_header import FAILURES, Header, quiet
-from chestmap.reports.dicom.about import series_of
-from chestmap.reports.dicom.marks import Mark, Result, printable
-from chestmap.reports.dicom.source import low_is_white, syntax_of
+from chestmap.imaging.dicom_header import FAILURES, Header, quiet
+from chestmap.imaging.dicom_pixels import NATIVE
+from chestmap.reports.dicom.finding_marks import Mark, Result, printable
+from chestmap.reports.dicom.provenance import series_of
+from chestmap.reports.dicom.source_header import low_is_white, syntax_of
 from chestmap.reports.dicom.sr import equipment
 
 PIXEL = pr.AnnotationUnitsValues.PIXEL

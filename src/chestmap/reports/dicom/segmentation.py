@@ -13,10 +13,10 @@ from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from chestmap.reports.dicom.about import PRODUCT, series_of
-from chestmap.reports.dicom.marks import ABNORMAL, Result, concept, printable
+from chestmap.reports.dicom.finding_marks import ABNORMAL, Result, concept, printable
 from chestmap.reports.dicom.presentation import YELLOW
-from chestmap.reports.dicom.source import spacing_of
+from chestmap.reports.dicom.provenance import PRODUCT, series_of
+from chestmap.reports.dicom.source_header import spacing_of
 from chestmap.reports.dicom.sr import equipment
 
 FAMILY = CodedConcept("123110", "DCM", "Artificial Intelligence")

@@ -14,8 +14,8 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept, GraphicTypeValues, RelationshipTypeValues
 from pydicom.dataset import Dataset
 
-from chestmap.reports.dicom.about import PRODUCT, About, series_of
-from chestmap.reports.dicom.marks import LOCAL, Mark, Result, code_of, printable
+from chestmap.reports.dicom.finding_marks import LOCAL, Mark, Result, code_of, printable
+from chestmap.reports.dicom.provenance import PRODUCT, About, series_of
 from chestmap.vocabulary import NO_FINDING
 
 CERTAINTY, FINDING = ("111012", "DCM", "Certainty of Finding"), ("121071", "DCM", "Finding")

@@ -9,14 +9,14 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from chestmap.data.dicom_header import quiet
-from chestmap.reports.dicom.about import DEFAULT_KINDS, About, Kind, kinds_of
+from chestmap.imaging.dicom_header import quiet
 from chestmap.reports.dicom.capture import capture
-from chestmap.reports.dicom.marks import Result
+from chestmap.reports.dicom.finding_marks import Result
 from chestmap.reports.dicom.parametric import parametric_map
 from chestmap.reports.dicom.presentation import presentation
+from chestmap.reports.dicom.provenance import DEFAULT_KINDS, About, Kind, kinds_of
 from chestmap.reports.dicom.segmentation import segmentation
-from chestmap.reports.dicom.source import charset_of, referenced
+from chestmap.reports.dicom.source_header import charset_of, referenced
 from chestmap.reports.dicom.sr import boxes_report, scores_report
 from chestmap.types import Prediction
 

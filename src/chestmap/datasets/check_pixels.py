@@ -1,0 +1,26 @@
+"""What one image file holds; apart from the rest of the check, so that its processes start without polars."""
+
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+from chestmap.errors import BadImage
+from chestmap.imaging.read import read_radiograph
+
+
+class Look(NamedTuple):
+    """What one file holds: a hash of its pixels and their size, or why it cannot be read."""
+
+    digest: bytes = b""
+    width: int = 0
+    height: int = 0
+    wrong: str = ""
+
+
+def look_at(path: Path) -> Look:
+    try:
+        pixels = read_radiograph(path).pixels
+    except BadImage as error:
+        return Look(wrong=str(error))
+    height, width = pixels.shape
+    return Look(blake2b(pixels.tobytes(), digest_size=16).digest(), width, height)

@@ -1,0 +1,138 @@
+"""The label table and the box table of a folder of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int8
+
+from chestmap.datasets.columns import (
+    ABSENT,
+    CELLS,
+    PRESENT,
+    SEXES,
+    VIEWS,
+    cells,
+    numbers,
+    separated,
+    unique_rows,
+    with_age,
+    with_word,
+)
+from chestmap.datasets.csv_table import Table, read_csv
+from chestmap.datasets.source import UNKNOWN, Problem
+from chestmap.errors import BadTable, did_you_mean
+from chestmap.types import Findings
+from chestmap.vocabulary import CODES, NO_FINDING, VOCABULARIES
+
+ALIASES = {alias: name for whole in VOCABULARIES.values() for alias, name in whole.aliases.items()}
+IMAGE = {"image_id": ("image", "image_id", "image index", "file", "file_name", "path")}
+KNOWN = {
+    "patient_id": ("patient_id", "patient"),
+    "view": ("view", "view_position"),
+    "age": ("age", "patient_age"),
+    "sex": ("sex", "gender", "patient_sex", "patient_gender"),
+    "labels": ("findings", "finding_labels", "labels"),
+    "list": ("split", "list", "part"),
+}
+Labels = Int8[np.ndarray, "image finding"]
+CORNERS = {
+    "x0": ("x0", "xmin", "left", "x1"),
+    "y0": ("y0", "ymin", "top", "y1"),
+    "x1": ("x2", "xmax", "right", "x1"),
+    "y1": ("y2", "ymax", "bottom", "y1"),
+}
+SIDES = {"x": ("x",), "y": ("y",), "w": ("w", "width"), "h": ("h", "height")}
+
+
+def folder_findings(names: Iterable[str]) -> Findings:
+    """Findings by any name; those that the published vocabularies know bring their aliases and codes."""
+    return Findings(tuple(names), ALIASES, CODES)
+
+
+def with_seen(chosen: Iterable[str], seen: Iterable[str]) -> Findings:
+    """The chosen findings and, after them, whatever else the files name."""
+    whole = folder_findings(chosen)
+    for name in dict.fromkeys(seen):
+        if name and name not in whole:
+            whole = folder_findings((*whole.names, name))
+    return whole
+
+
+def read_labels(path: Path) -> Table:
+    """One row for each image; columns beside the known ones stay under their own names, as findings or to be left alone."""
+    table = read_csv(path, IMAGE, KNOWN, rest=True)
+    table = table.set_aside(pl.col("image_id") == "", "image name", "the image has no name")
+    table = table.with_columns(image_id=pl.col("image_id").str.replace_all("\\", "/", literal=True))
+    table = unique_rows(table, "image_id", [name for name in table.rows.columns if name not in {"row", "image_id"}])
+    if "patient_id" in table.rows.columns:
+        table = table.set_aside(pl.col("patient_id") == "", "patient", "{image_id} has no patient")
+    return with_word(with_word(with_age(table), "view", VIEWS), "sex", SEXES)
+
+
+def labels_of(table: Table, chosen: tuple[str, ...] | None) -> tuple[Table, Findings, Labels]:
+    """Labels from one column for each finding, or from one column of names; columns win where all chosen findings have one."""
+    columns = {name: next((one for one in table.others if one in Findings((name,))), None) for name in chosen or ()}
+    if "labels" in table.rows.columns and not (columns and all(columns.values())):
+        return _from_names(table, chosen)
+    if chosen is None:
+        columns = {name: name for name in _finding_columns(table)}
+    if absent := [name for name, column in columns.items() if column is None]:
+        there = ", ".join(table.others)[:200] or "none"
+        hint = did_you_mean(absent[0], table.others, count=1)
+        raise BadTable(f'{table.file}: no column "{absent[0]}"{hint}; the columns beside the image are {there}')
+    table, codes = cells(table, [column for column in columns.values() if column])
+    labels = np.full(codes.shape, UNKNOWN, dtype=np.int8)
+    labels[codes == PRESENT], labels[codes == ABSENT] = 1, 0
+    return table, folder_findings(columns), labels
+
+
+def _from_names(table: Table, chosen: tuple[str, ...] | None) -> tuple[Table, Findings, Labels]:
+    """A chosen finding that never stands in the table is absent everywhere, and noted: it may be a slip."""
+    names = {name.strip() for cell in table.rows["labels"].unique() for name in cell.split("|")}
+    seen = sorted(name for name in names if name and name not in Findings((NO_FINDING,)))
+    if not seen and not chosen:
+        raise BadTable(f"{table.file}: its column of findings names none; set findings to say which are meant")
+    whole = with_seen(chosen or seen[:1], seen)
+    findings = whole if chosen is None else folder_findings(chosen)
+    never = [name for name in findings if not any(one in Findings((name,), findings.aliases) for one in seen)]
+    if never:
+        message = f"{table.file}: {', '.join(never)} never stands in it, so it is absent everywhere"
+        hint = did_you_mean(never[0], seen, count=1)
+        table = replace(table, problems=(*table.problems, Problem("note", "unmarked finding", message + hint, len(never))))
+    table, labels = separated(table, whole, findings)
+    return table, findings, labels
+
+
+def _finding_columns(table: Table) -> tuple[str, ...]:
+    """Columns of which more than half of the filled cells are labels."""
+
+    def is_finding(name: str) -> bool:
+        filled = [cell.lower() for cell in table.rows[name] if cell]
+        return sum(cell in CELLS for cell in filled) * 2 > len(filled) or not filled
+
+    names = tuple(name for name in table.others if is_finding(name))
+    if not names:
+        columns = ", ".join(table.others)[:200] or "none"
+        raise BadTable(
+            f"{table.file}: no column of labels (1, 0, -1 or blank) and none called findings; others are {columns}"
+        )
+    return names
+
+
+def read_box_table(path: Path) -> Table:
+    """Corners or sides, by the header: `x1, y1` are the first corner beside `x2, y2`, and the second beside `x0, y0`."""
+    image = {"image": IMAGE["image_id"]}
+    table = read_csv(path, image | {"finding": ("finding", "label", "class_name", "finding_label")}, CORNERS | SIDES)
+    if set(CORNERS) <= set(table.rows.columns):
+        return numbers(table, *CORNERS)
+    if set(SIDES) <= set(table.rows.columns):
+        table = numbers(table, *SIDES)
+        x, y = pl.col("x"), pl.col("y")
+        return table.with_columns(x0=x, y0=y, x1=x + pl.col("w"), y1=y + pl.col("h"))
+    columns = ", ".join((*table.rows.columns[1:], *table.others))[:200]
+    raise BadTable(f"{path}: expected columns x0, y0, x1, y1 or x, y, w, h; its columns are {columns}")

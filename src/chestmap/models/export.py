@@ -1,0 +1,169 @@
+"""An export folder: a model for programs that have no torch.
+
+export.json     what goes in and comes out, findings, how an image gets on the canvas, how a map becomes a mask, checksums
+network.onnx    and/or network.xml with network.bin (OpenVINO), network.pt2 (torch.export)
+program.py      scores of one picture, in a few lines; README.md explains it
+
+All graphs take canvas pixels as a pack has them (uint8, 0 … 255) and give scores, calibrated where the model is, and maps; what
+the network does to the pixels lies within.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch.export import ExportedProgram
+
+from chestmap import __version__
+from chestmap.errors import BadInput, Diverged
+from chestmap.models.engines import ForwardSettings, open_forward
+from chestmap.models.export_card import card, first_of, program
+from chestmap.models.folder import Model
+from chestmap.models.graph import MOST, PixelGraph, compiled_by_openvino, needed, quiet, traced, write_onnx
+from chestmap.models.predictor import Predictor, tensor_of
+from chestmap.nn.folding import folded
+from chestmap.training.checkpoint import write_beside
+
+Format = Literal["onnx", "openvino", "pt2"]
+FORMATS: tuple[Format, ...] = ("onnx", "openvino", "pt2")
+FORMAT = 1
+NAMES = ("pixels", "scores", "maps")
+NEAR = 1e-4
+"""By how much a graph's scores may differ from torch's, both in fp32."""
+
+Canvases = UInt8[np.ndarray, "batch height width"]
+Found = tuple[Float[np.ndarray, "batch finding"], Float[np.ndarray, "batch finding h w"]]
+
+
+def export(model: Model, formats: Sequence[Format], out: Path) -> Path:
+    """Fills `out`, which may be there but empty; each graph is run and compared with torch before the folder gets its name."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out}: is not empty; give a new folder for the export, or delete this one")
+    for name in {"onnx": ("onnx", "onnxscript"), "openvino": ("onnx", "onnxscript", "openvino"), "pt2": ()}.items():
+        for library in name[1] if name[0] in formats else ():
+            needed(library)
+    beside = out.with_name(out.name + ".making")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        _fill(model, formats, beside)
+        beside.replace(out)  # over an empty folder, or none
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return out
+
+
+def _fill(model: Model, formats: Sequence[Format], folder: Path) -> None:
+    predictor = Predictor(model, open_forward(model, ForwardSettings(engine="torch", device="cpu", precision=32)))
+    graph = traced(_graph(predictor), model.canvas.canvas, str(model.folder))
+    if "onnx" in formats or "openvino" in formats:
+        write_onnx(graph, folder / "network.onnx", NAMES)
+    if "openvino" in formats:
+        openvino = needed("openvino")
+        openvino.save_model(openvino.convert_model(folder / "network.onnx"), folder / "network.xml", compress_to_fp16=False)
+    if "onnx" not in formats:
+        (folder / "network.onnx").unlink(missing_ok=True)
+    if "pt2" in formats:
+        with quiet():
+            torch.export.save(graph, folder / "network.pt2")
+    canvases = _trial(model)
+    wanted = predictor.raw(tensor_of(canvases))
+    apart = {name: _apart(run(folder, name, canvases), wanted, f"{model.folder} as {name}") for name in formats}
+    about = _about(predictor, folder, wanted[1].shape[2:], apart)
+    write_beside(folder / "export.json", (json.dumps(about, indent=1) + "\n").encode())
+    write_beside(folder / "program.py", program(first_of(about), model.canvas.fit).encode())
+    write_beside(folder / "README.md", card(about).encode())
+
+
+def _graph(predictor: Predictor) -> PixelGraph:
+    """Of the findings that the model was trained on."""
+    slope, offset = (torch.from_numpy(np.asarray(values, dtype=np.float32)) for values in predictor.calibration)
+    columns = [predictor.model.findings.index(name) for name in predictor.findings]
+    chosen = torch.tensor(columns) if len(columns) < len(predictor.model.findings) else None
+    return PixelGraph(folded(predictor.model.network), slope, offset, chosen)
+
+
+def _trial(model: Model) -> Canvases:
+    """Three images that no one drew: a ramp, a disk and noise."""
+    rows, columns = np.mgrid[: model.canvas.height, : model.canvas.width]
+    ramp = 255 * columns / model.canvas.width
+    far = np.hypot(rows / model.canvas.height - 0.5, columns / model.canvas.width - 0.4)
+    noise = np.random.default_rng(0).integers(0, 256, ramp.shape)
+    return np.stack([ramp, 255 * (far < 0.2), noise]).astype(np.uint8)
+
+
+def run(folder: Path, name: Format, canvases: Canvases) -> Found:
+    """Scores and maps of an export folder's graph, as its README says to compute them; in fp32."""
+    pixels = np.ascontiguousarray(canvases[:, None])
+    if name == "onnx":
+        runtime = needed("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = runtime.InferenceSession(folder / "network.onnx", options, providers=["CPUExecutionProvider"])
+        scores, maps = session.run(["scores", "maps"], {"pixels": pixels})
+        return scores, maps
+    if name == "openvino":
+        hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        compiled = compiled_by_openvino(folder / "network.xml", hints)
+        found = compiled({"pixels": pixels})
+        return np.array(found["scores"]), np.array(found["maps"])
+    with torch.inference_mode(), quiet():
+        loaded: ExportedProgram = torch.export.load(folder / "network.pt2")
+        scores, maps = loaded.module()(torch.from_numpy(pixels))
+    return scores.numpy(), maps.numpy()
+
+
+def _apart(found: Found, wanted: Found, name: str) -> float:
+    """The largest difference of a score; refused where the graph says something else than torch."""
+    apart = float(np.abs(found[0] - wanted[0]).max())
+    scale = max(float(wanted[1].max()), 1e-6)  # maps are kept as float16, which rounds by 5e-4
+    maps = float(np.abs(np.clip(found[1], 0, None) - wanted[1].astype(np.float32)).max()) / scale
+    if not (apart <= NEAR and maps <= 2e-3):
+        raise Diverged(
+            f"{name}: the graph differs from torch by {apart:.2g} in scores and {maps:.2g} in maps; allowed: {NEAR:g} and 0.002"
+        )
+    return apart
+
+
+def _about(predictor: Predictor, folder: Path, grid: tuple[int, ...], apart: dict[str, float]) -> dict[str, Any]:
+    model, canvas = predictor.model, predictor.model.canvas
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    return {
+        "format": FORMAT,
+        "chestmap": __version__,
+        "torch": str(torch.__version__),
+        "method": model.method.name,
+        "title": model.method.title,
+        "paper": model.method.paper,
+        "model_sha256": model.sha256,
+        "findings": list(predictor.findings.names),
+        "canvas": canvas.model_dump(mode="json"),
+        "input": {
+            "name": "pixels",
+            "type": "uint8",
+            "shape": ["batch", 1, canvas.height, canvas.width],
+            "says": "gray of one frontal chest X-ray on the canvas, 0 … 255, white is dense; no other preprocessing",
+            "most": MOST,
+        },
+        "outputs": {
+            "scores": {"type": "float32", "shape": ["batch", len(predictor.findings)], "calibrated": _calibrated(model)},
+            "maps": {"type": "float32", "shape": ["batch", len(predictor.findings), *grid]},
+        },
+        "own_rule": model.about["own_rule"],
+        **{key: model.about[key] for key in ("thresholds", "operating_points") if model.about.get(key)},
+        "data": model.about["data"],
+        "scores_differ_from_torch": apart,
+        "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
+    }
+
+
+def _calibrated(model: Model) -> bool:
+    return bool(model.about.get("calibration"))

@@ -1,0 +1,153 @@
+"""A network as a graph that other programs run: traced by torch.export with an open batch, written as ONNX.
+
+What a graph cannot hold is a network that decides by looking at its numbers; such a network is refused with torch's own reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64, Shaped
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from chestmap import __version__
+from chestmap.errors import BadInput, Refused
+from chestmap.models.folder import Model
+from chestmap.nn.weights import cache_folder
+
+MOST = 1024
+"""Images in a batch of a graph."""
+RULES = 1
+"""Raised when graphs are made in another way, so that older ones in the cache are not read."""
+
+
+class Graph(nn.Module):
+    """What is traced; a subclass says what goes in and what comes out beside the maps."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Float[Tensor, "batch 1 height width"]) -> tuple[Tensor, Tensor]:
+        """Canvas in [0, 1] to logits and maps."""
+        output = self.network(images)
+        return output.logits, output.maps
+
+
+class PixelGraph(Graph):
+    """Canvas pixels as a pack has them, 0 … 255, to scores (calibrated where the model is) and maps, of some findings or all."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        slope: Float[Tensor, "finding"],
+        offset: Float[Tensor, "finding"],
+        chosen: Int64[Tensor, "some"] | None = None,
+    ) -> None:
+        super().__init__(network)
+        self.register_buffer("slope", slope)
+        self.register_buffer("offset", offset)
+        self.register_buffer("chosen", chosen)
+
+    def forward(self, images: Shaped[Tensor, "batch 1 height width"]) -> tuple[Tensor, Tensor]:
+        output = self.network(images.float() / 255)
+        scores = torch.sigmoid(output.logits * self.get_buffer("slope") + self.get_buffer("offset"))
+        chosen = self._buffers["chosen"]
+        return (scores, output.maps) if chosen is None else (scores[:, chosen], output.maps[:, chosen])
+
+
+def traced(graph: Graph, canvas: tuple[int, int], name: str) -> ExportedProgram:
+    """For canvases of (width, height) and 1 … `MOST` images; `name` is what a refusal begins with."""
+    kind = torch.uint8 if isinstance(graph, PixelGraph) else torch.float32
+    images = torch.zeros(2, 1, canvas[1], canvas[0], dtype=kind)
+    batch = Dim("batch", min=1, max=MOST)
+    try:
+        with torch.no_grad(), quiet():
+            return torch.export.export(graph.eval(), (images,), dynamic_shapes=({0: batch},))
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise Refused(
+            f"{name}: torch cannot write this network as a graph of any batch size; use the engine torch, which runs all "
+            f"({type(error).__name__}: {reason})"
+        ) from None
+
+
+def write_onnx(program: ExportedProgram, path: Path, names: tuple[str, str, str]) -> None:
+    """`names` are those of the input and the two outputs; the weights lie within the file."""
+    onnx = needed("onnx")
+    needed("onnxscript")
+    try:
+        with quiet():
+            written = torch.onnx.export(
+                program, (), dynamo=True, input_names=names[:1], output_names=names[1:], verbose=False
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise Refused(f"{path.name}: ONNX has no way to write this network; use the format pt2 ({reason})") from None
+    assert written is not None
+    model = written.model_proto
+    symbol = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = dim.dim_param.replace(symbol, "batch")
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def cached_onnx(model: Model, network: nn.Module) -> Path:
+    """The graph of the engines, made once for these weights, settings and versions."""
+    told = json.dumps([dict(model.about), __version__, torch.__version__, RULES], sort_keys=True, default=str)
+    key = hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
+    path = cache_folder() / "graphs" / f"{model.method.name}-{key}.onnx"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as beside:
+            made = Path(beside) / path.name
+            write_onnx(traced(Graph(network), model.canvas.canvas, str(model.folder)), made, ("images", "logits", "maps"))
+            shutil.move(made, path)
+    return path
+
+
+def needed(name: str) -> Any:
+    """An optional library, or a line that says how to get it."""
+    try:
+        return __import__(name)
+    except ImportError:
+        raise BadInput(f'{name} is not installed; pip install "chestmap[export]"') from None
+
+
+def compiled_by_openvino(path: Path, hints: dict[str, Any]) -> Any:
+    """The graph at `path` made ready for the CPU, in a thread that ends with it.
+
+    OpenVINO replaces the calling thread's alternate signal stack and, when several models are dropped out of order, leaves it
+    pointing at memory that is no longer there: the next signal that Python handles ends the process without a word.
+    """
+    openvino = needed("openvino")
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: openvino.Core().compile_model(path, "CPU", hints)).result()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what exporters tell of themselves; what matters comes as an error."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

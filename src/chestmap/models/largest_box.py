@@ -1,0 +1,62 @@
+"""One box for each finding: around the largest region of its map where that reaches the model's threshold.
+
+Computed as evaluation does it, on image pixels, so that the boxes that are given are those that were scored. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Float16
+
+from chestmap.evaluation.comparison_space import Surface, Workspace, sampler
+from chestmap.evaluation.overlap import regions
+from chestmap.predictions.folder import OwnRule
+from chestmap.types import Box, Findings, Frame
+
+LONGEST = 1024
+"""Pixels of the longer side on which maps are cut, as evaluation has it by default; boxes lie in image pixels all the same."""
+
+
+@dataclass(frozen=True)
+class BoxRule:
+    """`levels` are those of the map scaled to [0, 1], for findings whose threshold was chosen on validation images."""
+
+    own: OwnRule
+    levels: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+
+def boxes_of(
+    findings: Findings,
+    scores: Float[np.ndarray, "finding"],
+    maps: Float16[np.ndarray, "finding h w"],
+    frame: Frame,
+    rule: BoxRule,
+) -> tuple[Box, ...]:
+    """In image pixels, in the order of the findings; a map that says nothing gives none.
+
+    A box's score is the finding's score times the peak of the scaled map inside it, so that a box beside the map's peak
+    counts for less, and one around it carries the finding's own score.
+    """
+    surface, work = Surface(longest=LONGEST), Workspace()
+    sampled = sampler(surface, frame, maps.shape[1:], work)
+    x, y = surface.scale(frame)
+    found = []
+    for row, finding in enumerate(findings):
+        normalize = rule.own.normalize or finding in rule.levels
+        levels = sampled.levels(maps[row], normalize=normalize, top=1.0)
+        if levels is None:
+            continue
+        threshold = rule.levels.get(finding, rule.own.threshold)
+        mask = (levels.pixels >= threshold).view(np.uint8)
+        corners, areas = regions(mask)
+        if not len(corners):
+            continue
+        x0, y0, x1, y1 = (int(value) for value in corners[int(np.argmax(areas))])
+        peak = min(float(levels.pixels[y0:y1, x0:x1].max()), 1.0)
+        box = Box(finding, x0 / x, y0 / y, x1 / x, y1 / y, float(scores[row]) * peak)
+        if inside := box.clipped(*frame.image):
+            found.append(inside)
+    return tuple(found)

@@ -1,0 +1,100 @@
+"""Whether images may judge a model, or choose something for it: none that trained it, and no patient of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chestmap.datasets.source import Source
+from chestmap.datasets.split import Split
+from chestmap.errors import BadInput, Leak, Refused
+from chestmap.evaluation.truth import Truth, leak_notes, truth_of
+from chestmap.models.folder import read_about
+from chestmap.predictions.folder import Predictions
+
+PUBLISHED = ("nih", "chexpert", "vindr")
+"""Sources of which there is one in the world, however the tables of two copies differ."""
+
+
+def images_for(folder: Path, predictions: Predictions, source: Source, split: Split, part: str) -> tuple[Truth, list[str]]:
+    """The images of a part that were predicted, and what a reader of numbers made from them must know.
+
+    Refused where another model made the predictions, or where the images, or their patients, may have trained this one.
+    """
+    about = read_about(folder)
+    made_by = str(predictions.header.model.get("sha256"))
+    if made_by != about["sha256"]:
+        raise Refused(
+            f"{predictions.folder}: made by weights {made_by[:12]}…, but {folder} holds {about['sha256'][:12]}…; predict with it"
+        )
+    notes = check_split(folder, about["data"], source, split)
+    predicted, listed = set(predictions.image_ids), split.parts[part]
+    ids = [one for one in listed if one in predicted]
+    if not ids:
+        raise BadInput(
+            f"{predictions.folder}: holds none of the {len(listed):,} images of {part} in split {split.name}; "
+            f"run `chestmap predict {folder} --source … --split … --part {part}`"
+        )
+    truth = truth_of(source, ids)
+    others = {name: truth_of(source, ids) for name, ids in split.parts.items() if name != part and ids}
+    notes += leak_notes(truth, others, split)
+    if missing := len(listed) - len(ids):
+        notes.append(f"{missing:,} of the {len(listed):,} images of {part} were not predicted")
+    return truth, notes
+
+
+def check_predictions(predictions: Predictions, source: Source, split: Split | None) -> list[str]:
+    """As `check_split`, by what predictions.json tells of the model; folders that others made tell nothing, and pass."""
+    data = predictions.header.model.get("data")
+    if not isinstance(data, Mapping) or "fingerprint" not in data:
+        return []
+    if split:
+        return check_split(predictions.folder, data, source, split)
+    if data["fingerprint"] == source.fingerprint or source.name == data.get("source") in PUBLISHED:
+        raise Leak(
+            f"{predictions.folder}: images of this {source.name} trained its model, by the split {data.get('split')}; "
+            "name that split, so that these are left out"
+        )
+    return [_unchecked(data, source)]
+
+
+def check_split(folder: Path, data: Mapping[str, Any], source: Source, split: Split) -> list[str]:
+    """`data` is that of model.json. Refused where what the split holds out may have trained the model; what cannot be checked is
+    returned.
+
+    A model folder of before `split_fingerprint` tells how many images and labels of each part it saw, which is compared instead.
+    """
+    split.check(source)
+    trained = str(data.get("split"))
+    remedy = f"name the split that trained it ({trained}), or give it as a folder of `chestmap data split`"
+    if data.get("fingerprint") == source.fingerprint:
+        theirs = data.get("split_fingerprint")
+        same = theirs == split.fingerprint if theirs else trained == split.name and _same_counts(data, source, split)
+        if not same:
+            how = "otherwise than" if trained == split.name else f"by {trained}, not by"
+            raise Leak(f"{folder}: its training images were split {how} {split.name} ({split.fingerprint}); {remedy}")
+        return []
+    if source.name == data.get("source") in PUBLISHED and split.name != trained:
+        raise Leak(f"{folder}: its training images of {source.name} were split by {trained}, not by {split.name}; {remedy}")
+    return [_unchecked(data, source)]
+
+
+def _unchecked(data: Mapping[str, Any], source: Source) -> str:
+    return (
+        f"the images come from another {source.name} ({source.fingerprint}) than those of training ({data.get('source')}, "
+        f"{data.get('fingerprint')}); whether they share patients was not checked"
+    )
+
+
+def _same_counts(data: Mapping[str, Any], source: Source, split: Split) -> bool:
+    """Images that could not be read took no part, so there may be fewer; with as many, labels must agree, too."""
+    for part in ("train", "validation"):
+        rows, told = source.rows(split.parts[part]), data.get(part, {"images": 0})
+        if told["images"] > len(rows):
+            return False
+        if told["images"] == len(rows) and "labels" in told:
+            present = (source.known_labels(rows) >= 0.5).sum(axis=0)
+            if [told["labels"][name]["present"] for name in source.findings] != present.tolist():
+                return False
+    return True

@@ -1,0 +1,30 @@
+"""A prediction that can be looked at: it keeps its picture, so that a notebook shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from io import BytesIO
+
+from PIL import Image
+
+from chestmap.predictions.folder import OwnRule
+from chestmap.reports.overlay import OverlayStyle, overlay
+from chestmap.types import Prediction, Radiograph
+
+
+@dataclass(frozen=True, eq=False)
+class ShownPrediction(Prediction):
+    """What `chestmap.load(folder).predict(path)` gives; a notebook draws it by itself, `show()` anywhere else."""
+
+    radiograph: Radiograph | None = None
+    rule: OwnRule = field(default_factory=lambda: OwnRule(0.5))
+
+    def show(self, longest: int = 512, most: int = 3) -> Image.Image:
+        """The image, then the `most` findings of the highest scores with map and box; `longest` side of each in pixels."""
+        assert self.radiograph is not None
+        return Image.fromarray(overlay(self.radiograph, self, OverlayStyle(longest, most, rule=self.rule)))
+
+    def _repr_png_(self) -> bytes:
+        stream = BytesIO()
+        self.show().save(stream, "PNG")
+        return stream.getvalue()

@@ -1,0 +1,163 @@
+"""From images to predictions in memory.
+
+    import chestmap
+    predictor = chestmap.load("runs/ham/model")
+    predictor.predict("film.dcm").show()
+
+A notebook, the service and `chestmap predict` use the same class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, Float32, Int64, UInt8
+from scipy.special import expit
+from torch import Tensor
+
+from chestmap.errors import BadImage, BadModel, Diverged
+from chestmap.imaging.canvas import on_canvas
+from chestmap.imaging.read import read_radiograph
+from chestmap.models.engines import ForwardSettings, open_forward
+from chestmap.models.folder import Model, open_model
+from chestmap.models.largest_box import BoxRule, boxes_of
+from chestmap.models.notebook import ShownPrediction
+from chestmap.predictions.folder import GREATEST
+from chestmap.types import Findings, Frame, Prediction, Radiograph
+
+Forward = Callable[[Float[Tensor, "batch 1 h w"]], tuple[np.ndarray, np.ndarray]]
+"""Images in [0, 1] to logits [batch, finding] and raw maps [batch, finding, h, w]; see `forward.py`."""
+
+Arrays = tuple[Float32[np.ndarray, "batch finding"], Float16[np.ndarray, "batch finding map_h map_w"]]
+
+
+class Predictor:
+    """A model with the program that runs it. For one caller at a time, as its `forward` is.
+
+    `findings` are those that the model was trained on: one of its outputs that never had a label is left out.
+    """
+
+    def __init__(self, model: Model, forward: Forward | None = None) -> None:
+        self.model, self.forward = model, forward or open_forward(model)
+        self.findings: Findings = model.findings.subset(_trained(model))
+        self.calibration = _calibration(model)
+        self.rule = BoxRule(model.own_rule, _levels(model.about.get("thresholds") or {}, model, "thresholds"))
+        self.operating_points = _levels(model.about.get("operating_points") or {}, model, "operating_points")
+
+    @cached_property
+    def _columns(self) -> Int64[np.ndarray, "finding"]:
+        return np.array([self.model.findings.index(name) for name in self.findings], dtype=np.int64)
+
+    def predict(self, image: Path | str | np.ndarray | Radiograph) -> ShownPrediction:
+        """Of a PNG, JPEG or DICOM file, or of gray pixels: 8 or 16 bits, or floats in [0, 1], where white is dense."""
+        radiograph = _radiograph(image)
+        found = self.predict_many([radiograph])[0]
+        fields = {name: getattr(found, name) for name in Prediction.__dataclass_fields__}
+        return ShownPrediction(**fields, radiograph=radiograph, rule=self.model.own_rule)
+
+    def predict_many(self, radiographs: Sequence[Radiograph]) -> list[Prediction]:
+        """All in one batch: the caller bounds how many."""
+        if not radiographs:
+            return []
+        pairs = [on_canvas(radiograph, self.model.canvas) for radiograph in radiographs]
+        canvases, frames = np.stack([canvas for canvas, _ in pairs]), [frame for _, frame in pairs]
+        scores, maps = self.arrays(tensor_of(canvases), [one.image_id for one in radiographs])
+        rows = zip(radiographs, frames, scores, maps, strict=True)
+        return [self._prediction(*row) for row in rows]
+
+    def arrays(self, images: Float[Tensor, "batch 1 h w"], ids: Sequence[str]) -> Arrays:
+        """As `raw`, refused where a score is no number."""
+        scores, maps = self.raw(images)
+        if not np.isfinite(scores).all():
+            bad = [image_id for image_id, row in zip(ids, scores, strict=True) if not np.isfinite(row).all()]
+            raise Diverged(
+                f"{self.model.folder}: a score is not finite; images {', '.join(bad)}; check these images and the weights"
+            )
+        return scores, maps
+
+    def raw(self, images: Float[Tensor, "batch 1 h w"]) -> Arrays:
+        """Scores, calibrated where model.json says how, and maps as they are kept, of images on the canvas in [0, 1]."""
+        logits, maps = self.forward(images)
+        slopes, offsets = self.calibration
+        scores = expit(logits.astype(np.float64) * slopes + offsets).astype(np.float32)[:, self._columns]
+        return scores, np.clip(maps[:, self._columns], 0, GREATEST).astype(np.float16)
+
+    def _prediction(
+        self,
+        radiograph: Radiograph,
+        frame: Frame,
+        scores: Float32[np.ndarray, "finding"],
+        maps: Float16[np.ndarray, "finding h w"],
+    ) -> Prediction:
+        boxes = boxes_of(self.findings, scores, maps, frame, self.rule)
+        return Prediction(radiograph.image_id, radiograph.patient_id, self.findings, scores, maps, frame, boxes)
+
+
+def tensor_of(canvases: UInt8[np.ndarray, "batch h w"]) -> Float[Tensor, "batch 1 h w"]:
+    return torch.from_numpy(canvases).unsqueeze(1).float().div_(255.0)
+
+
+def load(folder: Path | str, settings: ForwardSettings | None = None) -> Predictor:
+    """The model of a folder, ready to predict; `settings` choose device, precision and engine."""
+    from chestmap.methods import METHODS
+
+    model = open_model(Path(folder), METHODS)
+    return Predictor(model, open_forward(model, settings))
+
+
+def _radiograph(image: Path | str | np.ndarray | Radiograph) -> Radiograph:
+    if isinstance(image, Radiograph):
+        return image
+    if not isinstance(image, np.ndarray):
+        return replace(read_radiograph(image), patient_id="")  # not needed, so not told
+    if image.ndim != 2 or not image.size:
+        raise BadImage(f"array of shape {image.shape}: expected gray pixels [height, width]")
+    if image.dtype in {np.dtype(np.uint8), np.dtype(np.uint16)}:
+        return Radiograph(image.astype(np.float32) / np.iinfo(image.dtype).max, image_id="array")
+    if image.dtype.kind != "f" or not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
+        raise BadImage(f"array of {image.dtype}: expected uint8, uint16, or finite floats in [0, 1]")
+    return Radiograph(image.astype(np.float32), image_id="array")
+
+
+def _trained(model: Model) -> list[str]:
+    """A finding without a single known label in training has a score that means nothing."""
+    labels: Mapping[str, Any] = model.about["data"].get("train", {}).get("labels", {})
+    names = [name for name in model.findings if name not in labels or sum(labels[name].values()) > 0]
+    if not names:
+        raise BadModel(f"{model.folder}: none of its findings had a label in training; train it with labels")
+    return names
+
+
+def _levels(table: Any, model: Model, key: str) -> dict[str, float]:
+    """Numbers by finding, of model.json."""
+    try:
+        found = {model.findings.resolve(name): float(value) for name, value in table.items() if value is not None}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(model, key, str(error)) from None
+    if not all(map(math.isfinite, found.values())):
+        raise _damaged(model, key, "not all are finite numbers")
+    return found
+
+
+def _damaged(model: Model, key: str, said: str) -> BadModel:
+    return BadModel(f"{model.folder}/model.json: {key}: {said}; write it again with `chestmap model calibrate`")
+
+
+def _calibration(model: Model) -> tuple[Float[np.ndarray, "finding"], Float[np.ndarray, "finding"]]:
+    """Slope and offset of each of the network's logits; 1 and 0 where model.json holds none."""
+    table = model.about.get("calibration") or {}
+    try:
+        pairs = {name: (line["slope"], line["offset"]) for name, line in table.items()}
+    except (KeyError, TypeError, AttributeError):
+        raise _damaged(model, "calibration", "expected a slope and an offset for each finding") from None
+    slopes = _levels({name: slope for name, (slope, _) in pairs.items()}, model, "calibration")
+    offsets = _levels({name: offset for name, (_, offset) in pairs.items()}, model, "calibration")
+    names = model.findings.names
+    return np.array([slopes.get(name, 1.0) for name in names]), np.array([offsets.get(name, 0.0) for name in names])

@@ -1,0 +1,156 @@
+"""A phantom dataset on disk, laid out as NIH lays out ChestX-ray14.
+
+Work happens in `<folder>.part`, chunk by chunk; a chunk is done when its JSON with the boxes is there, so a killed run goes
+on where it was. Nothing in the files depends on the number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import repeat
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from chestmap.errors import BadInput
+from chestmap.phantom.draw import Drawing, draw
+from chestmap.phantom.lesions import Mask
+from chestmap.phantom.population import Population, make_population
+from chestmap.phantom.settings import PhantomSettings
+from chestmap.phantom.tables import write_tables
+from chestmap.progress import Report, progress_of
+
+VERSION = 1
+"""Changes whenever the same settings give other pixels, labels or boxes."""
+
+_CHUNK = 16
+
+
+def write_phantom(folder: Path, settings: PhantomSettings, *, progress: bool | Report = True) -> Path:
+    """Writes the dataset, or finds it finished; a folder with something else in it is refused."""
+    folder = Path(folder)
+    record = {"phantom": VERSION, "settings": settings.model_dump(mode="json")}
+    if _finished(folder, record):
+        return folder
+    part = folder.with_name(folder.name + ".part")
+    _begin(part, record)
+    people = make_population(settings)
+    chunks = [range(start, min(start + _CHUNK, len(people))) for start in range(0, len(people), _CHUNK)]
+    waiting = [rows for rows in chunks if not _report(part, rows).is_file()]
+    with progress_of("phantom", len(people), show=progress) as advance:
+        advance(len(people) - sum(map(len, waiting)))
+        for done in _run(part, settings, waiting):
+            advance(done)
+    found = {int(row): boxes for rows in chunks for row, boxes in json.loads(_report(part, rows).read_text()).items()}
+    write_tables(part, people, settings, found)
+    shutil.rmtree(part / "chunks")
+    if folder.exists():
+        folder.rmdir()
+    part.rename(folder)
+    return folder
+
+
+def _finished(folder: Path, record: dict[str, object]) -> bool:
+    """True where this very phantom is there already; empty and absent folders are free to use."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    told = folder / "phantom.json"
+    there = _read_record(told) if told.is_file() else None
+    if there == record:
+        return True
+    what = "a phantom of other settings" if there else "something that is no phantom"
+    raise BadInput(f"{folder}: holds {what}; give another folder, or remove this one first")
+
+
+def _read_record(path: Path) -> object:
+    """None where it cannot be read: then it is not ours."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _begin(part: Path, record: dict[str, object]) -> None:
+    """Goes on with a half-written phantom of the same settings, and starts afresh otherwise."""
+    if part.exists() and _read_record(part / "phantom.json") != record:
+        shutil.rmtree(part)
+    for name in ("images", "chunks"):
+        (part / name).mkdir(parents=True, exist_ok=True)
+    beside = part / "phantom.json.part"
+    beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    beside.replace(part / "phantom.json")
+
+
+def _report(part: Path, rows: range) -> Path:
+    """The file that says that a chunk is done, and what boxes it has."""
+    return part / "chunks" / f"{rows.start:07d}.json"
+
+
+def _run(part: Path, settings: PhantomSettings, chunks: list[range]) -> Iterator[int]:
+    """Numbers of images, as they get done; small phantoms are not worth other processes."""
+    processes = min(settings.processes or os.cpu_count() or 1, len(chunks))
+    if processes <= 1 or (not settings.processes and len(chunks) < 4):
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            yield from map(_write_chunk, repeat(part), repeat(settings), chunks)
+        finally:
+            cv2.setNumThreads(threads)
+        return
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
+        jobs = [pool.submit(_write_chunk, part, settings, rows) for rows in chunks]
+        try:
+            for job in as_completed(jobs):
+                yield job.result()
+        finally:
+            for job in jobs:
+                job.cancel()
+
+
+def _write_chunk(part: Path, settings: PhantomSettings, rows: range) -> int:
+    """Runs in a worker: images first, then the report that makes them count."""
+    people = make_population(settings)
+    boxes = {}
+    for row in rows:
+        drawing = draw(people.case(row, settings), settings.side)
+        _write_image(part, people, settings, row, drawing)
+        boxes[row] = [[box.finding, *box.corners] for box in drawing.boxes]
+    report = _report(part, rows)
+    beside = report.with_suffix(".part")
+    beside.write_text(json.dumps(boxes), encoding="utf-8")
+    beside.replace(report)
+    return len(rows)
+
+
+def _write_image(part: Path, people: Population, settings: PhantomSettings, row: int, drawing: Drawing) -> None:
+    """PNG, and what else was asked for. An image may be written twice after a kill, with the same bytes."""
+    name = people.image_id(row)
+    ok, data = cv2.imencode(".png", drawing.pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not ok:
+        raise BadInput(f"{name}: OpenCV could not encode a PNG of {drawing.pixels.shape}; expected 32 to 2048 pixels a side")
+    (part / "images" / f"{name}.png").write_bytes(data.tobytes())
+    if settings.masks:
+        (part / "masks").mkdir(exist_ok=True)
+        _write_masks(part / "masks" / f"{name}.npz", drawing.masks)
+    if settings.dicom:
+        from chestmap.phantom.dicom_copy import write_dicom
+
+        (part / "dicom").mkdir(exist_ok=True)
+        write_dicom(part / "dicom" / f"{name}.dcm", people, settings, row, drawing.pixels)
+
+
+def _write_masks(path: Path, masks: Mapping[str, Mask]) -> None:
+    """One boolean array for each finding under the finding's name, as `numpy.savez` would write them."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for finding, mask in masks.items():
+            with archive.open(zipfile.ZipInfo(f"{finding}.npy"), "w") as entry:
+                np.lib.format.write_array(entry, mask, allow_pickle=False)

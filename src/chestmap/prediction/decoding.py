@@ -1,0 +1,246 @@
+"""Inputs to canvases, in processes that a bad file can't harm, in the order of the inputs and within bounded memory.
+
+These processes import no torch, as those of the pack.
+"""
+
+from __future__ import annotations
+
+import lzma
+import multiprocessing
+import zipfile
+import zlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from chestmap.errors import BadImage, BadInput, Unreachable
+from chestmap.imaging.canvas import CanvasSettings, on_canvas
+from chestmap.imaging.limits import LIMITS
+from chestmap.imaging.read import DEFAULTS, ReadSettings, content_of, radiograph_of
+from chestmap.imaging.worker_pool import DEATHS, DIED, begin
+from chestmap.prediction.pseudonym import Pseudonyms, words_of_patient
+from chestmap.storage.addresses import Away, content_at, is_address, site
+from chestmap.types import Frame, Radiograph
+
+AHEAD = 24
+"""Images that are decoded, or under way, before the network takes them; for each process."""
+
+IN_A_ROW = 16
+"""Inputs that a store does not give, though it does not say that they are missing."""
+
+AHEAD_BYTES = 256 << 20
+"""Of their canvases, for all processes together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What may be an image: a file, or a member of a zip archive. `problem` says why it cannot be opened, if that is known.
+
+    `name` has parts joined by "/", is unique among the inputs and safe to print; it may still tell of a patient.
+    """
+
+    name: str
+    path: str
+    member: int | None = None  # place in the archive
+    problem: str = ""
+    given: bool = False  # the name was chosen by a table of the user, so it is kept whatever the header says
+
+    @property
+    def key(self) -> str:
+        """What stands for the input in a predictions folder: tells nothing, and is the same in the next call."""
+        return blake2b(self.name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How inputs are read."""
+
+    canvas: CanvasSettings
+    pseudonyms: Pseudonyms
+    settings: ReadSettings = DEFAULTS
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    canvas: UInt8[np.ndarray, "h w"]
+    frame: Frame
+    image_id: str
+    patient_id: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """`name` is the input's, without what it tells of the patient."""
+
+    name: str
+    reason: str
+    away: bool = False  # a store did not give it
+
+
+def read_input(source: Input, reading: Reading) -> Radiograph:
+    """Its image id and patient id are those that may be written; the message of a `BadImage` starts with the former."""
+    name, data = opened(source, reading)
+    radiograph = radiograph_of(data, name, reading.settings)
+    patient = reading.pseudonyms.patient(radiograph.patient_id) or name
+    return replace(radiograph, image_id=name, patient_id=patient, source="")
+
+
+def opened(source: Input, reading: Reading) -> tuple[str, bytes]:
+    """The name that may be written, and the content; where that cannot be read the name is the input's own."""
+    try:
+        if source.problem:
+            raise BadImage(source.problem)
+        data = content(source)
+    except BadImage as problem:
+        raise type(problem)(f"{source.name}: {problem}") from None
+    return source.name if source.given else reading.pseudonyms.name(source.name, words_of_patient(data)), data
+
+
+def content(source: Input) -> bytes:
+    """The bytes of an input, no more than the limit; a message without its name."""
+    if is_address(source.path):
+        return content_at(source.path)
+    return content_of(Path(source.path)) if source.member is None else unpacked(source.path, source.member)
+
+
+def unpacked(path: str, member: int, first: int | None = None) -> bytes:
+    """A member of an archive, or its first bytes."""
+    try:
+        archive = _archive(path)
+        info = archive.infolist()[member]
+        if first is None:
+            LIMITS.check_bytes(info.file_size)
+        with archive.open(info) as stream:
+            return stream.read(first or LIMITS.file_bytes + 1)
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        IndexError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
+        said = " ".join(str(error).split())[:120]
+        hint = "it is encrypted: unpack it first" if "encrypted" in said else "the archive is damaged: pack it again"
+        raise BadImage(f"cannot be unpacked ({said or type(error).__name__}): {hint}") from None
+
+
+@lru_cache(maxsize=2)
+def _archive(path: str) -> zipfile.ZipFile:
+    """Kept open: reading the list of a large archive anew for each member would take longer than the members."""
+    return zipfile.ZipFile(path)
+
+
+def decode(source: Input, reading: Reading) -> Decoded | Failed:
+    name = source.name
+    try:
+        name, data = opened(source, reading)
+        radiograph = radiograph_of(data, name, reading.settings)
+        canvas, frame = on_canvas(radiograph, reading.canvas)
+    except BadInput as problem:
+        return Failed(name, str(problem).removeprefix(f"{name}: "), isinstance(problem, Away))
+    except (OSError, MemoryError, cv2.error) as error:
+        return Failed(name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    patient = reading.pseudonyms.patient(radiograph.patient_id) or name
+    return Decoded(canvas, frame, name, patient)
+
+
+def decode_all(inputs: Iterable[Input], reading: Reading, workers: int) -> Iterator[tuple[Input, Decoded | Failed]]:
+    """Each input with what became of it, in order; with 0 workers in a thread of this process.
+
+    When a process dies, what was under way goes again, one input after the other, to find out which of them it was.
+    """
+    with closing(_decoded(inputs, reading, workers)) as results:
+        yield from watched(results)
+
+
+def watched(results: Iterable[tuple[Input, Decoded | Failed]]) -> Iterator[tuple[Input, Decoded | Failed]]:
+    """Ends where a store gives nothing any more, as after its credentials have run out, instead of setting all else aside."""
+    row = 0
+    for source, found in results:
+        if not (isinstance(found, Failed) and found.away):
+            row = 0
+        elif (row := row + 1) == IN_A_ROW:
+            raise Unreachable(
+                f"{site(source.path)}: gave none of {row} inputs in a row ({found.reason}); call again when it does"
+            )
+        yield source, found
+
+
+def _decoded(
+    inputs: Iterable[Input], reading: Reading, workers: int
+) -> Generator[tuple[Input, Decoded | Failed], None, None]:
+    size = reading.canvas.width * reading.canvas.height
+    most = max(2, min(AHEAD * max(workers, 1), AHEAD_BYTES // size))
+    left, rest, deaths = deque[Input](), iter(inputs), 0
+    while True:
+        taken: deque[Input] = deque()
+        pool = _pool(workers)
+        try:
+            yield from _window(
+                _chained(left, rest), taken, lambda source, pool=pool: pool.submit(decode, source, reading), most
+            )
+        except BrokenProcessPool:
+            suspects = list(taken)
+        else:
+            return
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+        for place, source in enumerate(suspects):
+            found = _alone(source, reading)
+            yield source, found
+            if isinstance(found, Failed) and found.reason == DIED:
+                deaths += 1
+                left.extendleft(reversed(suspects[place + 1 :]))
+                break
+        if deaths > DEATHS:
+            raise BadInput(f"processes that decode keep dying, {deaths} so far; give more memory, or --workers 0 to see why")
+
+
+def _chained(first: deque[Input], then: Iterator[Input]) -> Iterator[Input]:
+    while first:
+        yield first.popleft()
+    for source in then:  # noqa: UP028 -- `yield from` would close the iterator that the next round goes on with
+        yield source
+
+
+def _window(
+    inputs: Iterator[Input], taken: deque[Input], submit: Callable[[Input], Future[Decoded | Failed]], most: int
+) -> Iterator[tuple[Input, Decoded | Failed]]:
+    """An input stays in `taken` until its result came, so that none is lost when a process dies."""
+    futures: deque[Future[Decoded | Failed]] = deque()
+    for source in inputs:
+        taken.append(source)
+        futures.append(submit(source))
+        while len(futures) >= most:
+            result = futures.popleft().result()
+            yield taken.popleft(), result
+    while futures:
+        result = futures.popleft().result()
+        yield taken.popleft(), result
+
+
+def _alone(source: Input, reading: Reading) -> Decoded | Failed:
+    with _pool(1) as pool:
+        try:
+            return pool.submit(decode, source, reading).result()
+        except BrokenProcessPool:
+            return Failed(source.name, DIED)
+
+
+def _pool(workers: int) -> Executor:
+    if not workers:
+        return ThreadPoolExecutor(1)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=begin)

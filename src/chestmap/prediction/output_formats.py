@@ -1,0 +1,250 @@
+"""What `chestmap predict --write` makes of a predictions folder: boxes, tables, overlays, DICOM results and a page.
+
+Each finished part is worked on by a thread while the network is at the next. What is there already of an earlier call is kept, and
+tables are made at the end, from all parts.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from threading import BoundedSemaphore
+from typing import Literal, get_args
+
+import numpy as np
+import polars as pl
+
+from chestmap.errors import BadImage, BadInput, did_you_mean
+from chestmap.imaging.canvas import on_canvas
+from chestmap.models.largest_box import boxes_of
+from chestmap.models.predictor import Predictor
+from chestmap.packs.build import cores
+from chestmap.prediction.decoding import Failed, Input, Reading, content, read_input
+from chestmap.progress import progress_of
+from chestmap.reports.contact_page import Card, write_contact_page
+from chestmap.reports.overlay import OverlayStyle, overlay, write_overlay
+from chestmap.reports.result_tables import CocoWriter, CsvWriter, JsonWriter
+from chestmap.types import Box, Frame, Prediction
+
+Kind = Literal["predictions", "csv", "json", "coco", "overlays", "dicom", "report"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+TABLES = {"csv", "json", "coco"}
+SHOWN = 180
+"""Images of the page: those with the highest scores."""
+
+CERTAIN_ENOUGH = 0.5
+"""Where a model has no operating point, a finding is called present from this score on."""
+
+CORNERS = ("x0", "y0", "x1", "y1")
+BOXES = {"row": pl.Int64, "finding": pl.String, **dict.fromkeys((*CORNERS, "score"), pl.Float64)}
+
+
+def checked_kinds(names: Sequence[str]) -> frozenset[str]:
+    """Names as the option has them, repeated or joined by commas."""
+    found = [name.strip() for text in names for name in text.split(",") if name.strip()] or ["predictions"]
+    for name in found:
+        if name not in KINDS:
+            raise BadInput(f"--write {name}: allowed: {', '.join(KINDS)}{did_you_mean(name, KINDS)}")
+    return frozenset(found)
+
+
+@dataclass(eq=False)
+class Outputs:
+    """`failed` are images whose results could not be written; `without_dicom` counts inputs that are no DICOM.
+
+    With a `key`, DICOM results refer to the image as `chestmap data deidentify` writes it with the same key.
+    """
+
+    out: Path
+    predictor: Predictor
+    reading: Reading
+    kinds: frozenset[str]
+    key: bytes | None = None
+    failed: list[Failed] = field(default_factory=list)
+    without_dicom: int = 0
+    _best: list[tuple[float, str, Path, int, Input]] = field(default_factory=list)
+    _waiting: list[Future[None]] = field(default_factory=list)
+    _room: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(2))
+
+    def __post_init__(self) -> None:
+        self._turns = ThreadPoolExecutor(1)
+        self._hands = ThreadPoolExecutor(min(cores(), 4))
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._turns.shutdown(wait=True, cancel_futures=True)
+        self._hands.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.kinds - {"predictions"})
+
+    def on_part(self, folder: Path, inputs: Sequence[Input]) -> None:
+        """Waits where two parts wait already, so that memory stays bounded."""
+        if not self.wanted:
+            return
+        self._room.acquire()
+        self._waiting.append(self._turns.submit(self._of_part, folder, inputs))
+        self._waiting = [future for future in self._waiting if not (future.done() and future.result() is None)]
+
+    def finish(self) -> None:
+        """After the last part; errors of all that was handed in come up here."""
+        with progress_of("write results", len(self._waiting), show=self.wanted, unit="parts") as advance:
+            for future in self._waiting:
+                future.result()
+                advance(1)
+        if self.kinds & TABLES:
+            self._write_tables()
+        if "report" in self.kinds:
+            self._write_page()
+
+    def _of_part(self, folder: Path, inputs: Sequence[Input]) -> None:
+        try:
+            write_boxes(folder, self.predictor, self._hands.map)
+            if self.kinds & {"overlays", "dicom"}:
+                predictions = list(self._of_folder(folder))
+                list(self._hands.map(self._of_image, predictions, inputs))
+            if "report" in self.kinds:
+                self._note_best(folder, inputs)
+        finally:
+            self._room.release()
+
+    def _of_image(self, prediction: Prediction, source: Input) -> None:
+        """A file that is no longer there, or cannot carry results, is told; the others go on."""
+        try:
+            if "overlays" in self.kinds:
+                self._write_overlay(prediction, source)
+            if "dicom" in self.kinds:
+                self._write_dicom(prediction, source)
+        except BadImage as problem:
+            name = prediction.image_id
+            self.failed.append(Failed(name, str(problem).removeprefix(f"{source.name}: ").removeprefix(f"{name}: ")))
+
+    def _write_overlay(self, prediction: Prediction, source: Input) -> None:
+        ending = "" if prediction.image_id.lower().endswith(".png") else ".png"
+        path = self.out / "overlays" / f"{prediction.image_id}{ending}"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            style = OverlayStyle(rule=self.predictor.model.own_rule)
+            write_overlay(path, overlay(read_input(source, self.reading), prediction, style))
+
+    def _write_dicom(self, prediction: Prediction, source: Input) -> None:
+        """In a folder for each image, which counts as done when it has its name."""
+        data = content(source)
+        if data[128:132] != b"DICM":
+            self.without_dicom += 1
+            return
+        final = self.out / "dicom" / prediction.image_id
+        if final.is_dir():
+            return
+        from pydicom import dcmread
+
+        from chestmap.reports.dicom import About, write_dicom
+        from chestmap.reports.dicom.deidentify import deidentified
+
+        model = self.predictor.model
+        about = About(
+            model.about.get("title", model.method.title),
+            model.sha256,
+            operating_points=self.predictor.operating_points,
+            levels=self.predictor.rule.levels,
+            rule=model.own_rule,
+            calibrated=bool(model.about.get("calibration")),
+        )
+        beside = final.with_name(final.name + ".making")
+        dataset = dcmread(BytesIO(data))
+        write_dicom(dataset if self.key is None else deidentified(dataset, self.key), prediction, about, beside)
+        beside.replace(final)
+
+    def _note_best(self, folder: Path, inputs: Sequence[Input]) -> None:
+        table = pl.read_parquet(folder / "scores.parquet")
+        highest = table.select(pl.max_horizontal(self.predictor.findings.names).alias("score"))["score"]
+        for row, (score, image_id) in enumerate(zip(highest, table["image_id"], strict=True)):
+            heapq.heappush(self._best, (float(score), image_id, folder, row, inputs[row]))
+            if len(self._best) > SHOWN:
+                heapq.heappop(self._best)
+
+    def _of_folder(self, folder: Path) -> Iterator[Prediction]:
+        """The predictions of a part, with their boxes; maps stay on disk until they are used."""
+        findings = self.predictor.findings
+        table, maps = pl.read_parquet(folder / "scores.parquet"), np.load(folder / "maps.npy", mmap_mode="r")
+        scores = table.select(findings.names).to_numpy()
+        boxes: dict[int, list[Box]] = {}
+        for row, finding, *numbers in pl.read_parquet(folder / "boxes.parquet").iter_rows():
+            boxes.setdefault(row, []).append(Box(finding, *numbers))
+        for row, (image_id, patient_id, frame) in enumerate(table.select("image_id", "patient_id", "frame").iter_rows()):
+            place = Frame.from_list(frame)
+            yield Prediction(image_id, patient_id, findings, scores[row], maps[row], place, tuple(boxes.get(row, ())))
+
+    def _write_tables(self) -> None:
+        model, findings = self.predictor.model, self.predictor.findings
+        about = {
+            "title": model.about.get("title", ""),
+            "method": model.method.name,
+            "sha256": model.sha256,
+            "findings": list(findings.names),
+            "calibrated": bool(model.about.get("calibration")),
+            "present_from": self.predictor.operating_points,
+        }
+        makers: dict[str, Callable[[], CsvWriter | JsonWriter | CocoWriter]] = {
+            "csv": lambda: CsvWriter(self.out, findings),
+            "json": lambda: JsonWriter(self.out, about),
+            "coco": lambda: CocoWriter(self.out, findings),
+        }
+        with ExitStack() as stack:
+            writers = [stack.enter_context(make()) for kind, make in makers.items() if kind in self.kinds]
+            for folder in sorted(self.out.glob("part-?????")):
+                for prediction in self._of_folder(folder):
+                    for writer in writers:
+                        writer.write(prediction)
+
+    def _write_page(self) -> None:
+        """The images with the highest scores, as a page that opens offline."""
+        cards = []
+        for _, _, folder, row, source in sorted(self._best, key=lambda one: (-one[0], one[1])):
+            prediction = next(one for place, one in enumerate(self._of_folder(folder)) if place == row)
+            cards.append(self._card(prediction, source))
+        facts = {"Model": self.predictor.model.about.get("title", ""), "Images": f"{len(cards)} with the highest scores"}
+        if cards:
+            write_contact_page(self.out / "report.html", "chestmap predict", facts, cards)
+
+    def _card(self, prediction: Prediction, source: Input) -> Card:
+        points = self.predictor.operating_points
+        present = {
+            name: float(score)
+            for name, score in zip(prediction.findings, prediction.scores, strict=True)
+            if score >= points.get(name, CERTAIN_ENOUGH)
+        }
+        canvas, frame = on_canvas(read_input(source, self.reading), self.reading.canvas)
+        boxes = frame.to_canvas([box for box in prediction.boxes if box.finding in present])
+        notes = ", ".join(f"{name} {score:.2f}" for name, score in sorted(present.items(), key=lambda one: -one[1]))
+        return Card(canvas, prediction.image_id, tuple(present), boxes, notes)
+
+
+def write_boxes(folder: Path, predictor: Predictor, each: Callable[..., Iterator[tuple[Box, ...]]] = map) -> Path:
+    """boxes.parquet of a part, from its scores and maps; what is there is kept. `each` is how rows are gone through."""
+    path = folder / "boxes.parquet"
+    if path.exists():
+        return path
+    table, maps = pl.read_parquet(folder / "scores.parquet"), np.load(folder / "maps.npy", mmap_mode="r")
+    scores = table.select(predictor.findings.names).to_numpy()
+    frames = [Frame.from_list(numbers) for numbers in table["frame"].to_list()]
+
+    def boxes(row: int) -> tuple[Box, ...]:
+        return boxes_of(predictor.findings, scores[row], maps[row], frames[row], predictor.rule)
+
+    rows = [
+        (row, box.finding, *box.corners, box.score)
+        for row, found in enumerate(each(boxes, range(len(table))))
+        for box in found
+    ]
+    beside = path.with_name(path.name + ".part")
+    pl.DataFrame(rows, schema=BOXES, orient="row").write_parquet(beside)
+    return beside.replace(path)

@@ -1,0 +1,230 @@
+"""Prediction on a Ray cluster: actors hold the model and make parts, tasks decode for them, the driver hands out numbers of parts.
+
+Ray Data is not used: its unit is a row, a checkpoint of it keeps the ids of all rows in memory, and a part that is written once is a
+checkpoint already. All nodes see model, inputs and predictions folder under the same paths. An actor or a driver that dies costs the
+parts that it had not finished. The driver imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from chestmap.errors import BadInput, ChestmapError
+from chestmap.prediction.decoding import decode_all
+from chestmap.prediction.job_plan import Gone
+from chestmap.prediction.ray_decoding import decode_apart, ray_or_told
+from chestmap.progress import progress_of
+from chestmap.settings import Settings
+from chestmap.storage.results_folder import place_of
+
+if TYPE_CHECKING:
+    from chestmap.models.predictor import Predictor
+    from chestmap.prediction.completing import Share
+    from chestmap.prediction.shard import Job
+
+AHEAD = 4
+"""Tasks that decode for one actor at once."""
+
+TRIES = 3
+QUEUED = 2
+"""Parts that an actor knows of, so that it does not wait for the driver between two."""
+
+
+class ClusterSettings(Settings):
+    """`address` is auto (a Ray that runs already), local (start one here) or host:port. `gpus` may be a part of one."""
+
+    address: str = "auto"
+    actors: int | None = Field(default=None, ge=1)  # by default as many as the cluster holds
+    cpus: float = Field(default=1, ge=0)  # of each actor; threads of its network
+    gpus: float | None = Field(default=None, ge=0)  # of each actor; by default 1 where the cluster has any, else 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an actor needs; `open_predictor` is called in the actor."""
+
+    open_predictor: Callable[[], Predictor]
+    given: Sequence[str]
+    out: Path | str  # or an address
+    settings: dict[str, Any]  # of `StreamSettings`
+    scratch: Path | None = None  # where an actor makes parts for an address
+
+
+class PartActor:
+    """Opens the job at the first call, so that what is wrong with it comes to the driver as it is."""
+
+    def __init__(self, work: Work, shards: int, *, apart: bool) -> None:
+        self.work, self.shards, self.apart = work, shards, apart
+
+    @cached_property
+    def _job(self) -> Job:
+        from chestmap.prediction.shard import open_job
+        from chestmap.prediction.stream import StreamSettings
+
+        work = self.work
+        place = place_of(work.out, work.scratch)
+        return open_job(work.open_predictor(), work.given, place, StreamSettings(**work.settings), self.shards)
+
+    def missing(self) -> dict[int, int]:
+        """Parts that are not there, with how many inputs each has."""
+        there, blocks = self._job.there(), self._job.blocks
+        return {number: blocks.inputs_in([number]) for number in range(blocks.parts) if number not in there}
+
+    def predict(self, number: int) -> int:
+        reading = self._job.reading
+        if not self._job.place.has(number):
+            far = self._job.predict([number], lambda inputs: decode_apart(inputs, reading, AHEAD))
+            near = self._job.predict([number], lambda inputs: decode_all(inputs, reading, 0))
+            with suppress(Gone):  # another driver has completed the folder
+                for _ in far if self.apart else near:
+                    pass
+        return number
+
+    def complete(self) -> Share:
+        from chestmap.prediction.completing import complete
+
+        return complete(self._job, range(self._job.blocks.parts))
+
+
+def predict_on_cluster(
+    work: Work, settings: ClusterSettings, tell: Callable[[str], None], *, progress: bool = True
+) -> Share:
+    """`tell` hears what the user should know of the cluster."""
+    with _connected(settings.address, tell) as ray:
+        actors, gpus, apart = _shape(ray, settings)
+        kind = ray.remote(num_cpus=settings.cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES)(PartActor)
+        tell(f"{actors} actors of {settings.cpus:g} CPU and {gpus:g} GPU; decoding {'apart' if apart else 'in the actors'}")
+        first = kind.remote(work, actors, apart=apart)
+        missing = _got(ray, first.missing.remote())
+        others = min(actors, max(len(missing), 1)) - 1
+        crew = _Crew(ray, [first, *(kind.remote(work, actors, apart=apart) for _ in range(others))], tell)
+        with progress_of("predict", sum(missing.values()), show=progress) as advance:
+            for number in crew.run(missing):
+                advance(missing[number])
+        return _got(ray, crew.actors[0].complete.remote())
+
+
+def _shape(ray: Any, settings: ClusterSettings) -> tuple[int, float, bool]:
+    """How many actors, GPUs of each, and whether processors are left that decode: without them tasks would wait for ever."""
+    there = ray.cluster_resources()
+    cpus, all_gpus = there.get("CPU", 0.0), there.get("GPU", 0.0)
+    gpus = settings.gpus if settings.gpus is not None else float(all_gpus > 0)
+    by_gpu = int(all_gpus / gpus) if gpus else 1 << 20
+    by_cpu = int(cpus / settings.cpus) if settings.cpus else 1 << 20
+    most = min(by_gpu, by_cpu)
+    if most < 1:
+        raise BadInput(
+            f"an actor needs {settings.cpus:g} CPU and {gpus:g} GPU, the cluster has {cpus:g} and {all_gpus:g}; ask for less"
+        )
+    wished = settings.actors or (by_gpu if gpus else max(1, int(cpus / (settings.cpus + 1))))
+    if settings.actors and wished > most:
+        raise BadInput(f"--actors {wished}: the cluster has room for {most} of {settings.cpus:g} CPU and {gpus:g} GPU")
+    actors = min(wished, most)
+    return actors, gpus, cpus - actors * settings.cpus >= 1
+
+
+@dataclass(eq=False)
+class _Crew:
+    """Actors at work. Ray starts one that died again, and repeats what it was at; one that stays dead is done without."""
+
+    ray: Any
+    actors: list[Any]
+    tell: Callable[[str], None]
+    tries: Counter[int] = field(default_factory=Counter)
+
+    def run(self, missing: dict[int, int]) -> Iterator[int]:
+        """Numbers of parts as they are finished."""
+        todo, running = deque(missing), dict[Any, tuple[Any, int]]()
+        free = deque(actor for _ in range(QUEUED) for actor in self.actors)
+        while todo or running:
+            while todo and free:
+                actor, number = free.popleft(), todo.popleft()
+                running[actor.predict.remote(number)] = (actor, number)
+            done, _ = self.ray.wait(list(running), num_returns=1, timeout=300)
+            if not done:
+                self.tell(f"nothing finished for five minutes; {len(running)} parts are under way: {self._free()}")
+            for reference in done:
+                actor, number = running.pop(reference)
+                try:
+                    yield _got(self.ray, reference)
+                except self.ray.exceptions.RayActorError as error:
+                    todo.append(number)
+                    self._lose(actor, number, error)
+                if actor in self.actors:
+                    free.append(actor)
+            free = deque(actor for actor in free if actor in self.actors)
+
+    def _lose(self, actor: Any, number: int, error: Exception) -> None:
+        self.tries[number] += 1
+        if actor in self.actors:
+            self.actors.remove(actor)
+        said = " ".join(str(error).split())[:300]
+        if not self.actors or self.tries[number] >= TRIES:
+            raise BadInput(
+                f"part {number}: its actors die again and again ({said}); call again, or --shard to see why"
+            ) from None
+        self.tell(f"an actor is lost, {len(self.actors)} go on: {said}")
+
+    def _free(self) -> str:
+        return ", ".join(
+            f"{name} {count:g} free" for name, count in sorted(self.ray.available_resources().items()) if "PU" in name
+        )
+
+
+def _got(ray: Any, reference: Any) -> Any:
+    """A result, or our own error as it was raised in the actor."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ChestmapError | OSError):
+            raise error.cause from None
+        raise
+
+
+@contextmanager
+def _connected(address: str, tell: Callable[[str], None]) -> Iterator[Any]:
+    """Ray as it runs; only "local" starts one, which ends with this process."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray = ray_or_told()
+    if ray.is_initialized():
+        yield ray
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
+    if address == "local":
+        tell(
+            "this Ray listens on all addresses of the machine until the call ends, guarded by a token; "
+            "keep its ports behind a firewall"
+        )
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
+        quiet |= {"include_dashboard": False}
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f'--cluster {address}: no Ray to work with ({said}); start one with "ray start --head", or give --cluster local'
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def opened(model: str, forward: dict[str, Any]) -> Predictor:
+    """What the command line gives as `open_predictor`."""
+    from chestmap.models.engines import ForwardSettings
+    from chestmap.models.predictor import load
+    from chestmap.settings import checked
+
+    return load(model, checked(ForwardSettings, forward, name="options"))

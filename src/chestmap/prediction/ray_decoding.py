@@ -1,0 +1,64 @@
+"""Decoding on the processors of a Ray cluster, apart from the networks. No torch here."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from itertools import islice
+from typing import Any
+
+from chestmap.errors import BadInput
+from chestmap.imaging.worker_pool import DIED
+from chestmap.prediction.decoding import Decoded, Failed, Input, Reading, decode, watched
+
+GROUP_BYTES = 4 << 20
+"""Of the canvases that come back from one task."""
+
+MOST = 64
+"""Images of one task."""
+
+Found = Decoded | Failed
+
+
+def ray_or_told() -> Any:
+    try:
+        ray = import_module("ray")
+    except ImportError:
+        raise BadInput("--cluster needs Ray: pip install 'chestmap[cluster]'") from None
+    return ray
+
+
+def decode_some(sources: list[Input], reading: Reading) -> list[Found]:
+    return [decode(source, reading) for source in sources]
+
+
+def decode_apart(inputs: Iterable[Input], reading: Reading, ahead: int) -> Iterator[tuple[Input, Found]]:
+    """As `decode_all`, in tasks of which `ahead` are under way; one that ends a process is looked for image by image."""
+    yield from watched(_decoded_apart(inputs, reading, ahead))
+
+
+def _decoded_apart(inputs: Iterable[Input], reading: Reading, ahead: int) -> Iterator[tuple[Input, Found]]:
+    ray = ray_or_told()
+    task, shared = ray.remote(num_cpus=1, max_retries=1)(decode_some), ray.put(reading)
+    size = max(1, min(MOST, GROUP_BYTES // (reading.canvas.width * reading.canvas.height)))
+
+    def found_in(sources: list[Input], reference: object) -> list[Found]:
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError:
+            raise  # an error of ours, not of the image
+        except ray.exceptions.RayError:
+            if len(sources) == 1:
+                return [Failed(sources[0].name, DIED)]
+            return [one for source in sources for one in found_in([source], task.remote([source], shared))]
+
+    waiting: deque[tuple[list[Input], object]] = deque()
+    rest = iter(inputs)
+    while True:
+        while len(waiting) < ahead and (sources := list(islice(rest, size))):
+            waiting.append((sources, task.remote(sources, shared)))
+        if not waiting:
+            return
+        sources, reference = waiting.popleft()
+        yield from zip(sources, found_in(sources, reference), strict=True)

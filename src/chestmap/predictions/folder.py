@@ -1,0 +1,249 @@
+"""The predictions folder: what a model says of many images, read by evaluation, reports and the service.
+
+predictions.json             findings, canvas, model, the method's own rule; "complete" is true once every part is there
+part-00000/scores.parquet    image_id, patient_id, width, height, frame (10 numbers), one float32 column per finding
+part-00000/maps.npy          float16 [image, finding, h, w], raw and non-negative, rows as in the parquet file
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float16, Float32
+
+from chestmap.datasets.folder_tables import folder_findings
+from chestmap.errors import BadModel, Refused
+from chestmap.predictions.part_maps import PartMaps
+from chestmap.predictions.part_writer import GREATEST, Chunk, GrowingPart
+from chestmap.storage.addresses import is_address, without_scheme
+from chestmap.storage.download import Copy
+from chestmap.storage.results_folder import Place, place_of
+from chestmap.types import Findings, Frame, Prediction
+
+__all__ = [
+    "GREATEST", "Chunk", "GrowingPart", "Header", "OwnRule", "Predictions", "PredictionsWriter", "open_predictions", "read_header",
+]  # fmt: skip
+
+FORMAT = 1
+BESIDE_SCORES = ("image_id", "patient_id", "width", "height", "frame")
+
+
+@dataclass(frozen=True)
+class OwnRule:
+    """How a method itself turns a map into a mask: map >= threshold, after scaling each map to [0, 1] where `normalize`."""
+
+    threshold: float
+    normalize: bool = True
+
+
+@dataclass(frozen=True)
+class Header:
+    """What holds for all parts. `model` and `data` identify what made them (hash of the weights, fingerprint of the images)."""
+
+    findings: Findings
+    canvas: tuple[int, int]  # (width, height)
+    model: Mapping[str, Any] = field(hash=False)
+    own_rule: OwnRule
+    data: str = ""
+    part_size: int = 0  # images in each part but the last; inputs, readable or not, where several processes made it
+
+    def as_json(self, *, complete: bool) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "complete": complete,
+            "findings": list(self.findings.names),
+            "canvas": list(self.canvas),
+            "model": dict(self.model),
+            "own_rule": asdict(self.own_rule),
+            "data": self.data,
+            "part_size": self.part_size,
+        }
+
+
+class PredictionsWriter:
+    """Writes parts beside and renames them, so a killed job leaves whole parts and goes on with the missing ones.
+
+    `out` may be an address; `folder` is where parts are made, on this machine.
+    """
+
+    def __init__(self, out: Path | str | Place, header: Header) -> None:
+        self.place, self.header = place_of(out), header
+        self.folder = folder = self.place.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.place.bring_header()
+        if (folder / "predictions.json").exists():
+            earlier = read_header(folder)
+            changed = [
+                key for key, value in header.as_json(complete=earlier["complete"]).items() if earlier.get(key) != value
+            ]
+            if changed:
+                raise Refused(
+                    f"{self.place}: holds other predictions ({', '.join(changed)} differ); give a new folder or delete it"
+                )
+        else:
+            self._write_header(complete=False)
+
+    def _write_header(self, *, complete: bool) -> None:
+        beside = self.folder / f"predictions.json.{token_hex(4)}.part"  # processes of one array may write it at once
+        beside.write_text(json.dumps(self.header.as_json(complete=complete), indent=1), encoding="utf-8")
+        beside.replace(self.folder / "predictions.json")
+        self.place.send("predictions.json")
+
+    def has(self, part: int) -> bool:
+        return self.place.has(part)
+
+    def write(self, part: int, count: int, chunks: Iterator[Chunk]) -> None:
+        """One part of `count` images, given as chunks in order."""
+        growing = self.grow(part)
+        for chunk in chunks:
+            growing.add(chunk)
+        if growing.done != count or not count:
+            raise Refused(f"{growing.final}: {growing.done} images came for a part of {count}")
+        growing.commit()
+
+    def grow(self, part: int, mark: str = "") -> GrowingPart:
+        """A part whose number of images is not known yet; `mark` keeps apart processes that may make the same one."""
+        return GrowingPart(self.place, part, self.header.findings, mark)
+
+    def reopen(self) -> None:
+        """From here to `finish` the folder counts as unfinished."""
+        self._write_header(complete=False)
+
+    def finish(self) -> None:
+        self._write_header(complete=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """A complete predictions folder; scores are in memory, maps stay on disk until they are asked for."""
+
+    folder: Path
+    header: Header
+    table: pl.DataFrame  # the rows of every scores.parquet, in order
+    parts: tuple[Float16[np.ndarray, "_image finding h w"] | PartMaps, ...]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def findings(self) -> Findings:
+        return self.header.findings
+
+    @cached_property
+    def image_ids(self) -> tuple[str, ...]:
+        return tuple(self.table["image_id"])
+
+    @cached_property
+    def scores(self) -> Float32[np.ndarray, "image finding"]:
+        return self.table.select(self.findings.names).to_numpy()
+
+    def chunks(self, size: int = 256) -> Iterator[Chunk]:
+        """All rows in order, at most `size` at a time and never across parts."""
+        first = 0
+        for maps in self.parts:
+            for start in range(0, len(maps), size):
+                yield self._chunk(first + start, maps[start : start + size])
+            first += len(maps)
+
+    def _chunk(self, first: int, maps: Float16[np.ndarray, "image finding h w"]) -> Chunk:
+        rows = self.table[first : first + len(maps)]
+        frames = tuple(Frame.from_list(numbers) for numbers in rows["frame"].to_list())
+        scores = self.scores[first : first + len(maps)]
+        return Chunk(tuple(rows["image_id"]), tuple(rows["patient_id"]), frames, scores, maps)
+
+    def __getitem__(self, row: int) -> Prediction:
+        """One image; its maps are read when they are used."""
+        first = 0
+        for maps in self.parts:
+            if row < first + len(maps):
+                return next(self._each(self._chunk(row, maps[row - first : row - first + 1])))
+            first += len(maps)
+        raise IndexError(row)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        for chunk in self.chunks():
+            yield from self._each(chunk)
+
+    def _each(self, chunk: Chunk) -> Iterator[Prediction]:
+        for row, image_id in enumerate(chunk.image_ids):
+            yield Prediction(
+                image_id, chunk.patient_ids[row], self.findings, chunk.scores[row], chunk.maps[row], chunk.frames[row]
+            )
+
+
+def open_predictions(folder: Path | str, cache: Path = Path("cache")) -> Predictions:
+    """The predictions of a folder; an unfinished or damaged one is an error that says what to do.
+
+    Those at an address are fetched into `cache`, where what has not changed there since stays.
+    """
+    if isinstance(folder, str):
+        return open_predictions(fetched_predictions(folder, cache))
+    found = read_header(folder)
+    if not found["complete"]:
+        raise BadModel(f"{folder}: predictions are unfinished; run the same `chestmap predict` again to finish them")
+    names = _part_names(folder)
+    tables, maps = zip(*(_read_part(folder / name, found["findings"]) for name in names), strict=True)
+    header = Header(
+        folder_findings(found["findings"]),
+        (found["canvas"][0], found["canvas"][1]),
+        found["model"],
+        OwnRule(**found["own_rule"]),
+        found["data"],
+        found["part_size"],
+    )
+    return Predictions(folder, header, pl.concat(tables), maps)
+
+
+def fetched_predictions(text: str, cache: Path = Path("cache")) -> Path:
+    """The folder on this machine: the one that is meant, or a copy of what evaluation needs of the one at an address."""
+    path = without_scheme(text)
+    if not is_address(path):
+        return Path(path)
+
+    copy = Copy(path, cache)
+    copy.fetch("predictions.json", lambda name: name == "predictions.json")
+    if not (copy.folder / "predictions.json").exists():
+        raise BadModel(f"{text}: no predictions.json; expected a folder that `chestmap predict --out` wrote")
+    if read_header(copy.folder)["complete"]:
+        copy.fetch("part-", lambda name: name.endswith(("/scores.parquet", "/maps.npy")))
+    return copy.folder
+
+
+def _part_names(folder: Path) -> Sequence[str]:
+    names = sorted(entry.name for entry in folder.glob("part-?????"))
+    if not names or names != [f"part-{number:05d}" for number in range(len(names))]:
+        raise BadModel(f"{folder}: parts {names}: expected part-00000, part-00001 … without a gap; predict again")
+    return names
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    path = folder / "predictions.json"
+    try:
+        header = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadModel(f"{folder}: no predictions.json; expected a folder written by `chestmap predict`") from None
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{path}: cannot be read ({error}); predict again") from None
+    form = header.get("format") if isinstance(header, dict) else "?"
+    if form != FORMAT:
+        raise BadModel(f"{path}: format {form}; this version reads {FORMAT}")
+    return header
+
+
+def _read_part(folder: Path, findings: Sequence[str]) -> tuple[pl.DataFrame, PartMaps]:
+    try:
+        table = pl.read_parquet(folder / "scores.parquet")
+        maps = np.load(folder / "maps.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise BadModel(f"{folder}: cannot be read ({error}); delete this part and predict again") from None
+    if table.columns != [*BESIDE_SCORES, *findings] or maps.shape[:2] != (len(table), len(findings)):
+        raise BadModel(f"{folder}: {len(table)} rows of {table.columns} and maps {maps.shape} do not fit; predict again")
+    return table, PartMaps(folder / "maps.npy", maps.shape)

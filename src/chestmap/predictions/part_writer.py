@@ -1,0 +1,102 @@
+"""A part of a predictions folder while images come."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float16, Float32
+
+from chestmap.storage.results_folder import Place
+from chestmap.types import Findings, Frame
+
+GREATEST = 65504.0  # of float16
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Rows that belong together; `maps` may be a read-only memory map."""
+
+    image_ids: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    frames: tuple[Frame, ...]
+    scores: Float32[np.ndarray, "image finding"]
+    maps: Float16[np.ndarray, "image finding h w"]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+
+class GrowingPart:
+    """Until `commit` nothing of it counts. `place` is where further files of the part may be put.
+
+    With a `mark`, other processes may make the same part: the first one stays. Maps go through the file, never through a map of it: a full disk is then an error, not a signal that kills.
+    """
+
+    def __init__(self, where: Place, number: int, findings: Findings, mark: str = "") -> None:
+        self.where, self.number, self.mark, self.findings, self.done = where, number, mark, findings, 0
+        self.final = where.folder / f"part-{number:05d}"
+        self.place = self.final.with_name(f"{self.final.name}.making{mark}")
+        shutil.rmtree(self.place, ignore_errors=True)
+        self.place.mkdir()
+        self._tables: list[pl.DataFrame] = []
+        self._shape: tuple[int, ...] = ()
+
+    def add(self, chunk: Chunk) -> None:
+        with (self.place / "maps.npy").open("ab") as maps:
+            if not self._shape:
+                self._shape = chunk.maps.shape[1:]
+                maps.write(_npy_header((0, *self._shape)))
+            maps.write(np.ascontiguousarray(np.clip(chunk.maps, 0, GREATEST), dtype="<f2").data)
+        self._tables.append(_table(chunk, self.findings))
+        self.done += len(chunk)
+
+    def commit(self) -> None:
+        """All of it is on the disk before it has its name; where another process was first, its part stays."""
+        with (self.place / "maps.npy").open("r+b") as maps:
+            maps.write(_npy_header((self.done, *self._shape)))
+        pl.concat(self._tables).write_parquet(self.place / "scores.parquet")
+        for path in (*self.place.iterdir(), self.place):
+            to_disk(path)
+        try:
+            self.place.replace(self.final)
+        except OSError:
+            if not self.final.is_dir():
+                raise
+            shutil.rmtree(self.place)
+        to_disk(self.final.parent)
+        self.where.send_part(self.number, alone=not self.mark)
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """NumPy pads it, so that the first number may grow without moving what follows."""
+    stream = BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f2", "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def to_disk(path: Path) -> None:
+    """A file's content, or a folder's list of names."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _table(chunk: Chunk, findings: Findings) -> pl.DataFrame:
+    columns: dict[str, Any] = {
+        "image_id": pl.Series(chunk.image_ids, dtype=pl.String),
+        "patient_id": pl.Series(chunk.patient_ids, dtype=pl.String),
+        "width": np.array([frame.image[0] for frame in chunk.frames], dtype=np.float32),
+        "height": np.array([frame.image[1] for frame in chunk.frames], dtype=np.float32),
+        "frame": np.array([frame.as_list() for frame in chunk.frames], dtype=np.float64).reshape(-1, 10),
+    }
+    columns |= {name: chunk.scores[:, index] for index, name in enumerate(findings)}
+    return pl.DataFrame(columns)

@@ -1,0 +1,175 @@
+"""The charts of a report: a panel for each finding with the others faintly behind, and accuracy against its limit with the floors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any
+
+from chestmap.reports.metrics import HEADLINE, MEAN, Metrics
+from chestmap.reports.number_format import interval, number
+from chestmap.reports.svg_plot import Axis, Chart, Line, shared_lines, svg
+
+SMALL = (190, 190)
+HALVES = (0.0, 0.5, 1.0)
+TENTHS = (0.1, 0.3, 0.5, 0.7)
+RULES = {"validation": "validation threshold", "own": "own threshold", "oracle": "oracle threshold"}
+STYLES = {"validation": "ours", "own": "own", "oracle": "oracle"}
+SHOWN_FLOORS = {"floor medoid": "medoid box", "floor mean": "mean box", "floor whole image": "whole image"}
+"""The floors that a chart has room for; the table has all."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A group of panels. `told` is the line of numbers under a finding's name, `guide` what knowing nothing would give."""
+
+    name: str
+    title: str
+    x: Axis
+    y: Axis
+    told: Callable[[Metrics, str], str]
+    guide: Callable[[Metrics, str], float | None]  # a level; None: the diagonal
+    note: str
+    others: bool = True  # whether the other findings are drawn faintly behind
+
+
+def _measure(measure: str) -> Callable[[Metrics, str], str]:
+    """The line of numbers for panels whose curve has one score, such as AUC [low, high]."""
+
+    def told(metrics: Metrics, finding: str) -> str:
+        row = metrics.one(measure, finding)
+        return f"{measure} {number(row['value'])} {interval(row.get('low'), row.get('high'))}".strip()
+
+    return told
+
+
+def _froc(metrics: Metrics, finding: str) -> str:
+    """Share of boxes found at one false region for each image, by the rule and geometry of the curve."""
+    curve = metrics.curves("froc").get(finding, {})
+    row = metrics.one("FROC", finding, 1.0, curve.get("geometry", ""), curve.get("rule", ""))
+    return f"{number(row['value'])} {interval(row.get('low'), row.get('high'))}".strip()
+
+
+def _prevalence(metrics: Metrics, finding: str) -> float:
+    """What a score that knows nothing reaches in precision."""
+    row = metrics.one("AUC", finding)
+    return row["support"] / max(row["support"] + row.get("negatives", 0), 1)
+
+
+def _diagonal(_: Metrics, __: str) -> None:
+    return None
+
+
+KINDS = (
+    Kind(
+        "roc", "ROC", Axis("1 − specificity", ticks=HALVES), Axis("sensitivity", ticks=HALVES), _measure("AUC"), _diagonal,
+        "Dotted: a score that knows nothing. Faint: the other findings.",
+    ),
+    Kind(
+        "precision-recall", "Precision and recall", Axis("recall", ticks=HALVES), Axis("precision", ticks=HALVES),
+        _measure("AP"), _prevalence, "Dotted: the share of images with the finding, which a score that knows nothing reaches.",
+    ),
+    Kind(
+        "reliability", "Reliability", Axis("score", ticks=HALVES), Axis("share with the finding", ticks=HALVES),
+        _measure("ECE"), _diagonal, "On the dotted line a score is a probability. The fuller a bin, the larger its dot.", others=False,
+    ),
+    Kind(
+        "froc", "FROC", Axis("false regions per image", 0.0625, 8.0, (0.125, 0.5, 2.0, 8.0), log=True, names=("⅛", "½", "2", "8")),
+        Axis("boxes found", ticks=HALVES), _froc, lambda *_: 0.0,
+        "The number is the share of boxes found at one false region for each image where the finding is labelled absent.",
+    ),
+)  # fmt: skip
+
+
+def panels(metrics: Metrics) -> str:
+    """One block for each kind of curve that was measured."""
+    return "\n".join(_block(kind, metrics, found) for kind in KINDS if (found := metrics.curves(kind.name)))
+
+
+def _block(kind: Kind, metrics: Metrics, curves: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = tuple(Line(curve["x"], curve["y"]) for curve in curves.values())
+    behind = f"all-{kind.name}" if kind.others else ""
+    shared = shared_lines(behind, Chart("", kind.x, kind.y, lines, SMALL)) if behind else ""
+    drawn = "".join(
+        f'<figure class="panel" data-finding="{escape(finding)}"><figcaption><b>{escape(finding)}</b>'
+        f"<span>{escape(kind.told(metrics, finding))}</span></figcaption>{svg(_panel(kind, metrics, curve, behind))}</figure>"
+        for finding, curve in curves.items()
+    )
+    return (
+        f'<section class="curves" role="tabpanel" id="{kind.name}" aria-label="{kind.title}"><h3>{kind.title}</h3><p class="note">{escape(kind.note)}</p>{shared}'
+        f'<div class="panels">{drawn}</div></section>'
+    )
+
+
+def _panel(kind: Kind, metrics: Metrics, curve: Mapping[str, Any], behind: str) -> Chart:
+    """The guide below, the curve above it; dots grow with the square root of a bin's images, as areas do."""
+    finding, level = curve["finding"], kind.guide(metrics, curve["finding"])
+    guide = Line((kind.x.low, kind.x.high), (kind.y.low, kind.y.high) if level is None else (level, level), style="guide")
+    most = max(curve.get("weight", ()), default=1.0)
+    sizes = [1.2 + 3.8 * (weight / most) ** 0.5 for weight in curve.get("weight", ())]
+    line = Line(curve["x"], curve["y"], kind.y.label, sizes=sizes)
+    title = f"{kind.title} of {finding}: {kind.told(metrics, finding)}"
+    return Chart(title, kind.x, kind.y, (guide, line), SMALL, behind=behind, style="plot small")
+
+
+def titles() -> dict[str, str]:
+    """Titles by the id of their block, in order."""
+    return {kind.name: kind.title for kind in KINDS}
+
+
+def accuracy_chart(metrics: Metrics, finding: str = MEAN) -> str:
+    """Share of pairs met against the limit on IoU: the threshold rules, and dashed the floors; "" where no box was scored."""
+    lines = [_floor_line(metrics, finding, rule, name) for rule, name in SHOWN_FLOORS.items() if rule in metrics.floors]
+    for rule in reversed(metrics.rules):
+        curve = metrics.curves("accuracy", rule, HEADLINE).get(finding)
+        if curve is not None:
+            lines.append(Line(curve["x"], curve["y"], RULES[rule], STYLES[rule], RULES[rule]))
+        else:  # the oracle has one threshold for each limit and no curve
+            lines.append(_at_limits(metrics, finding, rule, Line((), (), RULES[rule], STYLES[rule], RULES[rule])))
+    if not metrics.boxed:
+        return ""
+    cut = tuple(_within(line, 0.7) for line in lines if len(line.x))
+    x = Axis("T: least IoU that counts as a hit", 0.1, 0.7, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7))
+    y = Axis("share of boxed findings met", ticks=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
+    title = f"Share of boxed findings met against the limit on IoU, {finding}"
+    return svg(Chart(title, x, y, cut, (460, 430), right=146))
+
+
+def _floor_line(metrics: Metrics, finding: str, rule: str, name: str) -> Line:
+    """A floor knows no image, so it has a value at each limit and no curve between."""
+    return _at_limits(metrics, finding, rule, Line((), (), name, "floor", name))
+
+
+def _at_limits(metrics: Metrics, finding: str, rule: str, line: Line) -> Line:
+    """The given line through the scored limits, those without a value left out."""
+    rows = [(limit, metrics.met(finding, limit, rule)["value"]) for limit in metrics.limits]
+    known = [(limit, value) for limit, value in rows if value is not None]
+    return Line([x for x, _ in known], [y for _, y in known], line.name, line.style, line.label)
+
+
+def _within(line: Line, high: float) -> Line:
+    """The part of a line from 0.1 to `high`, so that its label stands at the axis' end."""
+    kept = [(x, y) for x, y in zip(line.x, line.y, strict=True) if 0.1 - 1e-9 <= x <= high + 1e-9]
+    return Line([x for x, _ in kept], [y for _, y in kept], line.name, line.style, line.label)
+
+
+def accuracy_panels(metrics: Metrics) -> str:
+    """A small chart for each finding: the headline rule, and dashed the medoid box."""
+    if not metrics.rules:
+        return ""
+    rule, found = metrics.rules[0], []
+    for finding, curve in metrics.curves("accuracy", metrics.rules[0], HEADLINE).items():
+        if finding not in metrics.boxed:
+            continue
+        floor = replace(_floor_line(metrics, finding, "floor medoid", "medoid box"), label="")
+        lines = tuple(_within(line, 0.7) for line in (floor, Line(curve["x"], curve["y"], RULES[rule])) if len(line.x))
+        row = metrics.met(finding, 0.3, rule)
+        told = f"{number(row['value'])} {interval(row.get('low'), row.get('high'))} at .3"
+        x, y = Axis("T(IoU)", 0.1, 0.7, TENTHS), Axis("share met", ticks=HALVES)
+        chart = Chart(f"{finding}: {told}", x, y, lines, SMALL, style="plot small")
+        found.append(
+            f'<figure class="panel" data-finding="{escape(finding)}"><figcaption><b>{escape(finding)}</b>'
+            f"<span>{escape(told)}</span></figcaption>{svg(chart)}</figure>"
+        )
+    return f'<div class="panels">{"".join(found)}</div>' if found else ""

@@ -1,0 +1,105 @@
+"""What result objects say of themselves: which model made them, under which identifiers and series."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from pydicom import uid
+from pydicom.dataset import Dataset
+
+from chestmap import __version__
+from chestmap.errors import BadInput, did_you_mean
+from chestmap.predictions.folder import OwnRule
+
+Kind = Literal["sr", "gsps", "sc", "scores", "seg", "pmap"]
+"""`sr` boxes as a structured report, `gsps` boxes as a presentation state, `sc` a picture, `scores` all scores as text,
+`seg` the region of each finding, `pmap` the map of each finding."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+DEFAULT_KINDS: tuple[Kind, ...] = ("sr", "gsps", "sc")
+"""No single object is shown by every viewer; these three together reach all of them (docs/dicom.md)."""
+
+
+def kinds_of(names: Sequence[str]) -> tuple[Kind, ...]:
+    """Each once, in the order given; an unknown one is an error that offers the nearest."""
+    for name in names:
+        if name not in KINDS:
+            raise BadInput(f'result kind "{name}" is not one of {", ".join(KINDS)}{did_you_mean(name, KINDS)}')
+    return tuple(kind for name in dict.fromkeys(names) for kind in KINDS if kind == name)
+
+
+PRODUCT = "chestmap"
+CERTAIN_ENOUGH = 0.5
+"""Where a model has no operating point for a finding, its box is given from this score on."""
+
+
+@dataclass(frozen=True)
+class About:
+    """The model behind a prediction. A finding is shown from its operating point on; without one from a score of 0.5.
+
+    `levels` cut the maps of findings that have a threshold of their own, `rule` those of the others. `calibrated` says that a
+    score is a probability, and not only an order.
+    """
+
+    name: str
+    sha256: str
+    version: str = __version__
+    operating_points: Mapping[str, float] = field(default_factory=dict, hash=False)
+    levels: Mapping[str, float] = field(default_factory=dict, hash=False)
+    rule: OwnRule = field(default_factory=lambda: OwnRule(0.5))
+    calibrated: bool = False
+
+    @property
+    def identity(self) -> str:
+        """Everything that changes a result: the same image and identity give the same identifiers."""
+        settings = [
+            dict(self.operating_points),
+            dict(self.levels),
+            self.rule.threshold,
+            self.rule.normalize,
+            self.calibrated,
+        ]
+        return json.dumps([self.name, self.sha256, self.version, settings], sort_keys=True)
+
+    @property
+    def device_uid(self) -> uid.UID:
+        """New with every retrained model, as IHE's AI Results profile asks."""
+        return made_uid("device", self.sha256, self.version)
+
+    def shown_from(self, finding: str) -> float:
+        return self.operating_points.get(finding, CERTAIN_ENOUGH)
+
+
+def made_uid(*parts: str) -> uid.UID:
+    """The same parts give the same identifier, so that a result sent twice is one object in the archive (2.25: PS3.5 B.2)."""
+    digest = hashlib.sha256("\0".join((PRODUCT, *parts)).encode()).digest()
+    return uid.UID(f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}")
+
+
+def series_of(kind: Kind, title: str, about: About, source_uid: str, *, part: str = "", place: int = 1) -> dict[str, Any]:
+    """Arguments of every highdicom object: each kind of each image is a series of its own, never part of the source's.
+
+    `part` tells apart the objects of a series, such as one for each finding; `place` counts them from 1.
+    """
+    names = (source_uid, about.identity, kind)
+    return {
+        "series_instance_uid": made_uid("series", *names),
+        "series_number": 9001 + KINDS.index(kind),
+        "sop_instance_uid": made_uid("instance", *names, part),
+        "instance_number": place,
+        "series_description": f"{PRODUCT} AI {title}",
+        "manufacturer": PRODUCT,
+        "manufacturer_model_name": PRODUCT,
+        "software_versions": about.version,
+        "device_serial_number": about.sha256[:16],
+    }
+
+
+def is_result(dataset: Dataset) -> bool:
+    """Whether an object was written here: a node that took it for a radiograph would go in circles."""
+    return dataset.get("Manufacturer") == PRODUCT and dataset.get("ManufacturerModelName") == PRODUCT

@@ -1,0 +1,179 @@
+"""A published table made again: its configs trained, predicted and scored, ours beside the published figures.
+
+Runs are in `<out>/<config>/<split>`, so tables that share a config share its runs, and what is finished is not done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import Field
+
+from chestmap.errors import BadInput
+from chestmap.evaluation.evaluate import EvaluationSettings
+from chestmap.evaluation.protocols import PresetName
+from chestmap.evaluation.published import find
+from chestmap.evaluation.scores import Evaluation
+from chestmap.evaluation.side_by_side import Table
+from chestmap.models.folder import write_model
+from chestmap.phantom import PhantomSettings, write_phantom
+from chestmap.prediction.from_pack import PredictSettings
+from chestmap.reproduction.published_table import CUTS, ours, table_of, write
+from chestmap.reproduction.score_run import predict_and_score
+from chestmap.reproduction.table_plan import SOURCE_OF, Plan, plan_of
+from chestmap.settings import Settings, Tree, with_overrides
+from chestmap.training.config import Config, config_of
+from chestmap.training.method import Method
+from chestmap.training.train import train
+from chestmap.training.wrapper_settings import TINY
+
+QUICK = "QUICK: a small network, trained briefly on drawn images. It shows that the chain runs; its numbers mean nothing."
+OF_THE_MODEL = "output_stride"
+"""The one number of a method's `tiny` settings that says what the method is, and not how large."""
+
+Tell = Callable[[str], None]
+
+
+class Quick(Settings):
+    """How small `--quick` is: a phantom whose test images carry all their boxes, and a network that trains in seconds."""
+
+    images: int = Field(default=240, ge=32)
+    side: int = Field(default=96, ge=64)
+    epochs: int = Field(default=1, ge=1)
+    folds: int = Field(default=2, ge=1, le=5)
+    seed: int = 0
+
+    @property
+    def phantom(self) -> PhantomSettings:
+        return PhantomSettings(images=self.images, side=self.side, seed=self.seed, enrich=0.8, test=0.4, boxed=1.0)
+
+
+@dataclass(frozen=True)
+class Order:
+    """`root` is not needed where it is quick; `source` overrules the reader of the table's dataset."""
+
+    table: str
+    root: Path | None = None
+    source: str | None = None
+    row: str | None = None
+    fold: int | None = None
+    out: Path = Path("runs/reproduce")
+    configs: Path = Path("configs")
+    overrides: tuple[str, ...] = ()
+    quick: Quick | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Reproduced:
+    table: Table
+    path: Path  # of the JSON; the Markdown lies beside it
+    evaluations: Mapping[str, list[Evaluation]]  # by config, one for each fold
+
+
+def reproduce(
+    order: Order, methods: Mapping[str, Method], tell: Tell = lambda _: None, *, progress: bool = True
+) -> Reproduced:
+    """Raises before anything is trained where the table cannot be made, or a config or override holds a mistake."""
+    plan = plan_of(find(order.table), order.configs, methods, row=order.row, fold=order.fold)
+    out = order.out / "quick" if order.quick else order.out
+    source = _source(order, plan, out)
+    jobs = [
+        (name, _config(name, plan.trees[name], (order, source), fold, methods))
+        for name, folds in plan.folds.items()
+        for fold in (folds[: order.quick.folds] if order.quick else folds) or (0,)
+    ]
+    if order.quick:
+        tell(QUICK)
+        write_phantom(Path(source["root"]), order.quick.phantom, progress=progress)
+    found: dict[str, list[Evaluation]] = {}
+    for number, (name, config) in enumerate(jobs, start=1):
+        tell(f"{number}/{len(jobs)}  {name}, {config.data.split.name}")
+        folder = out / name / config.data.split.name
+        train(config, folder, write_model, progress=progress)
+        evaluation = predict_and_score(
+            folder, config.data, methods, _how(plan, config, order), cut=CUTS.get(plan.table.id), progress=progress
+        )
+        found.setdefault(name, []).append(evaluation)
+    rows, notes = ours(plan, found), _notes(order, plan)
+    path = out / f"{plan.table.id}{_suffix(order)}.json"
+    write(path, plan, rows, notes)
+    return Reproduced(table_of(plan, rows, notes), path, found)
+
+
+def _suffix(order: Order) -> str:
+    """Of the file's name; a row may hold a slash ("w/o KP")."""
+    row = order.row.replace("/", "-") if order.row else ""
+    return f"{row and f'-{row}'}{f'-fold-{order.fold}' if order.fold else ''}"
+
+
+def _source(order: Order, plan: Plan, out: Path) -> Tree:
+    """The reader's settings; those of the config that say how labels are read stay."""
+    if order.quick:
+        return {"name": "nih", "root": str(out / f"phantom-{order.quick.images}-{order.quick.side}-{order.quick.seed}")}
+    if order.root is None:
+        raise BadInput(f"{plan.table.id}: --root is missing: the folder of the dataset, or --quick for a drawn one")
+    return {"name": order.source or SOURCE_OF[plan.table.dataset], "root": str(order.root)}
+
+
+def _config(name: str, tree: Tree, asked: tuple[Order, Tree], fold: int, methods: Mapping[str, Method]) -> Config:
+    order, source = asked
+    data = dict(tree.get("data", {}))
+    kept = data.get("source", {}) if data.get("source", {}).get("name") == source["name"] else {}
+    data["source"] = {**kept, **source}
+    if fold:
+        data["split"] = {**data["split"], "name": f"fold-{fold}"}
+    tree = {**tree, "data": data}
+    if order.quick:
+        tree = shrunk(tree, methods[tree["method"]["name"]], order.quick, Path(source["root"]).parent / "cache")
+    return config_of(with_overrides(tree, order.overrides), methods, name=f"{name}.toml")
+
+
+def shrunk(tree: Tree, method: Method, quick: Quick, cache: Path) -> Tree:
+    """A config at the size of its method's `tiny` settings: every number of those, and the test network as each backbone.
+
+    What a row is (losses, blocks, strides, which images train) stays the config's.
+    """
+    small = cast("Tree", _tested(_smaller(tree["method"], method.tiny)))
+    for key in method.tiny:
+        if isinstance(small[key], dict) and "epochs" in small[key]:
+            small[key] = {**small[key], "epochs": quick.epochs, "warmup": 0}
+    pack = {**tree["data"].get("pack", {}), "width": quick.side, "height": quick.side}
+    data = {**tree["data"], "pack": pack, "cache": str(cache)}
+    around = _tested(_smaller(tree.get("around", {}), {key: TINY[key] for key in tree.get("around", {}) if key in TINY}))
+    tree = {**tree, "around": around} if around else tree
+    return {**tree, "method": small, "data": data, "run": {**tree.get("run", {}), "tensorboard": False, "workers": 0}}
+
+
+def _smaller(tree: Mapping[str, Any], tiny: Mapping[str, Any]) -> Tree:
+    smaller = dict(tree)
+    for key, value in tiny.items():
+        if isinstance(value, Mapping):
+            smaller[key] = _smaller(tree.get(key, {}), value)
+        elif key not in tree or (isinstance(value, int | float) and not isinstance(value, bool) and key != OF_THE_MODEL):
+            smaller[key] = value
+    return smaller
+
+
+def _tested(tree: Any) -> Any:
+    """Without weights from elsewhere, and with timm's test network in place of every named one."""
+    if not isinstance(tree, Mapping):
+        return tree
+    inside = {key: _tested(value) for key, value in tree.items()}
+    return {**inside, "name": "test_resnet", "weights": "none"} if "weights" in tree else inside
+
+
+def _how(plan: Plan, config: Config, order: Order) -> tuple[PredictSettings, EvaluationSettings]:
+    precision = "bf16" if config.run.precision == "bf16" else 32
+    workers = config.run.workers
+    predicting = PredictSettings(batch_size=32, device=config.run.device, precision=precision, workers=workers)
+    preset = plan.table.rule.preset
+    presets = (cast("PresetName", preset),) if preset else ()
+    return predicting, EvaluationSettings(presets=presets, resamples=100 if order.quick else 1000)
+
+
+def _notes(order: Order, plan: Plan) -> list[str]:
+    notes = [plan.table.note] if plan.table.note else []
+    return [*notes, QUICK] if order.quick else notes

@@ -1,0 +1,230 @@
+"""Dynamic batching: one thread runs the models on whatever waits; another keeps what they said, and tells who waits for it.
+
+So a network does not stand still while the disk syncs. No more than one batch waits to be kept.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from sqlalchemy.exc import SQLAlchemyError
+
+from chestmap.errors import BadInput, ChestmapError
+from chestmap.imaging.canvas import canvas_frame
+from chestmap.serving.engine.decoder_pool import Busy, Readers
+from chestmap.serving.engine.metrics import Metrics
+from chestmap.serving.engine.served_model import Said, Served
+from chestmap.serving.engine.settings import ServeSettings
+from chestmap.serving.store.results import Answer, Asked, answer
+from chestmap.serving.store.store import Store
+
+log = logging.getLogger(__name__)
+PAUSE = 1.0
+"""Seconds until another try, where the disk or the database is at fault."""
+
+
+class Batches:
+    """`submit` returns at once; `expect` gives a future that is done when nothing of a study is queued any more."""
+
+    def __init__(
+        self, store: Store, served: Mapping[str, Served], readers: Readers, settings: ServeSettings, metrics: Metrics
+    ):
+        self.store, self.served, self.readers, self.settings, self.metrics = store, served, readers, settings, metrics
+        self._waiting: dict[str, deque[str]] = {sha: deque() for sha in served}
+        self._queued: set[tuple[str, str]] = set()  # study and model, as they stand in `_waiting`
+        self._open: Counter[str] = Counter()  # study: results that wait or are under way
+        self._futures: dict[str, Future[None]] = {}
+        self._alone: set[str] = set()  # with one of these the service stopped, or a batch failed
+        self._under_way: list[tuple[str, str]] = []
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="batches")
+        self.seconds = 0.0  # of the last image, for Retry-After
+
+    def start(self, asked: Iterable[Asked], suspects: Iterable[Asked] = ()) -> None:
+        """`suspects` were under way when the service stopped: each goes by itself, so that the one to blame is found."""
+        self._alone = {one.study_id for one in suspects}
+        self.submit(asked)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends after what is under way is kept; the rest stays queued in the store."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+        with self._changed:
+            for future in self._futures.values():
+                future.cancel()
+            self._futures.clear()
+
+    @property
+    def alive(self) -> bool:
+        """Whether what is submitted will be predicted."""
+        return self._thread.is_alive() and not self._stopping
+
+    def __len__(self) -> int:
+        """Studies that wait or are under way."""
+        return len(self._open)
+
+    def submit(self, asked: Iterable[Asked]) -> None:
+        """What waits already is not added. What is under way is: its study may have been deleted and come again since."""
+        with self._changed:
+            for one in asked:
+                if (pair := (one.study_id, one.model_sha)) not in self._queued:
+                    self._queued.add(pair)
+                    self._open[one.study_id] += 1
+                    self._waiting[one.model_sha].append(one.study_id)
+            self._changed.notify_all()
+
+    def expect(self, study_id: str) -> Future[None]:
+        with self._changed:
+            if study_id not in self._open:
+                done: Future[None] = Future()
+                done.set_result(None)
+                return done
+            return self._futures.setdefault(study_id, Future())
+
+    def _run(self) -> None:
+        """The thread: one batch after the other, for whichever model has most to do. Who is to be alone meets no other's results."""
+        with ThreadPoolExecutor(1, "results") as keeping:
+            kept = keeping.submit(lambda: None)
+            while (batch := self._next()) is not None:
+                sha, studies = batch
+                if alone := not self._alone.isdisjoint(studies):
+                    kept.result()
+                start = time.monotonic()
+                self._note(begun=[(one, sha) for one in studies])
+                said = self._predict(self.served[sha], studies)
+                self.metrics.batch(self.served[sha].id, len(studies), time.monotonic() - start)
+                kept.result()
+                kept = keeping.submit(self._keep, self.served[sha], studies, said)
+                if alone:
+                    kept.result()
+                self.seconds = (time.monotonic() - start) / len(studies)
+
+    def _note(self, begun: Iterable[tuple[str, str]] = (), ended: Iterable[tuple[str, str]] = ()) -> None:
+        """What `under_way` reads after a crash of this process; not synced, since a crash of the machine tells nothing."""
+        with self._changed, suppress(OSError):
+            self._under_way = [*(one for one in self._under_way if one not in ended), *begun]
+            part = self.store.folders.root / "under-way.part"
+            part.write_text(json.dumps(self._under_way))
+            part.replace(part.with_suffix(""))
+
+    def _next(self) -> tuple[str, list[str]] | None:
+        """Up to `batch_size` images for one model: the one whose first image waits among the longest queue."""
+        with self._changed:
+            while not self._stopping and not any(self._waiting.values()):
+                self._changed.wait()
+            if self._stopping:
+                return None
+            sha = max(self._waiting, key=lambda one: len(self._waiting[one]))
+            queue, most = self._waiting[sha], self.settings.batch_size
+            end = time.monotonic() + self.settings.wait_ms / 1000
+            while len(queue) < most and not self._stopping and (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
+            batch = [queue.popleft()]
+            while queue and len(batch) < most and not self._alone & {batch[0], queue[0]}:
+                batch.append(queue.popleft())
+            self._queued.difference_update((one, sha) for one in batch)
+            return sha, batch
+
+    def _done(self, studies: Sequence[str]) -> None:
+        finished = []
+        with self._changed:
+            for study_id in studies:
+                self._open[study_id] -= 1
+                if not self._open[study_id]:
+                    finished.append(study_id)
+                    del self._open[study_id]
+                    self._alone.discard(study_id)
+                    if future := self._futures.pop(study_id, None):
+                        future.set_result(None)
+        for study_id in finished:
+            for path in self.store.folders.of(study_id).glob("canvas-*"):
+                path.unlink(missing_ok=True)
+
+    def _predict(self, model: Served, studies: Sequence[str]) -> Said | Exception | None:
+        """None where every study was deleted."""
+        try:
+            return self._said(model, studies)
+        except Exception as problem:
+            return problem
+
+    def _keep(self, model: Served, studies: Sequence[str], said: Said | Exception | None) -> None:
+        """The other thread: files, then the database, then whoever waits. What failed is asked for again only when it is over."""
+        problem = said if isinstance(said, Exception) else None
+        try:
+            if isinstance(said, Said):
+                answer(self.store, model.kept(said))
+        except Exception as caught:
+            problem = caught
+        self._note(ended={(one, model.sha256) for one in studies})
+        if problem is not None:
+            self._failed(model, studies, problem)
+        self._done(studies)
+
+    def _failed(self, model: Served, studies: Sequence[str], problem: Exception) -> None:
+        """A batch that fails is tried again image by image, so that one image fails no other."""
+        if isinstance(problem, (SQLAlchemyError, OSError, Busy)):  # no fault of the images
+            log.warning("store: %s; trying again", type(problem).__name__)
+            self._later(model, studies)
+        elif len(studies) > 1:
+            with self._changed:
+                self._alone.update(studies)
+            self.submit(Asked(one, model.sha256) for one in studies)
+        else:
+            log.warning("model %s: %s", model.id, type(problem).__name__)
+            said = str(problem) if isinstance(problem, ChestmapError) else type(problem).__name__
+            failed = Answer(studies[0], model.sha256, error=f"cannot be predicted: {said}")
+            try:
+                answer(self.store, [failed])
+            except Exception:
+                self._later(model, studies)
+
+    def _later(self, model: Served, studies: Sequence[str]) -> None:
+        """Back into the queue, after a pause."""
+        self.submit(Asked(one, model.sha256) for one in studies)
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping, PAUSE)
+
+    def _said(self, model: Served, studies: Sequence[str]) -> Said | None:
+        """Where several models share a canvas they share its file; a deleted study is passed over."""
+        images, canvases, frames, places = self.store.images(studies), [], [], []
+        for study_id in studies:
+            if (image := images.get(study_id)) is None:  # deleted
+                continue
+            folder = self.store.folders.of(study_id)
+            canvases.append(self._canvas(model, folder))
+            frames.append(canvas_frame((float(image["width"]), float(image["height"])), model.predictor.model.canvas))
+            places.append((study_id, folder))
+        return model.said(np.stack(canvases), frames, places) if places else None
+
+    def _canvas(self, model: Served, folder: Path) -> np.ndarray:
+        """As the upload left it, or made again from the original: after a restart, or for a model that is new."""
+        settings, path = model.predictor.model.canvas, folder / model.canvas_name
+        if not path.exists():
+            self.readers.canvases(folder / "original", folder, {model.canvas_name: settings})
+        pixels = np.fromfile(path, dtype=np.uint8)
+        if pixels.size != settings.width * settings.height:
+            raise BadInput("its canvas is damaged")
+        return pixels.reshape(settings.height, settings.width)
+
+
+def under_way(store: Store) -> list[Asked]:
+    """What the service was at when it last stopped; nothing after an orderly end."""
+    try:
+        found = json.loads((store.folders.root / "under-way").read_text())
+        return [Asked(str(one), str(sha)) for one, sha in found]
+    except (OSError, ValueError, TypeError):
+        return []

@@ -1,0 +1,146 @@
+"""`python -m chestmap.serving.engine.decoder_process`: a process that decodes what clients send, and may die of it.
+
+Lines of JSON in, lines of JSON out; pictures go through files. Its memory and its files are bounded, and it imports no torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from chestmap.errors import BadInput
+from chestmap.imaging.canvas import CanvasSettings, on_canvas
+from chestmap.imaging.limits import Limits
+from chestmap.imaging.png import SIGNATURE
+from chestmap.imaging.read import ReadSettings, content_of
+from chestmap.imaging.read_with_levels import is_dicom, read_deep
+from chestmap.prediction.pseudonym import Pseudonyms, words_of_patient
+from chestmap.serving.store.stored_prediction import prediction_of, stored_maps
+from chestmap.types import Radiograph
+
+MEMORY = 4 << 30
+SECONDS = 300
+"""Of processor for one image, for a process whose service is not there any more to end it."""
+LARGEST_FILE = 512 << 20
+THUMBNAIL = 256
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
+"""No fault of an image; decoders raise errors without a number."""
+OF_PATIENT = ("SpecificCharacterSet", "PatientName", "StudyDate", "AcquisitionDate", "AcquisitionTime", "SOPInstanceUID")
+
+
+def read(request: dict[str, Any]) -> dict[str, Any]:
+    """Decodes `path`, writes pixels.u16, thumbnail.png and a canvas for each of `canvases` into `out`.
+
+    Where `canvases_only`, nothing but those: after a restart.
+    """
+    data = content_of(Path(request["path"]), Limits(file_bytes=request["file_bytes"]))
+    settings = ReadSettings(limits=Limits(file_bytes=request["file_bytes"]))
+    radiograph, depth = read_deep(data, settings)
+    out = Path(request["out"])
+    frames = {}
+    for name, canvas in request["canvases"].items():
+        pixels, frame = on_canvas(radiograph, CanvasSettings(**canvas))
+        (out / name).write_bytes(pixels.tobytes())  # `tofile` does not say why it failed
+        frames[name] = frame.as_list()
+    if request["canvases_only"]:
+        return {"frames": frames}
+    (out / "pixels.u16").write_bytes(depth.levels.astype("<u2").tobytes())
+    (out / "thumbnail.png").write_bytes(_thumbnail(radiograph))
+    low, high = (0, 255) if depth.bits == 8 else depth.ends
+    height, width = depth.levels.shape
+    image = {
+        "width": width, "height": height, "bits": depth.bits, "low": low, "high": high,
+        "window": {"center": depth.center, "width": depth.width},
+        "source": "dicom" if is_dicom(data) else "png" if data.startswith(SIGNATURE) else "jpeg",
+        "spacing": list(radiograph.spacing_mm) if radiograph.spacing_mm else None,
+    }  # fmt: skip
+    return {"frames": frames, "image": image, "view": radiograph.view, **_patient(data, radiograph, request)}
+
+
+def _patient(data: bytes, radiograph: Radiograph, request: dict[str, Any]) -> dict[str, Any]:
+    """The pseudonym, and a label for people that tells nothing of the patient unless it was asked for."""
+    pseudonyms = Pseudonyms(bytes.fromhex(request["key"]))
+    patient = radiograph.patient_id or request["patient"]
+    known: dict[str, Any] = {
+        "patient": "p-" + pseudonyms.patient(patient).removeprefix("patient-") if patient else "",
+        "label": pseudonyms.name(request["name"], words_of_patient(data)),
+        "shown": None, "taken": "", "sop_uid": "",
+    }  # fmt: skip
+    if not is_dicom(data):
+        return known
+    from chestmap.imaging.dicom_header import quiet, read_header
+
+    with quiet():
+        header = read_header(data, Limits(file_bytes=request["file_bytes"]), OF_PATIENT)
+        date = header.text("AcquisitionDate") or header.text("StudyDate")
+        known |= {"taken": f"{date}{header.text('AcquisitionTime')}"[:32], "sop_uid": header.text("SOPInstanceUID")}
+        if request["show_patient"]:
+            words = [header.text("PatientName").replace("^", " ").strip(), radiograph.patient_id]
+            known["shown"] = " · ".join(word for word in words if word)[:128] or None
+    return known
+
+
+def _thumbnail(radiograph: Radiograph) -> bytes:
+    height, width = radiograph.pixels.shape
+    scale = min(1.0, THUMBNAIL / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(radiograph.pixels, size, interpolation=cv2.INTER_AREA)
+    done, coded = cv2.imencode(".png", np.rint(np.clip(small, 0, 1) * 255).astype(np.uint8))
+    if not done:
+        raise BadInput("picture cannot be made small")
+    return coded.tobytes()
+
+
+def write_results(request: dict[str, Any]) -> dict[str, Any]:
+    """A stored result as DICOM objects in `out`; the answer names their files."""
+    from chestmap.predictions.folder import OwnRule
+    from chestmap.reports.dicom import About, read_source, write_dicom
+
+    maps, about = stored_maps(Path(request["maps"])), request["about"]
+    prediction = prediction_of(request["id"], request["findings"], request["grid"], maps)
+    model = About(**{**about, "rule": OwnRule(**about["rule"])})
+    source, kinds = read_source(Path(request["path"]).read_bytes()), request.get("kinds", ("sr",))
+    written = write_dicom(source, prediction, model, Path(request["out"]), kinds)
+    return {"files": [path.name for path in written]}
+
+
+def answered(line: bytes) -> dict[str, Any]:
+    """What failed is told without the parts of a message that only we should see."""
+    try:
+        request = json.loads(line)
+        return write_results(request) if "grid" in request else read(request)
+    except BadInput as problem:
+        return {"error": str(problem)}
+    except MemoryError:
+        return {"error": "decoding needs more memory than is given to it: resize the image"}
+    except Exception as problem:  # decoders promise no type
+        if isinstance(problem, OSError) and problem.errno in DISK:
+            return {"trouble": problem.errno}
+        return {"error": f"cannot be decoded ({type(problem).__name__}): export it again"}
+
+
+def main() -> None:
+    for kind, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, LARGEST_FILE), (resource.RLIMIT_CORE, 0)):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    cv2.setNumThreads(1)
+    talk = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # nothing that a library prints gets into the conversation
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    for line in sys.stdin.buffer:
+        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + SECONDS, hard))
+        talk.write(json.dumps(answered(line)).encode() + b"\n")
+        talk.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""A model as the service has it: its name in the API, and what it says of canvases, ready for the store."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float16, Float32, UInt8
+
+from chestmap.models.largest_box import boxes_of
+from chestmap.models.predictor import Predictor, tensor_of
+from chestmap.serving.store.active_learning import scaled_score
+from chestmap.serving.store.results import Answer, NewFile
+from chestmap.training.checkpoint import write_beside
+from chestmap.types import Box, Frame
+from chestmap.vocabulary import NO_FINDING, SUPPORT_DEVICES
+
+HARMLESS = {NO_FINDING, SUPPORT_DEVICES}
+"""Findings that make an image no more urgent."""
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """Of one batch: what the network gave, and whose it is; `places` are ids and folders."""
+
+    scores: Float32[np.ndarray, "batch finding"]
+    maps: Float16[np.ndarray, "batch finding h w"]
+    frames: Sequence[Frame]
+    places: Sequence[tuple[str, Path]]
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    predictor: Predictor
+
+    @cached_property
+    def sha256(self) -> str:
+        return self.predictor.model.sha256
+
+    @cached_property
+    def id(self) -> str:
+        return f"{self.predictor.model.method.name}-{self.sha256[:12]}"
+
+    @property
+    def canvas_name(self) -> str:
+        """Of the file that holds an image on this model's canvas; models with the same canvas share it."""
+        canvas = self.predictor.model.canvas
+        return f"canvas-{canvas.width}x{canvas.height}-{canvas.fit}"
+
+    def about(self) -> dict[str, Any]:
+        """As `GET /v1/models` gives it."""
+        model = self.predictor.model
+        return {
+            "id": self.id, "method": model.method.name, "title": model.method.title, "paper": model.method.paper,
+            "findings": list(self.predictor.findings), "canvas": list(model.canvas.canvas),
+            "operating_points": dict(self.predictor.operating_points) or None, "sha256": self.sha256,
+        }  # fmt: skip
+
+    def dicom_about(self) -> dict[str, Any]:
+        """What `reports.dicom` wants to know of the model, as JSON."""
+        model, rule = self.predictor.model, self.predictor.rule
+        own = {"threshold": rule.own.threshold, "normalize": rule.own.normalize}
+        return {
+            "name": model.method.title, "sha256": self.sha256, "operating_points": dict(self.predictor.operating_points),
+            "levels": dict(rule.levels), "rule": own, "calibrated": bool(model.about.get("calibration")),
+        }  # fmt: skip
+
+    def said(
+        self, canvases: UInt8[np.ndarray, "batch h w"], frames: Sequence[Frame], places: Sequence[tuple[str, Path]]
+    ) -> Said:
+        """The network's part, for one caller at a time."""
+        scores, maps = self.predictor.arrays(tensor_of(canvases), [study_id for study_id, _ in places])
+        return Said(scores, maps, frames, places)
+
+    def answers(
+        self, canvases: UInt8[np.ndarray, "batch h w"], frames: Sequence[Frame], places: Sequence[tuple[str, Path]]
+    ) -> list[Answer]:
+        """Both parts, one after the other."""
+        return self.kept(self.said(canvases, frames, places))
+
+    def kept(self, said: Said) -> list[Answer]:
+        """The rest: boxes, and the maps written durably into the studies' folders."""
+        rows = zip(said.places, said.frames, said.scores, said.maps, strict=True)
+        return [self._answer(*place, frame, row, grid) for place, frame, row, grid in rows]
+
+    def _answer(
+        self, study_id: str, folder: Path, frame: Frame, scores: np.ndarray, maps: Float16[np.ndarray, "finding h w"]
+    ) -> Answer:
+        """The maps are on disk before the database says so."""
+        found = self.predictor.findings
+        boxes = boxes_of(found, scores, maps, frame, self.predictor.rule)
+        coded = io.BytesIO()
+        np.save(coded, maps, allow_pickle=False)
+        name, content = f"maps-{self.id}.npy", coded.getvalue()
+        if folder.is_dir():  # else the study was deleted
+            write_beside(folder / name, content)
+        points = self.predictor.operating_points
+        findings = [_finding(one, float(score), points.get(one), boxes) for one, score in zip(found, scores, strict=True)]
+        height, width = maps.shape[1:]
+        grid = {"width": width, "height": height, "order": list(found), "frame": frame.as_list()}
+        grid["matrix"] = list(frame.resized((width, height)).matrix)
+        scaled = [scaled_score(one["score"], one["threshold"]) for one in findings]
+        urgent = [value for one, value in zip(findings, scaled, strict=True) if one["name"] not in HARMLESS]
+        return Answer(
+            study_id, self.sha256, findings, grid, NewFile(f"maps-{self.id}", name, sha256(content).hexdigest(), len(content)),
+            suspicion=max(urgent, default=0.0),
+        )  # fmt: skip
+
+
+def _finding(name: str, score: float, threshold: float | None, boxes: Sequence[Box]) -> dict[str, Any]:
+    """Over its operating point, or over a half where the model has none."""
+    own = [box for box in boxes if box.finding == name]
+    corners = [{"x0": one.x0, "y0": one.y0, "x1": one.x1, "y1": one.y1, "score": one.score} for one in own]
+    over = score >= (0.5 if threshold is None else threshold)
+    return {"name": name, "score": score, "threshold": threshold, "over": over, "boxes": corners}

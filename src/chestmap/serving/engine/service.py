@@ -1,0 +1,186 @@
+"""The service without HTTP: takes images in, has them predicted, and stops without losing any.
+
+The DICOM node may use it as the HTTP routes do.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from chestmap.errors import BadImage, BadInput, ChestmapError
+from chestmap.serving.engine.batches import Batches, under_way
+from chestmap.serving.engine.decoder_pool import Readers
+from chestmap.serving.engine.metrics import Metrics
+from chestmap.serving.engine.served_model import Served
+from chestmap.serving.engine.settings import ServeSettings
+from chestmap.serving.store.results import Asked, NewFile, ask, resume
+from chestmap.serving.store.store import NewStudy, Store
+from chestmap.serving.store.store_files import digest
+
+log = logging.getLogger(__name__)
+PIECE = 1 << 20
+NAME = 96
+
+
+class Full(ChestmapError):
+    """No room for now; `seconds` later there may be."""
+
+    def __init__(self, message: str, reason: str, seconds: int) -> None:
+        super().__init__(message)
+        self.reason, self.seconds = reason, seconds
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A file, or what a request's upload lies in."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An upload that is safe: its study, and whether it was new."""
+
+    study_id: str
+    new: bool
+
+
+class Service:
+    """Owns the store folder from the time it is made until `stop`.
+
+    Between `start` and `stop` a thread predicts; everything else is done by whoever calls. For any number of threads.
+    """
+
+    def __init__(
+        self, served: Sequence[Served], store: Store, settings: ServeSettings | None = None, readers: Readers | None = None
+    ):
+        """`readers` may be shared by several services; without them it has its own."""
+        self.settings, self.store = settings or ServeSettings(), store
+        self.served = {one.sha256: one for one in served}
+        self.metrics, self.draining, self._receiving = Metrics(), False, 0
+        self.by_id = {one.id: one for one in self.served.values()}
+        store.folders.lock()
+        self._own_readers = readers is None
+        self.readers = readers or Readers(self.settings, store.folders.key())
+        self.batches = Batches(store, self.served, self.readers, self.settings, self.metrics)
+        self.metrics.watch("queue_studies", "Studies without result", lambda: len(self.batches))
+        self.metrics.watch("free_bytes", "Disk that is left", store.folders.free)
+
+    def start(self) -> None:
+        """Takes up what an earlier service left."""
+        orphans = self.store.folders.sweep(self.store.known())
+        suspects = under_way(self.store)
+        asked = resume(self.store, {sha: one.id for sha, one in self.served.items()}, suspects)
+        log.info("%d results to go, %d uploads that were never acknowledged set aside", len(asked), orphans)
+        self.batches.start(asked, suspects)
+
+    def drain(self) -> None:
+        """From now on nothing is taken in, and nobody waits for a result."""
+        self.draining = True
+
+    def stop(self) -> None:
+        """Ends after the batches that are under way. What is left over is queued in the store, and goes on at the next start."""
+        self.drain()
+        self.batches.stop()
+        if self._own_readers:
+            self.readers.close()
+        self.store.close()
+
+    def check_room(self) -> None:
+        """Before an upload is read."""
+        if self.draining:
+            raise Full("the service is stopping; try again later", "stopping", 5)
+        if len(self.batches) >= self.settings.queue:
+            wait = min(60, max(1, round(len(self.batches) * self.batches.seconds / 4)))
+            raise Full(
+                f"{len(self.batches)} studies wait; at most {self.settings.queue} may: try again later", "queue", wait
+            )
+        if self.store.folders.free() < self.settings.free_bytes:
+            raise Full("the disk is full; make room, then try again", "disk", 60)
+
+    @contextmanager
+    def receiving(self) -> Iterator[None]:
+        """While an upload is on its way; slow clients may hold so many places and no more."""
+        if self._receiving >= self.settings.receiving:
+            raise Full(f"{self._receiving} uploads are on their way; try again later", "queue", 2)
+        self._receiving += 1
+        try:
+            yield
+        finally:
+            self._receiving -= 1
+
+    def models(self, wanted: str = "") -> dict[str, str]:
+        """sha256 to id of one model, or of all."""
+        if wanted and wanted not in self.by_id:
+            raise BadInput(f"model: no such model; served are {', '.join(self.by_id)}")
+        return {one.sha256: one.id for one in self.served.values() if wanted in {"", one.id}}
+
+    def take_in(self, upload: Readable, name: str, models: dict[str, str], patient: str = "") -> Taken:
+        """Returns when the upload is safe on disk. `name` and `patient` are a client's words; bad images are `BadImage`."""
+        received = self.store.folders.new()
+        try:
+            sha = self._receive(upload, received)
+            if (there := self.store.with_sha(sha)) is None:
+                new = self._read(received, sha, _label(name), patient)
+                if self.store.add(new, received, models):
+                    self.batches.submit(Asked(new.id, sha) for sha in models)
+                    return Taken(new.id, new=True)
+                there = new.id
+            self.batches.submit(ask(self.store, there, models))
+            return Taken(there, new=False)
+        except OSError as problem:
+            if problem.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise Full("the disk is full; make room, then try again", "disk", 60) from None
+            raise
+        finally:
+            shutil.rmtree(received, ignore_errors=True)
+
+    def dicom_results(self, original: Path, about: dict[str, Any]) -> list[bytes]:
+        """DICOM objects made of a stored result, by a process that decodes: the original is a stranger's file."""
+        out = self.store.folders.new()
+        try:
+            return [path.read_bytes() for path in self.readers.results(original, out, about)]
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+
+    def _receive(self, upload: Readable, received: Path) -> str:
+        """Copies an upload, and its sha256."""
+        hashed, most = sha256(), self.settings.bounds.file_bytes
+        with (received / "original").open("xb") as file:
+            while piece := upload.read(PIECE):
+                if file.tell() + len(piece) > most:
+                    raise BadImage(f"more than {most:,} bytes: resize or compress the image")
+                hashed.update(piece)
+                file.write(piece)
+        return hashed.hexdigest()
+
+    def _read(self, received: Path, sha: str, name: str, patient: str) -> NewStudy:
+        """Decodes, in a process that may die of it; what it wrote lies in `received`."""
+        canvases = {one.canvas_name: one.predictor.model.canvas for one in self.served.values()}
+        found = self.readers.read(received / "original", received, canvases, name=name, patient=patient)
+        kinds = {"original": "original", "pixels": "pixels.u16", "thumbnail": "thumbnail.png"}
+        files = tuple(
+            NewFile(kind, name, sha if kind == "original" else digest(received / name), (received / name).stat().st_size)
+            for kind, name in kinds.items()
+        )
+        study_id = f"s-{sha[:24]}"
+        label = found["shown"] or found["label"] or study_id
+        return NewStudy(
+            study_id, sha, label[:128], found["image"], found["patient"], found["shown"], found["taken"], found["sop_uid"],
+            found["view"], files,
+        )  # fmt: skip
+
+
+def _label(name: str) -> str:
+    """A file's name as people see it: its last part, printable, without direction marks."""
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    plain = "".join(letter for letter in last if letter.isprintable())
+    return plain[:NAME].strip()

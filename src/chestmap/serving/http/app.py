@@ -1,0 +1,175 @@
+"""The HTTP application: routes, how errors are said, and what runs while it does."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from chestmap import __version__
+from chestmap.errors import BadInput
+from chestmap.serving.engine.decoder_pool import Busy
+from chestmap.serving.engine.service import Full, Service
+from chestmap.serving.http import routes_predict, routes_studies
+from chestmap.serving.http import schemas as bodies
+from chestmap.serving.http.access import COOKIE, SESSION_SECONDS, Access
+from chestmap.serving.http.guard import Guard
+from chestmap.serving.http.routes_studies import Here
+
+PAGE = Path(__file__).parents[1] / "page"
+TYPES = {
+    ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml", ".png": "image/png", ".woff2": "font/woff2", ".json": "application/json",
+}  # fmt: skip
+meta = APIRouter()
+
+
+def create_app(service: Service, access: Access, hosts: Iterable[str] = ()) -> Guard:
+    """The whole service as one ASGI application; `hosts` are names, beside localhost, by which it may be called."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.uploads = asyncio.Semaphore(service.settings.uploads)
+        app.state.stopping = asyncio.Event()
+        await run_in_threadpool(service.start)
+        yield
+        app.state.stopping.set()
+        await run_in_threadpool(service.stop)
+
+    app = FastAPI(
+        title="chestmap", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, responses=bodies.ERRORS,
+        description="Findings of chest radiographs, where they are, and reviews of them. Not a medical device.",
+    )  # fmt: skip
+    app.state.service, app.state.access = service, access
+    for router in (meta, routes_predict.router, routes_studies.router):
+        app.include_router(router)
+    _say_errors(app)
+    return Guard(app, access, service.settings.bounds, service.metrics, hosts)
+
+
+def _said(status: int, text: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """An error as every error is said."""
+    return JSONResponse({"error": text}, status, headers)
+
+
+def _say_errors(app: FastAPI) -> None:
+    """Every error is one line of JSON."""
+
+    async def http(_: Request, problem: Any) -> Response:
+        return _said(problem.status_code, str(problem.detail), dict(problem.headers or {}))
+
+    async def invalid(_: Request, problem: Any) -> Response:
+        lines = [f"{'.'.join(str(part) for part in one['loc'][1:]) or 'body'}: {one['msg']}" for one in problem.errors()[:3]]
+        return _said(422, "; ".join(lines)[:500])
+
+    async def bad(_: Request, problem: Any) -> Response:
+        return _said(422, str(problem)[:1000])
+
+    async def full(request: Request, problem: Any) -> Response:
+        reason, seconds = (problem.reason, problem.seconds) if isinstance(problem, Full) else ("busy", 2)
+        request.app.state.service.metrics.refused(reason)
+        return _said(429 if reason in {"queue", "busy"} else 503, str(problem), {"Retry-After": str(seconds)})
+
+    async def broken(_: Request, __: Any) -> Response:
+        return _said(500, "something went wrong in the service; its log says where")
+
+    for kind, answer in (
+        (Exception, broken),
+        (StarletteHTTPException, http), (RequestValidationError, invalid), (BadInput, bad), (Full, full), (Busy, full),
+    ):  # fmt: skip
+        app.add_exception_handler(kind, answer)
+
+
+@meta.get("/v1/models", tags=["models"])
+def models(service: Here) -> bodies.Models:
+    """What is served: ids for the other operations, findings in their order, and operating points where there are any."""
+    return bodies.Models.model_validate({"models": [one.about() for one in service.served.values()]})
+
+
+@meta.post("/v1/session", tags=["session"])
+def sign_in(request: Request, token: bodies.Token, response: Response) -> bodies.Who:
+    """A cookie for the page, good for half a day."""
+    access: Access = request.app.state.access
+    if access.open:
+        return bodies.Who(name="", admin=True)
+    value = access.session(token.token)
+    person = access.person({"authorization": f"Bearer {token.token}"}, "")
+    if value is None or person is None:
+        raise HTTPException(401, "no valid token")
+    secure = request.url.scheme == "https"
+    response.set_cookie(COOKIE, value, SESSION_SECONDS, httponly=True, samesite="strict", secure=secure)
+    return bodies.Who(name=person.name, admin=person.admin)
+
+
+@meta.delete("/v1/session", tags=["session"], status_code=204, response_class=Response)
+def sign_out(response: Response) -> None:
+    """The cookie goes; the token stays good for others."""
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+
+
+@meta.get("/healthz", tags=["health"])
+def healthz() -> bodies.Health:
+    """The process answers."""
+    return bodies.Health(status="ok", version=__version__)
+
+
+@meta.get("/readyz", tags=["health"])
+def readyz(service: Here) -> bodies.Health:
+    """Uploads are taken in and predicted; 503 says why they are not."""
+    service.check_room()
+    if not service.batches.alive:
+        raise HTTPException(503, "the models are not running", {"Retry-After": "5"})
+    service.store.queued()
+    return bodies.Health(status="ok", version=__version__)
+
+
+@meta.get("/metrics", tags=["health"], response_class=Response)
+def metrics(service: Here) -> Response:
+    """For Prometheus."""
+    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@meta.get("/", include_in_schema=False)
+def index() -> Response:
+    return _static("index.html")
+
+
+@meta.get("/page/{name:path}", include_in_schema=False)
+def page(name: str) -> Response:
+    return _static(name)
+
+
+def _static(name: str) -> Response:
+    """A file of the page; the name is looked up in what there is, and never becomes a path."""
+    there = {path.relative_to(PAGE).as_posix(): path for path in PAGE.rglob("*") if path.suffix in TYPES}
+    if name not in there:
+        raise HTTPException(404, "no such page")
+    return Response(there[name].read_bytes(), media_type=TYPES[there[name].suffix], headers={"cache-control": "no-cache"})
+
+
+@meta.get("/docs", include_in_schema=False)
+def docs(request: Request) -> HTMLResponse:
+    """Every operation in one plain page: no script, nothing from elsewhere."""
+    head = "<!doctype html><html lang=en><meta charset=utf-8><title>chestmap API</title><h1>chestmap API</h1>"
+    paths = request.app.openapi()["paths"]
+    operations = [_operation(path, method, about) for path, found in paths.items() for method, about in found.items()]
+    return HTMLResponse("\n".join([head, '<p>For programs: <a href="openapi.json">openapi.json</a></p>', *operations]))
+
+
+def _operation(path: str, method: str, about: dict[str, Any]) -> str:
+    """Tags that HTML lets one leave open are left open."""
+    asked = (
+        f"<li><code>{one['name']}</code> {html.escape(one.get('description', ''))}" for one in about.get("parameters", ())
+    )
+    answers = (f"<li>{code}: {html.escape(one['description'])}" for code, one in about["responses"].items())
+    text = html.escape(about.get("description", about.get("summary", "")))
+    return f"<h2><code>{method.upper()} {html.escape(path)}</code></h2><p>{text}<ul>{''.join(asked)}</ul><ul>{''.join(answers)}</ul>"

@@ -1,0 +1,200 @@
+"""`/v1/studies`: the worklist, a study with its files, and reviews."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+
+from chestmap.errors import BadInput
+from chestmap.serving.engine.service import Service
+from chestmap.serving.http import schemas as bodies
+from chestmap.serving.http.access import Person
+from chestmap.serving.http.pictures import map_bytes, overlay_png
+from chestmap.serving.http.views import row_of, study_of
+from chestmap.serving.store import reviews
+from chestmap.serving.store.review_schema import NewReview
+from chestmap.serving.store.store import Query as Wanted
+from chestmap.serving.store.stored_prediction import stored_maps
+from chestmap.serving.store.tables import Result, Study
+
+router = APIRouter(prefix="/v1", tags=["studies"])
+StudyId = Annotated[str, Path(pattern=r"^s-[0-9a-f]{24}$", description="As the worklist gives it")]
+ModelId = Annotated[str, Path(max_length=64, description="As /v1/models gives it")]
+BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+DICOM = {"content": {"application/dicom": {"schema": {"type": "string", "format": "binary"}}}}
+PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
+
+
+def service_of(request: Request) -> Service:
+    return request.app.state.service
+
+
+def person_of(request: Request) -> Person:
+    """Set by the guard; nobody gets so far without."""
+    return request.state.person
+
+
+Here = Annotated[Service, Depends(service_of)]
+Asking = Annotated[Person, Depends(person_of)]
+
+
+@router.get("/studies")
+def worklist(  # noqa: PLR0913 - an operation's parameters
+    service: Here,
+    order: Literal["suspicion", "received", "teaches"] = "suspicion",
+    state: Literal["", "queued", "done", "failed"] = "",
+    finding: Annotated[str, Query(max_length=64)] = "",
+    reviewed: Literal["", "no", "part", "done"] = "",
+    search: Annotated[str, Query(max_length=128)] = "",
+    offset: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> bodies.Rows:
+    """`finding` keeps studies where a model's score of it is at or over its operating point."""
+    text = search.replace("\0", "")
+    total, rows = service.store.page(Wanted(order, state, finding.replace("\0", ""), reviewed, text, offset, limit))
+    return bodies.Rows.model_validate({"total": total, "studies": [row_of(service, one) for one in rows]})
+
+
+def _there(service: Service, study_id: str) -> tuple[Study, list[Result]]:
+    found = service.store.study(study_id)
+    if found is None:
+        raise HTTPException(404, "no such study; it may have been deleted")
+    return found
+
+
+@router.get("/studies/{study_id}")
+def study(service: Here, study_id: StudyId) -> bodies.StudyOut:
+    """Image, results of every model, the current review and the ids of earlier images of the patient."""
+    return bodies.StudyOut.model_validate(study_of(service, *_there(service, study_id)))
+
+
+@router.delete("/studies/{study_id}", status_code=204, response_class=Response)
+def delete(service: Here, person: Asking, study_id: StudyId) -> None:
+    """With its results, reviews and files; for administrators."""
+    if not person.admin:
+        raise HTTPException(403, "only an administrator may delete a study")
+    if not service.store.delete(study_id):
+        raise HTTPException(404, "no such study; it may have been deleted")
+
+
+def _file(service: Service, study_id: str, kind: str, media: str) -> FileResponse:
+    """By what the database says of the file, never by what a client says."""
+    path = service.store.file(study_id, kind)
+    if path is None or not path.is_file():
+        raise HTTPException(404, "no such study, or not of this model")
+    return FileResponse(path, media_type=media)
+
+
+@router.get("/studies/{study_id}/pixels", response_class=Response, responses={200: BYTES})
+def pixels(service: Here, study_id: StudyId) -> Response:
+    """16-bit little-endian, row by row, greater is brighter."""
+    return _file(service, study_id, "pixels", "application/octet-stream")
+
+
+@router.get("/studies/{study_id}/thumbnail", response_class=Response, responses={200: PNG})
+def thumbnail(service: Here, study_id: StudyId) -> Response:
+    """PNG of at most 256 pixels, under the window that the model saw."""
+    return _file(service, study_id, "thumbnail", "image/png")
+
+
+@router.get("/studies/{study_id}/maps/{model}", response_class=Response, responses={200: BYTES})
+def maps(service: Here, study_id: StudyId, model: ModelId) -> Response:
+    """8-bit [finding, height, width] in the order of the result, each scaled to its own maximum."""
+    result = _result(service, study_id, model)
+    path = service.store.file(study_id, f"maps-{result.model_id}")
+    if path is None or not path.is_file():
+        raise HTTPException(404, "the study has no result of this model")
+    return Response(map_bytes(stored_maps(path)), media_type="application/octet-stream")
+
+
+def _result(service: Service, study_id: str, model: str) -> Result:
+    """Of the model asked for, or of the first that has one."""
+    _, results = _there(service, study_id)
+    done = [one for one in results if one.state == "done" and model in {"", one.model_id}]
+    if not done:
+        raise HTTPException(404, "the study has no result of this model")
+    return done[0]
+
+
+@router.get("/studies/{study_id}/overlay", response_class=Response, responses={200: PNG})
+def overlay(
+    service: Here,
+    study_id: StudyId,
+    model: Annotated[str, Query(max_length=64)] = "",
+    finding: Annotated[str, Query(max_length=64)] = "",
+) -> Response:
+    """PNG: the image beside its highest findings, or beside `finding`."""
+    return Response(overlay_of(service, study_id, model, finding), media_type="image/png")
+
+
+def overlay_of(service: Service, study_id: str, model: str = "", finding: str = "") -> bytes:
+    result = _result(service, study_id, model)
+    if finding and finding not in result.maps["order"]:
+        raise BadInput(f"finding: not one of {', '.join(result.maps['order'])}")
+    pixels, maps = (service.store.file(study_id, kind) for kind in ("pixels", f"maps-{result.model_id}"))
+    if pixels is None or maps is None:
+        raise HTTPException(404, "no such study; it may have been deleted")
+    return overlay_png(_there(service, study_id)[0], result, (pixels, maps), finding)
+
+
+@router.get("/studies/{study_id}/dicom", response_class=Response, responses={200: DICOM, 406: {"model": bodies.Error}})
+def dicom(service: Here, study_id: StudyId, model: Annotated[str, Query(max_length=64)] = "") -> Response:
+    """The result as DICOM SR, which belongs to the study of the radiograph: one object, or multipart/related."""
+    return dicom_of(service, study_id, model)
+
+
+def dicom_of(service: Service, study_id: str, model: str = "") -> Response:
+    """SR joins the study of its radiograph, so a PNG has none. multipart/related as DICOMweb has it (PS3.18 8.6.1.2)."""
+    found, result = _there(service, study_id)[0], _result(service, study_id, model)
+    original, maps = (service.store.file(study_id, kind) for kind in ("original", f"maps-{result.model_id}"))
+    if found.image["source"] != "dicom":
+        raise HTTPException(406, "the upload was no DICOM file, so there is no study to which DICOM results could belong")
+    served = service.served.get(result.model_sha)
+    if served is None or original is None or maps is None:
+        raise HTTPException(404, "the study was deleted, or its model is not served any more")
+    about = {
+        "id": study_id,
+        "maps": str(maps),
+        "findings": result.findings,
+        "grid": result.maps,
+        "about": served.dicom_about(),
+    }
+    objects = service.dicom_results(original, about)
+    if len(objects) == 1:
+        return Response(objects[0], media_type="application/dicom")
+    border = secrets.token_hex(16)
+    parts = [b"--%s\r\nContent-Type: application/dicom\r\n\r\n%s\r\n" % (border.encode(), one) for one in objects]
+    media = f'multipart/related; type="application/dicom"; boundary={border}'
+    return Response(b"".join(parts) + b"--%s--\r\n" % border.encode(), media_type=media)
+
+
+@router.put("/studies/{study_id}/review", response_model=bodies.ReviewOut, responses={409: {"model": bodies.Conflict}})
+def put_review(service: Here, person: Asking, study_id: StudyId, review: NewReview) -> bodies.ReviewOut | Response:
+    """409 with the current version where somebody else wrote since `base`."""
+    try:
+        names = {name for one in service.served.values() for name in one.predictor.findings}
+        written = reviews.put_review(service.store, study_id, person.name, review, names)
+    except reviews.Stale as stale:
+        now = reviews.current(service.store, study_id)
+        return JSONResponse({"error": str(stale), "current": now.model_dump(mode="json")}, 409)
+    if written is None:
+        raise HTTPException(404, "no such study; it may have been deleted")
+    return written
+
+
+@router.get("/studies/{study_id}/history")
+def history(service: Here, study_id: StudyId) -> bodies.History:
+    """Every version of the review, oldest first. None is ever changed."""
+    _there(service, study_id)
+    return bodies.History(versions=reviews.history(service.store, study_id))
+
+
+def shown(service: Service, study_id: str) -> dict[str, Any]:
+    return study_of(service, *_there(service, study_id))
+
+
+def line(service: Service, study_id: str) -> dict[str, Any]:
+    return row_of(service, _there(service, study_id)[0])

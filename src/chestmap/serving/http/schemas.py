@@ -1,0 +1,160 @@
+"""The shapes of what is sent and answered; OpenAPI is made of them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from chestmap.serving.store.review_schema import Corners, ReviewLine, ReviewOut
+
+State = Literal["queued", "done", "failed"]
+
+
+class Error(BaseModel):
+    error: str
+
+
+class ModelLine(BaseModel):
+    id: str
+    method: str
+    title: str
+    paper: str
+    findings: list[str]
+    canvas: tuple[int, int]
+    operating_points: dict[str, float] | None
+    sha256: str
+
+
+class Models(BaseModel):
+    models: list[ModelLine]
+
+
+class TopFinding(BaseModel):
+    finding: str
+    score: float
+
+
+class Row(BaseModel):
+    """A study in the worklist."""
+
+    id: str
+    received: str
+    name: str
+    patient: str
+    view: str
+    state: State
+    error: str | None
+    suspicion: float
+    top: list[TopFinding]
+    review: ReviewLine
+
+
+class Rows(BaseModel):
+    total: int
+    studies: list[Row]
+
+
+class ScoredBox(Corners):
+    score: float | None
+
+
+class FindingResult(BaseModel):
+    name: str
+    score: float
+    threshold: float | None
+    over: bool
+    boxes: list[ScoredBox]
+
+
+class Grid(BaseModel):
+    """The maps' size, and what leads from image pixels to their cells: x' = a x + b y + c, y' = d x + e y + f."""
+
+    width: int
+    height: int
+    order: list[str]
+    matrix: tuple[float, float, float, float, float, float]
+
+
+class ModelResult(BaseModel):
+    model: str
+    findings: list[FindingResult]
+    maps: Grid
+
+
+class Window(BaseModel):
+    center: float
+    width: float
+
+
+class Picture(BaseModel):
+    width: int
+    height: int
+    bits: int
+    low: int
+    high: int
+    window: Window
+    source: Literal["dicom", "png", "jpeg"]
+    spacing: tuple[float, float] | None
+
+
+class History(BaseModel):
+    versions: list[ReviewOut]
+
+
+class Conflict(Error):
+    current: ReviewOut
+
+
+class StudyOut(Row):
+    image: Picture
+    results: list[ModelResult]
+    review: ReviewOut  # pyright: ignore[reportIncompatibleVariableOverride]
+    prior: str | None
+    priors: list[str]
+
+
+class FailedUpload(BaseModel):
+    name: str
+    error: str
+
+
+class Predicted(BaseModel):
+    """One entry for each file, in order."""
+
+    studies: list[StudyOut | FailedUpload]
+
+
+class Accepted(BaseModel):
+    """What is safe, and will be predicted: ask for each by its id."""
+
+    studies: list[Row | FailedUpload]
+
+
+class AllFailed(Error):
+    studies: list[FailedUpload]
+
+
+class Token(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    token: str = Field(max_length=512)
+
+
+class Who(BaseModel):
+    name: str
+    admin: bool
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+    version: str
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Error, "description": text}
+    for code, text in {
+        400: "The request is broken", 401: "No valid token", 403: "Not allowed", 404: "Not there", 405: "Not this method",
+        408: "The body took too long", 413: "Too big", 415: "Not in this form", 422: "A value is not allowed",
+        429: "Too much at a time; Retry-After says when", 503: "Not now; Retry-After says when",
+    }.items()
+}  # fmt: skip

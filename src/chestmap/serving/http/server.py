@@ -1,0 +1,124 @@
+"""Uvicorn with deadlines for slow clients, TLS, and a stop that finishes what is under way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from chestmap.errors import BadInput
+from chestmap.serving.engine.settings import ServeSettings
+from chestmap.serving.http.guard import Guard
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen. Port 0 takes any that is free."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.certificate else 'http'}://{host}:{self.port}/"
+
+
+class Bounded(H11Protocol):
+    """Uvicorn waits forever for the end of a header; this closes the connection."""
+
+    header_seconds = 10.0
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        super().connection_made(transport)
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:
+            self._arm()
+        else:
+            self._disarm()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
+            self._arm()
+
+    def _arm(self) -> None:
+        """From here on a whole header is due; bytes that trickle in do not put it off."""
+        if self._late is None:
+            self._late = self.loop.call_later(self.header_seconds, self._close)
+
+    def _disarm(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Tells the service at the first signal, so that nobody waits for results any more."""
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.drain = drain
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        self.drain()
+        super().handle_exit(sig, frame)
+
+
+def server_of(app: Guard, address: Address, settings: ServeSettings, kind: type[Server] = Server) -> Server:
+    """Timeouts and limits of `settings.bounds`; uvicorn logs nothing, since paths and queries may name patients."""
+    bounds, fastapi = settings.bounds, cast(Any, app.app)
+    config = uvicorn.Config(
+        cast(Any, app), host=address.host, port=address.port, http=type("Bounded", (Bounded,), {"header_seconds": bounds.header_seconds}), ws="none", loop="asyncio",
+        lifespan="on", log_config=None, access_log=False, server_header=False, proxy_headers=False,
+        limit_concurrency=bounds.connections, timeout_keep_alive=min(15, max(1, round(bounds.header_seconds))),
+        timeout_graceful_shutdown=settings.shutdown_seconds, h11_max_incomplete_event_size=bounds.header_bytes,
+        backlog=512,
+    )  # fmt: skip
+    if address.certificate:
+        config.load()
+        config.ssl = _tls(address)
+
+    def drain() -> None:
+        fastapi.state.service.drain()
+        stopping: asyncio.Event | None = getattr(fastapi.state, "stopping", None)
+        if stopping is not None:
+            asyncio.get_running_loop().call_soon_threadsafe(stopping.set)
+
+    return kind(config, drain)
+
+
+def _tls(address: Address) -> ssl.SSLContext:
+    """TLS 1.2 or newer."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(cast(Path, address.certificate), address.key)
+    except (OSError, ssl.SSLError) as error:
+        raise BadInput(f"{address.certificate}: {error.strerror or error}; give a PEM certificate and its --key") from None
+    return context

@@ -1,0 +1,40 @@
+"""From the store's rows to what the API answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chestmap.serving.engine.service import Service
+from chestmap.serving.store.reviews import current
+from chestmap.serving.store.tables import Result, Study
+
+
+def row_of(service: Service, study: Study) -> dict[str, Any]:
+    """A line of the worklist; a patient's name is in it only where --show-patient asked for it."""
+    shown = study.shown_patient if service.settings.show_patient else None
+    kept = study.name if shown is not None or study.shown_patient is None else study.id
+    return {
+        "id": study.id, "received": study.received, "name": shown or kept, "patient": study.patient, "view": study.view,
+        "state": study.state, "error": study.error, "suspicion": study.suspicion, "top": study.top,
+        "review": {
+            "version": study.review_version, "state": study.review_state, "by": study.review_by, "at": study.review_at,
+        },
+    }  # fmt: skip
+
+
+def study_of(service: Service, study: Study, results: list[Result]) -> dict[str, Any]:
+    """A row with image, results, review and priors."""
+    priors = service.store.priors(study)
+    return {
+        **row_of(service, study),
+        "image": study.image,
+        "results": [_result(one) for one in results if one.state == "done"],
+        "review": current(service.store, study.id),
+        "prior": priors[0] if priors else None,
+        "priors": priors,
+    }
+
+
+def _result(result: Result) -> dict[str, Any]:
+    grid = {key: result.maps[key] for key in ("width", "height", "order", "matrix")}
+    return {"model": result.model_id, "findings": result.findings, "maps": grid}

@@ -1,0 +1,136 @@
+"""Out of a store: what reviewers said, as annotated images that a method learns from. Reads only, also beside a running service.
+
+accept   present; the boxes are those that the reviewer saw
+reject   absent
+correct  present, with the boxes as drawn; without any, its place is unknown
+unset, or not named: unknown
+
+An accept that came without boxes has those of the model where only one had spoken: of several nobody knows which was meant.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from chestmap.annotations.annotated_image import Annotated, new_folder, place_image, write_tables
+from chestmap.datasets.folder_tables import with_seen
+from chestmap.errors import BadInput
+from chestmap.serving.store.database import open_read_only
+from chestmap.serving.store.tables import File, Result, Review, Study
+from chestmap.types import Box, Findings
+
+PROVENANCE = "reviews.jsonl"
+ENDINGS = {"dicom": ".dcm", "png": ".png", "jpeg": ".jpg"}
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A study with a verdict; `origin` tells who said what, and when."""
+
+    annotated: Annotated
+    original: Path
+    origin: dict[str, Any]
+
+
+def read_reviews(folder: Path, url: str | None = None, *, only_done: bool = False) -> tuple[Findings, list[Reviewed]]:
+    """The newest version of each review, and every finding that a model or a reviewer named."""
+    engine = open_read_only(folder, url)
+    try:
+        return _read(engine, folder.resolve(), ("done",) if only_done else ("part", "done"))
+    finally:
+        engine.dispose()
+
+
+def _read(engine: Engine, root: Path, states: Sequence[str]) -> tuple[Findings, list[Reviewed]]:
+    with Session(engine) as session:
+        newest = (Review.study_id == Study.id) & (Review.version == Study.review_version)
+        original = (File.study_id == Study.id) & (File.kind == "original")
+        rows = select(Study, Review, File).join(Review, newest).join(File, original)
+        found = list(session.execute(rows.where(Review.state.in_(states)).order_by(Study.id)))
+        results: dict[str, list[Result]] = {}
+        for one in session.scalars(select(Result).where(Result.state == "done").order_by(Result.number)):
+            results.setdefault(one.study_id, []).append(one)
+        said = select(Review.study_id, Review.version, Review.state, Review.by, Review.at).order_by(Review.version)
+        versions: dict[str, list[dict[str, Any]]] = {}
+        for study_id, *line in session.execute(said):
+            versions.setdefault(study_id, []).append(dict(zip(("version", "state", "by", "at"), line, strict=True)))
+        named = [name for many in results.values() for one in many for name in one.maps.get("order", ())]
+        named += [name for _, review, _ in found for name in review.findings]
+        if not named:
+            raise BadInput(f"{root}: nobody has reviewed anything in it yet; review studies first")
+        findings = with_seen(named[:1], named)
+        reviewed = []
+        for study, review, file in found:
+            seen = [one for one in results.get(study.id, ()) if one.at and one.at <= review.at]
+            annotated, sources = _annotated(study, review, seen, findings)
+            if annotated.labels:
+                origin = {
+                    "image": annotated.image, "study": study.id, "sha256": study.sha256, "patient": study.patient,
+                    "by": review.by, "at": review.at, "version": review.version, "state": review.state, "note": review.note,
+                    "models": [{"id": one.model_id, "sha256": one.model_sha} for one in seen],
+                    "findings": sources, "versions": versions[study.id],
+                }  # fmt: skip
+                reviewed.append(Reviewed(annotated, root / file.path, origin))
+    return findings, reviewed
+
+
+def _annotated(study: Study, review: Review, seen: Sequence[Result], findings: Findings) -> tuple[Annotated, dict[str, Any]]:
+    """Two names of one finding with contrary verdicts leave it unknown."""
+    labels: dict[str, bool] = {}
+    boxes: list[Box] = []
+    sources: dict[str, Any] = {}
+    verdicts = {name: said for name, said in review.findings.items() if said["verdict"] != "unset"}
+    told = {(findings.resolve(name), said["verdict"] != "reject") for name, said in verdicts.items()}
+    times = Counter(name for name, _ in told)
+    for name, said in verdicts.items():
+        finding, present = findings.resolve(name), said["verdict"] != "reject"
+        if times[finding] > 1:
+            sources[name] = {"verdict": said["verdict"], "contradicted": True}
+            continue
+        marks, whose = _boxes(name, said, seen) if present else ([], "")
+        labels[finding] = present
+        boxes += [Box(finding, *corners) for corners in marks if Box(finding, *corners) not in boxes]
+        sources[name] = {"verdict": said["verdict"], "boxes": len(marks)} | ({"boxes_of": whose} if marks else {})
+    name = f"images/{study.id}{ENDINGS[study.image['source']]}"
+    size = float(study.image["width"]), float(study.image["height"])
+    return Annotated(name, size, labels, tuple(boxes), study.patient or study.id, study.view), sources
+
+
+def _boxes(name: str, said: dict[str, Any], seen: Sequence[Result]) -> tuple[list[tuple[float, ...]], str]:
+    """Corners, and whose they are."""
+    drawn, whose = said["boxes"], "reviewer" if said["verdict"] == "correct" else "model"
+    if not drawn and said["verdict"] == "accept":
+        shown = [found for one in seen for found in one.findings if found["name"] == name]
+        drawn = shown[0]["boxes"] if len(shown) == 1 else []
+    return [tuple(float(box[corner]) for corner in ("x0", "y0", "x1", "y1")) for box in drawn], whose
+
+
+def write_reviewed(out: Path, findings: Findings, reviewed: Sequence[Reviewed], *, copy: bool = False) -> list[Reviewed]:
+    """labels.csv, boxes.json, images/ and reviews.jsonl; returns those whose image was still there, which are the ones written."""
+    with new_folder(out) as folder:
+        written = list(_with_images(folder, reviewed, copy=copy))
+        if not written:
+            raise BadInput("store: no study with a verdict whose image is there; review studies first")
+        write_tables(folder, findings, [one.annotated for one in written])
+        lines = (json.dumps(one.origin, ensure_ascii=False) + "\n" for one in written)
+        (folder / PROVENANCE).write_text("".join(lines), encoding="utf-8")
+    return written
+
+
+def _with_images(folder: Path, reviewed: Sequence[Reviewed], *, copy: bool) -> Iterator[Reviewed]:
+    """Boxes of a model may pass the border by a rounding; they end there."""
+    for one in reviewed:
+        try:
+            place_image(one.original, folder / one.annotated.image, copy=copy)
+        except FileNotFoundError:  # the study was deleted meanwhile
+            continue
+        inside = (box.clipped(*one.annotated.size) for box in one.annotated.boxes)
+        yield replace(one, annotated=replace(one.annotated, boxes=tuple(box for box in inside if box)))

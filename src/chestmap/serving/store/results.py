@@ -1,0 +1,169 @@
+"""Results: asked for, resumed after a stop, answered once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session
+
+from chestmap.serving.store.active_learning import worth
+from chestmap.serving.store.clock import now
+from chestmap.serving.store.tables import File, Result, Score, Study
+
+if TYPE_CHECKING:
+    from chestmap.serving.store.store import Store
+    from chestmap.serving.store.store_files import Folders
+
+MOST_DEATHS = 3
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A file of a study; `name` is within its folder, `kind` is how it is asked for."""
+
+    kind: str
+    name: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said of a study, or why it could not."""
+
+    study_id: str
+    model_sha: str
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    maps: dict[str, Any] = field(default_factory=dict)
+    file: NewFile | None = None
+    suspicion: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A result that is still to come."""
+
+    study_id: str
+    model_sha: str
+
+
+def want(session: Session, study_id: str, models: dict[str, str]) -> None:
+    """Queues a study for models that never saw it; `models` maps sha256 to id."""
+    first = (session.scalar(select(func.max(Result.number))) or 0) + 1
+    for place, (sha, name) in enumerate(models.items()):
+        row = Result(study_id=study_id, model_sha=sha, model_id=name, state="queued", number=first + place, deaths=0)
+        row.error, row.at, row.findings, row.maps = None, None, [], {}
+        session.add(row)
+
+
+def ask(store: Store, study_id: str, models: dict[str, str]) -> list[Asked]:
+    """What is still to be predicted of a study that is there already; what failed is tried again."""
+    with store.writing() as session:
+        there = {row.model_sha: row for row in session.scalars(select(Result).where(Result.study_id == study_id))}
+        if session.get(Study, study_id) is None:
+            return []
+        want(session, study_id, {sha: name for sha, name in models.items() if sha not in there})
+        for sha in models.keys() & there.keys():
+            if there[sha].state in {"failed", "absent"}:
+                there[sha].state, there[sha].error, there[sha].deaths = "queued", None, 0
+        session.flush()
+        wanted = select(Result.model_sha).where(Result.study_id == study_id, Result.state == "queued")
+        found = [Asked(study_id, sha) for sha in session.scalars(wanted) if sha in models]
+        _settle(session, [study_id])
+        return found
+
+
+def resume(store: Store, models: dict[str, str], under_way: Iterable[Asked] = ()) -> list[Asked]:
+    """At a start: what is still to be predicted, oldest first.
+
+    `under_way` is what the service was at when it last stopped; an image with which it stopped three times is given up.
+    """
+    queued = Result.state == "queued"
+    with store.writing() as session:
+        for one in under_way:
+            mine = (Result.study_id == one.study_id) & (Result.model_sha == one.model_sha) & queued
+            session.execute(update(Result).where(mine).values(deaths=Result.deaths + 1))
+        worst = "the service stopped each time it predicted this image; upload it again after an update"
+        changes = (
+            update(Result).where(queued, Result.deaths >= MOST_DEATHS).values(state="failed", error=worst),
+            update(Result).where(Result.state == "absent", Result.model_sha.in_(models)).values(state="queued"),
+            update(Result).where(queued, Result.model_sha.not_in(list(models))).values(state="absent"),
+        )
+        for change in changes:
+            for study_id in set(session.scalars(change.returning(Result.study_id))):
+                _settle(session, [study_id])
+        wanted = select(Result.study_id, Result.model_sha).where(queued).order_by(Result.number)
+        return [Asked(*row) for row in session.execute(wanted)]
+
+
+def answer(store: Store, answers: Sequence[Answer]) -> None:
+    """In one commit. A result that is there already, or whose study was deleted meanwhile, is left as it is."""
+    with store.writing() as session:
+        wanted = select(Result).where(Result.study_id.in_({one.study_id for one in answers}))
+        rows = {(row.study_id, row.model_sha): row for row in session.scalars(wanted)}
+        new: list[Answer] = []
+        for one in answers:
+            row = rows.get((one.study_id, one.model_sha))
+            if row is None or row.state != "queued":
+                continue
+            row.state, row.error, row.at = ("failed" if one.error else "done"), one.error, now()
+            row.findings, row.maps = one.findings, one.maps
+            new.append(one)
+        session.add_all(file_row(store.folders, one.study_id, one.file) for one in new if one.file)
+        session.flush()
+        scores = [
+            {
+                "study_id": one.study_id,
+                "model_sha": one.model_sha,
+                "finding": found["name"],
+                "score": found["score"],
+                "over": found["over"],
+            }
+            for one in new
+            for found in one.findings
+        ]
+        if scores:  # a result that is queued has none
+            session.execute(insert(Score), scores)
+        _settle(session, [one.study_id for one in new], new)
+
+
+def file_row(folders: Folders, study_id: str, new: NewFile) -> File:
+    """The path is kept relative, so that a store may be moved."""
+    path = folders.of(study_id).relative_to(folders.root) / new.name
+    return File(study_id=study_id, kind=new.kind, path=path.as_posix(), sha256=new.sha256, bytes=new.bytes)
+
+
+def _settle(session: Session, study_ids: Collection[str], new: Sequence[Answer] = ()) -> None:
+    """The studies' own lines after their results changed."""
+    wanted = select(Result).where(Result.study_id.in_(study_ids)).execution_options(populate_existing=True)
+    found: dict[str, list[Result]] = {}
+    for row in session.scalars(wanted):
+        found.setdefault(row.study_id, []).append(row)
+    chosen = select(Study).where(Study.id.in_(study_ids)).execution_options(populate_existing=True)
+    for study in session.scalars(chosen):
+        results = found.get(study.id, [])
+        states = {one.state for one in results}
+        study.state = "queued" if "queued" in states else "done" if "done" in states else "failed"
+        errors = [f"{one.model_id}: {one.error}" for one in results if one.error]
+        if study.state == "failed" and not errors:
+            errors = ["its model is not served any more; serve it again, or upload the image again"]
+        study.error = "; ".join(errors) or None
+        said = [one.suspicion for one in new if one.study_id == study.id and not one.error]
+        if said:
+            study.suspicion = max(study.suspicion, *said)
+            study.teaches = worth([one.findings for one in results if one.state == "done"])
+            study.top = _top(results)
+
+
+def _top(results: Sequence[Result], most: int = 3) -> list[dict[str, Any]]:
+    """The highest scores of any model, one for each finding."""
+    best: dict[str, float] = {}
+    for one in results:
+        for found in one.findings:
+            best[found["name"]] = max(best.get(found["name"], 0.0), found["score"])
+    first = sorted(best.items(), key=lambda pair: -pair[1])[:most]
+    return [{"finding": name, "score": score} for name, score in first]

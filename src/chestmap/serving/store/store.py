@@ -1,0 +1,184 @@
+"""Studies and results: what was accepted is there after any crash, and each result once.
+
+An upload is acknowledged after its files are synced and its rows, the results still `queued`, are committed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Select, delete, func, or_, select, tuple_
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from chestmap.errors import Refused
+from chestmap.serving.store.active_learning_order import TEACHING, most_teaching
+from chestmap.serving.store.clock import now
+from chestmap.serving.store.database import open_database
+from chestmap.serving.store.results import NewFile, file_row, want
+from chestmap.serving.store.store_files import Folders
+from chestmap.serving.store.tables import File, Result, Score, Study
+
+
+@dataclass(frozen=True)
+class NewStudy:
+    """What reading an upload found; `image` is as the API gives it."""
+
+    id: str
+    sha256: str
+    name: str
+    image: dict[str, Any]
+    patient: str = ""
+    shown_patient: str | None = None
+    taken: str = ""
+    sop_uid: str = ""
+    view: str = ""
+    files: tuple[NewFile, ...] = ()
+
+
+@dataclass(frozen=True)
+class Query:
+    """What the worklist is asked for; an empty text does not filter."""
+
+    order: str = "suspicion"
+    state: str = ""
+    finding: str = ""
+    reviewed: str = ""
+    search: str = ""
+    offset: int = 0
+    limit: int = 50
+
+
+class Store:
+    """For any number of threads. `models` maps the sha256 of what is served to its id."""
+
+    def __init__(self, folder: Path, url: str | None = None) -> None:
+        if (folder / "queue.sqlite").exists():
+            raise Refused(f"{folder}: holds images of `chestmap node`; give the service a folder of its own")
+        self.folders = Folders(folder)
+        self.engine = open_database(self.folders.root, url)
+        self._writer = self.engine.execution_options(writes=True)
+        self._moving = threading.Lock()  # a study's row and folder come and go together
+
+    def close(self) -> None:
+        self.engine.dispose()
+        self.folders.unlock()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        with Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """One transaction. In SQLite writers wait for each other here, up to 30 seconds."""
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def add(self, new: NewStudy, received: Path, models: dict[str, str]) -> bool:
+        """Whether it was new. The promise to predict is in the same commit as the study."""
+        self.folders.make_durable(received)
+        with self._moving:
+            self.folders.place(received, new.id)
+            return self._insert(new, models)
+
+    def _insert(self, new: NewStudy, models: dict[str, str]) -> bool:
+        """False where the study is there already: another request brought the same file at the same time."""
+        row = Study(
+            id=new.id, sha256=new.sha256, received=now(), name=new.name, patient=new.patient, shown_patient=new.shown_patient,
+            taken=new.taken, sop_uid=new.sop_uid, view=new.view, image=new.image, state="queued", error=None, suspicion=0.0,
+            teaches=0.0, top=[], review_version=0, review_state="no", review_by="", review_at=None,
+        )  # fmt: skip
+        try:
+            with self.writing() as session:
+                session.add(row)
+                session.flush()
+                session.add_all(file_row(self.folders, new.id, one) for one in new.files)
+                want(session, new.id, models)
+        except IntegrityError:
+            return False
+        return True
+
+    def queued(self) -> int:
+        with self.reading() as session:
+            return session.scalar(select(func.count()).select_from(Study).where(Study.state == "queued")) or 0
+
+    def known(self) -> set[str]:
+        """Ids of all studies: 100 bytes each, at a start only."""
+        with self.reading() as session:
+            return set(session.scalars(select(Study.id)))
+
+    def with_sha(self, sha256: str) -> str | None:
+        with self.reading() as session:
+            return session.scalar(select(Study.id).where(Study.sha256 == sha256))
+
+    def study(self, study_id: str) -> tuple[Study, list[Result]] | None:
+        with self.reading() as session:
+            study = session.get(Study, study_id)
+            wanted = select(Result).where(Result.study_id == study_id).order_by(Result.number)
+            return None if study is None else (study, list(session.scalars(wanted)))
+
+    def images(self, study_ids: Collection[str]) -> dict[str, dict[str, Any]]:
+        """What is known of the images of those studies that are there."""
+        with self.reading() as session:
+            return dict(row for row in session.execute(select(Study.id, Study.image).where(Study.id.in_(study_ids))))
+
+    def result(self, study_id: str, model_id: str) -> Result | None:
+        """A finished result of one model, by its id."""
+        with self.reading() as session:
+            wanted = select(Result).where(Result.study_id == study_id, Result.model_id == model_id, Result.state == "done")
+            return session.scalar(wanted)
+
+    def file(self, study_id: str, kind: str) -> Path | None:
+        """Where a file of a study lies; it may be gone a moment later, if the study is deleted."""
+        with self.reading() as session:
+            row = session.get(File, (study_id, kind))
+            return None if row is None else self.folders.root / row.path
+
+    def priors(self, study: Study) -> list[str]:
+        """Earlier images of the same patient, newest first."""
+        if not study.patient:
+            return []
+        with self.reading() as session:
+            mine = (study.taken or "", study.received, study.id)
+            earlier = tuple_(Study.taken, Study.received, Study.id) < mine
+            order = (Study.taken.desc(), Study.received.desc(), Study.id.desc())
+            return list(session.scalars(select(Study.id).where(Study.patient == study.patient, earlier).order_by(*order)))
+
+    def page(self, query: Query) -> tuple[int, list[Study]]:
+        """How many match, and those of one page."""
+        chosen = _filtered(select(Study), query)
+        orders = {"suspicion": Study.suspicion.desc(), "received": Study.received.desc(), "teaches": Study.teaches.desc()}
+        with self.reading() as session:
+            total = session.scalar(select(func.count()).select_from(chosen.subquery())) or 0
+            rows = chosen.order_by(orders[query.order], Study.received.desc(), Study.id)
+            if query.order == "teaches" and query.offset < TEACHING:
+                return total, most_teaching(session, rows, query.offset, query.limit)
+            return total, list(session.scalars(rows.offset(query.offset).limit(query.limit)))
+
+    def delete(self, study_id: str) -> bool:
+        """Row first: a crash in between leaves files that the next start sweeps."""
+        with self._moving:
+            with self.writing() as session:
+                gone = session.execute(delete(Study).where(Study.id == study_id).returning(Study.id)).all()
+            self.folders.remove(study_id)
+        return bool(gone)
+
+
+def _filtered(chosen: Select[Any], query: Query) -> Select[Any]:
+    if query.state:
+        chosen = chosen.where(Study.state == query.state)
+    if query.reviewed:
+        chosen = chosen.where(Study.review_state == query.reviewed)
+    if query.finding:
+        with_it = select(Score.study_id).where(Score.finding == query.finding, Score.over.is_(True))
+        chosen = chosen.where(Study.id.in_(with_it))
+    if query.search:
+        columns = (Study.name, Study.id, Study.patient, Study.shown_patient)
+        chosen = chosen.where(or_(*(column.icontains(query.search, autoescape=True) for column in columns)))
+    return chosen

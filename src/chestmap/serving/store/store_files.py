@@ -1,0 +1,131 @@
+"""The files of the store: what lies beside the database, and how it gets there whole.
+
+studies/ab/s-ab12…/   original, pixels.u16, thumbnail.png, maps-MODEL.npy, and canvas-… until the models have seen it
+incoming/             what is being received; emptied at every start
+orphans/              studies that the database does not know; may be removed
+key                   from which pseudonyms and sessions are made
+lock                  held by the service that owns the folder
+
+Names are made here from digests; nothing that a client sends becomes part of a path.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Collection
+from hashlib import file_digest
+from pathlib import Path
+
+from chestmap.errors import BadInput, Refused
+from chestmap.predictions.part_writer import to_disk as sync
+
+ID = re.compile(r"s-[0-9a-f]{24}")
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+class Folders:
+    """The store's folder. Nobody else may read it: it holds images of patients."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.incoming, self.studies = self.root / "incoming", self.root / "studies"
+        for folder in (self.root, self.incoming, self.studies):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock: int | None = None
+
+    def lock(self) -> None:
+        """One service owns the folder; the lock ends with its process, however that ends."""
+        handle = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise Refused(f"{self.root}: another service holds this store; stop it, or give another --store") from None
+        self._lock = handle
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def key(self) -> bytes:
+        """32 random bytes, made once."""
+        path = self.root / "key"
+        if not path.exists():
+            beside = self.root / f"key.{os.getpid()}"
+            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(secrets.token_bytes(32))
+                file.flush()
+                os.fsync(file.fileno())
+            beside.rename(path)
+            sync(self.root)
+        content = path.read_bytes()
+        if len(content) != 32:
+            raise BadInput(f"{path}: {len(content)} bytes are no key; copy it back, or delete it: pseudonyms will change")
+        return content
+
+    def new(self) -> Path:
+        """An empty folder for what is being received."""
+        folder = self.incoming / secrets.token_hex(12)
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def of(self, study_id: str) -> Path:
+        if not ID.fullmatch(study_id):
+            raise BadInput("study id: expected s- and 24 digits")
+        return self.studies / study_id[2:4] / study_id
+
+    def make_durable(self, received: Path) -> None:
+        """All that is kept is on disk; canvases can be made again."""
+        for path in received.iterdir():
+            if not path.name.startswith("canvas-"):
+                sync(path)
+        sync(received)
+
+    def place(self, received: Path, study_id: str) -> None:
+        """Moves a received folder to its place, durably; one that is there already holds the same content."""
+        target = self.of(study_id)
+        if not target.parent.exists():
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            sync(self.studies)
+        if target.exists():
+            shutil.rmtree(received)
+        else:
+            received.rename(target)
+        sync(target.parent)
+
+    def remove(self, study_id: str) -> None:
+        """Renamed first, so that a study is there whole or not at all."""
+        target = self.of(study_id)
+        if target.exists():
+            doomed = self.incoming / secrets.token_hex(12)
+            target.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def sweep(self, known: Collection[str]) -> int:
+        """After a start: half-received files go; studies that the database does not know were never promised.
+
+        Those are set aside and not removed: it may be another database than yesterday's.
+        """
+        for entry in self.incoming.iterdir():
+            shutil.rmtree(entry, ignore_errors=True)
+        orphans = [path for path in self.studies.glob("*/s-*") if path.name not in known]
+        for path in orphans:
+            aside = self.root / "orphans" / f"{path.name}-{secrets.token_hex(4)}"
+            aside.parent.mkdir(mode=0o700, exist_ok=True)
+            path.rename(aside)
+        for path in self.studies.glob("*/s-*/canvas-*"):  # not synced, so perhaps not whole: read anew
+            path.unlink(missing_ok=True)
+        return len(orphans)
+
+    def free(self) -> int:
+        """Bytes that are left on the disk."""
+        return shutil.disk_usage(self.root).free

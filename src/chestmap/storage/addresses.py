@@ -1,0 +1,148 @@
+"""Files by address (`s3://`, `gs://`, `https://`, whatever fsspec reaches): content, lists, copies, and whose fault a failure is.
+
+An address is told from a path by its "://". Reasons never repeat an address, as names of files may tell of a patient.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from chestmap.errors import BadImage, BadInput, BadModel, Unreachable
+from chestmap.imaging.limits import LIMITS, Limits
+from chestmap.storage import bounded_cache as shard_cache
+from chestmap.storage.bounded_cache import TRIES, failures, store
+
+LOCAL = ("file://", "local://")
+HOPELESS = {"BotoCoreError", "GoogleAuthError", "ClientAuthenticationError"}
+"""No credentials, or no way to the store: what is asked for next would fail alike."""
+
+TOGETHER = 64
+"""Files that are fetched at once."""
+
+Found = TypeVar("Found")
+
+
+def is_address(text: str) -> bool:
+    return "://" in text
+
+
+def without_scheme(text: str) -> str:
+    """The path behind `file://`; any other text as it is."""
+    start = next((start for start in LOCAL if text.startswith(start)), "")
+    return text.removeprefix(start)
+
+
+def site(address: str) -> str:
+    """Which store it is, without what leads to a file in it, and without passwords."""
+    parts = urlsplit(address.rsplit("::", 1)[-1])
+    return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}"
+
+
+def plain_path(address: str) -> str:
+    """Store and path as one path, to name a file by: nothing of a query, a signature or a password."""
+    parts = urlsplit(address.rsplit("::", 1)[-1])
+    web = parts.scheme in {"http", "https"}
+    path = parts.path if web else address.rsplit("::", 1)[-1].split("://", 1)[1].removeprefix(parts.netloc)
+    return f"{parts.netloc.rsplit('@', 1)[-1]}/{path.lstrip('/')}".strip("/")
+
+
+class Away(BadImage):
+    """A store did not give a file that may well be there: denied, or without an answer."""
+
+
+def content_at(address: str, limits: Limits = LIMITS, first: int | None = None) -> bytes:
+    """The bytes of a file, or its first ones; a `BadImage` where it cannot be had, `Unreachable` where nothing can."""
+    said = ""
+    for attempt in range(TRIES):
+        time.sleep(shard_cache.WAIT * 2 ** (attempt - 1) if attempt else 0)
+        try:
+            file_system, path = store(address)
+            data = file_system.cat_file(path, start=0, end=first or limits.file_bytes + 1)
+            limits.check_bytes(len(data))
+        except BadImage:
+            raise
+        except BadInput as problem:
+            if isinstance(problem.__context__, ImportError):
+                raise Unreachable(f"{site(address)}: {str(problem).removeprefix(f'{address}: ')}") from None
+            raise BadImage(f"no address that can be read ({site(address)}): check the list") from None
+        except (FileNotFoundError, IsADirectoryError):
+            raise BadImage("there is no such file: check the address") from None
+        except PermissionError as error:
+            raise Away(f"access is denied ({told(error, address)}): check address and credentials") from None
+        except failures() as error:
+            said = told(error, address)
+            if HOPELESS & {kind.__name__ for kind in type(error).__mro__}:
+                raise Unreachable(f"{site(address)}: {said}; check credentials and network, then call again") from None
+        except (ValueError, NotImplementedError, TypeError) as error:
+            raise BadImage(f"cannot be read ({told(error, address)}): check the address") from None
+        else:
+            return data
+    raise Away(f"cannot be fetched ({said}): tried {TRIES} times")
+
+
+def told(error: BaseException, address: str) -> str:
+    """What an error says, in one line, without the file's own name."""
+    said = " ".join(str(error).split())
+    path = address.split("://", 1)[-1]
+    for text in (address, path, path.partition("/")[2], path.rsplit("/", 1)[-1]):
+        said = said.replace(text, "…") if len(text) > 3 else said
+    return f"{type(error).__name__}: {said[:200]}" if said else type(error).__name__
+
+
+def tried(address: str, action: Callable[[Any, str], Found], *, sending: bool = False) -> Found:
+    """Done with the file system and the path of an address, again where it fails; what goes on failing is told in one line.
+
+    A file that is not there is told by FileNotFoundError, but where something is sent: then it is the bucket.
+    """
+    said = ""
+    for attempt in range(TRIES):
+        time.sleep(shard_cache.WAIT * 2 ** (attempt - 1) if attempt else 0)
+        try:
+            return action(*store(address))
+        except PermissionError as error:
+            said = told(error, "")
+            break
+        except failures() as error:
+            if isinstance(error, FileNotFoundError) and not sending:
+                raise
+            said = told(error, "")
+    raise BadInput(f"{address}: {said}; check address, credentials and network, then call again: what is there is kept")
+
+
+def listed(address: str, start: str = "") -> dict[str, dict[str, Any]]:
+    """Names below an address that begin so, with what the store says of each; in order. Nothing there: none."""
+
+    def found(store: Any, path: str) -> dict[str, dict[str, Any]]:
+        store.invalidate_cache()
+        folder, _, rest = start.rpartition("/")
+        place = f"{path}/{folder}" if folder else path
+        try:
+            more = {"prefix": rest} if rest else {}  # stores with flat names list these alone
+            entries = store.find(place, detail=True, **more)
+        except FileNotFoundError:
+            return {}
+        below = {name.removeprefix(path).lstrip("/"): entry for name, entry in entries.items()}
+        return {name: below[name] for name in sorted(below) if name and name.startswith(start)}
+
+    return tried(address, found)
+
+
+def fetched(address: str, names: Sequence[str], folder: Path) -> Iterator[str]:
+    """Copies into a folder, each written beside and renamed; yields the names of those that are whole."""
+    if odd := [name for name in names if ".." in name.split("/")]:
+        raise BadModel(f"{address}: holds {odd[0]!r}, a name that leads out of it; nothing is fetched")
+    for first in range(0, len(names), TOGETHER):
+        some = names[first : first + TOGETHER]
+        beside = [folder / f".{token_hex(8)}" for _ in some]
+        pairs = [f"/{name}" for name in some], [str(one) for one in beside]
+        tried(address, lambda store, path, pairs=pairs: store.get([path + name for name in pairs[0]], pairs[1]))
+        for name, file in zip(some, beside, strict=True):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+            yield name

@@ -1,0 +1,176 @@
+"""Files of an object store, read through a folder on this machine that never grows beyond its limit.
+
+Any number of processes share the folder. A name holds the hash of its content, so a file that is there is the right one; it is
+fetched beside, checked, then renamed. What was used longest ago makes room; whoever still reads it keeps what it opened.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b, file_digest
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from chestmap.errors import BadInput, BadModel
+from chestmap.imaging.worker_pool import cannot_write
+from chestmap.settings import Settings
+
+LOCKS = 64
+TRIES = 3
+LONGEST_FETCH = 3600 * 10**9
+"""In nanoseconds without a byte: older, it was left by a process that was killed."""
+
+WAIT = 1.0  # seconds before the second try, twice as long before each further one
+
+
+def store(address: str) -> tuple[Any, str]:
+    """The file system of an fsspec address (`s3://`, `gs://`, `file://`, a path), and the path in it.
+
+    Asked for anew wherever it is used: a connection does not live on in a forked process, and fsspec keeps one for each.
+    """
+    from fsspec.core import url_to_fs
+
+    try:
+        file_system, path = url_to_fs(address)
+    except ImportError as error:
+        raise BadInput(
+            f"{address}: this kind of address needs a package that is absent: {error}; install it with pip"
+        ) from None
+    except ValueError as error:
+        raise BadInput(f"{address}: {error}; expected a folder, or an address such as s3://bucket/folder") from None
+    return file_system, path.rstrip("/")
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What a store may raise: OSError, and the own errors of those packages behind fsspec that are loaded."""
+    kinds = {
+        "botocore.exceptions": "BotoCoreError", "aiohttp": "ClientError", "google.auth.exceptions": "GoogleAuthError",
+        "azure.core.exceptions": "AzureError",
+    }  # fmt: skip
+    return OSError, *(getattr(sys.modules[module], kind) for module, kind in kinds.items() if module in sys.modules)
+
+
+def hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
+
+
+class Stored(Settings):
+    """A file at an address, named `stem-hash.ending`; other names are refused, as they become names of files on this machine."""
+
+    name: str = Field(pattern=r"^[0-9a-z_]+-[0-9a-f]{32}\.[a-z]+$")
+    bytes: int = Field(ge=0)
+
+    @property
+    def hash(self) -> str:
+        return self.name.rsplit("-", 1)[1].split(".")[0]
+
+
+@dataclass(frozen=True)
+class ShardCache:
+    """`limit` is in bytes, of all that is in `folder`; passed only where the shards that are being fetched do not fit in it together."""
+
+    address: str
+    folder: Path
+    limit: int
+
+    def __post_init__(self) -> None:
+        try:
+            (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from None
+
+    def open(self, stored: Stored) -> int:
+        """A descriptor to read from, which the caller closes; what it reads stays whole though the file be dropped meanwhile."""
+        if (found := self._opened(stored)) is not None:
+            return found
+        with self._alone(str(int(stored.hash[:8], 16) % LOCKS)):
+            found = self._opened(stored)  # another process fetched it while this one waited
+            return self._fetched(stored) if found is None else found
+
+    def read(self, stored: Stored) -> bytes:
+        with os.fdopen(self.open(stored), "rb") as file:
+            return file.read()
+
+    def _opened(self, stored: Stored) -> int | None:
+        """Marks it as used; a file that was cut short does not count."""
+        try:
+            file = os.open(self.folder / stored.name, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        if os.fstat(file).st_size != stored.bytes:
+            os.close(file)
+            return None
+        os.utime(file)
+        return file
+
+    def _fetched(self, stored: Stored) -> int:
+        beside = self.folder / (stored.name + ".part")
+        with self._alone("room"):
+            self._make_room(stored.bytes)
+            beside.touch()
+        wrong = ""
+        for attempt in range(TRIES):
+            time.sleep(WAIT * 2 ** (attempt - 1) if attempt else 0)
+            file_system, path = store(self.address)
+            try:
+                file_system.get_file(f"{path}/{stored.name}", str(beside))
+                file = os.open(beside, os.O_RDONLY)
+                if hash_of(beside) == stored.hash:
+                    beside.replace(self.folder / stored.name)
+                    return file
+                os.close(file)
+                wrong = "its content is not what was published"
+            except FileNotFoundError:
+                wrong = "there is no such file"
+            except failures() as error:
+                wrong = f"{error.__class__.__name__}: {error}"
+        beside.unlink(missing_ok=True)
+        raise BadModel(
+            f"{self.address}/{stored.name}: {wrong} (tried {TRIES} times, into {self.folder}); delete it there if it is damaged, "
+            'and run "chestmap data pack … --shards" again, which sends what is not there'
+        )
+
+    def _make_room(self, needed: int) -> None:
+        """Drops what was used longest ago, never what is being fetched, whose whole size counts."""
+        if needed > self.limit:
+            raise BadInput(
+                f"{self.folder}: a shard of {needed / 1e6:.1f} MB does not fit in a cache of {self.limit / 1e6:.1f} MB; "
+                "raise data.shards.cache_gb"
+            )
+        files = sorted(_files(self.folder))
+        fetching = {path for used, _, path in files if path.suffix == ".part" and time.time_ns() - used < LONGEST_FETCH}
+        total = needed + sum(max(size, needed) if path in fetching else size for _, size, path in files)
+        for _, size, path in files:
+            if total <= self.limit:
+                return
+            if path not in fetching:
+                path.unlink(missing_ok=True)
+                total -= size
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """The lock goes with the process that holds it."""
+        with (self.folder / "locks" / name).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _files(folder: Path) -> Iterator[tuple[int, int, Path]]:
+    """(last use in nanoseconds, bytes, path) of what a cache holds."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                if entry.is_file():
+                    stat = entry.stat()
+                    yield stat.st_mtime_ns, stat.st_size, Path(entry.path)
+            except FileNotFoundError:
+                continue

@@ -1,0 +1,66 @@
+"""A copy on this machine of files at an address; what has not changed there is not fetched again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from chestmap.progress import progress_of
+from chestmap.storage.addresses import fetched, listed
+
+STATES = ".fetched.json"
+
+
+def _state_of(entry: dict[str, Any]) -> str:
+    """What the store says of a file: size, hash, date, whichever it gives."""
+    return blake2b(repr(sorted((key, str(value)) for key, value in entry.items())).encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class Copy:
+    """In a folder of its own in `cache`, which is called as the address ends."""
+
+    address: str
+    cache: Path
+
+    @property
+    def folder(self) -> Path:
+        address = self.address.rstrip("/")
+        own = blake2b(address.encode(), digest_size=6).hexdigest()
+        return self.cache / f"fetched-{own}" / re.sub(r"[^A-Za-z0-9_.-]|^[.]+", "_", address.rsplit("/", 1)[-1])
+
+    def fetch(self, start: str, wanted: Callable[[str], bool]) -> None:
+        """Files whose names begin so, where they are wanted; what is gone there goes here, too."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        there = {name: _state_of(entry) for name, entry in listed(self.address, start).items() if wanted(name)}
+        here = self._states()
+        for gone in [name for name in here if name.startswith(start) and name not in there]:
+            (self.folder / gone).unlink(missing_ok=True)
+            if gone.count("/") and not any((self.folder / gone).parent.iterdir()):
+                (self.folder / gone).parent.rmdir()
+            del here[gone]
+        todo = [name for name, state in there.items() if here.get(name) != state or not (self.folder / name).exists()]
+        with progress_of("fetch", len(todo), show=len(todo) > 1, unit="files") as advance:
+            try:
+                for name in fetched(self.address, todo, self.folder):
+                    here[name] = there[name]
+                    advance(1)
+            finally:
+                self._note(here)
+
+    def _states(self) -> dict[str, str]:
+        try:
+            return json.loads((self.folder / STATES).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+
+    def _note(self, states: dict[str, str]) -> None:
+        beside = self.folder / f"{STATES}.{token_hex(4)}"
+        beside.write_text(json.dumps(states), encoding="utf-8")
+        beside.replace(self.folder / STATES)

@@ -1,0 +1,249 @@
+"""Where a predictions folder lies: on this machine, or at an fsspec address with a working copy on this machine.
+
+An object store has no rename, but a file that is put there is there whole or not at all. So a part is made in the working copy, its
+files are sent under the names that they have, and `scores.parquet` last: with it the part is there (ADR 18).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, TypeVar
+
+from chestmap.errors import BadInput, Refused
+from chestmap.storage.addresses import fetched, is_address, listed, tried, without_scheme
+from chestmap.storage.bounded_cache import store
+from chestmap.storage.scratch import Scratch
+
+HEADER = "predictions.json"
+MARK = "scores.parquet"
+LARGE = ("maps.npy", MARK)
+"""Not kept in the working copy once they are sent."""
+
+NOT_WHOLE = {
+    "sftp", "ssh", "smb", "ftp", "hdfs", "webhdfs", "webHDFS", "arrow_hdfs", "dbfs", "http", "https", "github", "zip", "tar",
+}  # fmt: skip
+"""Protocols under which a file that is being written is seen half-written, or that do not write."""
+
+Found = TypeVar("Found")
+
+
+class Place:
+    """A folder on this machine: what is written is there, so that nothing is to be brought or sent."""
+
+    afar = False
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def parts(self) -> set[int]:
+        return {int(entry.name[5:]) for entry in self.folder.glob("part-?????") if entry.name[5:].isdecimal()}
+
+    def has(self, part: int) -> bool:
+        return self._part(part).is_dir()
+
+    def _part(self, part: int) -> Path:
+        return self.folder / f"part-{part:05d}"
+
+    def begin(self, *names: str) -> None:
+        """Brings these files of all parts up to the first that is missing."""
+
+    def bring_header(self) -> None:
+        """What others wrote there since."""
+
+    def bring(self, parts: Iterable[int], *names: str) -> None:
+        """These files of finished parts; without names all of them."""
+
+    def send_part(self, part: int, *, alone: bool) -> None:
+        """Where the part is there already, the one that is there stays; refused where this call should be `alone`."""
+
+    def send(self, name: str) -> None:
+        """A file as it is here now, or that it is no longer."""
+
+    def send_rest(self) -> None:
+        """All that was made or changed here and not sent."""
+
+    def bring_plan(self) -> bool:
+        """Whether there is one elsewhere, and it is here now."""
+        return False
+
+    def offer_plan(self) -> None:
+        """The plan that is here becomes that of all processes, or is replaced by the one that does."""
+
+    def drop_plan(self) -> None:
+        """When the folder is complete."""
+
+
+class Remote(Place):
+    """An address. `folder` is this process's own, in `scratch`, and goes with it; `whole` keeps maps there, and brings what others made."""
+
+    afar = True
+
+    def __init__(self, address: str, scratch: Path | None = None, *, whole: bool = False) -> None:
+        self.address, self.whole = address.rstrip("/"), whole
+        if address.partition("://")[0] in NOT_WHOLE or not store(address)[1]:
+            raise BadInput(
+                f"{address}: no place for results; expected a folder of an object store, such as s3://bucket/folder, "
+                "or a folder on a file system, mounted where need be"
+            )
+        self._scratch = Scratch(scratch or Path(tempfile.gettempdir()))
+        super().__init__(self._scratch.folder)
+        self._sent: set[int] = set()
+        self._known: dict[str, tuple[int, int]] = {}  # files as they are at the address
+        self.bring_header()
+        if whole:
+            self._get_all([name for name in self._names() if not name.startswith(("part-", "plan/", HEADER))])
+
+    def __str__(self) -> str:
+        return self.address
+
+    # ---- parts
+
+    def parts(self) -> set[int]:
+        """Those that were sent from here are there, though a listing may come late."""
+        listed = (name.split("/") for name in self._names("part-"))
+        return self._sent | {int(words[0][5:]) for words in listed if len(words) == 2 and words[1] == MARK}
+
+    def has(self, part: int) -> bool:
+        return part in self._sent or self._exists(f"part-{part:05d}/{MARK}")
+
+    def begin(self, *names: str) -> None:
+        there = self.parts()
+        self.bring(
+            range(next(number for number in range(len(there) + 1) if number not in there)), *(() if self.whole else names)
+        )
+
+    def bring(self, parts: Iterable[int], *names: str) -> None:
+        wanted = {f"part-{number:05d}" for number in parts}
+        listed = (name.split("/", 1) for name in self._names("part-"))
+        self._get_all([f"{part}/{name}" for part, name in listed if part in wanted and (not names or name in names)])
+
+    def send_part(self, part: int, *, alone: bool) -> None:
+        folder = self._part(part)
+        if self.has(part):
+            if alone:
+                raise Refused(
+                    f"{self}: {folder.name} came from another call meanwhile; one call at a time writes there (or --shard); "
+                    "call again when the other has ended"
+                )
+            shutil.rmtree(folder)
+            return
+        names = [f"{folder.name}/{path.name}" for path in folder.iterdir()]
+        for stale in set(self._names(f"{folder.name}/")) - set(names):  # of an attempt that was killed
+            self._delete(stale)
+        for name in sorted(names, key=lambda name: (name.endswith(MARK), name)):
+            self._put(name)
+        self._sent.add(part)
+        for name in () if self.whole else LARGE:
+            (folder / name).unlink()
+
+    # ---- other files
+
+    def bring_header(self) -> None:
+        with suppress(FileNotFoundError):
+            (self.folder / HEADER).unlink(missing_ok=True)
+            self._get_all([HEADER])
+
+    def send(self, name: str) -> None:
+        if (self.folder / name).exists():
+            self._put(name)
+        elif self._exists(name):
+            self._delete(name)
+
+    def send_rest(self) -> None:
+        files = (path for path in sorted(self.folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+        names = (path.relative_to(self.folder).as_posix() for path in files)
+        for name in names:
+            if not name.startswith("plan/") and self._known.get(name) != _state(self.folder / name):
+                self._put(name)
+
+    # ---- the plan of several processes: rows under a name of their own, and a file that says which, made once
+
+    def bring_plan(self) -> bool:
+        try:
+            text = self._tried(lambda store, path: store.cat_file(f"{path}/plan/chosen"))
+            self._bring_plan(json.loads(text))
+        except FileNotFoundError:  # there is none, or it went away: another process has completed the folder
+            return False
+        return True
+
+    def _bring_plan(self, names: list[str]) -> None:
+        self._get_all(names)
+        beside = self.folder / f"plan-{token_hex(4)}"
+        (self.folder / names[0]).parent.rename(beside)
+        shutil.rmtree(self.folder / "plan")
+        beside.rename(self.folder / "plan")
+
+    def offer_plan(self) -> None:
+        files, token = sorted((self.folder / "plan").iterdir()), token_hex(8)
+        own = [f"plan/{token}/{file.name}" for file in files]
+        for file, name in zip(files, own, strict=True):
+            self._tried(lambda store, path, file=file, name=name: store.put_file(str(file), f"{path}/{name}"), sending=True)
+
+        def choose(store: Any, path: str) -> None:
+            with suppress(FileExistsError):
+                store.pipe_file(f"{path}/plan/chosen", json.dumps(own).encode(), mode="create")
+
+        self._tried(choose, sending=True)
+        with suppress(FileNotFoundError):
+            names = json.loads(self._tried(lambda store, path: store.cat_file(f"{path}/plan/chosen")))
+            if names != own:
+                self._bring_plan(names)
+
+    def drop_plan(self) -> None:
+        for name in self._names("plan/"):
+            self._delete(name)
+
+    # ---- the store
+
+    def _names(self, start: str = "") -> list[str]:
+        return list(listed(self.address, start))
+
+    def _exists(self, name: str) -> bool:
+        """Asked of the store itself; `exists` of fsspec takes any failure for a no."""
+
+        def asked(store: Any, path: str) -> bool:
+            store.invalidate_cache()
+            try:
+                return bool(store.info(f"{path}/{name}"))
+            except FileNotFoundError:
+                return False
+
+        return self._tried(asked)
+
+    def _get_all(self, names: list[str]) -> None:
+        """What is not here yet."""
+        missing = [name for name in names if not (self.folder / name).exists()]
+        for name in fetched(self.address, missing, self.folder):
+            self._known[name] = _state(self.folder / name)
+
+    def _put(self, name: str) -> None:
+        self._tried(lambda store, path: store.put_file(str(self.folder / name), f"{path}/{name}"), sending=True)
+        self._known[name] = _state(self.folder / name)
+
+    def _delete(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            self._tried(lambda store, path: store.rm_file(f"{path}/{name}"))
+
+    def _tried(self, action: Callable[[Any, str], Found], *, sending: bool = False) -> Found:
+        return tried(self.address, action, sending=sending)
+
+
+def place_of(out: Path | str | Place, scratch: Path | None = None, *, whole: bool = False) -> Place:
+    if isinstance(out, Place):
+        return out
+    text = without_scheme(str(out))
+    return Remote(text, scratch, whole=whole) if is_address(text) else Place(Path(text))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,91 @@
+"""The run folder: one process trains in it at a time, its steps are numbered, a step is whole or unfinished."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from chestmap.errors import BadModel, Refused, StepChanged
+from chestmap.training.checkpoint import write_beside
+from chestmap.training.step_record import Record, check_same
+
+_held: set[Path] = set()
+
+
+class Lock:
+    """Released by the system when the process ends, however it ends; not inherited by loading processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = (folder / "run.lock").resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        refusal = f"{folder}: another training runs here; wait for it, end it, or train in another folder"
+        if self.path in _held:  # the system's lock holds between processes only
+            raise Refused(refusal)
+        self.file = self.path.open("a+")
+        try:
+            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.file.seek(0)
+            pid = self.file.read().strip()
+            self.file.close()
+            raise Refused(f"{refusal} (process {pid})") from None
+        _held.add(self.path)
+        self.file.truncate(0)
+        self.file.write(str(os.getpid()))
+        self.file.flush()
+
+    def release(self) -> None:
+        if self.path in _held:
+            _held.remove(self.path)
+            self.file.close()
+
+
+def write_json(path: Path, value: object) -> None:
+    write_beside(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """None where there is no such file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise BadModel(f"{path}: damaged ({error}); delete its folder to make the step anew") from None
+
+
+def step_folder(run: Path, number: int, name: str) -> Path:
+    """`<number>-<name>`; another name under the same number means that the recipe is another one."""
+    if not name.isidentifier():
+        raise ValueError(f'step "{name}": expected a plain word')
+    wanted = run / f"{number}-{name}"
+    others = [
+        entry.name for entry in run.glob(f"{number}-*") if entry.is_dir() and entry != wanted and "." not in entry.name
+    ]
+    if others:
+        raise StepChanged(f"{run}: step {number} was {others[0]} and would now be {wanted.name}; train in a new folder")
+    return wanted
+
+
+def begin_step(folder: Path, record: Record, *, accept_code: bool, write: bool) -> dict[str, Any] | None:
+    """Check or write what the step is made from; returns the done marker of a finished step."""
+    if not is_begun(folder, record, accept_code=accept_code, write=write) and write:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(folder / "step.json", record.as_json())
+    return read_json(folder / "done.json")
+
+
+def is_begun(folder: Path, record: Record, *, accept_code: bool, write: bool) -> bool:
+    """Whether the step's folder is there; refused where it was made from something else."""
+    recorded = read_json(folder / "step.json")
+    if recorded is None:
+        return False
+    check_same(folder, recorded, record, accept_code=accept_code)
+    if write and recorded["code"] != record.code:
+        write_json(folder / "step.json", record.as_json() | {"code_before": recorded["code"]})
+    return True

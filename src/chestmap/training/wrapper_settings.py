@@ -1,0 +1,201 @@
+"""Alignment, disease masks and erasing around any room: the table `[around]` of a config.
+
+The room itself is unchanged. Alignment is learned first; the room then reads aligned batches only, and its network ends up inside
+`Aligned`, which brings maps back. Masks come from the trained room's own confident maps; its network is then trained on under them.
+Erasing changes finished maps alone, so other numbers need no training. Innermost first: masks, erasing, alignment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from chestmap.errors import BadModel
+from chestmap.nn.alignment import Aligned, Aligner, aligned, aligned_frames
+from chestmap.nn.boxes import resized
+from chestmap.nn.erasing import LEVEL
+from chestmap.nn.losses import balanced_bce
+from chestmap.nn.masks import MaskMean
+from chestmap.nn.wrappers import Masked, Mined, Reader
+from chestmap.packs.loader import Loader, LoaderSettings, Part
+from chestmap.settings import Settings
+from chestmap.tensors import Batch
+from chestmap.training.alignment_steps import AlignmentSettings, align
+from chestmap.training.method import Method
+from chestmap.training.run import Run
+from chestmap.training.schedule import Schedule
+from chestmap.training.task import Task
+from chestmap.training.training_data import Data
+from chestmap.types import Findings
+
+Share = Annotated[float, Field(ge=0, le=1)]
+TINY: Mapping[str, Any] = {
+    "alignment": {
+        "aligner": {"backbone": {"name": "test_resnet"}},
+        "judge": {"name": "test_resnet"},
+        "anchor_images": 16,
+        "schedule": {"epochs": 1, "batch_size": 4, "batches": 2, "augment": False, "select": "last"},
+    },
+    "masks": {"least_score": 0.5, "schedule": {"epochs": 1, "batch_size": 4, "augment": False}},
+    "erasing": {},
+}
+"""Settings, as in TOML, with which each of the three takes a second."""
+
+
+class AlignmentAround(AlignmentSettings):
+    schedule: Schedule = Schedule(epochs=5, batch_size=16, optimizer="sgd", learning_rate=1e-3, augment=False, select="loss")
+
+    @field_validator("schedule")
+    @classmethod
+    def _has_a_score(cls, schedule: Schedule) -> Schedule:
+        if schedule.select == "auc":
+            raise ValueError('select: allowed: loss, last (got "auc"); an alignment has no AUC')
+        return schedule
+
+
+class MasksAround(Settings):
+    """Those of `methods.disease_masks`, learned from the room's own maps."""
+
+    least_score: Share = 0.8  # of an image whose map enters a mask
+    mask_level: Share = 0.5  # of the mask's range; what lies below is cleared
+    asymmetric: tuple[str, ...] = ("Cardiomegaly",)  # findings whose maps are not mirrored
+    schedule: Schedule = Schedule(epochs=5, batch_size=32, learning_rate=1e-4, augment=False)
+
+
+class ErasingAround(Settings):
+    steps: Annotated[int, Field(ge=1)] = 3  # T; 1 leaves a map as it is but scales it
+    level: Annotated[float, Field(gt=0, le=1)] = (
+        LEVEL  # of the map scaled to [0, 1]: the region of its peak above it is erased
+    )
+
+
+class AroundSettings(Settings):
+    """What is left out is off; `[around.erasing]` without a key has the defaults."""
+
+    alignment: AlignmentAround | None = None
+    masks: MasksAround | None = None
+    erasing: ErasingAround | None = None
+
+    @property
+    def named(self) -> list[str]:
+        return [name for name in type(self).model_fields if getattr(self, name) is not None]
+
+    @property
+    def of_model(self) -> dict[str, Any]:
+        """What the finished network is built from: all but schedules."""
+        return self.model_dump(mode="json", exclude_none=True, exclude={name: {"schedule"} for name in self.named})
+
+    @property
+    def of_steps(self) -> dict[str, Any]:
+        """What the steps of a run depend on."""
+        return {name: table for name, table in self.of_model.items() if name != "erasing"}
+
+
+def refusals(method: Method, settings: Any, around: AroundSettings) -> list[str]:
+    """One line for each of the three that makes no sense around this room, as `around.NAME: why`."""
+    reasons = {name: method.refuses[name] for name in around.named if name in method.refuses}
+    if around.erasing and "erasing" not in reasons and not method.own_rule(settings).normalize:
+        reasons["erasing"] = "its maps are cut at a fixed value, and erasing scales each map to [0, 1]"
+    if around.masks and "masks" not in reasons:
+        with torch.device("meta"):
+            network = method.build(settings, Findings(("any",)), (64, 64))
+        if not isinstance(network, Reader):
+            reasons["masks"] = "its network does not say features(images) and read(features) apart"
+    return [f"around.{name}: {method.name} does not take it: {why}; leave it out" for name, why in reasons.items()]
+
+
+def train_around(run: Run, data: Data, method: Method, settings: Any, around: AroundSettings | None) -> nn.Module:
+    """The room's recipe with the steps of what stands around it: `anchor`, `align`, `pairs` before, `masks`, `mask` after."""
+    if around is None:
+        return method.recipe(run, data, settings)
+    aligner = None
+    if around.alignment:
+        aligner = align(run, data, around.alignment, around.alignment.schedule).aligner.eval()
+        data = _through(data, AlignedBatches(aligner))
+    network = method.recipe(run, data, settings)
+    if around.masks:
+        masked = Masked(network, len(data.findings), data.canvas).to(run.device)
+        place = run.write("masks", partial(_write_masks, network, data.train, around.masks), of=data.train)
+        masked.get_buffer("masks").copy_(_read_masks(place, masked.get_buffer("masks").shape))
+        network = run.fit("mask", Mask(masked), data.train, around.masks.schedule, data.validation).network
+    return _wrapped(network, around, aligner)
+
+
+def build_around(
+    method: Method, settings: Any, around: AroundSettings | None, findings: Findings, canvas: tuple[int, int]
+) -> nn.Module:
+    """The untrained network of the same shape."""
+    network = method.build(settings, findings, canvas)
+    if around is None:
+        return network
+    if around.masks:
+        network = Masked(network, len(findings), canvas)
+    return _wrapped(network, around, Aligner(around.alignment.aligner) if around.alignment else None)
+
+
+def _wrapped(network: nn.Module, around: AroundSettings, aligner: Aligner | None) -> nn.Module:
+    if around.erasing:
+        network = Mined(network, around.erasing.steps, around.erasing.level)
+    return Aligned(network, aligner) if aligner else network
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedBatches:
+    """Images warped by a finished aligner, with frames that end on the aligned canvas, so that boxes and masks follow."""
+
+    aligner: Aligner
+
+    def __call__(self, batch: Batch) -> Batch:
+        with torch.no_grad():
+            images = batch.images.to(next(self.aligner.parameters()).device, non_blocking=True)
+            theta = self.aligner(images)
+            moved = aligned(images, theta).to(batch.images.device)
+        return replace(batch, images=moved, frames=aligned_frames(batch.frames, theta))
+
+
+def _through(data: Data, change: AlignedBatches) -> Data:
+    validation, test = (part and replace(part, through=change) for part in (data.validation, data.test))
+    return replace(data, train=replace(data.train, through=change), validation=validation, test=test)
+
+
+class Mask(Task):
+    """Image labels alone, weighted as in Kim 2020, eq. 10."""
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return {"findings": balanced_bce(self.network(batch.images).logits, batch.labels)}
+
+
+def _write_masks(network: nn.Module, part: Part, settings: MasksAround, folder: Path) -> None:
+    """`masks.npy` (float32, finding by row and column), `masks.json` (how many maps each is the mean of), a picture of each."""
+    asymmetric = {part.findings.resolve(name) for name in settings.asymmetric if name in part.findings}
+    mean = MaskMean(torch.tensor([name not in asymmetric for name in part.findings]), settings.least_score)
+    network.eval()
+    device = next(network.parameters()).device
+    for batch in Loader(part, LoaderSettings(batch_size=16), shuffle=False).epoch(0):
+        with torch.inference_mode():
+            output = network(batch.images.to(device))
+        mean.add(output.maps.cpu(), output.logits.cpu())
+    masks = mean.masks(settings.mask_level).numpy()
+    np.save(folder / "masks.npy", masks)
+    counted = dict(zip(part.findings, map(int, mean.count.tolist()), strict=True))
+    (folder / "masks.json").write_text(json.dumps({"findings": part.findings.names, "maps": counted}, indent=1) + "\n")
+    for name, mask in zip(part.findings, masks, strict=True):
+        cv2.imwrite(str(folder / f"{name.replace(' ', '_').replace('/', '_')}.png"), np.rint(mask * 255).astype(np.uint8))
+
+
+def _read_masks(folder: Path, shape: torch.Size) -> Tensor:
+    try:
+        masks = np.load(folder / "masks.npy", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{folder}: no readable masks ({error}); delete the step's folder to make it anew") from None
+    return resized(torch.from_numpy(masks), shape[-1], shape[-2])

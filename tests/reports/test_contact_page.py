@@ -1,0 +1,35 @@
+"""The contact page holds every picture, box and label, and nothing that a name could inject."""
+
+import re
+
+import numpy as np
+import pytest
+
+from chestmap.errors import BadInput
+from chestmap.reports.contact_page import Card, write_contact_page
+from chestmap.types import Box
+
+
+def test_the_page_stands_alone_and_shows_boxes_in_picture_pixels(tmp_path):
+    image = np.full((40, 60), 90, np.uint8)
+    cards = [Card(image, "a_000", ("Mass",), (Box("Mass", 10, 5, 30, 25),), "PA"), Card(image, "b_000", ())]
+    text = write_contact_page(tmp_path / "page.html", "Phantom", {"images": "2"}, cards).read_text()
+    assert text.count("<figure") == 2
+    assert 'viewBox="0 0 60 40"' in text
+    assert '<rect x="10.0" y="5.0" width="20.0" height="20.0"' in text
+    assert 'data-finding="Mass"' in text
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert list(tmp_path.iterdir()) == [tmp_path / "page.html"]
+
+
+def test_names_are_escaped(tmp_path):
+    card = Card(np.zeros((8, 8), np.uint8), "<script>x</script>", ('"><b>',))
+    text = write_contact_page(tmp_path / "page.html", "<title>", {"<k>": "<v>"}, [card]).read_text()
+    assert "<script>x" not in text
+    assert "<b>" not in text.replace("<b>&lt;script", "")
+    assert "<k>" not in text
+
+
+def test_no_images_is_an_error(tmp_path):
+    with pytest.raises(BadInput, match="no images to show"):
+        write_contact_page(tmp_path / "page.html", "x", {}, [])

@@ -1,0 +1,218 @@
+"""Published tables made again: what each needs, what is refused in one line, and the whole chain on a tiny phantom."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chestmap.cli.reproduce import reproduce as verb
+from chestmap.errors import BadInput, BadSettings, Refused
+from chestmap.evaluation.published import find, load_published
+from chestmap.evaluation.scores import Evaluation, Score
+from chestmap.methods import METHODS
+from chestmap.reproduction.published_table import Ours, figures_of, table_of
+from chestmap.reproduction.reproduce import Order, Quick, reproduce, shrunk
+from chestmap.reproduction.table_plan import FOLDS, entries, plan_of
+from chestmap.settings import read_toml
+from chestmap.training.config import config_of, read_config
+from chestmap.types import Findings
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+NAMED = sorted({row.config for table in load_published().values() for row in table.rows if row.config})
+
+
+def test_every_room_of_a_published_row_is_here():
+    assert {name.partition("/")[0] for name in NAMED} <= set(METHODS)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if name.partition("/")[0] in METHODS])
+def test_a_config_of_a_published_row_exists(name):
+    assert (CONFIGS / f"{name}.toml").is_file()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.toml")), ids=lambda path: str(path.relative_to(CONFIGS)))
+def test_every_config_is_valid_at_both_sizes(path, tmp_path):
+    config = read_config(path, [], METHODS)
+    assert config.method.name == config.settings.name
+    tree = shrunk(read_toml(path), config.method, Quick(), tmp_path)
+    small = config_of(tree, METHODS, name=path.name)
+    assert small.data.pack.width == Quick().side
+    assert "imagenet" not in str(small.settings)
+    assert small.data.split == config.data.split
+
+
+def test_a_config_trains_on_the_split_of_its_table():
+    for table in load_published().values():
+        for row in table.rows:
+            path = CONFIGS / f"{row.config}.toml"
+            if not row.config or not path.is_file() or table.split.startswith("chexpert-"):
+                continue
+            split = read_toml(path)["data"]["split"]
+            if row.annotated == 0:
+                assert split["name"] == "official-boxes"
+                continue
+            assert split["name"] == table.split.replace("1..5", "1")
+            wanted = dict(table.split_settings) | ({} if row.annotated is None else {"annotated": row.annotated})
+            assert {key: split.get(key) for key in wanted} == wanted, row.config
+
+
+def test_the_list_has_every_table_and_what_it_needs():
+    found = {entry.id: entry for entry in entries(CONFIGS, METHODS)}
+    assert list(found) == list(load_published())
+    assert (found["ham/table-3"].state, found["ham/table-3"].runs) == ("", 1)
+    assert found["ham/table-5"].runs == 2 * len(FOLDS)
+    assert found["cia_net/table-3"].runs == 4 * len(FOLDS) + 2  # 0 % of the boxes needs no folds
+    assert "never published" in found["ham/table-9"].state
+    assert "quoted" in found["later/classification"].state
+    assert "chestmap compare" in found["ham/text-p-value"].state
+
+
+@pytest.mark.parametrize(
+    ("table", "asked", "message"),
+    [
+        ("ham/table-9", {}, "its boxes were never published"),
+        ("ham/text-chexpert-test", {}, "hidden test set"),
+        ("later/localization", {}, "all its rows are quoted"),
+        ("ham/table-3", {"row": "Li 2018"}, r'row "Li 2018" is quoted from Li et al.*rows with a config: Ours'),
+        ("ham/table-3", {"row": "Our"}, 'no row "Our".*did you mean "Ours"'),
+        ("ham/table-3", {"fold": 2}, "has no folds"),
+        ("ham/table-4", {"fold": 6}, "expected 1 to 5"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_in_one_line(table, asked, message):
+    with pytest.raises((Refused, BadInput), match=message) as error:
+        plan_of(find(table), CONFIGS, METHODS, **asked)
+    assert "\n" not in str(error.value)
+
+
+def test_a_method_that_is_not_written_is_named():
+    with pytest.raises(Refused, match="ham/table-1: method ham is not written yet"):
+        plan_of(find("ham/table-1"), CONFIGS, {"cam": METHODS["cam"]})
+
+
+def test_without_the_configs_it_says_where_they_are(tmp_path):
+    with pytest.raises(BadSettings, match=r"no such folder.*--configs"):
+        plan_of(find("ham/table-1"), tmp_path / "configs", METHODS)
+
+
+def test_a_missing_root_is_said_before_anything_is_made(tmp_path):
+    with pytest.raises(BadInput, match="--root is missing"):
+        reproduce(Order("ham/table-3", out=tmp_path / "out", configs=CONFIGS), METHODS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_fold_of_five():
+    plan = plan_of(find("cia_net/table-3"), CONFIGS, METHODS, fold=3)
+    assert set(plan.folds.values()) == {(3,), ()}
+    assert plan.runs == 6
+
+
+def _evaluation(rows: list[Score]) -> Evaluation:
+    return Evaluation("x", Findings(("Atelectasis", "Mass", "Edema")), tuple(rows))
+
+
+def test_figures_follow_the_rule_of_the_table_and_average_what_the_row_prints():
+    table = find("ham/table-3")
+    ham: dict[str, Any] = {"measure": "T(IoU)", "at": 0.1, "geometry": "mask"}
+    evaluation = _evaluation(
+        [
+            Score(**ham, finding="Atelectasis", value=0.4, rule="preset ham"),
+            Score(**ham, finding="Mass", value=0.2, rule="preset ham"),
+            Score(**ham, finding="Edema", value=1.0, rule="preset ham"),  # not a column
+            Score(**ham, finding="Nodule", value=None, rule="preset ham"),
+            Score(**ham, finding="Atelectasis", value=0.9, rule="own"),
+            Score(**{**ham, "at": 0.3}, finding="Mass", value=0.7, rule="preset ham"),
+        ]
+    )
+    found = dict(zip(table.columns, figures_of(evaluation, table, table.row("Ours", "T(IoU)@0.1")), strict=True))
+    assert found["Atelectasis"] == 0.4
+    assert found["Mean"] == pytest.approx(0.3)
+    assert np.isnan(found["Nodule"])
+
+
+def test_where_only_the_mean_is_printed_it_is_that_of_all_findings():
+    table = find("ham/table-6")
+    evaluation = _evaluation([Score("AUC", "Mass", 0.5), Score("AUC", "mean", 0.8), Score("AUC", "mean", 0.1, rule="other")])
+    found = figures_of(evaluation, table, table.row("RN50-8-LSE", "AUC"))
+    assert found[-1] == 0.8
+    assert np.isnan(found[:-1]).all()
+
+
+def test_mean_and_spread_over_folds():
+    row = find("ham/table-2").row("Ours")
+    one = Ours(row, np.array([[0.1, np.nan, 0.3], [0.3, np.nan, np.nan], [0.8, np.nan, np.nan]]))
+    assert one.mean[0] == pytest.approx(0.4)
+    assert one.spread[0] == pytest.approx(np.std([0.1, 0.3, 0.8], ddof=1))
+    assert np.isnan(one.mean[1])
+    assert one.mean[2] == 0.3
+    assert np.isnan(one.spread[1:]).all()
+
+
+def test_the_table_prints_published_lines_as_printed_and_ours_below():
+    plan = plan_of(find("ham/table-2"), CONFIGS, METHODS)
+    folds = np.stack([np.full(15, 0.5), np.full(15, 0.7)])
+    table = table_of(plan, [Ours(plan.rows[0], folds)])
+    assert table.headers == ("", "Li 2018", "Liu 2019", "Ours", "chestmap, 2 folds", "± over folds")
+    assert table.rows[-1] == ("Mean", "0.806", "0.826", "0.835", "0.600", "0.141")
+    plan = plan_of(find("ham/table-3"), CONFIGS, METHODS, row="Ours")
+    lines = table_of(plan, [Ours(row, np.full((1, 9), 0.126)) for row in plan.rows]).rows
+    assert [line[:3] for line in lines] == [
+        ("0.1", "Ours", "0.78"), ("", "  chestmap", "0.13"), ("0.3", "Ours", "0.34"), ("", "  chestmap", "0.13"),
+    ]  # fmt: skip
+
+
+def test_quick_takes_the_first_folds(tmp_path, monkeypatch):
+    jobs = []
+    monkeypatch.setattr("chestmap.reproduction.reproduce.write_phantom", lambda *_, **__: None)
+    monkeypatch.setattr("chestmap.reproduction.reproduce.train", lambda _, folder, *__, **___: jobs.append(folder))
+    monkeypatch.setattr("chestmap.reproduction.reproduce.predict_and_score", lambda *_, **__: _evaluation([]))
+    made = reproduce(Order("cia_net/table-3", out=tmp_path, configs=CONFIGS, quick=Quick(folds=2)), METHODS)
+    places = [folder.relative_to(tmp_path / "quick" / "cia_net").as_posix() for folder in jobs]
+    assert places[:2] == ["base-80/fold-1", "base-80/fold-2"]
+    assert places[-2:] == ["base-0/official-boxes", "boxes-0/official-boxes"]
+    assert len(places) == 10
+    assert made.path == tmp_path / "quick" / "cia_net" / "table-3.json"
+
+
+def test_a_slash_in_a_row_makes_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("chestmap.reproduction.reproduce.write_phantom", lambda *_, **__: None)
+    monkeypatch.setattr("chestmap.reproduction.reproduce.train", lambda *_, **__: None)
+    monkeypatch.setattr("chestmap.reproduction.reproduce.predict_and_score", lambda *_, **__: _evaluation([]))
+    made = reproduce(Order("attention_mining/table-3", row="w/o KP", out=tmp_path, configs=CONFIGS, quick=Quick()), METHODS)
+    assert made.path == tmp_path / "quick" / "attention_mining" / "table-3-w-o KP.json"
+
+
+def test_quick_goes_from_nothing_to_a_table_and_is_not_done_twice(tmp_path):
+    quick = Quick(images=48, side=64)
+    asked = {"row": "Ours-MSE", "fold": 2, "overrides": ("method.width=8", "method.attend.select=last")}
+    order = Order("ham/table-7", out=tmp_path, configs=CONFIGS, quick=quick, **asked)
+    said: list[str] = []
+    made = reproduce(order, METHODS, said.append, progress=False)
+    assert "mean nothing" in said[0]
+    assert said[1] == "1/1  ham/boxes-mse, fold-2"
+    assert "mean nothing" in made.table.notes[-1]
+    assert made.path.name == "table-7-Ours-MSE-fold-2.json"
+    written = json.loads(made.path.read_text())
+    assert [(row["row"], row["score"]) for row in written["rows"]] == [
+        ("Ours-MSE", "T(IoU)@0.1"),
+        ("Ours-MSE", "T(IoU)@0.3"),
+    ]
+    assert written["rows"][0]["published"]["Mean"] == 0.76
+    assert all(value is None or 0 <= value <= 1 for value in written["rows"][0]["ours"].values())
+    run = tmp_path / "quick" / "ham" / "boxes-mse" / "fold-2"
+    config = read_toml(run / "config.toml")
+    assert (config["data"]["split"]["name"], config["method"]["box_loss"]) == ("fold-2", "mse")
+    kept = [run / "1-attend" / "weights.safetensors", run / "predictions" / "part-00000" / "maps.npy"]
+    before = [path.stat().st_mtime_ns for path in kept]
+    again = reproduce(order, METHODS, progress=False)
+    assert [path.stat().st_mtime_ns for path in kept] == before
+    assert again.table == made.table
+
+
+def test_the_verb_lists_tables(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    verb(configs=CONFIGS)
+    shown = capsys.readouterr().out
+    assert all(table in shown for table in load_published())

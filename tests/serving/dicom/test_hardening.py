@@ -1,0 +1,275 @@
+"""What strangers and ill machines do to a node: each ends in one clear line, nothing is lost, nothing comes twice."""
+
+import errno
+import socket
+import threading
+import urllib.request
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+import pytest
+from pydicom import uid
+
+from chestmap.errors import BadInput, ProcessDied, Refused
+from chestmap.serving.dicom import clock, node, predicting, run
+from chestmap.serving.dicom.clock import Clock
+from chestmap.serving.dicom.metrics import address_of
+from chestmap.serving.dicom.queue import Queue
+from chestmap.serving.dicom.receiver import Door, Receiver, allowed_of
+from chestmap.serving.dicom.spool import Spool, retry_failed
+from chestmap.serving.engine import decoder_process as reading
+from chestmap.serving.engine.decoder_pool import Ended, Readers
+from chestmap.serving.store.store import Store
+from serving.dicom.films import Collected, associate, counts, film, send, wait_until
+
+pytestmark = [  # pynetdicom leaves the socket of a connection that failed to the garbage collector
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def value(node, name, **labels):
+    return node.spool.metrics.registry.get_sample_value(f"chestmap_node_{name}", labels) or 0
+
+
+def lines(caplog, words):
+    return [one.getMessage() for one in caplog.records if words in one.getMessage()]
+
+
+def test_a_flood_of_connections_is_two_lines(start, settings, caplog):
+    node = start(how=settings.model_copy(update={"per_host": 4, "acse_seconds": 600}))
+    with ExitStack() as open_lines:
+        connect = lambda: open_lines.enter_context(socket.create_connection(("127.0.0.1", node.port), timeout=60))  # noqa: E731
+        for _ in range(4):
+            connect()
+        wait_until(lambda: len(node.receiver._listener.active_associations) == 4)
+        for line in [connect() for _ in range(60)]:
+            with suppress(ConnectionError):
+                assert line.recv(10) == b""
+    assert lines(caplog, "has 4 already") == ["a connection was refused: 127.0.0.1 has 4 already (per_host)"]
+    node.spool.metrics.tell()
+    assert lines(caplog, "(59 times more)")
+    assert value(node, "refused_total", reason="connections") == 60
+    node.spool.metrics.tell()
+    assert len(lines(caplog, "has 4 already")) == 2
+    wait_until(lambda: not node.receiver._listener.active_associations)  # a place is free as soon as its connection ends
+    link = associate(node.port)
+    assert link.send_c_echo().Status == 0
+    link.release()
+
+
+def test_one_association_too_many_is_rejected_and_told(start, settings, caplog):
+    node = start(how=settings.model_copy(update={"associations": 1}))
+    first = associate(node.port)
+    assert associate(node.port).is_rejected
+    assert "as many associations as may be" in caplog.text
+    first.release()
+
+
+@pytest.mark.parametrize("last", [b"\x07\0\0\0\0\4\0\0\0\0", b""], ids=["abort", "silence"])
+def test_an_image_that_breaks_off_is_not_taken(start, caplog, last):
+    node, long = start(), film(1)
+    long.PixelData = bytes(1 << 20)
+    link = associate(node.port, long)
+    line, sent = link.dul.socket, []
+
+    def break_off(piece):
+        sent.append(piece)
+        if len(sent) < 8:
+            line.socket.sendall(piece)
+        elif len(sent) == 8:
+            line.socket.sendall(last)
+            line.socket.shutdown(socket.SHUT_RDWR)
+
+    line.send = break_off
+    assert link.send_c_store(long).get("Status") is None
+    wait_until(lambda: lines(caplog, "in the midst of an image"))
+    assert len(caplog.records) == 1
+    assert sum(node.spool.queue.counts().values()) == 0
+    assert not list(node.spool.folders.incoming.iterdir())
+
+
+def test_what_is_turned_away_is_told_once_by_its_reason(start, caplog):
+    """A title that nobody allowed, one that calls somebody else, a class and a transfer syntax that are not read."""
+    node = start()
+    for _ in range(3):
+        assert associate(node.port, title="STRANGER").is_rejected
+    assert associate(node.port, called="OTHER").is_rejected
+    report, big_endian = film(1, SOPClassUID=uid.EnhancedSRStorage), film(2)
+    for one, syntax in ((report, uid.ExplicitVRLittleEndian), (big_endian, uid.ExplicitVRBigEndian)):
+        sender = node_sender(one.SOPClassUID, syntax)
+        link = sender.associate("127.0.0.1", node.port, ae_title="CHESTMAP")
+        with pytest.raises(ValueError, match="presentation context"):
+            link.send_c_store(one)
+        link.release()
+    told = [one.getMessage() for one in caplog.records]
+    assert told == [
+        "an association of STRANGER at 127.0.0.1 was rejected: its title is not in --allow",
+        "an association of TEST at 127.0.0.1 was rejected: it calls another title than --title",
+        "TEST at 127.0.0.1 offers what is not taken: Enhanced SR Storage",
+        "TEST at 127.0.0.1 offers what is not taken: its transfer syntaxes of Computed Radiography Image Storage",
+    ]
+    assert [value(node, "refused_total", reason=one) for one in ("title", "called", "class", "syntax")] == [3, 1, 1, 1]
+
+
+def node_sender(storage, syntax):
+    from pynetdicom import AE
+    from pynetdicom.sop_class import Verification
+
+    sender = AE("TEST")
+    sender.add_requested_context(Verification)
+    sender.add_requested_context(storage, [syntax])
+    return sender
+
+
+def test_an_archive_that_is_full_is_asked_by_one_image_at_a_time(start, settings, archive, caplog):
+    """0xA700 is no fault of an object: results wait, and come once when there is room."""
+    archive.status = 0xA700
+    node = start(archive.destination(settings))
+    assert send(node.port, film(1), film(2), film(3)) == [0, 0, 0]
+    wait_until(lambda: value(node, "retries_total", destination=node.delivery.destination.name) >= 3)
+    assert len(lines(caplog, "status 0xA700; results wait")) == 1
+    archive.status = 0
+    counts(node, done=3)
+    assert {len(sent) for sent in archive.stored.values()} == {1}
+    wait_until(lambda: value(node, "delivered_total", destination=f"ARCHIVE@127.0.0.1:{archive.port}") == 3)
+
+
+def test_a_disk_that_fills_while_images_are_read_fails_none(start, monkeypatch, caplog, tmp_path):
+    monkeypatch.setattr(predicting, "PAUSE", 0.01)
+    troubles, real = [OSError(errno.ENOSPC, "No space left on device")] * 3, Readers.canvases
+
+    def sometimes(self, *arguments):
+        if troubles:
+            raise troubles.pop()
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Readers, "canvases", sometimes)
+    node = start()
+    assert send(node.port, film(1)) == [0]
+    counts(node, done=1)
+    assert len(lines(caplog, "No space left on device; trying again")) == 1
+
+    path = tmp_path / "film.dcm"
+    film(1).save_as(path, enforce_file_format=True)
+    canvas = node.predicting.served.predictor.model.canvas.model_dump()
+    request = {"path": str(path), "out": str(tmp_path / "none"), "canvases": {"canvas-x": canvas}, "file_bytes": 1 << 30}
+
+    def full(self, _):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert reading.answered(reading.json.dumps({**request, "canvases_only": True}).encode()) == {"trouble": errno.ENOSPC}
+
+
+def test_a_reader_that_dies_is_given_the_image_again(start, monkeypatch):
+    """As often as an image may end the node; then it is at fault, and `--retry-failed` gives it another chance."""
+    monkeypatch.setattr(predicting, "PAUSE", 0.01)
+    real, deaths = Readers.canvases, {film(1).SOPInstanceUID: 2, film(2).SOPInstanceUID: 3}
+
+    def mortal(self, path, *arguments):
+        for name in deaths:
+            if node.spool.id_of(name) in str(path) and deaths[name]:
+                deaths[name] -= 1
+                raise Ended("cannot be decoded within 30 seconds and its memory")
+        return real(self, path, *arguments)
+
+    monkeypatch.setattr(Readers, "canvases", mortal)
+    node = start()
+    assert send(node.port, film(1), film(2), film(3)) == [0, 0, 0]
+    counts(node, done=2, failed=1)
+    assert "cannot be decoded within" in node.spool.queue.reasons()[0][1]
+    assert retry_failed(node.spool.folders.root) == 1
+    counts(node, done=3)
+    wait_until(lambda: [value(node, f"{name}_total") for name in ("predicted", "failed")] == [3, 1])
+
+
+def test_a_model_that_answers_nothing_ends_the_node_and_no_image(start, served, readers, settings, monkeypatch, tmp_path):
+    """A graphics card that is lost: the next start predicts what waited."""
+
+    def lost(*_):
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(served.predictor), "arrays", lost)
+        patched.setattr(node, "STATUS_SECONDS", 0.05)
+        spool = Spool(tmp_path / "node")
+        ill = node.Node(node.Duty(served, Collected()), spool, settings, readers=readers)
+        door = Door(port=0, allowed=allowed_of(["TEST"]))
+        sending = threading.Thread(target=lambda: send(wait_until(lambda: ill.receiver).port, film(1), film(2)))
+        sending.start()
+        patched.setattr(run.signal, "signal", lambda *_: None)
+        with pytest.raises(ProcessDied, match="nothing is lost"):
+            run.run(ill, door)
+        sending.join()
+    again = start()
+    counts(again, done=len(again.spool.queue.known()))
+    assert again.spool.queue.known()
+
+
+def test_time_neither_jumps_nor_runs_back(monkeypatch, tmp_path):
+    wall = {"now": 1_000_000.0}
+    monkeypatch.setattr(clock.time, "time", lambda: wall["now"])
+    now = Clock()
+    assert now() == pytest.approx(1_000_000, abs=60)
+    wall["now"] += 10 * 86400
+    assert now() == pytest.approx(1_000_000, abs=60)
+    with closing(Queue(tmp_path / "queue.sqlite")) as queue:  # with the clock ten days ahead
+        queue.add("a")
+        queue.claim(1)
+        queue.results_ready("a")
+        queue.postpone("a", 0.0, "no")
+    wall["now"] -= 20 * 86400
+    with closing(Queue(tmp_path / "queue.sqlite")) as queue:  # and then ten days behind
+        assert queue.next_due() == ("a", 1)
+        assert queue.overdue(3600) == []
+        assert queue.oldest() < 60
+
+
+def test_the_service_and_the_node_take_no_folder_of_each_other(tmp_path):
+    (tmp_path / "service" / "studies" / "ab" / "s-ab").mkdir(parents=True)
+    (tmp_path / "service" / "studies" / "ab" / "s-ab" / "original").write_bytes(b"image")
+    with pytest.raises(Refused, match="chestmap serve"):
+        Spool(tmp_path / "service")
+    Spool(tmp_path / "node").close()
+    with pytest.raises(Refused, match="chestmap node"):
+        Store(tmp_path / "node")
+
+
+def test_a_port_that_is_taken_is_one_line(start, settings, tmp_path):
+    node = start()
+    with closing(Spool(tmp_path / "other")) as spool, pytest.raises(BadInput, match="in use"):
+        Receiver(Door(port=node.port), spool, settings)
+
+
+def test_prometheus_reads_the_node(served, readers, settings, tmp_path):
+    """On an address of its own, and without an image's or a patient's name."""
+    spool = Spool(tmp_path / "told")
+    one = node.Node(node.Duty(served, Collected()), spool, settings, readers=readers)
+    port = one.start(Door(port=0, allowed=allowed_of(["TEST"])), ("127.0.0.1", 0))
+    try:
+        assert send(port, film(1), film(2, ViewPosition="LL")) == [0, 0]
+        counts(one, done=1, failed=1)
+        wait_until(lambda: value(one, "delivered_total", destination="memory") and value(one, "failed_total"))
+        with urllib.request.urlopen(f"http://127.0.0.1:{one.page.port}/metrics", timeout=60) as answer:
+            text = answer.read().decode()
+    finally:
+        one.stop()
+    for line in (
+        'chestmap_node_received_total{by="c-store"} 2.0', 'chestmap_node_images{state="done"} 1.0',
+        'chestmap_node_images{state="failed"} 1.0', 'chestmap_node_delivered_total{destination="memory"} 1.0',
+        "chestmap_node_failed_total 1.0", 'chestmap_node_seconds_count{stage="send"} 1.0', "chestmap_node_oldest_seconds 0.0",
+    ):  # fmt: skip
+        assert line in text.splitlines()
+    assert film(1).SOPInstanceUID not in text
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", one.page.port), timeout=60)
+
+
+def test_where_prometheus_reads():
+    assert address_of("9400") == address_of(":9400") == address_of("localhost:9400") == ("127.0.0.1", 9400)
+    assert address_of("0.0.0.0:1") == ("0.0.0.0", 1)
+    assert address_of("[::1]:9400") == ("::1", 9400)
+    for wrong in ("", "host", "host:1", "1.2.3.4:", "127.0.0.1:99999", "1:-2"):
+        with pytest.raises(BadInput, match="--metrics"):
+            address_of(wrong)
