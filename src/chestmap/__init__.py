@@ -9,6 +9,6 @@ __version__ = "0.1.0"
 def load(folder: object, settings: Any = None) -> Any:
     """`chestmap.models.predictor.Predictor` of a model folder: `chestmap.load("runs/ham/model").predict("film.dcm").show()`.
 
-    Imported by name when it is called: this package stands below all layers, and is imported without torch.
+    Imported by name when it is called: the package itself is imported without torch.
     """
     return import_module("chestmap.models.predictor").load(folder, settings)

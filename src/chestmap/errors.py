@@ -15,7 +15,7 @@ ChestmapError
 ├── Diverged            training produced a number that is not finite               exit code 1
 └── ProcessDied         one of the processes that train together ended              that of the process, or 1
 
-Every message says what came, what is allowed and what to do, in one line.
+Every message states what came, what is allowed and what to do, in one line.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from difflib import get_close_matches
 
 
 class ChestmapError(Exception):
-    """Anything chestmap says to its user; the message is the whole story."""
+    """Any error meant for the user; the message is the whole story."""
 
     exit_code = 2
 
@@ -67,7 +67,7 @@ class Refused(ChestmapError):
 
 
 class Leak(Refused):
-    """Patients or images stand on both sides of a split that promises otherwise."""
+    """Two sides of a split share patients or images although it promises otherwise."""
 
 
 class StepChanged(Refused):

@@ -15,7 +15,7 @@ Report = Callable[[int, int], None]
 
 @contextmanager
 def progress_of(what: str, total: int, *, show: bool | Report, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """Yields `advance(count)`. `show` is True, False, or a function that is told instead of the screen.
+    """Yields `advance(count)`. `show` is True, False, or a function that is called instead of drawing.
 
     The time left is an estimate from the last half minute.
     """

@@ -44,7 +44,7 @@ class Batch:
         return boxed
 
     def masks(self, height: int, width: int) -> Float[Tensor, "batch finding height width"]:
-        """The union of a finding's boxes on a grid over the canvas: 1 in cells whose center lies in a box."""
+        """The union of a finding's boxes on a grid over the canvas: 1 in cells with their center in a box."""
         masks = self.images.new_zeros((len(self), len(self.findings), height, width), dtype=torch.float32)
         for row, (frame, boxes) in enumerate(zip(self.frames, self.boxes, strict=True)):
             for box in frame.resized((width, height)).to_canvas(boxes):

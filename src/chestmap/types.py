@@ -242,7 +242,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a model says of one image: maps are raw and non-negative on the canvas grid, boxes in image pixels."""
+    """A model's answer for one image: maps are raw and non-negative on the canvas grid, boxes in image pixels."""
 
     image_id: str
     patient_id: str

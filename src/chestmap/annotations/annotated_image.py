@@ -1,4 +1,4 @@
-"""What people said of images, and a folder of it that `folder.py` reads: labels.csv, boxes.json and the images.
+"""Labels and boxes that people gave images, written as a folder that `folder.py` reads: labels.csv, boxes.json, images.
 
 Annotation programs, reviews and datasets meet here; `annotation_forms.py` has the programs' own forms.
 """

@@ -1,6 +1,6 @@
 """CVAT's "for images 1.1": an XML file of images with boxes, and tags for what is there or not without a place.
 
-A tag with the attribute `present` = false says that a finding is absent. A model's boxes have `source="auto"` and their score.
+A tag with the attribute `present` = false marks a finding as absent. A model's boxes have `source="auto"` and their score.
 """
 
 from __future__ import annotations

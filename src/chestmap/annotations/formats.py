@@ -57,7 +57,7 @@ def export(
     given: Predicted | None = None,
     prefix: str = LOCAL_FILES,
 ) -> None:
-    """One file; beside one for Label Studio its labeling configuration. COCO's dataset form holds what people said alone."""
+    """Write one file, for Label Studio also its labeling configuration. COCO's dataset form holds people's annotations only."""
     if form not in FORMS:
         raise BadInput(f"form {form}: allowed: {', '.join(FORMS)}{did_you_mean(form, FORMS)}")
     predicted, model = (given or Predicted()).boxes, (given or Predicted()).model
@@ -118,7 +118,7 @@ def _coco_images(path: Path) -> tuple[list[Annotated], SetAside]:
 
 def import_annotations(path: Path, root: Path, out: Path, *, complete: bool = False, copy: bool = False) -> SetAside:
     """A folder that `folder.py` reads. A box means present; what is not marked is unknown, or absent where all is marked
-    (`complete`). Images are found in `root` by path, name or stem; what cannot be used is set aside and told.
+    (`complete`). Images are found in `root` by path, name or stem; what cannot be used is set aside and reported.
     """
     images, aside = read_annotations(path)
     named = [name for one in images for name in (*one.labels, *(box.finding for box in one.boxes))]

@@ -37,7 +37,7 @@ def label_config(findings: Findings) -> str:
 def label_studio_tree(
     images: Sequence[Annotated], predicted: Mapping[str, Sequence[Box]], model: str = "model", prefix: str = LOCAL_FILES
 ) -> list[dict[str, Any]]:
-    """Tasks; `prefix` stands before each image's name. A prediction's score is that of its best box."""
+    """Tasks; `prefix` precedes each image's name. A prediction's score is that of its best box."""
     tasks = []
     for number, one in enumerate(images, 1):
         address = prefix + (quote(one.image) if "?d=" in prefix else one.image)
@@ -103,7 +103,7 @@ def _image(address: str, data: dict[str, Any], annotation: dict[str, Any], aside
             case {"type": "rectanglelabels", "value": dict() as value}:
                 width, height = region.get("original_width"), region.get("original_height")
                 try:
-                    size = float(width), float(height)  # pyright: ignore[reportArgumentType] -- a TypeError is told
+                    size = float(width), float(height)  # pyright: ignore[reportArgumentType] -- a TypeError is reported
                     if value.get("rotation") or region.get("image_rotation"):
                         raise BadBox("turned boxes and images have no upright corners")
                     boxes += [_box(str(finding), value, size) for finding in value["rectanglelabels"]]
@@ -120,7 +120,7 @@ def _box(finding: str, value: dict[str, Any], size: tuple[float, float]) -> Box:
 
 
 def _name(address: str) -> str:
-    """A path from an address: below the local files, or of an upload, before whose name stand eight digits."""
+    """A path from an address: below the local files, or of an upload, which Label Studio prefixes with eight digits."""
     if "?d=" in address:
         return unquote(address.partition("?d=")[2])
     last = unquote(address.partition("?")[0]) if address.startswith(("/", "http")) else address

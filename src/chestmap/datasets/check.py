@@ -190,7 +190,7 @@ def _parts(source: Source, splits: Iterable[Parts]) -> Iterator[PartCount]:
 
 
 def leaks_told(source: Source, splits: Iterable[Parts]) -> list[Problem]:
-    """Images and patients on two sides; where a split says that it shares patients, that is only noted."""
+    """Images and patients on two sides; where a split declares shared patients, that is only noted."""
     problems = []
     patient_of = _patient_of(source)
     for split in splits:

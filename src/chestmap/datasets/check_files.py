@@ -25,7 +25,7 @@ ASPECT = 0.02
 
 
 def look_for_files(source: Source, *, progress: bool = True) -> tuple[list[int], list[Problem]]:
-    """Rows whose file is there, and what is missing or empty."""
+    """Rows with a file, and what is missing or empty."""
     paths = [source.root / path for path in source.images["path"]]
     with ThreadPoolExecutor(LOOKS_AT_ONCE) as pool, progress_of("Looking for files", len(paths), show=progress) as advance:
         sizes = []
@@ -91,7 +91,7 @@ def _misplaced(source: Source, good: Sequence[tuple[int, Look]]) -> list[Problem
     """Image space that the stored pixels contradict, so that boxes would lie elsewhere.
 
     Where a source gives sizes, stored images may be smaller but not of another aspect; where it gives none, image space is
-    the stored pixels, and a box beyond them tells that the images were shrunk.
+    the stored pixels, and a box beyond them shows that the images were shrunk.
     """
     beyond, bent = [], []
     sizes = source.images.select("image_id", "width", "height").rows()

@@ -4,7 +4,7 @@
     root/train/patient00001/study1/...       images, or below root/CheXpert-v1.0*/
     root/BBoxes.json                         {image: {finding: [[x0, y0, x1, y1], ...]}} in pixels of the original images
 
-The small images were shrunk to a shorter side of 320 pixels and do not tell their original size, so on them a box has no place
+The small images were shrunk to a shorter side of 320 pixels and do not hold their original size, so on them a box has no place
 until `original_sizes` names a CSV (Path, width, height); such boxes are set aside, never put somewhere near.
 """
 
@@ -62,7 +62,7 @@ class ChexpertSettings(Settings):
     boxes: str = BOX_FILE  # a file in the root, used where it is there; "none" leaves boxes out
     original_sizes: Path | None = None  # CSV of Path, width, height: where boxes lie when the small images are used
     small: bool | None = (
-        None  # whether the stored images are the small ones; unset: as the files, or the paths of the table, tell
+        None  # whether the stored images are the small ones; unset: decided by the files, or by the paths of the table
     )
 
     @field_validator("findings")
@@ -113,7 +113,7 @@ def _folder(root: Path) -> Path:
 
 
 def _base(root: Path, prefix: str) -> str:
-    """What stands before `train/patient…` in a path from the root; the table's own word where no image is there."""
+    """The prefix of `train/patient…` in a path from the root; the table's own word where no image is there."""
     folders = ("", f"{prefix}/", "CheXpert-v1.0/", "CheXpert-v1.0-small/")
     there = [base for base in folders if any((root / base / part).is_dir() for part in PARTS)]
     return (there or [""])[0]
@@ -123,7 +123,7 @@ def _part(path: Path, part: str, findings: Findings) -> tuple[Table, Codes]:
     """One table of the publisher, and its label cells.
 
     17 frontal images carry LL or RL as AP/PA: their view is unknown. The tables of labels by radiologists (`test_labels.csv`)
-    have no columns but the path and the findings, and the path then tells laterals.
+    have no columns but the path and the findings, and the path then marks laterals.
     """
     optional = {
         "side": ("Frontal/Lateral",),

@@ -89,7 +89,7 @@ def _size(image: dict[str, Any]) -> tuple[float | None, float | None]:
 
 
 def read_scored(path: Path, of: Path | None = None) -> dict[str, list[Box]]:
-    """A model's boxes by image name: of a dataset form with scores, or of a results list whose ids are those of the dataset `of`."""
+    """A model's boxes by image name: of a dataset form with scores, or of a results list with the ids of the dataset `of`."""
     tree = read_json(of or path, dict)
     marks = read_json(path, list) if of else tree.get("annotations")
     if not isinstance(marks, list):

@@ -31,7 +31,7 @@ YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25, "": 1.0}
 """Units of an age as DICOM writes it (058Y)."""
 
 PRESENT, ABSENT, UNCERTAIN, BLANK, DAMAGED = 1, 0, 2, 3, 4
-"""What a cell of a label column says, before a source's policy for uncertain and blank cells."""
+"""The meaning of a label cell, before a source's policy for uncertain and blank cells."""
 
 CELLS = (
     dict.fromkeys(("1", "1.0", "true", "yes"), PRESENT)
@@ -112,7 +112,7 @@ def spelled(table: Table, column: str, whole: Findings, *, any_case: bool = Fals
 def _spellings(
     table: Table, column: str, texts: Mapping[str, Sequence[str]], whole: Findings, *, any_case: bool = False
 ) -> tuple[Table, dict[str, str]]:
-    """Their names and ours; `texts` holds, for each of their names, the cells of `column` in which it stands.
+    """Their names and ours; `texts` holds, for each of their names, the cells of `column` that contain it.
 
     Aliases and other cases are repairs with a count. A near miss is never taken for the finding: it is an error that offers it.
     """

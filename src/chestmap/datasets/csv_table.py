@@ -24,7 +24,7 @@ Spellings = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Text columns without blanks at their ends, "" where empty; the column `place` tells where a row stood in the file."""
+    """Text columns without blanks at their ends, "" where empty; the column `place` holds a row's place in the file."""
 
     file: str
     rows: pl.DataFrame
@@ -100,7 +100,7 @@ def plain(name: str) -> str:
 
 
 def _find_columns(path: Path, header: list[str], required: Spellings, optional: Spellings, *, rest: bool) -> dict[str, int]:
-    """Where each wanted column stands; every missing or repeated one is told at once."""
+    """The index of each wanted column; all missing or repeated ones are reported at once."""
     plains = [plain(name) for name in header]
     named = [name for name in header if name]
     found: dict[str, int] = {}

@@ -85,7 +85,7 @@ def read_folder(settings: FolderSettings) -> Source:
 
 
 def _inside(root: Path, name: str) -> Path:
-    """A file named in the settings; first the root must be there, so that the message tells which of the two is missing."""
+    """A file named in the settings; first the root must be there, so that the message names which of the two is missing."""
     locate(root)
     return root / name
 
@@ -164,7 +164,7 @@ def _sized(rows: pl.DataFrame, sizes: pl.DataFrame) -> pl.DataFrame:
 
 
 def _lists(rows: pl.DataFrame) -> dict[str, tuple[str, ...]]:
-    """The column `split` as lists, by the names that stand in it."""
+    """The column `split` as lists, by the names in it."""
     if "list" not in rows.columns:
         return {}
     lists = rows.filter(pl.col("list") != "").group_by("list", maintain_order=True).agg("image_id")

@@ -64,7 +64,7 @@ def with_seen(chosen: Iterable[str], seen: Iterable[str]) -> Findings:
 
 
 def read_labels(path: Path) -> Table:
-    """One row for each image; columns beside the known ones stay under their own names, as findings or to be left alone."""
+    """One row for each image; unknown columns stay under their own names, as findings or to be left alone."""
     table = read_csv(path, IMAGE, KNOWN, rest=True)
     table = table.set_aside(pl.col("image_id") == "", "image name", "the image has no name")
     table = table.with_columns(image_id=pl.col("image_id").str.replace_all("\\", "/", literal=True))
@@ -92,7 +92,7 @@ def labels_of(table: Table, chosen: tuple[str, ...] | None) -> tuple[Table, Find
 
 
 def _from_names(table: Table, chosen: tuple[str, ...] | None) -> tuple[Table, Findings, Labels]:
-    """A chosen finding that never stands in the table is absent everywhere, and noted: it may be a slip."""
+    """A chosen finding that the table never names is absent everywhere, and noted: it may be a slip."""
     names = {name.strip() for cell in table.rows["labels"].unique() for name in cell.split("|")}
     seen = sorted(name for name in names if name and name not in Findings((NO_FINDING,)))
     if not seen and not chosen:
@@ -125,7 +125,7 @@ def _finding_columns(table: Table) -> tuple[str, ...]:
 
 
 def read_box_table(path: Path) -> Table:
-    """Corners or sides, by the header: `x1, y1` are the first corner beside `x2, y2`, and the second beside `x0, y0`."""
+    """Corners or sides, by the header: `x1, y1` are the first corner when `x2, y2` follow, the second when `x0, y0` precede."""
     image = {"image": IMAGE["image_id"]}
     table = read_csv(path, image | {"finding": ("finding", "label", "class_name", "finding_label")}, CORNERS | SIDES)
     if set(CORNERS) <= set(table.rows.columns):

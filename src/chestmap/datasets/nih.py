@@ -46,7 +46,7 @@ class NihSettings(Settings):
     name: Literal["nih"] = "nih"
     root: Path
     findings: tuple[str, ...] | None = None  # a choice of the fourteen, in the order wanted
-    no_finding: bool = False  # a last output that says No Finding, as AG-CNN has it
+    no_finding: bool = False  # a last output for No Finding, as AG-CNN has it
     table: str | None = None  # the label table's file name where it is not the publisher's
 
     @field_validator("findings")

@@ -31,7 +31,7 @@ SOURCES: dict[str, tuple[type[Any], Callable[[Any], Source]]] = {
 
 
 def source_settings(tree: Mapping[str, Any], *, name: str = "source") -> SourceSettings:
-    """Settings of the source that `tree["name"]` names, with every mistake in one message; `name` stands before each."""
+    """Settings of the source that `tree["name"]` names, with every mistake in one message, each prefixed with `name`."""
     kind = tree.get("name")
     if kind not in SOURCES:
         raise BadSettings(f"{name}: allowed names: {', '.join(SOURCES)} (got {kind!r}){did_you_mean(str(kind), SOURCES)}")

@@ -1,6 +1,6 @@
 """A split: which images train, validate and test. On disk with a fingerprint; refused where patients leak unannounced.
 
-`split_names.py` says what each name means.
+`split_rules.py` defines each name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["PARTS", "Shared", "Split", "SplitSettings", "leaks", "make_split", "
 PARTS = ("train", "validation", "test")
 SHARES_IMAGES = ("official-plus-boxes",)
 VALIDATES_ON_TEST = "validation-is-test"
-"""A split whose validation equals its test must carry this in its name."""
+"""A split that validates on its test must carry this in its name."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Split:
         return digest.hexdigest()[:16]
 
     def check(self, source: Source) -> None:
-        """Refused for another source; a `Leak` where patients stand on two sides and the name promises otherwise."""
+        """Refused for another source; a `Leak` where two sides share patients and the name promises otherwise."""
         if self.source != source.fingerprint:
             raise Refused(
                 f"split {self.name} was made for a source with fingerprint {self.source}, {source.name} has "
@@ -140,7 +140,7 @@ def read_split(folder: Path, source: Source | None = None) -> Split:
 
 
 def leaks(split: Split, source: Source) -> dict[tuple[str, str], Shared]:
-    """For each pair of parts, the images and patients that stand in both.
+    """For each pair of parts, the images and patients that are in both.
 
     The known ones of ChestX-ray14: `official-boxes` 668 of 726 test patients, the folds of HAM 136 of 155 to 172 of 184.
     """

@@ -1,4 +1,4 @@
-"""What each name of a split means: which side an image stands on. `split.py` holds the split itself.
+"""What each name of a split means: which side an image is on. `split.py` holds the split itself.
 
 - `official`: the publisher's lists; validation is a share of the training list's patients.
 - `official-boxes`: trains on every image without a box, tests on those with one (HAM Table III); shares patients.
@@ -184,7 +184,7 @@ def _fold(source: Source, settings: SplitSettings) -> Sides:
 
 
 def _clean_fold(source: Source, settings: SplitSettings) -> Sides:
-    """Patients instead of images; an image without a box is left out where its patient's boxes stand in another part."""
+    """Patients instead of images; an image without a box is left out where its patient's boxes are in another part."""
     patient_of = patients_of(source)
     annotated = shuffled((patient_of[one] for one in source.boxes), settings.seed, "annotated")
     others = shuffled((patient_of[one] for one in source.ids if one not in source.boxes), settings.seed, "unannotated")
@@ -256,4 +256,4 @@ RULES: dict[str, tuple[Callable[[Source, SplitSettings], Sides], bool]] = {
     "patients": (_by_patient, False),
     "search": (_search, False),
 }
-"""Kind of split → its rule, and whether patients may stand on two sides."""
+"""Kind of split → its rule, and whether two sides may share patients."""

@@ -1,6 +1,6 @@
 """The text files of a dataset: where they are, gzip, encodings, line ends, lists and JSON.
 
-Whatever is wrong with a file comes out as `BadTable`, in one line that names it and says what to do.
+Whatever is wrong with a file comes out as `BadTable`, in one line that names it and the remedy.
 """
 
 from __future__ import annotations

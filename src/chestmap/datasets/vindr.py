@@ -4,7 +4,7 @@
     root/annotations_test.csv                                        the consensus of five, without rad_id
     root/train/*.dicom, root/test/*.dicom                            or .dcm, .png, .jpg
 
-A reader who found nothing has a row `No finding` without a box. Boxes are in pixels of the DICOM images, whose sizes the
+A reader who found nothing has a row `No finding` without a box. Boxes are in pixels of the DICOM images; their sizes the
 tables do not give. No patient is named either, so every image counts as a patient of its own.
 """
 
@@ -38,7 +38,7 @@ class VindrSettings(Settings):
     name: Literal["vindr"] = "vindr"
     root: Path
     findings: tuple[str, ...] | None = None  # unset: those that the tables mark
-    no_finding: bool = False  # a last output that says No Finding
+    no_finding: bool = False  # a last output for No Finding
     readers: Literal["union", "agreement"] = "union"  # every reader's boxes, or the mean boxes on which readers agree
     agreement: int = Field(2, ge=1, le=17)  # readers that must agree, on a label and on a box
     overlap: float = Field(0.5, gt=0, le=1)  # IoU from which two readers' boxes are the same

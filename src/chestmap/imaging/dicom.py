@@ -2,7 +2,7 @@
 
 `dicom_header.py` reads the elements, `dicom_kind.py` refuses what is no frontal chest radiograph, `codecs.py` turns pixel data
 into integer codes, and `grayscale.py` turns codes into greys: modality LUT or rescale, VOI LUT or first window, inversion,
-padding. What stands here says which elements decide each of these steps, and what happens where one is missing:
+padding. This file states which elements decide each of these steps, and what happens where one is missing:
 
 * elements of the Image Pixel module get the standard's default where there is one; Rows, Columns, BitsAllocated and
   PhotometricInterpretation have none and are needed
@@ -52,7 +52,7 @@ def read_deep_dicom(data: bytes, limits: Limits, *, any_view: bool = False) -> t
 
 
 def _read(data: bytes, limits: Limits, *, any_view: bool) -> tuple[Radiograph, Callable[[], Depth]]:
-    """Header checks in the order of what says most: syntax, kind, part, view, pixels, layout."""
+    """Header checks, the most decisive first: syntax, kind, part, view, pixels, layout."""
     header = read_header(data, limits)
     if header.syntax not in NATIVE and header.syntax not in FRAMES:
         raise BadImage(
@@ -149,7 +149,7 @@ def _display(header: Header, layout: Layout) -> Display:
 
 
 def _padding(header: Header, layout: Layout) -> tuple[int, int] | None:
-    """The value's own representation is often wrong, so it is read again as the pixels' representation says."""
+    """The value's own representation is often wrong, so it is read again in the pixels' representation."""
     value = header.whole("PixelPaddingValue")
     if value is None:
         return None
@@ -205,7 +205,7 @@ def _voi(header: Header) -> Lut | Window | None:
 
 
 def _inverted(header: Header, layout: Layout) -> bool:
-    """Low values are white if either element says so; MONOCHROME1 with IDENTITY is a contradiction that real files contain."""
+    """Low values are white if either element requires it; MONOCHROME1 with IDENTITY is a contradiction that real files contain."""
     shape = header.text("PresentationLUTShape").upper()
     low_is_white = layout.photometric == "MONOCHROME1"
     if (low_is_white and shape == "IDENTITY") or (not low_is_white and shape == "INVERSE"):

@@ -28,7 +28,7 @@ from chestmap.imaging.grayscale import Lut
 from chestmap.imaging.limits import Limits
 
 MARK = 128
-"""`DICM` stands here, after a preamble that may hold anything."""
+"""The offset of `DICM`, after a preamble that may hold anything."""
 
 FAILURES = (
     ArithmeticError, AssertionError, AttributeError, BufferError, BytesLengthException, EOFError, InvalidDicomError,
@@ -127,7 +127,7 @@ def _number(value: object) -> float | None:
 
 
 def _lut(item: Header) -> Lut | None:
-    """LUTDescriptor: count (0 stands for 65,536), first input, bits; eight-bit entries may be packed two to a word."""
+    """LUTDescriptor: count (0 means 65,536), first input, bits; eight-bit entries may be packed two to a word."""
     descriptor, data = item.element("LUTDescriptor"), item.element("LUTData", SEQUENCE_BYTES)
     if descriptor is None or data is None:
         return None
@@ -150,7 +150,7 @@ def _lut(item: Header) -> Lut | None:
 
 
 def read_header(data: bytes, limits: Limits, wanted: tuple[str, ...] = WANTED) -> Header:
-    """The wanted elements of a file whose `DICM` mark has been seen."""
+    """The wanted elements of a file with a `DICM` mark."""
     syntax, offset = _file_meta(data)
     done = []
     if not syntax:
@@ -168,7 +168,7 @@ def read_header(data: bytes, limits: Limits, wanted: tuple[str, ...] = WANTED) -
         is_little_endian=syntax != uid.ExplicitVRBigEndian,
         specific_tags=tags,  # pyright: ignore[reportArgumentType] - pydicom takes plain integers too
     )
-    if not dataset:  # what pydicom leaves of a data set whose end is missing
+    if not dataset:  # what pydicom leaves of a truncated data set
         raise BadImage("DICOM data cut short: copy or export it again")
     return Header(dataset, str(syntax), done)
 
@@ -224,7 +224,7 @@ _quiet_count = 0
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps pydicom's remarks on odd files from the user; `done` says what matters. Several threads may be inside.
+    """Keeps pydicom's remarks on odd files from the user; `done` records what matters. Several threads may be inside.
 
     `warnings.catch_warnings` alone would leave the filters of whichever thread came last.
     """

@@ -227,7 +227,7 @@ NATIVE: dict[str, str] = {
     uid.DeflatedExplicitVRLittleEndian: "<",
     uid.ExplicitVRBigEndian: ">",
 }
-"""Transfer syntaxes whose pixels are not compressed, with their byte order."""
+"""Transfer syntaxes without compression, with their byte order."""
 
 FRAMES: dict[str, Callable[[bytes, Layout], tuple[Codes, str]]] = {
     uid.JPEGBaseline8Bit: _jpeg,

@@ -1,6 +1,6 @@
-"""Is it a frontal chest radiograph? From what a DICOM header says of its kind, body part and view.
+"""Is it a frontal chest radiograph? Decided by kind, body part and view in its DICOM header.
 
-Refused is what the header says it is not; what it leaves open is let through and reported, since half of all archives
+What the header rules out is refused; what it leaves open is accepted and reported, since half of all archives
 leave elements empty. A header can lie: a hand that calls itself a chest comes through, and only its scores look odd.
 """
 
@@ -10,7 +10,7 @@ from chestmap.errors import BadImage
 from chestmap.imaging.dicom_header import Header
 
 MODALITIES = ("CR", "DX", "RG", "DR", "OT", "SC")
-"""DR and SC are no defined terms, yet stand in files that hold radiographs."""
+"""DR and SC are no defined terms, yet files with radiographs carry them."""
 
 STORAGES = {
     uid.ComputedRadiographyImageStorage,
@@ -61,7 +61,7 @@ def check_kind(header: Header) -> None:
 
 
 def check_part(header: Header) -> None:
-    """A part that clearly is no chest; most stations leave BodyPartExamined to whoever is in a hurry."""
+    """A part that clearly is no chest; BodyPartExamined is often filled in carelessly."""
     part = header.text("BodyPartExamined").upper()
     plain = part.replace(" ", "").replace("_", "").replace("-", "")
     if not plain or any(name in plain for name in CHEST_PARTS):

@@ -1,4 +1,4 @@
-"""The one EXIF tag that matters here: how a picture must be turned to stand upright.
+"""The one EXIF tag that matters here: how a picture must be turned to be upright.
 
 Photographs of film on a light box carry it. Boxes of such an image are taken to be drawn on the upright picture, which
 is what every viewer shows.

@@ -1,7 +1,7 @@
 """From stored values to grey as a viewer shows it: modality LUT, then VOI LUT or window, then inversion (PS3.4 figure N.2-1).
 
 A radiograph has at most 65,536 different stored values, so the whole pipeline runs once over all of them in double precision
-and the image is one look-up. *Code* is the unsigned integer as it lies in the file, *value* the number it stands for.
+and the image is one look-up. *Code* is the unsigned integer as it lies in the file, *value* the number it encodes.
 """
 
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class Display:
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """What every code stands for: output units before any window, and the grey that is shown; `done` says how."""
+    """The value of every code: output units before any window, and the grey shown; `done` records how."""
 
     inputs: Float64[np.ndarray, "code"]
     greys: Float64[np.ndarray, "code"]
@@ -126,7 +126,7 @@ def _modality(values: Int64[np.ndarray, "code"], display: Display, done: list[st
 
 
 def _looked_up(inputs: Float64[np.ndarray, "code"], lut: Lut) -> Float64[np.ndarray, "code"]:
-    """A first input above 32767 is a negative number whose sign its value representation lost."""
+    """A first input above 32767 is a negative number that lost its sign to its value representation."""
     first = lut.first - 65536 if lut.first > 32767 and inputs.min() < 0 else lut.first
     places = np.clip(np.rint(inputs) - first, 0, len(lut.entries) - 1)
     return lut.entries[places.astype(np.int64)].astype(np.float64)

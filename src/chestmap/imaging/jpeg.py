@@ -1,7 +1,7 @@
 """JPEG to grey pixels: markers are checked here, pixels are decoded by Pillow (8 bit) or imagecodecs (12 bit, lossless).
 
 The decoder gets the segments that make the pixels and no others, so thumbnails, further pictures (MPO) and damaged metadata
-never matter. A file that was cut is found by its missing end mark; damage inside the compressed data cannot be told from a
+never matter. A file that was cut is found by its missing end mark; damage inside the compressed data cannot be distinguished from a
 strange picture.
 """
 
@@ -26,7 +26,7 @@ FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 """Markers that start a frame: all of C0 to CF but the tables DHT, JPG and DAC (ITU-T T.81, table B.1)."""
 SCAN = 0xDA
 METADATA = {*range(0xE1, 0xF0), 0xFE} - {0xEE}
-"""Application segments and comments; JFIF (E0) and Adobe (EE) tell how to read the colors and stay."""
+"""Application segments and comments; JFIF (E0) and Adobe (EE) define how to read the colors and stay."""
 SEGMENTS = 10_000
 SCANNED_PIXELS = 600_000_000
 """Bound on scans times pixels: a progressive file may ask for any number of passes over the picture."""
@@ -34,14 +34,14 @@ SCANNED_PIXELS = 600_000_000
 
 @dataclass(eq=False)
 class JpegHeader:
-    """What stands before the first scan; `plain` is that part without comments, thumbnails and metadata."""
+    """Everything before the first scan; `plain` is that part without comments, thumbnails and metadata."""
 
     process: int = 0
     precision: int = 0
     width: int = 0
     height: int = 0
     components: int = 0
-    says_color: bool = False  # a JFIF or Adobe mark tells how the components are to be read
+    says_color: bool = False  # a JFIF or Adobe mark defines how to read the components
     orientation: int = UPRIGHT
     scan: int = 0  # offset of the first scan
     plain: list[bytes] = field(default_factory=list)
@@ -108,7 +108,7 @@ def segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _segment(data: bytes, position: int) -> tuple[int, int, int]:
-    """Marker, start and end of its data (empty for markers that stand alone); fill bytes before a marker are skipped."""
+    """Marker, start and end of its data (empty for markers without data); fill bytes before a marker are skipped."""
     try:
         if data[position] != 0xFF:
             raise BadImage(f"no JPEG marker at byte {position:,}: damaged, copy it again")
@@ -143,7 +143,7 @@ def _take(header: JpegHeader, marker: int, body: bytes) -> None:
 
 
 def _decoded(plain: bytes) -> UInt[np.ndarray, "h w *channel"]:
-    """Eight bits per sample, color as RGB; Pillow refuses data that ends early and cannot tell data that was changed."""
+    """Eight bits per sample, color as RGB; Pillow refuses data that ends early and cannot notice changed data."""
     try:
         with Image.open(io.BytesIO(plain), formats=("JPEG",)) as picture:
             return np.asarray(picture)

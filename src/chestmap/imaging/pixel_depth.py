@@ -1,4 +1,4 @@
-"""Every level that a file holds, before any window: what a viewer needs whose reader sets the window himself.
+"""Every level that a file holds, before any window: what a viewer with its own window control needs.
 
 A network sees the greys of `grayscale.py`, which a window has cut; here nothing is cut, and greater is brighter in every file.
 """

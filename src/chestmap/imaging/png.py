@@ -107,7 +107,7 @@ def _read_header(parts: _Parts, header: bytes, limits: Limits) -> None:
 
 
 def _inflated(clean: bytes) -> UInt[np.ndarray, "h w *channel"]:
-    """OpenCV's order: blue, green, red, alpha; a palette comes resolved, fewer than 8 bits stretched to 8. It says no to damage
+    """OpenCV's order: blue, green, red, alpha; a palette comes resolved, fewer than 8 bits stretched to 8. It refuses damage
     by returning nothing, and libpng then writes a line to stderr, which only a file with right checksums can cause.
     """
     try:

@@ -1,6 +1,6 @@
-"""From file to radiograph: PNG, JPEG or DICOM, told apart by content, never by name.
+"""From file to radiograph: PNG, JPEG or DICOM, recognized by content, never by name.
 
-`png.py`, `jpeg.py` and `dicom.py` each turn the bytes of one kind into grey; here stands what holds for all: which file may
+`png.py`, `jpeg.py` and `dicom.py` each turn the bytes of one kind into grey; this file holds what is common to all: which file may
 be opened, what the content is where it is none of the three, and that every failure is a `BadImage` that names the file.
 """
 
@@ -82,7 +82,7 @@ def radiograph_of(data: bytes, name: str, settings: ReadSettings = DEFAULTS) -> 
 
 
 def _read(data: bytes, settings: ReadSettings) -> Radiograph:
-    """By the first bytes; `DICM` stands behind a preamble that may look like anything."""
+    """By the first bytes; `DICM` follows a preamble that may look like anything."""
     if data.startswith(png.SIGNATURE):
         pixels, done = png.read_png(data, settings.limits)
         return Radiograph(pixels, image_id="", done=done)

@@ -1,4 +1,4 @@
-"""From a file's content to its radiograph and, beside it, every level it holds: what the service reads."""
+"""From a file's content to its radiograph and every grey level it holds, as the service needs them."""
 
 from chestmap.errors import BadImage
 from chestmap.imaging.color import check_not_blank
@@ -10,7 +10,7 @@ DICOM_MARK = (128, b"DICM")
 
 
 def is_dicom(data: bytes) -> bool:
-    """`DICM` stands behind a preamble that may look like anything but a PNG or JPEG."""
+    """`DICM` follows a preamble that may look like anything but a PNG or JPEG."""
     offset, mark = DICOM_MARK
     return data[offset : offset + len(mark)] == mark and not data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
 

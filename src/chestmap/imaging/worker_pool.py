@@ -61,7 +61,7 @@ def pixel_hash(pixels: bytes | memoryview) -> bytes:
 
 
 def pack_chunk(jobs: Sequence[Job], target: Path, settings: CanvasSettings) -> list[Packed]:
-    """Rows are on the disk when this returns, so that whoever notes them as done is right even after a power cut."""
+    """Rows are on the disk when this returns, so that a record of them holds even after a power cut."""
     try:
         with target.open("r+b", buffering=0) as file:
             done = [_packed(job, file.fileno(), settings) for job in jobs]
@@ -110,7 +110,7 @@ def _write_at(file: int, data: bytes, offset: int) -> None:
 def pack_all(jobs: Sequence[Job], target: Path, settings: CanvasSettings, workers: int) -> Iterator[list[Packed]]:
     """Results by chunks, in the order in which they finish; every job gets one.
 
-    When a process dies, what was under way goes again, each chunk in a process of its own, to find out whose fault it was.
+    When a process dies, what was under way goes again, each chunk in a process of its own, to find the image at fault.
     """
     chunks = [jobs[start : start + CHUNK] for start in range(0, len(jobs), CHUNK)]
     if workers <= 1:
@@ -134,7 +134,7 @@ def pack_all(jobs: Sequence[Job], target: Path, settings: CanvasSettings, worker
 
 
 def _alone(jobs: Sequence[Job], target: Path, settings: CanvasSettings) -> Iterator[list[Packed]]:
-    """By halves, until the image that kills its process stands alone and is set aside."""
+    """By halves, until the image that kills its process is alone and set aside."""
     lost: list[Sequence[Job]] = []
     yield from _in_pool([jobs], lost, target, settings, 1)
     if lost and len(jobs) == 1:

@@ -72,7 +72,7 @@ ORDERS: dict[Order, tuple[tuple[Name, ...], ...]] = {
     "G_LF": (("global",), ("local", "fusion")),
     "GL_F": (("global", "local"), ("fusion",)),
     "GLF": (ALL,),
-}  # of each stage the branches that learn; all others stand still
+}  # of each stage the branches that learn; all others are frozen
 
 Images = Float[Tensor, "batch 1 height width"]
 Features = Float[Tensor, "batch channel h w"]
@@ -95,7 +95,7 @@ PAPER = Schedule.model_validate(
 
 
 class AgCnnSettings(Settings):
-    """`answer` is the branch whose logits the network returns; it changes no training, so one training can be scored thrice."""
+    """`answer` names the branch that gives the network's logits; it changes no training, so one training can be scored thrice."""
 
     name: Literal["ag_cnn"] = "ag_cnn"
     backbone: BackboneSettings = BackboneSettings(name="resnet50.tv_in1k", mean=0.449, std=0.226)  # of either branch
@@ -213,7 +213,7 @@ def attention_map(features: Features, statistic: Statistic = "max") -> Attention
 def largest_region(attention: Attention, tau: float) -> Bool[Tensor, "batch h w"]:
     """The largest connected piece of M (8 neighbors); where M is empty, which takes a flat map, everything.
 
-    A cell's name is the rank of its attention. Names spread within M until each piece bears that of its peak, which also tells
+    A cell's name is the rank of its attention. Names spread within M until each piece bears that of its peak, which also gives
     pieces of equal size apart. An induced path has at most two cells in any 2 x 2, so the number of rounds is bounded and no
     device has to be waited for; on the CPU it ends as soon as nothing changes.
     """
@@ -281,7 +281,7 @@ def no_finding_labels(labels: Shaped[Tensor, "batch finding"]) -> Float[Tensor, 
 
 
 class Stage(Task):
-    """One stage of an order: `trained` learn by eq. 2, each by a term of its own; the other branches stand still."""
+    """One stage of an order: `trained` learn by eq. 2, each by a term of its own; the other branches are frozen."""
 
     network: AgCnn
 

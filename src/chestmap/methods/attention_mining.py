@@ -2,7 +2,7 @@
 X-Rays", MICCAI 2018.
 
 A classifier is trained; the region that it attends to most is erased from its feature map, for each finding by itself, and it is
-trained on to recognize the finding from what is left, while it is held to what it said of other images before. After T such
+trained on to recognize the finding from what is left, while it must keep its earlier answers on other images. After T such
 steps the maps of all steps are laid together.
 
 | paper | here |
@@ -17,11 +17,11 @@ steps the maps of all steps are laid together.
 | eq. 8, H_f | `aggregate` (of `nn.erasing`), in `AttentionMining` |
 | 3.2, three ranked boxes within an AFP budget | preset `cai2018` of the evaluation; as one mask `OWN_RULE` |
 
-What the text leaves open, and how it is settled: with one network eq. 8 gives H_1 back whatever was erased (`aggregate` says
+What the text leaves open, and how it is settled: with one network eq. 8 gives H_1 back whatever was erased (`aggregate` explains
 why), so H_t is that of the network as step t left it. Step t trains with M_{t-1}, which the finished networks of the steps before
 give for the image as it is augmented; its network goes on from theirs, and all are kept in the model. L_cls counts all N
 images, with a mask of ones for those that are not mined. Eq. 2 and 4 print no sum over images: both are means. N_A and N_B are
-"identical" at first, so the statistics of batch norm stand still while mining (`still_norms`). The score is the last network's
+"identical" at first, so the statistics of batch norm are frozen while mining (`still_norms`). The score is the last network's
 with nothing erased. Eq. 2 prints no bias; there is one, outside of maps and erasing. Batch norm and ReLU follow the 1x1
 convolutions of MSA, as elsewhere in ResNet. Where all that is left is negative, the zeros of what was erased are the maximum,
 and the region grows from there (`evidence = "positive"` stops instead). A finding that is unknown takes no part in eq. 2, one
@@ -238,7 +238,7 @@ class Classify(Task):
 class Mine(Task):
     """eq. 6 in step t: N_B learns, `original` is N_A, `earlier` are the networks of the steps before.
 
-    These two stand still and are not saved with the task: the recipe has them.
+    These two are frozen and not saved with the task: the recipe holds them.
     """
 
     network: Branches
@@ -331,7 +331,7 @@ def parts(train: Part, settings: AttentionMiningSettings) -> tuple[Part, Part]:
 
 
 def _base(run: Run, data: Data, part: Part, settings: AttentionMiningSettings) -> Branches:
-    """3.1: the backbone, then MSA above it while it stands still, then all."""
+    """3.1: the backbone, then MSA above it while it is frozen, then all."""
     plain = Branches(settings.model_copy(update={"upsample": "none"}), len(data.findings))
     plain = run.fit("classify", Classify(plain), part, settings.classify, data.validation).network
     assert isinstance(plain, Branches)

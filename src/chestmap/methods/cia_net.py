@@ -18,7 +18,7 @@ more. Cells of a grid say where a finding is; box labels teach cells, image labe
 
 What the text leaves open, and how it is settled: the one ResNet encodes image and partner, and M has one channel for all
 findings. Eq. 3 prints a sum, the text multiplies element by element, which is done. Upsampling "before the last two convolutions"
-stands after them here: both are 1 x 1, so the order changes nothing. The image's score is that of eq. 5 on the training grid
+comes after them here: both are 1 x 1, so the order changes nothing. The image's score is that of eq. 5 on the training grid
 (on 64 times the cells every probability would be near 1). A ΔM of zeros becomes ones. β_B is not given: 1. Thumbnails
 are of the images as they are; an image is never its own partner. The base model is the same without ΔM. The judge of eq. 2 is a
 ResNet-50 with ImageNet weights at its second stage, and the canonical chest is cropped to fixed shares of the mean.

@@ -20,7 +20,7 @@ the attended map is (1 + ψ) S: f' itself is never made. The score is the mean o
 prints a sum). Every training image with a score of 0.8 counts, whatever its label; a finding without one gets no mask. T keeps
 the values in the upper half of the averaged map's range and clears the rest (`mask_level`; neither the level nor whether values
 survive is said). Retraining goes on from the classifier. The judge of the perceptual loss is a classifier trained on the
-images as they are, which is the row "ResNet-50". The threshold is the lower one of Wang 2017; [37] is not said to differ.
+images as they are, which is the row "ResNet-50". The threshold is the lower one of Wang 2017; [37] does not mention another.
 
 Differs from the paper:
 - one-channel input, its stem summed from the three of ImageNet: the same function of a grey image;
@@ -63,7 +63,7 @@ from chestmap.types import Findings
 
 __all__ = ["METHOD", "Classifier", "DiseaseMasksSettings", "MaskMean", "attended", "drawn_masks", "symmetric", "write_masks"]
 
-OWN_LEVEL = 60 / 255  # of Wang 2017, whose second level, 180, lies within it
+OWN_LEVEL = 60 / 255  # of Wang 2017; its second level, 180, lies within
 ALL_STAGES = (1, 2, 3, 4)  # conv2_x to conv5_x, which the perceptual loss compares
 
 Maps = Float[Tensor, "batch finding h w"]
@@ -73,16 +73,16 @@ ADAM = Schedule(epochs=5, batch_size=32, learning_rate=1e-4, augment=False)
 
 
 class DiseaseMasksSettings(Settings):
-    """Pseudo masks: `areas` are polygons, corners as (x, y) shares of the aligned canvas; `drawn` says which of them a finding has."""
+    """Pseudo masks: `areas` are polygons, corners as (x, y) shares of the aligned canvas; `drawn` lists which of them a finding has."""
 
     name: Literal["disease_masks"] = "disease_masks"
     backbone: BackboneSettings = BackboneSettings(name="resnet50.tv_in1k")
     aligned: bool = True
     alignment: AlignmentSettings = AlignmentSettings()
     masks: Literal["none", "data", "pseudo"] = "data"
-    least_score: Share = 0.8  # of an image whose map enters a mask
+    least_score: Share = 0.8  # of an image to enter a mask
     mask_level: Share = 0.5  # T of eq. 3, of the mask's range
-    asymmetric: tuple[str, ...] = ("Cardiomegaly",)  # findings whose maps are not mirrored
+    asymmetric: tuple[str, ...] = ("Cardiomegaly",)  # findings with maps that are not mirrored
     areas: Mapping[str, Area] = {}
     drawn: Mapping[str, tuple[str, ...]] = {}
     pretrain: Schedule = ADAM  # the judge of the perceptual loss
@@ -148,7 +148,7 @@ def drawn_masks(
 
 
 class Classify(Task):
-    """eq. 10, with or without masks; an aligner stands still."""
+    """eq. 10, with or without masks; an aligner is frozen."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network)

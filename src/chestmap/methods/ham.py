@@ -21,9 +21,9 @@ finding. Two ordinal losses keep each finding inside the positive region and the
 What the text leaves open, and how it is settled: in eq. 3 to 5, M outside of T is the raw map of eq. 1, T sees it normalized;
 a sum of M that is zero makes the ratio 0 (the term 1, without gradient). A finding that is unknown takes part in no term, and
 the positive label is known where a finding is present or all are absent. "No Finding" and "Support Devices" are no
-abnormality. Without a foreground block the heads stand on the backbone's own features. The channel-only block returns the
+abnormality. Without a foreground block the heads use the backbone's own features. The channel-only block returns the
 weighed features. Masks cut the upsampled raw map where T is 0.999; self-refinement cuts there too, and compares with the union
-of a finding's boxes. From the authors' code: dropout, no biases in the heads, weights whose gradient is stopped on the way to
+of a finding's boxes. From the authors' code: dropout, no biases in the heads, weights with a stopped gradient on the way to
 the maps (`stop_map_weights`), epochs, the 1x1 convolution before the channel weights, the zoom before cropping.
 
 Differs from the paper:
@@ -155,7 +155,7 @@ def _conv3x3(channels: int, out: int) -> nn.Conv2d:
 
 
 class Ham(nn.Module):
-    """Backbone, encoder, and one or two linear heads whose weights also make the maps."""
+    """Backbone, encoder, and one or two linear heads; their weights also make the maps."""
 
     def __init__(self, settings: HamSettings, findings: int) -> None:
         super().__init__()
@@ -356,8 +356,8 @@ def write_refined_masks(
 ) -> None:
     """Section III.C: for each boxed finding of a part, the attention within the box, or the box where they hardly overlap.
 
-    `masks.json` tells of every boxed finding its IoU with the attention and whether it was refined; each refined mask is a PNG
-    of the canvas (0 and 255), and beside each lies a picture with the box in yellow, the attention in red, the mask in green.
+    `masks.json` lists for every boxed finding its IoU with the attention and whether it was refined; each refined mask is a PNG
+    of the canvas (0 and 255), next to a picture with the box in yellow, the attention in red, the mask in green.
     """
     boxed = part.select(np.flatnonzero(part.boxed.any(axis=1)))
     if not len(boxed):

@@ -1,5 +1,5 @@
 """Patches as instances: Li et al., "Thoracic Disease Identification and Localization with Limited Supervision", CVPR 2018
-(arXiv 1711.06373), as the papers that compare with it tell: Liu 2019 (CIA-Net, whose base model follows it) and HAM.
+(arXiv 1711.06373), as the papers that compare with it describe it: Liu 2019 (CIA-Net, whose base model follows it) and HAM.
 
 A grid of patches, each with a probability for each finding. An image shows what at least one of its patches shows (noisy OR),
 and where a box is known, the patches it overlaps are taught one by one.
@@ -95,7 +95,7 @@ class PatchMil(nn.Module):
         )
         self.head = nn.Conv2d(settings.width, findings, 1)
         start = cell_logit(PRIOR, self.grid[0] * self.grid[1])
-        nn.init.constant_(self.head.bias, start)  # pyright: ignore[reportArgumentType] -- a convolution has one unless told not to
+        nn.init.constant_(self.head.bias, start)  # pyright: ignore[reportArgumentType] -- a convolution has one by default
 
     def forward(self, images: Float[Tensor, "batch 1 height width"]) -> Patched:
         return self.read(self.features(images))

@@ -11,7 +11,7 @@ Kind = Literal["channel", "position", "both"]
 
 
 class ChannelAttention(nn.Module):
-    """Squeeze and excitation whose squeeze is a weighted mean: positions share a softmax of a 1x1 convolution."""
+    """Squeeze and excitation with a weighted mean as squeeze: positions share a softmax of a 1x1 convolution."""
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class PositionAttention(nn.Module):
 
 
 class ForegroundAttention(nn.Module):
-    """Channel attention feeding position attention, whose map is added to every channel of the input.
+    """Channel attention feeding position attention; its map is added to every channel of the input.
 
     The map is scaled by a learned number that starts at 0, so the block starts as the identity. `position` makes the map from
     the input itself; `channel` has no map to add and returns the weighed features, as squeeze and excitation does.

@@ -68,7 +68,7 @@ class Backbone(nn.Module):
 
 
 def _features(settings: BackboneSettings) -> Any:
-    """The timm network cut at its stages; `FeatureInfo` beside it knows the channels and strides."""
+    """The timm network cut at its stages; `FeatureInfo` holds the channels and strides."""
     name = settings.name
     if not timm.is_model(name):
         hint = did_you_mean(name.split(".")[0], timm.list_models())

@@ -1,6 +1,6 @@
 """Class maps from linear weights, and what is made of them: normalized maps and soft masks.
 
-Computed in fp32 (fp64 stays fp64) whatever autocast says: min-max normalization divides by a range, and a slope of 100 turns
+Computed in fp32 (fp64 stays fp64) under any autocast: min-max normalization divides by a range, and a slope of 100 turns
 the 8 bits of bf16 into steps of 0.1. At 1/8 of the input this costs 0.02 % of a HAM step.
 """
 

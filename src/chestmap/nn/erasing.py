@@ -52,7 +52,7 @@ def aggregate(maps: Sequence[Maps] | Shaped[Tensor, "step *batch h w"], masks: S
     `masks[t]` is the mask after the step that gave `maps[t]`; the last one takes no part and may be left out.
 
     Where one network gave every H_t from the same features, H_t = M_{t-1} ⊙ H_1 and the sum is H_1 again, whatever the masks:
-    steps tell something new only where the network learned in between, or where each map is scaled first (`mined`).
+    steps find something new only where the network learned in between, or where each map is scaled first (`mined`).
     """
     total = filled = torch.zeros_like(maps[0])
     for step in range(len(maps)):
@@ -91,7 +91,7 @@ def peak_region(maps: Maps, level: float = LEVEL) -> Bool[Tensor, "*batch h w"]:
 
 
 def _labeled(seeds: Bool[Tensor, "*batch h w"], mask: Bool[Tensor, "*batch h w"]) -> Bool[Tensor, "*batch h w"]:
-    """Regions of the mask that hold a seed. All maps stand one above the other in one picture, an empty row between them, so
+    """Regions of the mask that hold a seed. All maps are stacked in one picture, an empty row between them, so
     one call labels them, in time that does not depend on the regions' shape; for a CUDA tensor this copies a few bytes.
     """
     height, width = mask.shape[-2:]

@@ -35,7 +35,7 @@ def log_any(logits: Cells) -> tuple[Float[Tensor, "batch finding"], Float[Tensor
     small, tiny = total < 1, total < 1e-4
     middle, rest = torch.where(small & ~tiny, total, 0.5), torch.where(tiny, total, 0.0)
     correction = torch.where(tiny, rest * (rest / 24 - 0.5), (-torch.expm1(-middle) / middle).log())
-    large = torch.where(small, 1.0, total)  # every branch sees numbers it can stand, or its gradient would be NaN
+    large = torch.where(small, 1.0, total)  # every branch sees numbers in its domain, or its gradient would be NaN
     return torch.where(small, log_total + correction, torch.log1p(-torch.exp(-large))), -total
 
 

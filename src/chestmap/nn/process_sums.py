@@ -57,7 +57,7 @@ def synchronized_norms(module: nn.Module, still: set[nn.Module]) -> Iterator[Non
 
 
 class _Forward:
-    """What stands in for a batch norm's `forward`; also what timm's fused norms do after it."""
+    """Replaces a batch norm's `forward`; also what timm's fused norms do after it."""
 
     def __init__(self, norm: Any) -> None:
         self.norm = norm

@@ -1,4 +1,4 @@
-"""What can stand around any network: masks of where findings occur on its features, erasing on its finished maps.
+"""Wraps any network: masks of where findings occur on its features, erasing on its finished maps.
 
 Alignment, the third, is `nn.alignment.Aligned`. The papers that these come from: Kim 2020 (disease masks), Cai 2018 (attention mining).
 """
@@ -56,7 +56,7 @@ def mask_shape(canvas: tuple[int, int]) -> tuple[int, int]:
 class Mined(nn.Module):
     """Attention mining at prediction: erased and searched again `steps` times (`nn.erasing.mined`); scores stay the network's.
 
-    `rule` repeats both numbers among the weights, so that their hash tells two ways to erase apart.
+    `rule` repeats both numbers among the weights, so that their hash distinguishes two ways to erase.
     """
 
     def __init__(self, network: nn.Module, steps: int, level: float) -> None:

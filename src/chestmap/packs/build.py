@@ -1,6 +1,6 @@
 """Making a pack: decode what is new or changed, keep what is not, survive being killed.
 
-A row's pixels are on the disk before its record says so, records before `pack.json` says that the pack is complete. Whatever
+A row's pixels reach the disk before its record, records before `pack.json` marks the pack as complete. Whatever
 is killed in between is done again; whatever was finished is not.
 """
 
@@ -100,7 +100,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @dataclass(eq=False)
 class _Making:
-    """A pack folder while it is written; `complete` is what its `pack.json` says."""
+    """A pack folder while it is written; `complete` is the state in its `pack.json`."""
 
     folder: Path
     settings: PackSettings
@@ -136,14 +136,14 @@ class _Making:
         return making
 
     def forget_damaged(self, *, show: bool | Report) -> None:
-        """Rows whose pixels changed since they were packed are to be made again."""
+        """Make rows again when their pixels changed since packing."""
         pack = self._pack()
         for image_id in pack.damaged(progress=show):
             self.state[pack.row_of[image_id]] = np.zeros((), STATE)
             self.complete = False
 
     def jobs(self, source: Source) -> list[Job]:
-        """Rows of this source that are new, or whose file changed."""
+        """Rows of this source that are new or have a changed file."""
         row_of = {image_id: row for row, image_id in enumerate(self.ids)}
         columns = (source.images[name].to_list() for name in ("image_id", "path", "width", "height"))
         jobs = []
@@ -202,7 +202,7 @@ class _Making:
         return Pack(self.folder, self.settings, self.source, tuple(self.ids), self.state)
 
     def _require_room(self, jobs: list[Job]) -> None:
-        """Said before the first image is decoded rather than hours later."""
+        """Report it before the first image is decoded rather than hours later."""
         size = self.settings.width * self.settings.height
         there = (self.folder / "images.bin").stat().st_blocks * 512 if (self.folder / "images.bin").exists() else 0
         needed = min(len(jobs) * size, len(self.ids) * size - there) + self.state.nbytes * 2

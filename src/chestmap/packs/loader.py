@@ -149,7 +149,7 @@ class Loader:
         return chosen
 
     def _order(self, epoch: int, many: Int64[np.ndarray, "many"]) -> Int64[np.ndarray, "many"]:
-        """Mixed as the pack's walk says; the images of each stream lie together in a batch, where the ranks cut it."""
+        """Mixed by the pack's walk; the images of each stream lie together in a batch, where the ranks cut it."""
         order, walk = many[self._shuffled(epoch, 0, len(many))], self.part.pack.walk
         if not walk.window:
             return order
@@ -185,7 +185,7 @@ class Loader:
             yield from map(self._reader.__getitem__, picks)
             return
         self._queue.picks = picks
-        with warnings.catch_warnings():  # Python 3.12 warns of a fork beside threads; ours only read a file and compute
+        with warnings.catch_warnings():  # Python 3.12 warns of a fork with threads; ours only read a file and compute
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
             batches = iter(self._processes)
         for _ in picks:
@@ -212,7 +212,7 @@ class Loader:
         )
 
 
-def _end_without(parent: int, worker: int) -> None:  # noqa: ARG001 -- torch tells which worker it is
+def _end_without(parent: int, worker: int) -> None:  # noqa: ARG001 -- torch passes the worker's number
     """Torch's own watch misses a parent that was killed before the watch began, and the worker would wait forever."""
     if os.getppid() != parent:
         os._exit(1)

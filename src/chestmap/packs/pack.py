@@ -1,7 +1,7 @@
 """A pack on disk and in use: a dataset decoded once to canvas size, read at memory speed by any number of workers and processes.
 
 On disk: `images.bin` (uint8, one canvas after another), `state.bin` (a record for each row: size, source file's size, time and
-hash, hash of the pixels), `ids.txt`, `set_aside.csv`, and `pack.json`, whose fingerprint is that of all pixels.
+hash, hash of the pixels), `ids.txt`, `set_aside.csv`, and `pack.json` with the fingerprint of all pixels.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STATE = np.dtype([
     ("content", "u1", 16), ("pixels", "u1", 16),
 ])  # fmt: skip
 SAMPLE = 8
-"""Rows whose pixels are checked when a pack is opened."""
+"""Rows checked by their pixels when a pack is opened."""
 
 
 RECORDS_CHANGED = "its records changed after packing"
@@ -59,7 +59,7 @@ class Walk(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """`ids` are in row order and include the images that were set aside, whose rows mean nothing; `rows` refuses those."""
+    """`ids` are in row order and include the images that were set aside, with meaningless rows; `rows` refuses those."""
 
     folder: Path
     settings: PackSettings
@@ -91,7 +91,7 @@ class Pack:
         return {image_id: row for row, image_id in enumerate(self.ids) if self.state["status"][row] == PACKED}
 
     def rows(self, ids: Iterable[str]) -> Int64[np.ndarray, "image"]:
-        """Rows of `images`; an image without pixels is an error that says why it has none."""
+        """Rows of `images`; an image without pixels is an error that gives the reason."""
         ids = list(ids)
         if missing := [image_id for image_id in ids if image_id not in self.row_of]:
             reason = self.set_aside.get(missing[0], "it is not in the pack; pack the source again")
@@ -106,7 +106,7 @@ class Pack:
         return canvas_frame(size, self.settings)
 
     def damaged(self, rows: Int64[np.ndarray, "row"] | None = None, *, progress: bool | Report = False) -> list[str]:
-        """Ids of images whose pixels are no longer those that were packed; all are looked at unless `rows` are given."""
+        """Ids of images with other pixels than those packed; all are looked at unless `rows` are given."""
         chosen = np.flatnonzero(self.state["status"] == PACKED) if rows is None else rows
         damaged = []
         with progress_of("verify", len(chosen), show=progress) as advance:
@@ -207,7 +207,7 @@ def mapped(folder: Path, about: dict[str, Any]) -> Pack:
 
 
 def read_reasons(folder: Path) -> dict[str, str]:
-    """Why images were set aside; where an image stands twice, the later line counts."""
+    """Why images were set aside; where an image is listed twice, the later line counts."""
     path = folder / "set_aside.csv"
     if not path.is_file():
         return {}

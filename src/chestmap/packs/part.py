@@ -19,7 +19,7 @@ from chestmap.types import Box, Findings, Frame
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some images of a source, whose pixels are in a pack; `rows` are rows of the source.
+    """Some images of a source with their pixels in a pack; `rows` are rows of the source.
 
     `through` is what a loader sends every batch through once it is read and augmented, such as an alignment; it returns one of the
     same images. Refused where the pack lacks one of them, or was made in another image space than the source's boxes.

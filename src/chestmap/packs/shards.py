@@ -2,7 +2,7 @@
 
 At the address: `shards.json` (the index, written last), the pack's records, and `.npy` files of uint8 [row, height, width] with
 the same number of rows each but the last. All but the index carry a hash of their content in their names: publishing a pack that
-changed sends what changed, and who reads the older index goes on reading what it says.
+changed sends what changed, and readers of the older index go on with its content.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ShardSettings(Settings):
 
 
 class Index(Settings):
-    """What `shards.json` says; `rows` of each shard but the last."""
+    """The content of `shards.json`; `rows` of each shard but the last."""
 
     form: int
     source: str
@@ -105,7 +105,7 @@ class ShardedImages:
 
 @dataclass(frozen=True, eq=False)
 class ShardedPack(Pack):
-    """A pack whose pixels come from shards; all else is as of the pack that was published, the fingerprint too."""
+    """A pack with pixels from shards; all else is as of the pack that was published, the fingerprint too."""
 
     shards: ShardSettings = field(kw_only=True)
     index: Index = field(kw_only=True, repr=False)

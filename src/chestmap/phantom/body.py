@@ -25,7 +25,7 @@ VERTEBRAE = 17
 
 @dataclass(frozen=True)
 class Body:
-    """Millimeters unless said otherwise; a patient keeps it over all images."""
+    """Millimeters unless noted otherwise; a patient keeps it over all images."""
 
     seed: int
     sex: Sex
@@ -38,7 +38,7 @@ class Body:
     breast: float  # 0 none; 1 ordinary
     heart: float  # width of the heart as a share of the inner chest, on a deep breath, PA
     heart_axis: float  # 0 upright and narrow, 1 lying
-    knob: float  # radius of the aortic arch as it stands out to the left
+    knob: float  # radius of the aortic arch as it bulges to the left
     bone: float  # 1 ordinary mineral
     rib_drop: float  # 1 ordinary slope
     rib_half_width: float

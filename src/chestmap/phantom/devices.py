@@ -48,7 +48,7 @@ def add_devices(scene: Scene, findings: frozenset[str]) -> None:
 
 
 def _add(scene: Scene, put: Callable[[Scene, Layer, Random], None], r: Random) -> None:
-    """An 8-bit layer's full brightness stands for an attenuation of 1.2, about 2 mm of steel wire."""
+    """An 8-bit layer's full brightness means an attenuation of 1.2, about 2 mm of steel wire."""
     layer = scene.raster.layer()
     put(scene, layer, r)
     scene.metal += scene.raster.blur(layer, 0.35) * np.float32(1.2 / 255)

@@ -35,7 +35,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 def write_dicom(
     path: Path, people: Population, settings: PhantomSettings, row: int, pixels: UInt8[np.ndarray, "h w"]
 ) -> None:
-    """Writes beside and renames. UIDs follow from seed, patient and image, so a second run gives the same file."""
+    """Write to a temporary file and rename it. UIDs follow from seed, patient and image, so a second run gives the same file."""
     name = people.image_id(row)
     case = people.case(row, settings)
     digital = case.view == "PA"
@@ -57,7 +57,7 @@ def write_dicom(
 
 
 def _identify(data: FileDataset, people: Population, settings: PhantomSettings, row: int) -> None:
-    """Patient, study, series, equipment: what every radiograph must tell."""
+    """Patient, study, series, equipment: what every radiograph must state."""
     seed, patient, follow_up = str(settings.seed), int(people.patient[row]), int(people.follow_up[row])
     case = people.case(row, settings)
     data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID
@@ -101,7 +101,7 @@ def _add_digital(data: FileDataset) -> None:
 def _add_pixels(
     data: FileDataset, pixels: np.ndarray, random: np.random.Generator, inverted: float, *, digital: bool
 ) -> None:
-    """Any part of the 12 bits may be used; the window says which, so that a reader gets back the grey levels of the PNG."""
+    """Any part of the 12 bits may be used; the window marks which, so that a reader gets back the grey levels of the PNG."""
     low, span = int(random.integers(0, 700)), int(random.integers(1800, 3395))
     white_is_0 = random.random() < inverted
     grey = pixels.astype(np.float64) / 255

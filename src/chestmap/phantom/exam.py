@@ -1,6 +1,6 @@
 """How one image was taken: view, breath, position of the patient, and the film that everything is projected on.
 
-The patient stands or lies with x to the left, y down and z forward. The beam goes through the middle of the chest; what
+The patient is upright or lies with x to the left, y down and z forward. The beam goes through the middle of the chest; what
 lies nearer to the source is larger on the film. PA puts the front of the chest at the detector, AP the back.
 """
 

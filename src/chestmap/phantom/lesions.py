@@ -27,7 +27,7 @@ def place_in_lung(scene: Scene, r: np.random.Generator, side: int, across: tuple
 
 
 def _outline(r: np.random.Generator, center: np.ndarray, radius: float, lobes: float) -> np.ndarray:
-    """A circle whose radius wanders by a few low harmonics: `lobes` is their size as a share of the radius."""
+    """A circle with a radius that wanders by a few low harmonics: `lobes` is their size as a share of the radius."""
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     wave = np.zeros_like(angle)
     for k in (2, 3, 4, 5, 7):
@@ -148,6 +148,6 @@ def hernia(scene: Scene, lesion: Lesion) -> list[Mask]:
 
 
 def cardiomegaly(scene: Scene, _: Lesion) -> list[Mask]:
-    """The heart is already drawn large; this says where it is."""
+    """The heart is already drawn large; this gives its place."""
     layer = scene.raster.polygon(scene.chest.heart())
     return [(layer > 127) & (scene.below < 8)]

@@ -82,7 +82,7 @@ def _unexposed(raster: Raster, r: np.random.Generator, pixels: Layer) -> Layer:
 
 
 def _texts(side: int, r: np.random.Generator, pixels: Layer) -> None:
-    """Burned-in words, and at times a side letter in a disc and an arrow that says which way was up."""
+    """Burned-in words, and at times a side letter in a disc and an arrow that shows which way was up."""
     scale = side / 1024
     thick = max(1, round(3 * scale))
     for word in ("PORTABLE", "AP")[: 1 + int(r.random() < 0.7)]:

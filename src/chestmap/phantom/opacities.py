@@ -25,7 +25,7 @@ def _patch(scene: Scene, r: np.random.Generator, center: np.ndarray, radii: tupl
 
 
 def _mark(scene: Scene, share: Field, least: float = 0.12) -> Mask:
-    """Fills the lung and says where it can be seen: a quarter of the strongest share, and lung under it."""
+    """Fill the lung and return where it can be seen: a quarter of the strongest share, and lung under it."""
     before = scene.air * (1 - scene.filled)
     scene.fill(share)
     return (share > max(least, 0.25 * float(share.max()))) & (before > 14)

@@ -158,7 +158,7 @@ class Raster:
         return np.sqrt(t * (2.0 - t)) * (mask * np.float32(1 / 255))
 
     def noise(self, random: np.random.Generator, grain: float) -> Field:
-        """Smooth noise of unit variance whose lumps are `grain` millimeters; the same whatever the side."""
+        """Smooth noise of unit variance with lumps of `grain` millimeters; the same whatever the side."""
         count = max(3, round(460 / grain))
         coarse = random.standard_normal((count, count), dtype=np.float32)
         way = cv2.INTER_CUBIC if count < self.side else cv2.INTER_AREA

@@ -29,7 +29,7 @@ class Lesion:
 
 @dataclass(eq=False)
 class Scene:
-    """Fields are millimeters of water-like tissue unless said otherwise."""
+    """Fields are millimeters of water-like tissue unless noted otherwise."""
 
     raster: Raster
     chest: Chest
@@ -72,7 +72,7 @@ class Scene:
 
 
 def make_grain(raster: Raster, chest: Chest) -> Field:
-    """Small vessels and septa that no longer stand apart: a net of ridges over soft lumps."""
+    """Small vessels and septa that merge: a net of ridges over soft lumps."""
     r = stream(chest.exam.seed, "grain")
     net = 0.8 - np.abs(raster.noise(r, 9.0)) + 0.7 * (0.8 - np.abs(raster.noise(r, 5.0)))
     return np.float32(1.1 * chest.body.texture) * (net + 0.5 * raster.noise(r, 2.5) + 0.5 * raster.noise(r, 18.0))

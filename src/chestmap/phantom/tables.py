@@ -1,4 +1,4 @@
-"""The CSV files and lists of a phantom dataset, column for column as NIH publishes them, and the truth beside them.
+"""The CSV files and lists of a phantom dataset, column for column as NIH publishes them, and the truth in files of its own.
 
 Data_Entry_2017.csv  BBox_List_2017.csv  train_val_list.txt  test_list.txt     what NIH would give
 truth.csv            true findings of every image, before label noise
@@ -33,7 +33,7 @@ def _nih_name(finding: str) -> str:
 
 
 def write_tables(folder: Path, people: Population, settings: PhantomSettings, found: Found) -> None:
-    """`truth.csv` and `truth_boxes.csv` hold what was drawn; the files with NIH's names hold what a user would be told."""
+    """`truth.csv` and `truth_boxes.csv` hold what was drawn; the files with NIH's names hold what a publisher would give."""
     rows = range(len(people))
     _write(folder / "Data_Entry_2017.csv", _ENTRY, (_entry(people, settings, row) for row in rows))
     marked = list(_marked(people, found))
@@ -53,7 +53,7 @@ def write_tables(folder: Path, people: Population, settings: PhantomSettings, fo
 
 
 def _write(path: Path, header: str | None, rows: Iterable[Iterable[object]]) -> None:
-    """Written beside and renamed."""
+    """Write to a temporary file and rename it."""
     text = io.StringIO()
     if header:
         text.write(header + "\n")

@@ -31,7 +31,7 @@ def _trunk(chest: Chest) -> Points:
     ]  # fmt: skip
     r = stream(chest.exam.seed, "trunk")
     sides = []
-    for _ in range(2):  # no one stands quite straight, and skin folds differ
+    for _ in range(2):  # no one is quite straight, and skin folds differ
         swing = np.cumsum(r.normal(0, 2.2, len(half))) + r.normal(0, 2.0, len(half))
         sides.append(spline(np.array(half) + np.stack([swing * np.linspace(0.2, 1, len(half)), 0.5 * swing], 1), 90))
     return np.concatenate([sides[0], (sides[1] * MIRROR)[::-1]])

@@ -14,7 +14,7 @@ from chestmap.phantom.chest import Chest
 from chestmap.phantom.raster import Field, Raster, ellipse, ribbon, spline, stream
 
 _FULL = 16.0
-"""Millimeters of blood that the brightest value of a layer stands for."""
+"""Millimeters of blood at the brightest value of a layer."""
 
 # Trunks of one side on an adult 280 mm wide and 250 mm from apex to angle: from the hilum at (38, 112).
 # start x, start y, direction in degrees (0 outwards, 90 down), radius
@@ -54,7 +54,7 @@ def _grow(r: np.random.Generator, start: np.ndarray, generations: int) -> list[t
 
 @lru_cache(maxsize=8)  # a patient's images follow each other
 def _branches(seed: int, side: int, tree: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Ten trunks and what grows from them; the left hilum stands higher, veins enter lower and run more level."""
+    """Ten trunks and what grows from them; the left hilum is higher, veins enter lower and run more level."""
     r = stream(seed, "vessels", tree, side + 1)
     trunks = _TRUNKS.copy()
     trunks[:, 1] += 0 if side < 0 else -9
@@ -87,7 +87,7 @@ def make_vessels(raster: Raster, chest: Chest, air: Field) -> Field:
         wide = np.concatenate(widths)
         raster.lines(
             layer, exam.place(np.concatenate(pieces)), wide, 255 * (wide / _FULL) ** 0.8
-        )  # small ones stand out, as they overlap less
+        )  # small ones are conspicuous, as they overlap less
         total += raster.blur(layer, 0.35)
     inside = np.minimum(air * np.float32(1 / 70), 1.0)
     return total * inside * np.float32(1.4 * _FULL / 255)
@@ -111,7 +111,7 @@ def make_hila(raster: Raster, chest: Chest) -> Field:
         blobs = exam.place(np.stack([x[:, None] + c * u - s * v, y[:, None] + s * u + c * v], -1), 5.0)
         for blob, value in zip(blobs, r.uniform(70, 150, 9), strict=True):
             raster.fill(layer, blob, value)
-        # The descending artery, beside the heart on the right and behind it on the left.
+        # The descending artery, along the heart on the right and behind it on the left.
         line = np.array([(x0 + 2, y0 + 4), (x0 + 9, y0 + 24), (x0 + 8, y0 + 46)]) * [side * body.size, 1]
         raster.fill(layer, exam.place(ribbon(spline(np.add(line, moved), 16), np.linspace(6.0, 3.0, 16)), 0.0), 100)
     return raster.blur(layer, 2.0) * np.float32(chest.change.hila * 42.0 / 255)

@@ -89,7 +89,7 @@ def _begin(part: Path, record: dict[str, object]) -> None:
 
 
 def _report(part: Path, rows: range) -> Path:
-    """The file that says that a chunk is done, and what boxes it has."""
+    """The file that marks a chunk as done and lists its boxes."""
     return part / "chunks" / f"{rows.start:07d}.json"
 
 

@@ -36,7 +36,7 @@ from chestmap.training.training_data import Data
 from chestmap.vocabulary import NO_FINDING
 
 SHOWN = 8  # images in the picture of pairs
-MEASURED = 256  # images whose distance to the anchor is told
+MEASURED = 256  # images to report the distance to the anchor for
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -44,7 +44,7 @@ Weight = Annotated[float, Field(ge=0)]
 class AlignmentSettings(Settings):
     """Anchor and losses; the defaults are those of disease masks (Kim 2020).
 
-    `judge` is the network whose features the perceptual loss compares, at its `stages`; a room may hand over one of its own.
+    `judge` is the network that gives the features of the perceptual loss, at its `stages`; a room may hand over one of its own.
     """
 
     aligner: AlignerSettings = AlignerSettings()

@@ -106,7 +106,7 @@ def save_resume(folder: Path, epoch: int, batch: int, state: dict[str, Any]) -> 
 
 
 def load_resume(folder: Path, tell: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest undamaged state; None where there is none. `tell` hears of damaged files."""
+    """The newest undamaged state; None where there is none. `tell` is called with damaged files."""
     for path in resume_files(folder):
         content = path.read_bytes()
         if _digest(content) == path.stem.rpartition("-")[2]:

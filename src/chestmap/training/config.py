@@ -1,4 +1,4 @@
-"""The one TOML file of a training: `[run]`, `[data]`, `[method]`, what stands around it in `[around]`, and `[search]`."""
+"""The one TOML file of a training: `[run]`, `[data]`, `[method]`, its wrappers in `[around]`, and `[search]`."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def read_config(path: Path, overrides: Sequence[str], methods: Mapping[str, Meth
 
 
 def config_of(tree: Tree, methods: Mapping[str, Method], *, name: str) -> Config:
-    """`name` stands before each mistake."""
+    """Each mistake is prefixed with `name`."""
     asked = tree.get("method")
     kind = asked.get("name") if isinstance(asked, dict) else asked
     method = methods.get(kind) if isinstance(kind, str) else None

@@ -1,4 +1,4 @@
-"""What is logged while a step trains: one CSV for the run, TensorBoard files beside it.
+"""What is logged while a step trains: one CSV for the run, and TensorBoard files.
 
 `log.csv` is long, one number per row (step, epoch, update, seconds, name, value), since steps log different terms. `update`
 counts optimizer steps; a resumed step drops the rows after the state that it goes on from.
@@ -29,7 +29,7 @@ COLUMNS = ("step", "epoch", "update", "seconds", "name", "value")
 
 
 class Log:
-    """`at` is where the step stands; what was written after its state was saved is dropped."""
+    """`at` is the step's position; what was written after its state was saved is dropped."""
 
     def __init__(self, folder: Path, step: str, at: Position, settings: RunSettings) -> None:
         self.step, path = step, folder / "log.csv"

@@ -48,7 +48,7 @@ class Loop:
         self.logged = (0.0, 0)  # seconds and images at the last row of the log
 
     def train(self, part: Part, validation: Part | None) -> dict[str, Any]:
-        """Train what is left; returns and writes what the done marker says."""
+        """Train what is left; returns and writes the done marker."""
         self.loader = self._loader(part, shuffle=True)
         self.batches = min(len(self.loader), self.schedule.batches or len(self.loader))
         self._go_on()

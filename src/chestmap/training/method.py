@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Method:
     """Made once at the end of a room as `METHOD` and listed in `methods/__init__.py`.
 
-    `refuses` says what of `training.around` makes no sense around it ("alignment", "masks", "erasing"), and why.
-    `build(settings, findings, canvas)` gives an untrained network whose `forward(images)` returns an `Output`; canvas is
+    `refuses` names the wrappers that make no sense around it ("alignment", "masks", "erasing"), and why.
+    `build(settings, findings, canvas)` gives an untrained network; its `forward(images)` returns an `Output`; canvas is
     (width, height). `recipe(run, data, settings)` gives the trained one. `tiny` are settings (a table as in TOML) with which
     the conformance suite trains in seconds.
     """

@@ -57,7 +57,7 @@ def make_fabric(settings: RunSettings) -> Fabric:
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, plugins=plugins)
     fabric.launch()
     if not fabric.is_global_zero:
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 -- for good: the result is told once
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 -- for good: the result is printed once
     return fabric
 
 
@@ -92,6 +92,6 @@ def check_shared(fabric: Fabric, folder: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """A process whose launcher was killed would wait for the others forever; Linux can end it."""
+    """Without its launcher a process would wait for the others forever; Linux can end it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -50,7 +50,7 @@ class Screen:
             self.bar.update(self.task, completed=done)
 
     def note(self, rate: float, loss: float) -> None:
-        """Beside the bar, means since the last note."""
+        """Means since the last note, printed next to the bar."""
         if self.bar is not None:
             self.bar.update(self.task, rate=f"{rate:.1f} images/s", loss=f"loss {loss:.4f}")
 

@@ -50,7 +50,7 @@ class State:
         save_resume(folder, self.at.epoch, self.at.batch, state)
 
     def load(self, folder: Path, tell: Callable[[str], None]) -> None:
-        """From the newest state, where there is one; another number of processes is told and recorded."""
+        """From the newest state, where there is one; another number of processes is reported and recorded."""
         state = load_resume(folder, tell)
         if state is not None:
             self._restore(state)
@@ -79,7 +79,7 @@ class State:
 
 
 def _record(step: Path, how: dict[str, int]) -> None:
-    """Beside the last start in environment.json."""
+    """Recorded with the last start in environment.json."""
     path = step.parent / "environment.json"
     recorded = read_json(path) or {"starts": [{}]}
     recorded["starts"][-1].setdefault("goes_on", []).append({"step": step.name} | how)

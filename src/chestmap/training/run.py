@@ -112,7 +112,7 @@ class Run:
         return synchronized_norms(task, task.still)
 
     def write(self, name: str, make: Callable[[Path], None], of: Part | None = None) -> Path:
-        """A folder that `make` fills once; it is whole or absent. `of` is the part whose images it is made from."""
+        """A folder that `make` fills once; it is whole or absent. `of` is the part that gives its images."""
         folder = step_folder(self.folder, len(self.steps) + 1, name)
         record = self._record({}, {"of": of.fingerprint} if of else {}, _home(make))
         started = time.monotonic()
@@ -127,7 +127,7 @@ class Run:
         return folder
 
     def put(self, folder: Path, make: Callable[[Path], None], record: Record | None = None) -> None:
-        """A folder made beside by the first process and renamed; one that is there is replaced."""
+        """A folder made under a temporary name by the first process and renamed; one that is there is replaced."""
         if not self.first:
             return
         beside = folder.with_name(folder.name + ".making")

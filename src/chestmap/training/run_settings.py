@@ -24,7 +24,7 @@ class RunSettings(Settings):
     nodes: int = Field(default=1, ge=1)  # machines
     rendezvous: str = ""  # host:port where several machines meet; from Slurm where it runs
     restarts: int = Field(default=0, ge=0)  # of all processes after one died, from the last checkpoint, before the job fails
-    images_at_once: int | None = Field(default=None, ge=1)  # of a process; more are cut into pieces, whose gradients add up
+    images_at_once: int | None = Field(default=None, ge=1)  # of a process; more are cut into pieces, and gradients add up
     sync_batch_norm: bool = True  # statistics of training batches over all processes
     precision: Literal[32, "bf16", "fp16"] = 32  # of the network's arithmetic; weights stay in 32 bits
     tf32: bool = True  # 19-bit products in 32-bit arithmetic on CUDA

@@ -5,7 +5,7 @@ trial-000/, …             runs
 trials.csv, search.svg    all trials by score, and a picture: scores in their order, and over each setting
 best.toml                 the config with the best settings on the original split
 
-Any number of processes search together, each started with the same command. A trial whose process died is tried again in its folder.
+Any number of processes search together, each started with the same command. A trial with a dead process is tried again in its folder.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _turn(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _beating(optuna: ModuleType, storage: RDBStorage, trial: Trial) -> Iterator[None]:
-    """Tell the others that this trial's process lives."""
+    """Signal to the others that this trial's process lives."""
     ended = threading.Event()
 
     def beat() -> None:

@@ -1,4 +1,4 @@
-"""What Slurm says of the processes that `srun` started, in the words of torchrun."""
+"""Translate Slurm's description of the processes of `srun` into torchrun's variables."""
 
 from __future__ import annotations
 

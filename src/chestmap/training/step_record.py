@@ -81,7 +81,7 @@ def check_same(folder: Path, recorded: Mapping[str, Any], now: Record, *, accept
 
 
 def code_of(module: str | None) -> dict[str, str]:
-    """Hashes by module name, for the step whose task (or maker) lives in `module`."""
+    """Hashes by module name, for the step with its task (or maker) in `module`."""
     waiting, found = [*ALWAYS, *([module] if module else [])], {}
     while waiting:
         name = waiting.pop()

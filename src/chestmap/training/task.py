@@ -31,7 +31,7 @@ class Task(nn.Module):
         return self.network(batch.images)
 
     def freeze(self, *parts: nn.Module) -> None:
-        """Stop learning in `parts`; their batch norm statistics and dropout also stand still under `.train()`."""
+        """Stop learning in `parts`; their batch norm statistics and dropout are also frozen under `.train()`."""
         for part in parts:
             part.requires_grad_(requires_grad=False)
             part.eval()

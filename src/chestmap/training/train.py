@@ -26,7 +26,7 @@ from chestmap.types import Findings
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a model folder is written from; `data` says what it was trained on, `made` with which seed and versions.
+    """What a model folder is written from; `data` describes the training data, `made` the seed and versions.
 
     `config` is the effective configuration without the places of this machine.
     """
@@ -50,7 +50,7 @@ def train(
     progress: bool = True,
     observe: Observer | None = None,
 ) -> Path:
-    """Trains what is left of the recipe; `write_model` (of `inference`) fills `model/`, whose path is returned.
+    """Trains what is left of the recipe; `write_model` (of `inference`) fills `model/`; its path is returned.
 
     Run again with the same config it goes on where it was killed, and does nothing where all is done; `model/` goes when a step
     is made anew or other erasing is asked for.

@@ -66,9 +66,9 @@ class AlignmentAround(AlignmentSettings):
 class MasksAround(Settings):
     """Those of `methods.disease_masks`, learned from the room's own maps."""
 
-    least_score: Share = 0.8  # of an image whose map enters a mask
+    least_score: Share = 0.8  # of an image to enter a mask
     mask_level: Share = 0.5  # of the mask's range; what lies below is cleared
-    asymmetric: tuple[str, ...] = ("Cardiomegaly",)  # findings whose maps are not mirrored
+    asymmetric: tuple[str, ...] = ("Cardiomegaly",)  # findings with maps that are not mirrored
     schedule: Schedule = Schedule(epochs=5, batch_size=32, learning_rate=1e-4, augment=False)
 
 
@@ -115,7 +115,7 @@ def refusals(method: Method, settings: Any, around: AroundSettings) -> list[str]
 
 
 def train_around(run: Run, data: Data, method: Method, settings: Any, around: AroundSettings | None) -> nn.Module:
-    """The room's recipe with the steps of what stands around it: `anchor`, `align`, `pairs` before, `masks`, `mask` after."""
+    """The room's recipe with the steps of its wrappers: `anchor`, `align`, `pairs` before, `masks`, `mask` after."""
     if around is None:
         return method.recipe(run, data, settings)
     aligner = None
