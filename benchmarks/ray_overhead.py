@@ -63,7 +63,7 @@ def in_process(model: Path, films: Path, out: Path) -> float:
 
 def on_ray(ray, model: Path, films: Path, out: Path, actors: int) -> float:
     command = [str(one) for one in (model, films, out, ray.address, actors, PAUSE)]
-    script = str(TESTS / "inference" / "cluster_small.py")
+    script = str(TESTS / "prediction" / "cluster_small.py")
     done = subprocess.run(
         [sys.executable, script, *command], env=ray.environment, capture_output=True, text=True, check=False
     )

@@ -22,7 +22,7 @@ from chestmap.packs.build import Pack, PackSettings, make_pack
 from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.packs.shards import ShardSettings, open_shards, read_index, write_shards
 from chestmap.settings import checked
-from chestmap.storage import bounded_cache as shard_cache
+from chestmap.storage import stores
 from chestmap.training.training_data import open_data
 from datasets.toys import source_in, write_png
 from training.small import data_settings, small_data, write_dataset
@@ -50,7 +50,7 @@ def address(local, tmp_path_factory) -> str:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(shard_cache, "WAIT", 0.0)
+    monkeypatch.setattr(stores, "WAIT", 0.0)
 
 
 def part_of(local: Part, address: str, cache: Path, **more) -> Part:

@@ -46,7 +46,7 @@ def ray():
 
 class Driver:
     def __init__(self, ray, model, films, out):
-        command = [sys.executable, str(TESTS / "inference" / "cluster_small.py")]
+        command = [sys.executable, str(TESTS / "prediction" / "cluster_small.py")]
         command += [str(one) for one in (model, films, out, ray.address, 2, 0.005)]
         self.ray, self.out = ray, out
         self.process = subprocess.Popen(

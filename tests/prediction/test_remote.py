@@ -14,7 +14,7 @@ from chestmap.prediction.inputs import Inputs
 from chestmap.prediction.shard import Shard, open_job, predict_shard
 from chestmap.prediction.stream import StreamSettings, predict_inputs
 from chestmap.predictions.folder import open_predictions, read_header
-from chestmap.storage import bounded_cache as shard_cache
+from chestmap.storage import stores
 from chestmap.storage.results_folder import Remote, place_of
 from prediction.bare_store import Bare, Killed
 from prediction.predict_small import small_predictor
@@ -28,7 +28,7 @@ SETTINGS = StreamSettings(batch_size=2, part_size=3, workers=0)
 @pytest.fixture(autouse=True)
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("CHESTMAP_KEY", "of the tests")
-    monkeypatch.setattr(shard_cache, "WAIT", 0)
+    monkeypatch.setattr(stores, "WAIT", 0)
     Bare.begin(tmp_path / "store")
     return tmp_path / "store"
 
@@ -106,7 +106,7 @@ def test_whichever_put_it_dies_in_the_next_call_makes_it_whole(predictor, films,
 def test_kill_9_while_a_part_is_sent(predictor, films, local, store, tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent / 'src'}{os.pathsep}{TESTS}"}
     environment |= {"BARE_ROOT": str(store), "BARE_DIES": "7", "TMPDIR": str(tmp_path)}
-    command = [sys.executable, str(TESTS / "inference" / "bare_store.py"), str(local / "shard"), AT]
+    command = [sys.executable, str(TESTS / "prediction" / "bare_store.py"), str(local / "shard"), AT]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
     place = Remote(AT, tmp_path)

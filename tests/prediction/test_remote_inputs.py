@@ -8,11 +8,12 @@ import pytest
 
 from chestmap.errors import BadImage, BadInput, BadTable, Unreachable
 from chestmap.imaging.limits import Limits
+from chestmap.prediction import decoding
 from chestmap.prediction.inputs import Inputs
 from chestmap.prediction.shard import Shard, open_job, predict_shard
 from chestmap.prediction.stream import StreamSettings, predict_inputs
 from chestmap.predictions.folder import open_predictions
-from chestmap.storage import bounded_cache as shard_cache
+from chestmap.storage import stores
 from chestmap.storage.addresses import content_at, plain_path, site
 from imaging.dicom_samples import as_bytes, chest, radiograph
 from prediction.bare_store import Bare
@@ -27,7 +28,7 @@ SETTINGS = StreamSettings(batch_size=2, part_size=4, workers=0)
 @pytest.fixture(autouse=True)
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("CHESTMAP_KEY", "of the tests")
-    monkeypatch.setattr(shard_cache, "WAIT", 0)
+    monkeypatch.setattr(stores, "WAIT", 0)
     Bare.begin(tmp_path / "store")
     return tmp_path / "store"
 
@@ -156,7 +157,7 @@ def test_failures_of_a_store_keep_names_to_themselves(store, monkeypatch):
         monkeypatch.setitem(sys.modules, "botocore.exceptions", sys.modules[__name__])
         fails.error = error
         with pytest.raises(kind, match=said) as caught:
-            content_at("bare://bucket/Never^Shown.png")
+            content_at("bare://bucket/Never^Shown.png", 100)
         assert "Shown" not in str(caught.value)
     assert fails.calls == 1 + 3 + 1 + 1
 
@@ -178,11 +179,12 @@ class Failing:
         raise self.error
 
 
-def test_no_more_of_a_file_is_taken_than_may_be_read(store):
+def test_no_more_of_a_file_is_taken_than_may_be_read(store, monkeypatch):
+    monkeypatch.setattr(decoding, "LIMITS", Limits(file_bytes=1000))
     (store / "bucket").mkdir(parents=True)
     (store / "bucket" / "large.png").write_bytes(bytes(2000))
     with pytest.raises(BadImage, match="1,001 bytes; at most 1,000 are read"):
-        content_at("bare://bucket/large.png", Limits(file_bytes=1000))
+        decoding.content(decoding.Input("large.png", "bare://bucket/large.png"))
     assert content_at("bare://bucket/large.png", first=132) == bytes(132)
 
 

@@ -9,7 +9,7 @@ from chestmap.errors import BadInput
 from chestmap.methods import METHODS as ALL
 from chestmap.prediction.ray import PartActor, Work
 from chestmap.predictions.folder import open_predictions
-from chestmap.storage import bounded_cache as shard_cache
+from chestmap.storage import stores
 from prediction.bare_store import Bare
 from prediction.predict_small import small_predictor
 from prediction.test_remote import files_in
@@ -26,7 +26,7 @@ FP32 = ("--device", "cpu", "--engine", "torch", "--precision", "32", "--workers"
 def store(monkeypatch, tmp_path):
     monkeypatch.setitem(ALL, "small", METHODS["small"])
     monkeypatch.setenv("CHESTMAP_KEY", "of the tests")
-    monkeypatch.setattr(shard_cache, "WAIT", 0)
+    monkeypatch.setattr(stores, "WAIT", 0)
     monkeypatch.chdir(tmp_path)
     Bare.begin(tmp_path / "store")
     return tmp_path / "store"

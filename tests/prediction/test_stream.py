@@ -93,7 +93,7 @@ def test_bad_files_are_told_and_told_again(whole, predictor, films):
 
 def killed(model, films, out, batch):
     environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent / 'src'}{os.pathsep}{TESTS}"}
-    command = [sys.executable, str(TESTS / "inference" / "predict_small.py"), *map(str, (model, films, out, batch))]
+    command = [sys.executable, str(TESTS / "prediction" / "predict_small.py"), *map(str, (model, films, out, batch))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
@@ -132,7 +132,7 @@ def test_killed_three_times_among_500(run_folder, predictor, tmp_path):
     predicted(predictor, [films], tmp_path / "whole")
     environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent / 'src'}{os.pathsep}{TESTS}"}
     out = tmp_path / "out"
-    command = [sys.executable, str(TESTS / "inference" / "predict_small.py")]
+    command = [sys.executable, str(TESTS / "prediction" / "predict_small.py")]
     command += [str(one) for one in (run_folder / "model", films, out, -1, 0.05)]
     for wanted in (10, 25, 45):
         process = subprocess.Popen(command, env=environment)

@@ -5,7 +5,6 @@ These processes import no torch, and come from `spawn`: a fork would copy the lo
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
 import signal
@@ -23,6 +22,7 @@ import cv2
 from chestmap.errors import BadInput
 from chestmap.imaging.canvas import CanvasSettings, on_canvas
 from chestmap.imaging.read import read_radiograph
+from chestmap.storage.atomic import cannot_write
 
 CHUNK = 16
 """Images for each task of a process; what a kill may cost is twice this for each process."""
@@ -69,13 +69,6 @@ def pack_chunk(jobs: Sequence[Job], target: Path, settings: CanvasSettings) -> l
             return done
     except OSError as error:
         raise cannot_write(target, error) from None
-
-
-def cannot_write(target: Path, error: OSError) -> BadInput:
-    """What the user can do: make room, or choose another folder."""
-    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-    todo = "make room and run again: finished images are kept" if full else "choose a folder that can be written"
-    return BadInput(f"{target}: {error.strerror or error}; {todo}")
 
 
 def _packed(job: Job, file: int, settings: CanvasSettings) -> Packed:

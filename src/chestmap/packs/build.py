@@ -7,7 +7,6 @@ is killed in between is done again; whatever was finished is not.
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from rich.console import Console
 
 from chestmap.datasets.source import Source
 from chestmap.errors import BadInput
-from chestmap.imaging.worker_pool import Job, Packed, cannot_write, pack_all
+from chestmap.imaging.worker_pool import Job, Packed, pack_all
 from chestmap.packs.pack import (
     ASIDE,
     FORM,
@@ -40,6 +39,8 @@ from chestmap.packs.pack import (
     read_about,
 )
 from chestmap.progress import Report, progress_of
+from chestmap.storage.atomic import cannot_write
+from chestmap.storage.locks import in_turn
 
 WORTH_A_PROCESS = 64
 """With fewer images for each, processes cost more time to start than they save."""
@@ -87,14 +88,7 @@ def pack_place(cache: Path, source: Source, settings: PackSettings) -> Path:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One process packs, the others wait; the lock goes with the process that holds it."""
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            Console(stderr=True).print(
-                f"{folder}: another process is packing, waiting for it", markup=False, highlight=False
-            )
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with in_turn(folder / "lock", lambda: _tell(f"{folder}: another process is packing, waiting for it")):
         yield
 
 

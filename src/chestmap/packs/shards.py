@@ -26,7 +26,8 @@ from chestmap.errors import BadInput, BadModel
 from chestmap.packs.pack import PACKED, STATE, Pack, PackSettings, Walk, check_fits, fingerprint_of
 from chestmap.progress import Report, progress_of
 from chestmap.settings import Settings, checked
-from chestmap.storage.bounded_cache import ShardCache, Stored, failures, store
+from chestmap.storage.bounded_cache import ShardCache, Stored
+from chestmap.storage.stores import failures, store
 
 FORM = 1
 

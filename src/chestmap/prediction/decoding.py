@@ -109,7 +109,9 @@ def opened(source: Input, reading: Reading) -> tuple[str, bytes]:
 def content(source: Input) -> bytes:
     """The bytes of an input, no more than the limit; a message without its name."""
     if is_address(source.path):
-        return content_at(source.path)
+        data = content_at(source.path, LIMITS.file_bytes + 1)
+        LIMITS.check_bytes(len(data))
+        return data
     return content_of(Path(source.path)) if source.member is None else unpacked(source.path, source.member)
 
 

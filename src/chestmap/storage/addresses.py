@@ -5,7 +5,6 @@ An address is told from a path by its "://". Reasons never repeat an address, as
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from secrets import token_hex
@@ -13,9 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from chestmap.errors import BadImage, BadInput, BadModel, Unreachable
-from chestmap.imaging.limits import LIMITS, Limits
-from chestmap.storage import bounded_cache as shard_cache
-from chestmap.storage.bounded_cache import TRIES, failures, store
+from chestmap.storage.stores import TRIES, attempts, failures, store
 
 LOCAL = ("file://", "local://")
 HOPELESS = {"BotoCoreError", "GoogleAuthError", "ClientAuthenticationError"}
@@ -55,17 +52,13 @@ class Away(BadImage):
     """A store did not give a file that may well be there: denied, or without an answer."""
 
 
-def content_at(address: str, limits: Limits = LIMITS, first: int | None = None) -> bytes:
-    """The bytes of a file, or its first ones; a `BadImage` where it cannot be had, `Unreachable` where nothing can."""
+def content_at(address: str, first: int) -> bytes:
+    """The first bytes of a file; a `BadImage` where it cannot be had, `Unreachable` where nothing can."""
     said = ""
-    for attempt in range(TRIES):
-        time.sleep(shard_cache.WAIT * 2 ** (attempt - 1) if attempt else 0)
+    for _ in attempts():
         try:
             file_system, path = store(address)
-            data = file_system.cat_file(path, start=0, end=first or limits.file_bytes + 1)
-            limits.check_bytes(len(data))
-        except BadImage:
-            raise
+            return file_system.cat_file(path, start=0, end=first)
         except BadInput as problem:
             if isinstance(problem.__context__, ImportError):
                 raise Unreachable(f"{site(address)}: {str(problem).removeprefix(f'{address}: ')}") from None
@@ -80,8 +73,6 @@ def content_at(address: str, limits: Limits = LIMITS, first: int | None = None) 
                 raise Unreachable(f"{site(address)}: {said}; check credentials and network, then call again") from None
         except (ValueError, NotImplementedError, TypeError) as error:
             raise BadImage(f"cannot be read ({told(error, address)}): check the address") from None
-        else:
-            return data
     raise Away(f"cannot be fetched ({said}): tried {TRIES} times")
 
 
@@ -100,8 +91,7 @@ def tried(address: str, action: Callable[[Any, str], Found], *, sending: bool = 
     A file that is not there is told by FileNotFoundError, but where something is sent: then it is the bucket.
     """
     said = ""
-    for attempt in range(TRIES):
-        time.sleep(shard_cache.WAIT * 2 ** (attempt - 1) if attempt else 0)
+    for _ in attempts():
         try:
             return action(*store(address))
         except PermissionError as error:

@@ -6,56 +6,25 @@ fetched beside, checked, then renamed. What was used longest ago makes room; who
 
 from __future__ import annotations
 
-import fcntl
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b, file_digest
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from chestmap.errors import BadInput, BadModel
-from chestmap.imaging.worker_pool import cannot_write
 from chestmap.settings import Settings
+from chestmap.storage.atomic import cannot_write
+from chestmap.storage.locks import in_turn
+from chestmap.storage.stores import TRIES, attempts, failures, store
 
 LOCKS = 64
-TRIES = 3
 LONGEST_FETCH = 3600 * 10**9
 """In nanoseconds without a byte: older, it was left by a process that was killed."""
-
-WAIT = 1.0  # seconds before the second try, twice as long before each further one
-
-
-def store(address: str) -> tuple[Any, str]:
-    """The file system of an fsspec address (`s3://`, `gs://`, `file://`, a path), and the path in it.
-
-    Asked for anew wherever it is used: a connection does not live on in a forked process, and fsspec keeps one for each.
-    """
-    from fsspec.core import url_to_fs
-
-    try:
-        file_system, path = url_to_fs(address)
-    except ImportError as error:
-        raise BadInput(
-            f"{address}: this kind of address needs a package that is absent: {error}; install it with pip"
-        ) from None
-    except ValueError as error:
-        raise BadInput(f"{address}: {error}; expected a folder, or an address such as s3://bucket/folder") from None
-    return file_system, path.rstrip("/")
-
-
-def failures() -> tuple[type[Exception], ...]:
-    """What a store may raise: OSError, and the own errors of those packages behind fsspec that are loaded."""
-    kinds = {
-        "botocore.exceptions": "BotoCoreError", "aiohttp": "ClientError", "google.auth.exceptions": "GoogleAuthError",
-        "azure.core.exceptions": "AzureError",
-    }  # fmt: skip
-    return OSError, *(getattr(sys.modules[module], kind) for module, kind in kinds.items() if module in sys.modules)
 
 
 def hash_of(path: Path) -> str:
@@ -118,8 +87,7 @@ class ShardCache:
             self._make_room(stored.bytes)
             beside.touch()
         wrong = ""
-        for attempt in range(TRIES):
-            time.sleep(WAIT * 2 ** (attempt - 1) if attempt else 0)
+        for _ in attempts():
             file_system, path = store(self.address)
             try:
                 file_system.get_file(f"{path}/{stored.name}", str(beside))
@@ -159,8 +127,7 @@ class ShardCache:
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
         """The lock goes with the process that holds it."""
-        with (self.folder / "locks" / name).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with in_turn(self.folder / "locks" / name):
             yield
 
 

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 from chestmap.errors import BadInput, Refused
 from chestmap.storage.addresses import fetched, is_address, listed, tried, without_scheme
-from chestmap.storage.bounded_cache import store
 from chestmap.storage.scratch import Scratch
+from chestmap.storage.stores import store
 
 HEADER = "predictions.json"
 MARK = "scores.parquet"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -10,6 +9,11 @@ import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock
+
+from chestmap.errors import Refused
+from chestmap.storage.locks import alone, lock_of
 
 LEFT = 3600
 """Seconds after which a folder that nobody holds was left by a process that was killed."""
@@ -22,25 +26,21 @@ class Scratch:
         parent.mkdir(parents=True, exist_ok=True)
         _clear(parent)
         self.folder = Path(tempfile.mkdtemp(prefix="chestmap-sending-", dir=parent))
-        held = os.open(self.folder / ".held", os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(held, fcntl.LOCK_EX)
+        held = lock_of(self.folder / ".held")
+        held.acquire()
         weakref.finalize(self, _remove, self.folder, held, os.getpid())
 
 
 def _clear(parent: Path) -> None:
     for left in parent.glob("chestmap-sending-*"):
-        with suppress(OSError):  # it is held, or of another user
+        with suppress(OSError, Refused):  # it is held, or of another user
             if time.time() - left.stat().st_mtime > LEFT:
-                held = os.open(left / ".held", os.O_RDWR)
-                try:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with alone(left / ".held", "in use"):
                     shutil.rmtree(left, ignore_errors=True)
-                finally:
-                    os.close(held)
 
 
-def _remove(folder: Path, held: int, process: int) -> None:
+def _remove(folder: Path, held: FileLock, process: int) -> None:
     """Not by a process that was forked from the one that made it."""
     if os.getpid() == process:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(held)
+        held.release()

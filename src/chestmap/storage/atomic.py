@@ -1,0 +1,91 @@
+"""Writes files and folders that are there whole or not at all.
+
+Content goes to a name next to the final one, reaches the disk, and is renamed. A killed process leaves `NAME.<random>.part`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+
+from chestmap.errors import BadInput
+
+PART = ".part"
+"""Ends the name of what is not finished."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path to write a file to, and give it the name `path` when the block ends without an error."""
+    made = path.with_name(f"{path.name}.{token_hex(4)}{PART}")
+    try:
+        yield made
+        sync(made)
+        made.replace(path)
+        sync(path.parent)
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    with replacing(path) as made:
+        made.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+@contextmanager
+def making_folder(path: Path, mark: str = "") -> Iterator[Path]:
+    """Yield an empty folder next to `path`, and give it that name when the block ends; what was there goes.
+
+    An unfinished one is removed first. With a `mark` several processes may make the same folder.
+    """
+    made = path.with_name(f"{path.name}.making{mark}")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    try:
+        yield made
+        publish(made, path)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def publish(made: Path, path: Path) -> None:
+    """Give a finished folder its name, with all of its files on the disk."""
+    for entry in (*sorted(made.rglob("*"), reverse=True), made):
+        sync(entry)
+    if path.exists():
+        shutil.rmtree(path)
+    made.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's list of names, to the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that does not sync folders
+            raise
+    finally:
+        os.close(opened)
+
+
+def cannot_write(target: Path, error: OSError) -> BadInput:
+    """Say what the user can do: make room, or choose another folder."""
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    todo = "make room and run again: finished images are kept" if full else "choose a folder that can be written"
+    return BadInput(f"{target}: {error.strerror or error}; {todo}")
