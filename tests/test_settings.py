@@ -132,3 +132,29 @@ def test_written_settings_read_back_the_same(tmp_path):
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         Config().seed = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (".".join("a" * 3000) + "=1", "3,000 tables deep; at most 32 are read"),
+        ("a=" + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ("a=" + "[" * 40 + "]" * 40, "nested more than 32 deep"),
+        ("a=" + "{b=" * 3000 + "1" + "}" * 3000, "nested too deeply"),
+        ("a=" + "9" * 5000, "with a number too long"),
+    ],
+)
+def test_an_override_without_bottom_is_one_short_line(text, said):
+    with pytest.raises(BadSettings) as caught:
+        with_overrides({}, [text])
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("content", ["x = " + "[" * 3000 + "]" * 3000, ".".join("a" * 3000) + " = 1", "x = " + "9" * 5000])
+def test_a_file_without_bottom_is_one_short_line(tmp_path, content):
+    (tmp_path / "run.toml").write_text(content)
+    with pytest.raises(BadSettings) as caught:
+        load(Config, tmp_path / "run.toml")
+    assert len(str(caught.value).splitlines()) == 1
+    assert len(str(caught.value)) < 200 + len(str(tmp_path))

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from chestmap.errors import BadSettings, did_you_mean
 
 Tree = dict[str, Any]
+
+DEEPEST = 32
+"""Tables in tables; no setting is half as deep."""
 Model = TypeVar("Model", bound="Settings")
 
 
@@ -31,9 +34,27 @@ def read_toml(path: Path) -> Tree:
     except (OSError, UnicodeDecodeError) as error:
         raise BadSettings(f"{path}: cannot be read as text ({error.__class__.__name__}); expected a TOML file") from None
     try:
-        return tomllib.loads(text)
+        tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadSettings(f"{path}: not TOML: {error}") from None
+    except (RecursionError, ValueError):
+        raise BadSettings(f"{path}: nested too deeply, or with a number too long, for settings") from None
+    if _is_deep(tree):
+        raise BadSettings(f"{path}: nested more than {DEEPEST} deep; no setting is")
+    return tree
+
+
+def _is_deep(value: object) -> bool:
+    """Without recursion, since its depth is what is asked."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            below
+            for one in level
+            if isinstance(one, dict | list)
+            for below in (one.values() if isinstance(one, dict) else one)
+        ]
+    return bool(level)
 
 
 def write_toml(path: Path, settings: Settings) -> None:
@@ -60,14 +81,19 @@ def _override(tree: Tree, text: str) -> str:
     key, equals, value = text.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
-        return f"--set {text}: expected key=value, such as --set step.learning_rate=1e-4"
+        return f"--set {text[:200]}: expected key=value, such as --set step.learning_rate=1e-4"
+    if len(parts) > DEEPEST:
+        return f"--set {text[:60]}…: {len(parts):,} tables deep; at most {DEEPEST} are read"
     for part in parts[:-1]:
         below = tree.setdefault(part, {})
         if not isinstance(below, dict):
             return f'--set {text}: "{part}" is a value, not a table'
         tree = below
-    tree[parts[-1]] = _toml_value(value.strip())
-    return ""
+    try:
+        tree[parts[-1]] = read = _toml_value(value.strip())
+    except (RecursionError, ValueError):
+        return f"--set {text[:60]}…: nested too deeply, or with a number too long, for a setting"
+    return f"--set {text[:60]}…: nested more than {DEEPEST} deep; no setting is" if _is_deep(read) else ""
 
 
 def _toml_value(text: str) -> Any:

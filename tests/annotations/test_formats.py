@@ -85,6 +85,37 @@ def test_label_studio_takes_the_newest_word_of_people_and_says_what_it_cannot_us
     assert "brushlabels" in aside.lines[2]
 
 
+def test_label_studio_of_other_kinds_costs_what_is_wrong_alone(tmp_path):
+    def task(name, result):
+        return {"data": {"image": name}, "annotations": [{"result": result}]}
+
+    value = {"x": 10, "y": 20, "width": 30, "height": 40, "rectanglelabels": ["Mass"]}
+    region = {"type": "rectanglelabels", "original_width": 100, "original_height": 100, "value": value}
+    odd = [
+        5,
+        [region | {"original_width": 10**400}],
+        [region | {"original_width": "1e999"}],
+        [region | {"original_height": 0}],
+        [region | {"value": value | {"rectanglelabels": "Mass"}}],
+        [region | {"value": value | {"x": 10**400}}],
+        [region | {"value": value | {"width": None}}],
+    ]
+    tasks = [task(f"{number}.png", result) for number, result in enumerate([*odd, [region]])]
+    (tmp_path / "t.json").write_text(json.dumps(tasks))
+    images, aside = read_annotations(tmp_path / "t.json")
+    assert [len(one.boxes) for one in images] == [0] * len(odd) + [1]
+    assert len(aside.lines) == len(odd)
+    assert all(len(line) < 200 for line in aside.lines)
+
+
+@pytest.mark.parametrize("size", ['width="nan" height="5"', 'width="5" height="1e999"', 'width="0" height="5"'])
+def test_an_image_of_no_size_is_refused(tmp_path, size):
+    image = f'<image name="a" {size}></image>'
+    (tmp_path / "t.xml").write_text(f"<annotations><version>1.1</version>{image}</annotations>")
+    with pytest.raises(BadTable, match="has no width and height in pixels"):
+        read_annotations(tmp_path / "t.xml")
+
+
 def test_cvat_as_its_documentation_has_it(tmp_path):
     text = """<?xml version="1.0" encoding="utf-8"?>
     <annotations><version>1.1</version><meta><task><name>films</name></task></meta>

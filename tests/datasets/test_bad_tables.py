@@ -3,6 +3,8 @@
 import gzip
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,11 @@ STRUCTURAL: dict[str, tuple[dict[str, Any], dict[str, str | bytes], str]] = {
         {"labels.csv": LABELS, "boxes.json": json.dumps(COCO | {"images": None})},
         "no list of images",
     ),
+    "coco of half a letter": (
+        IN_COCO,
+        {"labels.csv": LABELS, "boxes.json": json.dumps(COCO | {"images": [{"id": 1, "file_name": "\ud800"}]})},
+        "boxes.json: holds half a letter",
+    ),
     "coco image without name": (
         IN_COCO,
         {"labels.csv": LABELS, "boxes.json": json.dumps(COCO | {"images": [{"id": 1}]})},
@@ -270,6 +277,16 @@ LOCAL: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
         {"labels.csv": LABELS + "b.png,maybe\nc.png,0\n"},
         'column Mass "maybe": expected 1, 0, -1 or nothing; taken as unknown',
     ),
+    "folder width with a comma": (
+        FOLDER,
+        {"labels.csv": 'image,Mass,width,height\na.png,1,"1,024",1024\n'},
+        'size: labels.csv row 2: width "1,024": expected 1 to 1,000,000 pixels as a plain number; the size is taken as unknown',
+    ),
+    "folder height of no image": (
+        FOLDER,
+        {"labels.csv": "image,Mass,Width,Height\na.png,1,1024,0\n"},
+        'height "0": expected',
+    ),
     "folder box": (
         BOXED,
         {"labels.csv": LABELS, "boxes.csv": "image,finding,x,y,w,h\na,Mass,1,2,3,4\nq,Mass,1,2,3,4\n"},
@@ -297,6 +314,58 @@ def test_damage_to_a_row_costs_that_row_alone(tmp_path, case):
     if "box" in case or "mark" in case:
         assert source.boxes
     assert source.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("cells", "size"),
+    [
+        ("1024,768", (1024.0, 768.0)),
+        ("n/a,768", (None, None)),
+        (",", (None, None)),
+        ("NaN,NA", (None, None)),
+        ("1e999,768", (None, None)),
+    ],
+)
+def test_the_size_of_an_image_is_whole_or_unknown(tmp_path, cells, size):
+    write(tmp_path, {"labels.csv": f"image,Mass,width,height\na.png,1,{cells}\n"})
+    source = open_source(source_settings(FOLDER | {"root": str(tmp_path)}))
+    assert source.images.select("width", "height").row(0) == size
+    assert source.findings.names == ("Mass",)
+    assert source.fingerprint
+
+
+def test_the_height_of_a_patient_is_no_size_of_an_image(tmp_path):
+    write(tmp_path, {"labels.csv": "image,Mass,height\na.png,1,170\n"})
+    source = open_source(source_settings(FOLDER | {"root": str(tmp_path)}))
+    assert source.images.select("width", "height").row(0) == (None, None)
+    assert not [one for one in source.problems if one.level == "error"]
+
+
+def test_a_table_of_names_alone_may_repeat_one(tmp_path):
+    write(tmp_path, {"labels.csv": "image\na.png\na.png\n"})
+    with pytest.raises(BadTable, match="no column of labels"):
+        open_source(source_settings(FOLDER | {"root": str(tmp_path)}))
+    write(tmp_path, {"labels.csv": "image,Mass\na.png,1\na.png,1\n"})
+    assert len(open_source(source_settings(FOLDER | {"root": str(tmp_path)}))) == 1
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from chestmap.datasets.text_files import read_text
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), -1))
+print(len(read_text(Path(sys.argv[1]))))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_a_small_table_is_read_in_little_address_space(tmp_path):
+    """A read of 2 GiB at once would ask for that much."""
+    write(tmp_path, {"labels.csv": LABELS})
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "labels.csv")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(len(LABELS)), done.stderr
 
 
 TOML = {

@@ -137,3 +137,34 @@ def test_damaged_predictions_are_refused(predicted, tmp_path, how):
         open_predictions(folder)
     assert str(folder) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+HEADERS = {
+    "findings missing": ({"findings": None}, "findings: missing"),
+    "findings a text": ({"findings": "Mass"}, "findings: input should be a valid list"),
+    "findings of numbers": ({"findings": [1]}, "findings.0: input should be a valid string"),
+    "no findings": ({"findings": []}, "findings: list should have at least 1 item"),
+    "findings twice": ({"findings": ["Mass", "mass"]}, "names must be present and differ"),
+    "canvas of one": ({"canvas": [32]}, "canvas: list should have at least 2 items"),
+    "canvas of nothing": ({"canvas": [0, 32]}, "expected width and height of at least 1"),
+    "complete in words": ({"complete": "yes"}, "complete: input should be a valid boolean"),
+    "rule a number": ({"own_rule": 5}, "own_rule: input should be"),
+    "rule without threshold": ({"own_rule": {}}, "own_rule.threshold: missing"),
+    "rule of infinity": ({"own_rule": {"threshold": 1e999}}, "own_rule.threshold: input should be a finite number"),
+    "model a list": ({"model": []}, "model: input should be"),
+    "part size of half": ({"part_size": 0.5}, "part_size: input should be"),
+    "data a number": ({"data": 7}, "data: input should be a valid string"),
+    "a flipped bit in a key": ({"data": None, "eata": ""}, "eata: not a setting (got ''); did you mean \"data\"?"),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_a_header_of_other_kinds_is_refused(predicted, tmp_path, case):
+    changes, message = HEADERS[case]
+    header = json.loads((predicted.folder / "predictions.json").read_text()) | changes
+    header = {key: value for key, value in header.items() if value is not None}
+    (tmp_path / "predictions.json").write_text(json.dumps(header))
+    with pytest.raises(BadModel) as caught:
+        open_predictions(tmp_path)
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

@@ -9,7 +9,8 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 
-from chestmap.errors import BadInput
+from chestmap.errors import BadImage, BadInput
+from chestmap.prediction.decoding import content
 from chestmap.prediction.inputs import Inputs
 from chestmap.prediction.pseudonym import Pseudonyms, own_key, repeats
 from imaging.dicom_samples import as_bytes, chest, radiograph
@@ -95,6 +96,20 @@ def test_lists_of_paths(films):
     assert names(films / "list.txt") == ["a/1.png", "b/1.png", "nowhere.png"]
     (films / "list.csv").write_text("path,image_id,note\na/1.png,one,x\nb/1.png,two,y\na/2.PNG,two,z\n")
     assert names(films / "list.csv") == ["one", "two", "two~2"]
+
+
+@pytest.mark.parametrize("row", ["http://[", "zip://a.png::/x", "://", "memory://", "a::b::c", "http://[::1", "file://"])
+def test_a_row_that_is_no_address_costs_that_row_alone(films, row):
+    (films / "list.csv").write_text(f"path\na/1.png\n{row}\nb/1.png\n")
+    (films / "list.txt").write_text(f"a/1.png\n{row}\nb/1.png\n")
+    for given in ("list.csv", "list.txt"):
+        listed = list(Inputs([str(films / given)]))
+        assert len(listed) == 3
+        assert [listed[0].name, listed[2].name] == ["a/1.png", "b/1.png"]
+        assert listed[1].name
+        with pytest.raises(BadImage) as caught:
+            content(listed[1])
+        assert "\n" not in str(caught.value)
 
 
 def test_a_dicomdir_lists_its_files_and_none_outside(films):

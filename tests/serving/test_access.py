@@ -102,6 +102,8 @@ def test_a_proxy_is_believed_only_where_it_stands():
         ({"X-Chestmap": ""}, 415),  # the header is there
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
+        ({"Origin": "http://localhost]"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Host": "evil.example"}, 421),
         ({"Host": "localhost.evil.example"}, 421),

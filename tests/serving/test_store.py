@@ -16,6 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from chestmap.errors import BadInput, Refused
 from chestmap.serving.engine.batches import under_way
 from chestmap.serving.store import reviews
+from chestmap.serving.store.database import open_database, open_read_only
 from chestmap.serving.store.results import MOST_DEATHS, Answer, Asked, NewFile, answer, ask, resume
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.store import NewStudy, Query, Store
@@ -202,3 +203,15 @@ def test_no_id_becomes_another_path(tmp_path):
             store.folders.of(word)
     assert isinstance(store.folders.of("s-" + "0" * 24), Path)
     store.close()
+
+
+@pytest.mark.parametrize("left", [0.1, 0.5, 0.9])
+def test_a_database_cut_short_is_told_in_one_line(tmp_path, left):
+    made = Store(tmp_path / "store")
+    add(made, "film")
+    made.close()
+    path = tmp_path / "store" / "store.sqlite"
+    path.write_bytes(path.read_bytes()[: round(path.stat().st_size * left)])
+    for opening in (open_database, open_read_only):
+        with pytest.raises(BadInput, match=r"malformed|not a database|disk image|schema"):
+            opening(tmp_path / "store").dispose()

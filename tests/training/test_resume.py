@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from chestmap.errors import StepChanged
+from chestmap.errors import BadModel, StepChanged
+from chestmap.training.run_folder import read_done
 from training.several import FORKS, launched
 from training.small import train_small
 
@@ -141,3 +142,19 @@ def test_another_number_of_processes_goes_on_and_is_recorded(dataset, tmp_path):
 def test_refusals_name_what_differs(dataset, whole):
     with pytest.raises(StepChanged, match=r"1-teach: was made differently: run.seed was 0, is 1; train in a new folder"):
         train_small(str(dataset), str(whole), "seed=1")
+
+
+def test_a_bit_of_a_finished_step_is_not_overlooked(whole, tmp_path):
+    """Whichever bit flips in the marker: damaged, or another spelling of the same."""
+    marker = (whole / "1-teach" / "done.json").read_bytes()
+    done = read_done(whole / "1-teach")
+    for place in range(8 * len(marker)):
+        flipped = bytearray(marker)
+        flipped[place // 8] ^= 1 << place % 8
+        (tmp_path / "done.json").write_bytes(flipped)
+        try:
+            found = read_done(tmp_path)
+        except BadModel as error:
+            assert "delete its folder to make the step anew" in str(error)  # noqa: PT017 - it need not be raised
+        else:
+            assert found == done

@@ -1,6 +1,6 @@
 """Labels and boxes that people gave images, written as a folder that `folder.py` reads: labels.csv, boxes.json, images.
 
-Annotation programs, reviews and datasets meet here; `annotation_forms.py` has the programs' own forms.
+Annotation programs, reviews and datasets meet here; `formats.py` has the programs' own forms.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 from chestmap.datasets.coco import coco_tree
-from chestmap.errors import BadInput
+from chestmap.datasets.columns import WIDEST
+from chestmap.errors import BadBox, BadInput
 from chestmap.types import Box, Findings
 
 LABELS, BOXES = "labels.csv", "boxes.json"
@@ -43,6 +45,17 @@ class SetAside:
 
     def add(self, line: str) -> None:
         self.lines.append(f"{self.file}: {line}; set aside")
+
+
+def size_of(width: Any, height: Any) -> tuple[float, float]:
+    """Width and height of an image as a file gives them; a `BadBox` for what is no number of pixels."""
+    try:
+        size = float(width), float(height)
+    except (TypeError, ValueError, OverflowError):
+        size = 0.0, 0.0
+    if not all(1 <= side <= WIDEST for side in size):
+        raise BadBox(f"an image of {width!r:.20} x {height!r:.20} pixels; expected 1 to {WIDEST:,}")
+    return size
 
 
 def write_tables(folder: Path, findings: Findings, images: Sequence[Annotated]) -> None:

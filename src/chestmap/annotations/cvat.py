@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-from chestmap.annotations.annotated_image import Annotated, SetAside
+from chestmap.annotations.annotated_image import Annotated, SetAside, size_of
 from chestmap.datasets.text_files import read_text
 from chestmap.errors import BadBox, BadInput, BadTable
 from chestmap.types import Box, Findings
@@ -87,9 +87,9 @@ class _Reader:
         if tag == "image":
             self._name, self._labels, self._boxes = at.get("name", ""), {}, []
             try:
-                self._size = float(at["width"]), float(at["height"])
+                self._size = size_of(at["width"], at["height"])
             except (KeyError, ValueError):
-                raise BadTable(f"{self.path}: image {self._name!r} has no width and height") from None
+                raise BadTable(f"{self.path}: image {self._name!r} has no width and height in pixels") from None
         elif tag in {"box", "tag"}:
             self._at, self._label = at, at.get("label", "")
             if tag == "tag" and at.get("source") != "auto":

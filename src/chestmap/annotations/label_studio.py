@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from chestmap.annotations.annotated_image import Annotated, SetAside
+from chestmap.annotations.annotated_image import Annotated, SetAside, size_of
 from chestmap.datasets.text_files import read_json
 from chestmap.errors import BadBox, BadTable
 from chestmap.types import Box, Findings
@@ -91,7 +91,11 @@ def read_label_studio(path: Path) -> tuple[list[Annotated], SetAside]:
 
 def _image(address: str, data: dict[str, Any], annotation: dict[str, Any], aside: SetAside) -> Annotated:
     name, labels, boxes, size = _name(address), dict[str, bool](), list[Box](), (0.0, 0.0)
-    for region in annotation.get("result") or ():
+    regions = annotation.get("result") or ()
+    if not isinstance(regions, list | tuple):
+        aside.add(f"{name}: its result is no list")
+        regions = ()
+    for region in regions:
         match region:
             case {"type": "choices", "from_name": ("present" | "absent") as word, "value": {"choices": list() as names}}:
                 for finding in map(str, names):
@@ -101,13 +105,14 @@ def _image(address: str, data: dict[str, Any], annotation: dict[str, Any], aside
             case {"type": str() as kind} if kind in UNREAD:
                 aside.add(f"{name}: {kind} has no upright corners")
             case {"type": "rectanglelabels", "value": dict() as value}:
-                width, height = region.get("original_width"), region.get("original_height")
                 try:
-                    size = float(width), float(height)  # pyright: ignore[reportArgumentType] -- a TypeError is reported
+                    size = size_of(region.get("original_width"), region.get("original_height"))
                     if value.get("rotation") or region.get("image_rotation"):
                         raise BadBox("turned boxes and images have no upright corners")
-                    boxes += [_box(str(finding), value, size) for finding in value["rectanglelabels"]]
-                except (BadBox, KeyError, TypeError, ValueError) as problem:
+                    if not isinstance(findings := value["rectanglelabels"], list):
+                        raise BadBox("rectanglelabels is no list")
+                    boxes += [_box(str(finding), value, size) for finding in findings]
+                except (BadBox, KeyError, TypeError, ValueError, OverflowError) as problem:
                     aside.add(f"{name}: a box is not usable ({problem})")
     patient = data.get("patient_id")
     return Annotated(name, size, labels, tuple(boxes), patient if isinstance(patient, str) else "")

@@ -1,7 +1,7 @@
 """The verbs of `chestmap`, one file for each group.
 
-Data goes to stdout, messages and progress to stderr. Exit codes: 0 done, 1 a check failed, 2 wrong use or bad input,
-130 interrupted. Nothing here imports torch before a verb needs it.
+Data goes to stdout, messages and progress to stderr; `ending.py` has the exit codes. Nothing here imports torch before a verb
+needs it.
 """
 
 import os
@@ -12,7 +12,7 @@ import typer
 
 from chestmap import __version__
 from chestmap.cli import data, demo, export, model, node, predict, report, reproduce, score, serve, train
-from chestmap.errors import ChestmapError
+from chestmap.cli.ending import ended
 
 app = typer.Typer(
     name="chestmap",
@@ -52,19 +52,9 @@ node.add_to(app)
 
 
 def main() -> None:
-    """Run a verb; a mistake of the user is one line for each mistake, never a traceback."""
+    """Run a verb; whatever ends it is one line for each mistake, never a traceback."""
     _share_cores()
-    try:
-        app()
-    except ChestmapError as error:
-        _say(error)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except OSError as error:
-        _say(f"{error.filename or 'file system'}: {error.strerror or error}")
-        sys.exit(2)
+    sys.exit(ended(app))
 
 
 def _share_cores() -> None:
@@ -75,8 +65,3 @@ def _share_cores() -> None:
     """
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 4:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-
-def _say(message: object) -> None:
-    for line in str(message).splitlines():
-        sys.stderr.write(f"chestmap: {line}\n")

@@ -23,6 +23,9 @@ CORNERS = ("x0", "y0", "x1", "y1")
 SLACK = 0.01
 """Pixels by which a box may pass the border unreported: rounding."""
 
+WIDEST = 1_000_000
+"""Pixels on a side of an image."""
+
 MOST_TOLD = 12
 """Unknown names that get a line of their own."""
 
@@ -33,11 +36,14 @@ YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25, "": 1.0}
 PRESENT, ABSENT, UNCERTAIN, BLANK, DAMAGED = 1, 0, 2, 3, 4
 """The meaning of a label cell, before a source's policy for uncertain and blank cells."""
 
+UNSAID = ("", "nan", "na", "n/a", "null", "none", "?", "unknown")
+"""How a table leaves a cell open."""
+
 CELLS = (
     dict.fromkeys(("1", "1.0", "true", "yes"), PRESENT)
     | dict.fromkeys(("0", "0.0", "false", "no"), ABSENT)
     | dict.fromkeys(("-1", "-1.0"), UNCERTAIN)
-    | dict.fromkeys(("", "nan", "na", "n/a", "null", "none", "?", "unknown"), BLANK)
+    | dict.fromkeys(UNSAID, BLANK)
 )
 
 
@@ -53,7 +59,7 @@ def unique_rows(table: Table, column: str, told: Sequence[str]) -> Table:
     again = ~pl.col(column).is_first_distinct()
     if not table.rows.select(again.any()).item():
         return table
-    told_else = pl.struct(told) != pl.struct(told).first().over(column)
+    told_else = pl.struct(told) != pl.struct(told).first().over(column) if told else pl.lit(value=False)
     table = table.set_aside(again & told_else, "repeated row", f"{{{column}}} stands in an earlier row with other values")
     table = table.repaired(again, "repeated row", f"{{{column}}} stands in an earlier row too; dropped")
     return table.keep(~again)
@@ -69,6 +75,21 @@ def with_age(table: Table) -> Table:
     years = pl.when(years <= OLDEST).then(years)
     bad = years.is_null() & ~pl.col("age").str.to_lowercase().is_in(["", "nan", "unknown"])
     return table.repaired(bad, "age", f'age "{{age}}": expected 0 to {OLDEST} years; taken as unknown', age=years)
+
+
+def with_size(table: Table) -> Table:
+    """`width` and `height` of image space, both or neither; what is no size of an image is an error and taken as unknown."""
+    names = [name for name in ("width", "height") if name in table.rows.columns]
+    if not names:
+        return table
+    sizes = {name: pl.col(name).cast(pl.Float64, strict=False) for name in names}
+    sound = {name: (size.is_finite() & size.is_between(1, WIDEST)).fill_null(value=False) for name, size in sizes.items()}
+    for name in names:
+        bad = ~sound[name] & ~pl.col(name).str.to_lowercase().is_in(UNSAID)
+        say = f'{name} "{{{name}}}": expected 1 to {WIDEST:,} pixels as a plain number; the size is taken as unknown'
+        table = table.reported("error", "size", bad, say)
+    both = pl.all_horizontal(sound.values()) & (len(names) == 2)
+    return table.with_columns(**{name: pl.when(both).then(size) for name, size in sizes.items()})
 
 
 def with_word(table: Table, column: str, words: Mapping[str, str]) -> Table:

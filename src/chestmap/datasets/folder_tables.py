@@ -21,6 +21,7 @@ from chestmap.datasets.columns import (
     separated,
     unique_rows,
     with_age,
+    with_size,
     with_word,
 )
 from chestmap.datasets.csv_table import Table, read_csv
@@ -38,6 +39,8 @@ KNOWN = {
     "sex": ("sex", "gender", "patient_sex", "patient_gender"),
     "labels": ("findings", "finding_labels", "labels"),
     "list": ("split", "list", "part"),
+    "width": ("width", "image_width"),
+    "height": ("height", "image_height"),
 }
 Labels = Int8[np.ndarray, "image finding"]
 CORNERS = {
@@ -71,7 +74,7 @@ def read_labels(path: Path) -> Table:
     table = unique_rows(table, "image_id", [name for name in table.rows.columns if name not in {"row", "image_id"}])
     if "patient_id" in table.rows.columns:
         table = table.set_aside(pl.col("patient_id") == "", "patient", "{image_id} has no patient")
-    return with_word(with_word(with_age(table), "view", VIEWS), "sex", SEXES)
+    return with_word(with_word(with_age(with_size(table)), "view", VIEWS), "sex", SEXES)
 
 
 def labels_of(table: Table, chosen: tuple[str, ...] | None) -> tuple[Table, Findings, Labels]:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -16,6 +19,8 @@ from chestmap.errors import BadTable, did_you_mean
 
 LARGEST = 1 << 31
 """Bytes of text; beyond it lies a mistake or a decompression bomb."""
+
+PIECE = 1 << 20
 
 NOT_TABLES = {
     b"PK\x03\x04": "a zip archive or an Excel workbook; unpack it or save it as CSV",
@@ -28,6 +33,7 @@ NOT_TABLES = {
     b"<html": "a web page; the download asked for a login or failed",
 }
 
+HALF_LETTER = re.compile(r"\\u[dD][89a-fA-F]")
 Shape = TypeVar("Shape", dict, list)
 
 
@@ -75,7 +81,7 @@ def _read_bytes(path: Path) -> bytes:
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            content = (gzip.GzipFile(fileobj=file) if zipped else file).read(LARGEST + 1)
+            content = b"".join(_pieces(gzip.GzipFile(fileobj=file) if zipped else file))
     except FileNotFoundError:
         raise BadTable(f"{path}: no such file{did_you_mean(path.name, _names_in(path.parent))}") from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
@@ -85,6 +91,14 @@ def _read_bytes(path: Path) -> bytes:
     if len(content) > LARGEST:
         raise BadTable(f"{path}: more than {LARGEST >> 20:,} MiB of text; expected a table of a dataset")
     return content
+
+
+def _pieces(file: BufferedIOBase) -> Iterator[bytes]:
+    """At most one byte more than `LARGEST`. A read of all at once would ask the system for room of that size."""
+    left = LARGEST + 1
+    while left and (piece := file.read(min(left, PIECE))):
+        left -= len(piece)
+        yield piece
 
 
 def _decoded(content: bytes) -> str:
@@ -124,15 +138,27 @@ def read_json(path: Path, shape: type[Shape]) -> Shape:
     def refuse(constant: str) -> NoReturn:
         raise BadTable(f"{path}: {constant} is not a JSON number")
 
+    text = read_text(path)
     try:
-        tree = json.loads(read_text(path), object_pairs_hook=once, parse_constant=refuse)
+        tree = json.loads(text, object_pairs_hook=once, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise BadTable(f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except (RecursionError, ValueError) as error:
         if isinstance(error, BadTable):
             raise
         raise BadTable(f"{path}: nested too deeply, or with numbers too long, for a table of a dataset") from None
+    if HALF_LETTER.search(text) and not _is_unicode(tree):
+        raise BadTable(f"{path}: holds half a letter (\\ud800 to \\udfff alone), which is no Unicode; write the file again")
     if not isinstance(tree, shape):
         kinds = {dict: "an object", list: "a list"}
         raise BadTable(f"{path}: holds {kinds.get(type(tree), 'a single value')}, expected {kinds[shape]}")
     return tree
+
+
+def _is_unicode(tree: object) -> bool:
+    """Whether each text can be written as UTF-8: JSON may hold one half of a pair of surrogates."""
+    try:
+        json.dumps(tree, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True

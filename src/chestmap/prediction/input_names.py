@@ -36,7 +36,7 @@ def plain_name(name: str) -> str:
     letters = "".join(letter if letter.isprintable() else "?" for letter in name)
     parts = [part for part in letters.split("/") if part not in {"", ".", ".."}]
     plain = "/".join(part if len(part) <= 200 else f"{part[:180]}~{digest(part).hex()}" for part in parts)
-    return plain if len(plain) <= LONGEST_NAME else f"…{plain[-LONGEST_NAME:]}"
+    return (plain or "?") if len(plain) <= LONGEST_NAME else f"…{plain[-LONGEST_NAME:]}"
 
 
 def digest(text: str) -> bytes:

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 from jaxtyping import Float16, Float32
+from pydantic import ConfigDict, Field, field_validator
 
 from chestmap.datasets.folder_tables import folder_findings
-from chestmap.errors import BadModel, Refused
+from chestmap.errors import BadInput, BadModel, Refused
 from chestmap.predictions.part_maps import PartMaps
 from chestmap.predictions.part_writer import GREATEST, Chunk, GrowingPart
+from chestmap.settings import Settings, checked
 from chestmap.storage.addresses import is_address, without_scheme
 from chestmap.storage.download import Copy
 from chestmap.storage.results_folder import Place, place_of
@@ -41,6 +43,11 @@ class OwnRule:
     """How a method itself turns a map into a mask: map >= threshold, after scaling each map to [0, 1] where `normalize`."""
 
     threshold: float
+    normalize: bool = True
+
+
+class _Rule(Settings):
+    threshold: float = Field(allow_inf_nan=False)
     normalize: bool = True
 
 
@@ -66,6 +73,28 @@ class Header:
             "data": self.data,
             "part_size": self.part_size,
         }
+
+
+class _Header(Settings):
+    """What predictions.json holds, and of which kind each value is."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: int
+    complete: bool
+    findings: list[str] = Field(min_length=1)
+    canvas: list[int] = Field(min_length=2, max_length=2)
+    model: dict[str, Any]
+    own_rule: _Rule
+    data: str
+    part_size: int = Field(ge=0)
+
+    @field_validator("canvas")
+    @classmethod
+    def _has_area(cls, canvas: list[int]) -> list[int]:
+        if min(canvas) < 1:
+            raise ValueError(f"{canvas}: expected width and height of at least 1")
+        return canvas
 
 
 class PredictionsWriter:
@@ -232,9 +261,16 @@ def read_header(folder: Path) -> dict[str, Any]:
         raise BadModel(f"{folder}: no predictions.json; expected a folder written by `chestmap predict`") from None
     except (OSError, ValueError) as error:
         raise BadModel(f"{path}: cannot be read ({error}); predict again") from None
+    except RecursionError:
+        raise BadModel(f"{path}: nested too deeply for a header; predict again") from None
     form = header.get("format") if isinstance(header, dict) else "?"
     if form != FORMAT:
-        raise BadModel(f"{path}: format {form}; this version reads {FORMAT}")
+        raise BadModel(f"{path}: format {form!r:.40}; this version reads {FORMAT}")
+    try:
+        checked(_Header, header, name="predictions.json")
+        folder_findings(header["findings"])
+    except BadInput as error:
+        raise BadModel(f"{folder}: {'; '.join(str(error).splitlines()[:3])}; predict again") from None
     return header
 
 
@@ -242,8 +278,9 @@ def _read_part(folder: Path, findings: Sequence[str]) -> tuple[pl.DataFrame, Par
     try:
         table = pl.read_parquet(folder / "scores.parquet")
         maps = np.load(folder / "maps.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise BadModel(f"{folder}: cannot be read ({error}); delete this part and predict again") from None
+    except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        said = " ".join(str(error).split())[:200]
+        raise BadModel(f"{folder}: cannot be read ({said}); delete this part and predict again") from None
     if table.columns != [*BESIDE_SCORES, *findings] or maps.shape[:2] != (len(table), len(findings)):
         raise BadModel(f"{folder}: {len(table)} rows of {table.columns} and maps {maps.shape} do not fit; predict again")
     return table, PartMaps(folder / "maps.npy", maps.shape)

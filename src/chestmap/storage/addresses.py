@@ -5,11 +5,11 @@ An address is told from a path by its "://". Reasons never repeat an address, as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from chestmap.errors import BadImage, BadInput, BadModel, Unreachable
 from chestmap.storage.stores import TRIES, attempts, failures, store
@@ -36,16 +36,24 @@ def without_scheme(text: str) -> str:
 
 def site(address: str) -> str:
     """Which store it is, without what leads to a file in it, and without passwords."""
-    parts = urlsplit(address.rsplit("::", 1)[-1])
-    return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}"
+    scheme, place, _ = _parts(address)
+    return f"{scheme}://{place}"
 
 
 def plain_path(address: str) -> str:
     """Store and path as one path, to name a file by: nothing of a query, a signature or a password."""
-    parts = urlsplit(address.rsplit("::", 1)[-1])
-    web = parts.scheme in {"http", "https"}
-    path = parts.path if web else address.rsplit("::", 1)[-1].split("://", 1)[1].removeprefix(parts.netloc)
-    return f"{parts.netloc.rsplit('@', 1)[-1]}/{path.lstrip('/')}".strip("/")
+    _, place, path = _parts(address)
+    return f"{place}/{path.lstrip('/')}".strip("/")
+
+
+def _parts(address: str) -> tuple[str, str, str]:
+    """Scheme, store without a password, and path of the last of a chain of addresses, even where it is no sound address."""
+    last = address.rsplit("::", 1)[-1]
+    scheme, _, rest = last.rpartition("://")
+    place, slash, path = rest.partition("/")
+    if scheme in {"http", "https"}:
+        place, slash, path = re.match(r"([^/?#]*)(/?)([^?#]*)", rest).groups()  # pyright: ignore[reportOptionalMemberAccess] -- of any text
+    return scheme, place.rsplit("@", 1)[-1], slash + path
 
 
 class Away(BadImage):
@@ -71,7 +79,7 @@ def content_at(address: str, first: int) -> bytes:
             said = told(error, address)
             if HOPELESS & {kind.__name__ for kind in type(error).__mro__}:
                 raise Unreachable(f"{site(address)}: {said}; check credentials and network, then call again") from None
-        except (ValueError, NotImplementedError, TypeError) as error:
+        except Exception as error:  # of the many file systems, each has errors of its own
             raise BadImage(f"cannot be read ({told(error, address)}): check the address") from None
     raise Away(f"cannot be fetched ({said}): tried {TRIES} times")
 

@@ -23,7 +23,7 @@ from chestmap.training.checkpoint import resume_files, save_weights
 from chestmap.training.interrupt import Interrupt
 from chestmap.training.log import Log, peak_memory_gb
 from chestmap.training.resume import State
-from chestmap.training.run_folder import write_json
+from chestmap.training.run_folder import write_done
 from chestmap.training.schedule import Schedule, optimizer_for
 from chestmap.training.task import Task
 from chestmap.training.validation import validation_auc, validation_loss
@@ -239,7 +239,7 @@ class Loop:
                     done["sha256"] = save_weights(self.task, weights)
             elif self._best_file().exists():
                 self._best_file().replace(weights)
-            write_json(self.folder / "done.json", done)
+            write_done(self.folder, done)
             for left in [*resume_files(self.folder), *self.folder.glob("best-*")]:
                 left.unlink()
         return done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,10 @@ from typing import Any
 from chestmap.errors import BadModel, Refused, StepChanged
 from chestmap.training.checkpoint import write_beside
 from chestmap.training.step_record import Record, check_same
+
+AGAIN = "delete its folder to make the step anew"
+DONE = {"epochs", "measure", "score", "seconds", "images_per_second", "peak_memory_gb", "sha256"}
+"""What the marker of a finished step holds."""
 
 _held: set[Path] = set()
 
@@ -54,8 +59,29 @@ def read_json(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise BadModel(f"{path}: damaged ({error}); delete its folder to make the step anew") from None
+    except (ValueError, RecursionError) as error:
+        raise BadModel(f"{path}: damaged ({error}); {AGAIN}") from None
+
+
+def write_done(folder: Path, done: dict[str, Any]) -> None:
+    """The marker of a finished step, with a hash of what it holds."""
+    write_json(folder / "done.json", done | {"seal": _seal(done)})
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """The marker, where there is one and it holds what was written; markers without a hash are of earlier versions."""
+    path = folder / "done.json"
+    done = read_json(path)
+    if done is None:
+        return None
+    sealed = isinstance(done, dict) and done.pop("seal", None)
+    if not isinstance(done, dict) or set(done) != DONE or (sealed is not None and sealed != _seal(done)):
+        raise BadModel(f"{path}: damaged (it no longer holds what was written); {AGAIN}")
+    return done
+
+
+def _seal(done: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(done, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def step_folder(run: Path, number: int, name: str) -> Path:
@@ -77,7 +103,7 @@ def begin_step(folder: Path, record: Record, *, accept_code: bool, write: bool) 
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(folder / "step.json", record.as_json())
-    return read_json(folder / "done.json")
+    return read_done(folder)
 
 
 def is_begun(folder: Path, record: Record, *, accept_code: bool, write: bool) -> bool:

@@ -34,7 +34,7 @@ from chestmap.settings import Tree
 from chestmap.training.checkpoint import write_beside
 from chestmap.training.config import Config, config_of
 from chestmap.training.method import Method
-from chestmap.training.run_folder import read_json
+from chestmap.training.run_folder import read_done
 from chestmap.training.search_plot import draw_search
 from chestmap.training.search_settings import Range, SearchSettings
 from chestmap.training.step_record import flat
@@ -264,7 +264,7 @@ def _observer(optuna: ModuleType, trial: Trial) -> Any:
 def _score(run: Path) -> float:
     """Of the last step that was validated; greater is better."""
     steps = sorted(run.glob("*/done.json"), key=lambda path: int(path.parent.name.partition("-")[0]))
-    scored = [done for path in steps if (done := read_json(path)) and done["score"] is not None]
+    scored = [done for path in steps if (done := read_done(path.parent)) and done["score"] is not None]
     if not scored:
         raise BadSettings(f'{run}: no step was validated; a search needs select "auc" or "loss" and a validation part')
     return -scored[-1]["score"] if scored[-1]["measure"] == "loss" else scored[-1]["score"]

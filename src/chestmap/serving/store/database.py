@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
 from chestmap.errors import BadInput
 
@@ -25,10 +25,12 @@ def open_database(folder: Path, url: str | None = None) -> Engine:
     try:
         with engine.begin() as connection:
             _migrate(connection)
-    except OperationalError as error:
+    except DatabaseError as error:
         engine.dispose()
         said = " ".join(str(error.orig).split())[:160]
-        raise BadInput(f"database {engine.url.render_as_string()}: {said}; start it, or check --database") from None
+        raise BadInput(
+            f"database {engine.url.render_as_string()}: {said}; start it, check --database, or bring back its backup"
+        ) from None
     return engine
 
 
@@ -52,7 +54,7 @@ def open_read_only(folder: Path, url: str | None = None) -> Engine:
     try:
         with engine.connect() as connection:
             revision = MigrationContext.configure(connection).get_current_revision()
-    except OperationalError as error:
+    except DatabaseError as error:
         engine.dispose()
         said = " ".join(str(error.orig).split())[:160]
         raise BadInput(f"{folder}: its database cannot be read ({said}); is it where the service has it?") from None
