@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from chestmap.errors import BadInput
-from chestmap.evaluation.auc import average_precision, delong, paired_delong, precision_recall, resampled, roc
+from chestmap.evaluation.auc import average_precision, delong, precision_recall, resampled, roc
+from chestmap.evaluation.auc_by_patient import clustered, paired_by_patient, paired_delong
 from chestmap.evaluation.resampling import patient_weights
 
 
@@ -68,14 +69,14 @@ def test_the_intervals_agree_with_a_bootstrap() -> None:
     rng = np.random.default_rng(7)
     draws = [rng.integers(0, 400, 400) for _ in range(400)]
     low, high = np.percentile([roc_auc_score(labels[d], scores[d]) for d in draws], [2.5, 97.5])
-    for on_logit in (False, True):
-        assert delong(scores, labels).interval(on_logit=on_logit) == (
+    for how in ("delong", "logit"):
+        assert delong(scores, labels).interval(how=how) == (
             pytest.approx(low, abs=0.012),
             pytest.approx(high, abs=0.012),
         )
     near_one = delong(np.array([0.9, 0.8, 0.4, 0.45, 0.2]), np.array([1.0, 1, 1, 0, 0]))
-    assert near_one.interval()[1] == 1.0
-    assert near_one.interval(on_logit=True)[1] < 1.0
+    assert near_one.interval(how="delong")[1] == 1.0
+    assert near_one.interval(how="logit")[1] < 1.0
 
 
 def test_one_kind_of_label_is_not_a_number_to_report() -> None:
@@ -89,12 +90,62 @@ def test_one_kind_of_label_is_not_a_number_to_report() -> None:
     assert delong(scores, np.full(3, np.nan)) is None
 
 
-def test_a_perfect_order_has_a_point_for_an_interval_and_one_positive_has_none() -> None:
+def test_a_perfect_order_is_not_sure_and_one_positive_says_little() -> None:
     labels = np.array([0.0, 0, 1, 1])
-    assert delong(labels, labels).interval(on_logit=True) == (1.0, 1.0)
-    alone = delong(np.array([0.1, 0.4, 0.3]), np.array([0.0, 0, 1]))
-    assert alone.value == 0.5
-    assert math.isnan(alone.variance)
+    assert delong(labels, labels).interval(how="logit") == (1.0, 1.0)
+    low, high = clustered(labels, labels, np.arange(4)).auc.interval()
+    assert (low < 0.4, high) == (True, 1.0)
+    scores, one = np.array([0.1, 0.4, 0.3]), np.array([0.0, 0, 1])
+    assert math.isnan(delong(scores, one).variance)
+    low, high = clustered(scores, one, np.arange(3)).auc.interval()
+    assert low < 0.1 < 0.9 < high
+
+
+def slow_obuchowski(scores, labels, patient):
+    """Obuchowski (1997) in plain loops: sums of the components of each patient."""
+    auc, _, by_positive, by_negative = slow_delong(scores, labels)
+    positive, negative = patient[labels == 1], patient[labels == 0]
+    patients = sorted(set(patient.tolist()))
+    x = {p: [v for v, q in zip(by_positive, positive, strict=True) if q == p] for p in patients}
+    y = {p: [v for v, q in zip(by_negative, negative, strict=True) if q == p] for p in patients}
+    with_positive, with_negative = sum(bool(x[p]) for p in patients), sum(bool(y[p]) for p in patients)
+    m, n = len(by_positive), len(by_negative)
+    s10 = with_positive / ((with_positive - 1) * m) * sum((sum(x[p]) - len(x[p]) * auc) ** 2 for p in patients)
+    s01 = with_negative / ((with_negative - 1) * n) * sum((sum(y[p]) - len(y[p]) * auc) ** 2 for p in patients)
+    s11 = sum((sum(x[p]) - len(x[p]) * auc) * (sum(y[p]) - len(y[p]) * auc) for p in patients)
+    return s10 / m + s01 / n + 2 * s11 * len(patients) / (len(patients) - 1) / (m * n)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_clustered_variance_agrees_with_obuchowski_in_plain_loops(ties: bool) -> None:
+    scores, labels = made(200, 11, ties)
+    patient = np.random.default_rng(12).integers(0, 40, 200)
+    found = clustered(scores, labels, patient)
+    assert found.auc.value == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert found.auc.variance == pytest.approx(slow_obuchowski(scores, labels, patient), rel=1e-10)
+    alone = clustered(scores, labels, np.arange(200)).auc.variance
+    assert alone == pytest.approx(delong(scores, labels).variance, rel=0.02)
+
+
+def test_images_of_one_patient_repeated_tell_nothing_new() -> None:
+    scores, labels = made(150, 13)
+    again, patient = np.tile(scores, 4), np.tile(np.arange(150), 4)
+    once, often = clustered(scores, labels, np.arange(150)).auc, clustered(again, np.tile(labels, 4), patient).auc
+    assert often.variance == pytest.approx(once.variance, rel=1e-9)
+    assert delong(again, np.tile(labels, 4)).variance < once.variance / 3.5
+
+
+def test_the_test_of_two_scores_uses_the_clustered_variance_of_their_difference() -> None:
+    first, labels = made(300, 14)
+    second = np.clip(first + np.random.default_rng(15).normal(0, 0.3, 300), 0, 1)
+    patient = np.arange(300) // 3
+    one, other = clustered(first, labels, patient), clustered(second, labels, patient)
+    found = paired_by_patient(one, other)
+    errors = one.errors.influence - other.errors.influence
+    assert found.difference == pytest.approx(roc_auc_score(labels, first) - roc_auc_score(labels, second))
+    assert found.variance == pytest.approx((errors**2).sum(), rel=0.1)
+    assert found.low < found.difference < found.high
+    assert (paired_by_patient(one, one).p, paired_by_patient(one, one).low) == (1.0, 0.0)
 
 
 def test_scores_that_are_no_numbers_are_refused_where_the_label_is_known() -> None:

@@ -160,7 +160,8 @@ def test_the_better_of_two_is_found_and_equals_are_not(made) -> None:
     assert hits.only_first - hits.only_second == round(hits.difference * hits.support)
     same = compare(first, first, how)
     assert all(one.p == 1.0 and one.difference == 0.0 for one in same)
-    assert len(same) == 2 + 2 * len(first.hits)
+    assert [one.family for one in same].count("primary") == 2
+    assert len(same) == 2 + 2 + 2 * len(first.hits)
     fewer = evaluate(good.predictions(), good.truth(range(40)), QUICK).cases
     with pytest.raises(BadInput, match="80 and 40 images"):
         compare(first, fewer)

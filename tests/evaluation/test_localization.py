@@ -270,7 +270,8 @@ def test_intervals_draw_whole_patients(made) -> None:
     point = table(rate_rows(located(one)[0], HOW), ["Mass"]).one(
         "T(IoU)", geometry="any", rule="own", at=0.5, finding="Mass"
     )
-    assert (point.low, point.value, point.high, point.patients) == (0.5, 0.5, 0.5, 1)
+    assert (point.value, point.patients) == (0.5, 1)
+    assert point.low < 0.1 < 0.9 < point.high  # one patient says next to nothing, however many boxes
     assert wide.low < 0.45 < 0.55 < wide.high
     assert wide.patients == 40
 

@@ -147,7 +147,7 @@ def slow_wsol(values, boxes, side: int, *, largest: bool) -> np.ndarray:
             px, py = contour[:, 0, 0], contour[:, 0, 1]
             p = (px.min(), py.min(), min(px.max() + 1, 223), min(py.max() + 1, 223))
             for box in boxes:
-                g = [int(v * 224 / side) for v in box]
+                g = [int(int(v) * 224 / side) for v in box]  # to whole pixels of the image first
                 w = min(p[2], g[2]) - max(p[0], g[0]) + 1
                 h = min(p[3], g[3]) - max(p[1], g[1]) + 1
                 shared = max(w, 0) * max(h, 0)

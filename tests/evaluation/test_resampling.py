@@ -5,13 +5,11 @@ import pytest
 from scipy.stats import binomtest
 
 from chestmap.evaluation.resampling import (
+    by_patient,
     holm,
-    interval,
     mcnemar,
-    numbered,
     paired_hits,
     patient_weights,
-    resampled_rates,
 )
 
 
@@ -23,32 +21,11 @@ def test_each_resample_draws_as_many_patients_as_there_are() -> None:
     assert not (weights == patient_weights(30, 50, seed=4)).all()
 
 
-def test_rates_equal_repeating_the_rows_of_each_drawn_patient() -> None:
+def test_sums_by_patient_agree_with_a_loop() -> None:
     rng = np.random.default_rng(0)
-    patient = numbered([f"p{n // 2}" for n in range(20)])
-    hits = rng.integers(0, 2, (20, 3)).astype(float)
-    hits[4, 1] = np.nan
-    weights = patient_weights(10, 40, seed=0)
-    rates = resampled_rates(hits, patient, weights)
-    for row in (0, 39):
-        rows = np.repeat(np.arange(20), weights[row][patient])
-        assert rates[row] == pytest.approx(np.nanmean(hits[rows], axis=0))
-    units = np.full((20, 3), 2.0)
-    assert resampled_rates(hits, patient, weights, units)[0, 0] == pytest.approx(rates[0, 0] / 2)
-
-
-def test_the_interval_of_a_rate_comes_near_the_binomial_one_when_each_patient_has_one_box() -> None:
-    hits = np.zeros((200, 1))
-    hits[:60] = 1
-    low, high = interval(resampled_rates(hits, np.arange(200), patient_weights(200, 2000, seed=5)), 0.95)
-    spread = 1.96 * np.sqrt(0.3 * 0.7 / 200)
-    assert (low[0], high[0]) == (pytest.approx(0.3 - spread, abs=0.012), pytest.approx(0.3 + spread, abs=0.012))
-
-
-def test_a_column_without_a_value_has_no_interval() -> None:
-    low, high = interval(np.array([[0.1, np.nan], [0.3, np.nan]]), 0.95)
-    assert low[0] < high[0]
-    assert np.isnan([low[1], high[1]]).all()
+    patient, values = rng.integers(0, 6, 25), rng.random((25, 2))
+    expected = [[sum(values[row, k] for row in range(25) if patient[row] == p) for k in range(2)] for p in range(7)]
+    assert by_patient(values, patient, 7) == pytest.approx(np.array(expected))
 
 
 @pytest.mark.parametrize(("one", "other"), [(0, 0), (3, 3), (8, 1), (0, 5), (20, 41)])

@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 from chestmap.cli import model
 from chestmap.errors import BadInput, BadModel, Refused
 from chestmap.evaluation.evaluate import EvaluationSettings
+from chestmap.evaluation.scores import read_evaluation
 from chestmap.models.calibrate import calibrate, write_calibration
 from chestmap.models.card import write_card
 from chestmap.models.folder import read_about
-from chestmap.models.performance_figures import FigureSettings, measure, of_metrics, opened_metrics
+from chestmap.models.performance_figures import FigureSettings, measure, of_metrics
 from chestmap.reproduction.score_run import score_split
 from models.toy_model import Toy
 
@@ -89,7 +90,7 @@ def test_the_card_reads_as_markdown_and_lies_beside_the_weights(toy, folder, fig
     assert len(tables) == 6  # calibration, findings, groups, and one each for sex, age and view
     for table in tables:
         assert len({line.count(" | ") for line in table}) == 1
-    for words in ("Not a medical device", "by drawing patients 20 times", "female", "seed 7", "config.toml"):
+    for words in ("Not a medical device", "the patient is the unit", "female", "seed 7", "config.toml"):
         assert words in text
     picture = (folder / "reliability.svg").read_text()
     assert picture.count("<circle") == sum(len(one["x"]) for one in figures["reliability"])
@@ -116,7 +117,7 @@ def test_images_that_made_the_model_do_not_judge_it(toy, part):
 def test_metrics_are_taken_over_where_they_are_of_this_model(toy, folder, tmp_path):
     scored = score_split(toy.predictions, toy.source, toy.split, EvaluationSettings(resamples=2, negatives=1, workers=1))
     path = scored.write(tmp_path / "metrics.json")
-    figures = of_metrics(folder, opened_metrics(path))
+    figures = of_metrics(folder, read_evaluation(path))
     assert found(figures, "AUC", "Mass")["value"] == pytest.approx(scored.one("AUC", finding="Mass").value)
     assert found(figures, "T(IoU)", "Mass", 0.5, "validation")["value"] == 1.0
     assert not [row for row in figures["scores"] if row["measure"] == "ECE"]  # of scores that were not calibrated
@@ -128,9 +129,9 @@ def test_metrics_are_taken_over_where_they_are_of_this_model(toy, folder, tmp_pa
         tree["about"] |= changes
         (tmp_path / "other.json").write_text(json.dumps(tree))
         with pytest.raises(Refused, match=message):
-            of_metrics(folder, opened_metrics(tmp_path / "other.json"))
+            of_metrics(folder, read_evaluation(tmp_path / "other.json"))
     with pytest.raises(BadInput, match=r"not a metrics\.json"):
-        opened_metrics(folder / "model.json")
+        read_evaluation(folder / "model.json")
 
 
 def test_the_verb_prints_the_card(toy, folder, tmp_path):

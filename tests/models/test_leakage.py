@@ -1,12 +1,18 @@
 """What `chestmap evaluate` and `compare` refuse: images that trained the model, whether a split hides them or none is named."""
 
+import json
+from dataclasses import replace
+
 import pytest
 from scipy.special import expit
 
 from chestmap.cli.score import scores_of
+from chestmap.datasets.seen import Seen
 from chestmap.datasets.split import SplitSettings, make_split
-from chestmap.errors import Leak
+from chestmap.errors import BadInput, Leak
 from chestmap.models.folder import read_about
+from chestmap.models.leakage import check_seen
+from chestmap.predictions.folder import open_predictions
 from models.toy_model import Toy, toy_predictions, toy_source
 
 QUICK = ["resamples=1"]
@@ -48,5 +54,56 @@ def test_images_of_another_source_are_scored_with_a_note(toy, told, tmp_path, ca
     assert capsys.readouterr().err.count("whether they share patients was not checked") == 2
 
 
-def test_predictions_that_tell_no_training_pass(toy):
+def test_predictions_that_tell_no_training_pass_with_a_note(toy, capsys):
     assert scores_of(toy.predictions.folder, toy.source, None, "test", QUICK).about["images"] == len(toy.ids)
+    assert "whether these images trained its model is not known" in capsys.readouterr().err
+
+
+def test_training_images_are_refused_and_a_misspelt_part_is_told(toy, told):
+    with pytest.raises(Leak, match="--part train: these images trained its model"):
+        scores_of(told, toy.source, toy.split, "train", QUICK)
+    with pytest.raises(BadInput, match='did you mean "test"'):
+        scores_of(told, toy.source, toy.split, "tset", QUICK)
+
+
+@pytest.fixture(scope="module")
+def remembered(toy, tmp_path_factory):
+    """Predictions of all images by a model that keeps hashes of its training images."""
+    ids = toy.split.parts["train"]
+    patients = toy.source.images["patient_id"][toy.source.rows(ids)].to_list()
+    data = read_about(toy.model)["data"] | {
+        "fingerprint": "of another copy",
+        "seen": Seen.of("folder", ids, patients).as_dict(),
+    }
+    folder = tmp_path_factory.mktemp("remembered") / "all"
+    return toy_predictions(folder, toy.model, toy.source.ids, expit(toy.of(toy.source.ids)), data=data).folder
+
+
+def test_another_copy_of_the_training_images_is_refused_whatever_its_fingerprint(toy, remembered):
+    count = len(toy.split.parts["train"])
+    with pytest.raises(Leak, match=rf"{count} of these 400 images, and {count // 2} of their patients, trained the model"):
+        scores_of(remembered, toy.source, None, "test", QUICK)
+    other = make_split(toy.source, SplitSettings(name="patients", validation=0.4, test=0.4, seed=1))
+    with pytest.raises(Leak, match="trained the model"):
+        scores_of(remembered, toy.source, other, "test", QUICK)
+
+
+def test_images_that_provably_did_not_train_are_scored_whatever_the_split_is_called(toy, remembered, capsys):
+    held = replace(toy.split, name="my-own", parts=dict(toy.split.parts) | {"train": ()})
+    assert scores_of(remembered, toy.source, held, "test", QUICK).about["images"] == len(toy.split.parts["test"])
+    assert "none of their patients trained the model: checked by its hashes" in capsys.readouterr().err
+
+
+def test_images_under_other_names_are_scored_and_not_called_proven(toy, remembered, capsys):
+    renamed = replace(toy.source, name="stranger")
+    held = toy.split.parts["test"]
+    told = check_seen(remembered, open_predictions(remembered).header.model["data"], renamed, held)
+    assert "cannot be checked" in told[0]
+
+
+def test_hashes_come_back_as_they_were_kept_and_tell_nobody():
+    seen = Seen.of("nih", ["a.png", "b.png"], ["1", "2", ""], salt="s")
+    again = Seen.from_dict(json.loads(json.dumps(seen.as_dict())), "model")
+    assert (again.counts, again.salt) == ((2, 2), "s")
+    assert again.overlap(["b.png", "c.png"], ["2", "3", ""]).__dict__ == {"images": 1, "patients": 1}
+    assert Seen.of("nih", ["a.png"], ["1"]).as_dict()["images"] != Seen.of("nih", ["a.png"], ["1"]).as_dict()["images"]

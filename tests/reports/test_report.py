@@ -9,6 +9,7 @@ import pytest
 
 from chestmap.errors import BadInput
 from chestmap.evaluation.published import find
+from chestmap.evaluation.scores import Evaluation
 from chestmap.reports.number_format import interval, number, short
 from chestmap.reports.pictures import Picture
 from chestmap.reports.report import write_report
@@ -26,7 +27,7 @@ def test_numbers_read_as_in_papers():
 
 def test_every_number_of_the_table_is_that_of_metrics_json(tmp_path, metrics, page):
     tree = metrics()
-    shown = page(write_report(tmp_path / "report.html", tree).read_text())
+    shown = page(write_report(tmp_path / "report.html", Evaluation.from_dict(tree)).read_text())
     values = {(row["measure"], row["finding"], row.get("at"), row.get("rule", "")): row for row in tree["scores"]}
     for name in ("Mass", "Effusion", "mean"):
         row = shown.row("findings", name)
@@ -44,7 +45,7 @@ def test_every_number_of_the_table_is_that_of_metrics_json(tmp_path, metrics, pa
 
 
 def test_a_finding_that_cannot_be_scored_is_not_a_number(tmp_path, metrics, page):
-    shown = page(write_report(tmp_path / "report.html", metrics()).read_text())
+    shown = page(write_report(tmp_path / "report.html", Evaluation.from_dict(metrics())).read_text())
     row = shown.row("findings", "Hernia")
     assert row[1] == "n/a"
     assert row[6:9] == ["n/a", "n/a", "n/a"]
@@ -52,7 +53,7 @@ def test_a_finding_that_cannot_be_scored_is_not_a_number(tmp_path, metrics, page
 
 def test_the_file_stands_alone(tmp_path, metrics, pictures, run_folder):
     text = write_report(
-        tmp_path / "report.html", metrics(), pictures, read_run(run_folder), [find("ham/table-4")]
+        tmp_path / "report.html", Evaluation.from_dict(metrics()), pictures, read_run(run_folder), [find("ham/table-4")]
     ).read_text()
     assert not re.search(r'(src|href|action|data)="(?!data:image/|#)', text)
     assert "url(" not in text
@@ -62,7 +63,7 @@ def test_the_file_stands_alone(tmp_path, metrics, pictures, run_folder):
 
 
 def test_the_policy_admits_this_script_alone(tmp_path, metrics):
-    text = write_report(tmp_path / "report.html", metrics()).read_text()
+    text = write_report(tmp_path / "report.html", Evaluation.from_dict(metrics())).read_text()
     script = re.search(r"<script>(.*?)</script>", text, re.DOTALL).group(1)
     allowed = base64.b64encode(sha256(script.encode()).digest()).decode()
     assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'" in text
@@ -76,7 +77,7 @@ def test_nothing_that_is_given_becomes_markup(tmp_path, metrics, run_folder):
     tree["about"]["source"] = evil
     shown = [Picture(evil, evil, picture_pixels(), "present", 0.5)]
     run = read_run(run_folder, {evil: evil})
-    text = write_report(tmp_path / "report.html", tree, shown, run).read_text()
+    text = write_report(tmp_path / "report.html", Evaluation.from_dict(tree), shown, run).read_text()
     assert '"><b>' not in text
     assert "# <b>" not in text
     assert "&quot;&gt;&lt;b&gt;&amp;&#x27;$hash" in text
@@ -89,7 +90,7 @@ def picture_pixels():
 
 
 def test_what_was_not_measured_has_no_section(tmp_path, metrics):
-    text = write_report(tmp_path / "report.html", metrics(localized=False)).read_text()
+    text = write_report(tmp_path / "report.html", Evaluation.from_dict(metrics(localized=False))).read_text()
     for part in ("localization", "published", "pictures", "training"):
         assert f'<section id="{part}"' not in text
     assert '<section id="curves"' in text
@@ -98,14 +99,14 @@ def test_what_was_not_measured_has_no_section(tmp_path, metrics):
 
 def test_a_leak_is_a_warning(tmp_path, metrics):
     tree = metrics() | {"notes": ["split ham-fold-1 leaks: 12 images and 9 patients are also in training", "a remark"]}
-    text = write_report(tmp_path / "report.html", tree).read_text()
+    text = write_report(tmp_path / "report.html", Evaluation.from_dict(tree)).read_text()
     assert "<li class=warn>split ham-fold-1 leaks" in text
     assert "<li>a remark" in text
 
 
 def test_the_published_rows_stand_as_printed_beside_ours(tmp_path, metrics, page):
     table = find("ham/table-4")
-    shown = page(write_report(tmp_path / "report.html", metrics(), published=[table]).read_text())
+    shown = page(write_report(tmp_path / "report.html", Evaluation.from_dict(metrics()), published=[table]).read_text())
     printed = shown.row("published", "Wang 2017 quoted")
     assert [cell.lstrip("0") for cell in map(str, table.row("Wang 2017", "T(IoU)@0.1").values)] == printed[1:]
     ours = shown.row("published", "chestmap, preset ham")
@@ -117,12 +118,12 @@ def test_the_published_rows_stand_as_printed_beside_ours(tmp_path, metrics, page
 
 def test_metrics_of_another_kind_are_told(tmp_path):
     with pytest.raises(BadInput, match=r"expected a metrics\.json"):
-        write_report(tmp_path / "report.html", {"title": "x"})
+        write_report(tmp_path / "report.html", Evaluation.from_dict({"title": "x"}))
     assert not list(tmp_path.iterdir())
 
 
 def test_pictures_say_hit_or_miss_and_keep_their_boxes(tmp_path, metrics, pictures, page):
-    text = write_report(tmp_path / "report.html", metrics(), pictures).read_text()
+    text = write_report(tmp_path / "report.html", Evaluation.from_dict(metrics()), pictures).read_text()
     figures = [given for tag, given in page(text).tags if tag == "figure" and "data-iou" in given]
     assert [figure["data-iou"] for figure in figures] == ["0.62", "0.31", "0.05", "", "0.55", ""]
     assert [figure["data-outcome"] for figure in figures] == ["hit", "hit", "miss", "no box", "hit", "no box"]
@@ -132,7 +133,7 @@ def test_pictures_say_hit_or_miss_and_keep_their_boxes(tmp_path, metrics, pictur
 
 def test_a_run_tells_what_was_trained_on_what(tmp_path, metrics, run_folder):
     run = read_run(run_folder, {"Patients of test also in train": "none of 61"})
-    text = write_report(tmp_path / "report.html", metrics(), run=run).read_text()
+    text = write_report(tmp_path / "report.html", Evaluation.from_dict(metrics()), run=run).read_text()
     for told in ("1,234 (fingerprint aaaa)", "Ouyang 2021", "torch 2.15", "none of 61", "cccccccccccc", "ffffffffffffffff…"):
         assert told in text
     assert text.count('<section class="step">') == 1

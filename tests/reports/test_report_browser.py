@@ -3,6 +3,7 @@
 import pytest
 
 from chestmap.evaluation.published import find
+from chestmap.evaluation.scores import Evaluation
 from chestmap.reports.contact_page import Card, write_contact_page
 from chestmap.reports.report import write_report
 from chestmap.reports.run_facts import read_run
@@ -11,7 +12,7 @@ from chestmap.reports.run_facts import read_run
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, metrics, pictures, run_folder):
     path = tmp_path_factory.mktemp("report") / "report.html"
-    return write_report(path, metrics(), pictures, read_run(run_folder), [find("ham/table-4")])
+    return write_report(path, Evaluation.from_dict(metrics()), pictures, read_run(run_folder), [find("ham/table-4")])
 
 
 @pytest.fixture

@@ -93,9 +93,10 @@ def card(
     Example: `chestmap model card runs/ham/model --predictions predictions/ham --source nih --root /data/nih --split official`
     """
     from chestmap.errors import BadInput
+    from chestmap.evaluation.scores import read_evaluation
     from chestmap.models.card import write_card
     from chestmap.models.folder import read_about
-    from chestmap.models.performance_figures import FigureSettings, measure, of_metrics, opened_metrics
+    from chestmap.models.performance_figures import FigureSettings, measure, of_metrics
     from chestmap.predictions.folder import open_predictions
     from chestmap.settings import checked
 
@@ -106,7 +107,7 @@ def card(
     elif predictions is not None or kind or root or split:
         raise BadInput("--predictions goes with --source, --root and --split, and without --metrics")
     elif metrics is not None:
-        figures = of_metrics(model, opened_metrics(metrics))
+        figures = of_metrics(model, read_evaluation(metrics))
     typer.echo(write_card(model, read_about(model), figures), nl=False)
     typer.echo(f"Wrote {model / 'README.md'}", err=True)
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from chestmap.datasets.source import Source
     from chestmap.datasets.split import Split
     from chestmap.evaluation.case_list import Case
+    from chestmap.evaluation.scores import Evaluation
     from chestmap.predictions.folder import Predictions
 
 
@@ -146,15 +147,14 @@ def _subject(folder: Path, data: tuple[str | None, Path | None], split: str | No
 
 def write(subject: Subject, predictions: "Predictions", part: str, published: list[Any], target: tuple[int, Path]) -> Path:
     """`target` is how many pictures, and the file."""
+    from chestmap.evaluation.scores import HEADLINE
     from chestmap.reports.example_images import Amount, Scored, gather
-    from chestmap.reports.metrics import HEADLINE, Metrics
     from chestmap.reports.report import write_report
     from chestmap.reports.run_facts import RunFacts, read_run
 
     ids = subject.ids(part, predictions)
     presets = {table.rule.preset for table in published} - {""}
-    tree, cases = _scores(subject, part, len(ids), presets)
-    metrics = Metrics(tree)
+    metrics, cases = _scores(subject, part, len(ids), presets)
     rule = metrics.rules[0] if metrics.rules else ""
     iou = {(case.image_id, case.finding): case.iou for case in cases if (case.geometry, case.rule) == (HEADLINE, rule)}
     pictures, path = target
@@ -163,25 +163,27 @@ def write(subject: Subject, predictions: "Predictions", part: str, published: li
     facts = subject.facts()
     run = read_run(subject.run, facts) if subject.run else RunFacts(split=facts)
     if method := run.model.get("title"):
-        tree = {**tree, "title": f"{method}: {run.folder}"}
-    return write_report(path, tree, shown, run, published)
+        metrics = replace(metrics, title=f"{method}: {run.folder}")
+    return write_report(path, metrics, shown, run, published)
 
 
-def _scores(subject: Subject, part: str, images: int, presets: set[str]) -> tuple[Mapping[str, Any], list["Case"]]:
+def _scores(subject: Subject, part: str, images: int, presets: set[str]) -> tuple["Evaluation", list["Case"]]:
     """metrics.json and cases.csv beside the predictions where they are of these images and presets, and not older; else made anew."""
     from chestmap.evaluation.case_list import case_list, read_cases, write_cases
+    from chestmap.evaluation.scores import read_evaluation
 
     folder = subject.predictions
     metrics, cases, header = (folder / name for name in ("metrics.json", "cases.csv", "predictions.json"))
     if metrics.is_file() and cases.is_file() and metrics.stat().st_mtime >= header.stat().st_mtime:
-        tree = json.loads(metrics.read_text(encoding="utf-8"))
-        split = subject.split.fingerprint if subject.split else ""
-        there = set(tree["about"]["settings"]["presets"])
-        if (tree["about"]["split_fingerprint"], tree["about"]["images"]) == (split, images) and presets <= there:
-            return tree, read_cases(cases)
+        kept = read_evaluation(metrics)
+        split = (subject.split.fingerprint, part) if subject.split else ("", "")
+        there = set(kept.about["settings"]["presets"])
+        same = (kept.about["split_fingerprint"], kept.about.get("part"), kept.about["images"]) == (*split, images)
+        if same and presets <= there:
+            return kept, read_cases(cases)
         presets |= there
     typer.echo(f"Scoring {images:,} images", err=True)
     evaluation = scores_of(folder, subject.source, subject.split, part, [f"presets={json.dumps(sorted(presets))}"])
     evaluation.write(metrics)
     write_cases(cases, case_list(evaluation))
-    return evaluation.as_dict(), case_list(evaluation)
+    return evaluation, case_list(evaluation)

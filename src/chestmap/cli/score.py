@@ -9,9 +9,12 @@ import typer
 from chestmap.cli.data import Set, source_of, split_of
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from chestmap.datasets.source import Source
     from chestmap.datasets.split import Split
     from chestmap.evaluation.scores import Evaluation
+    from chestmap.evaluation.side_by_side import Table
 
 KindOption = Annotated[
     str, typer.Option("--source", metavar="KIND", help="Who laid the dataset out: nih, chexpert, vindr or folder.")
@@ -77,10 +80,11 @@ def evaluate(
     chosen = [f"presets={json.dumps(preset)}"] if preset else []
     named = split_of(source, split) if split else None
     places = [fetched_predictions(folder, cache) for folder in folders]
-    scored = [scores_of(folder, source, named, part, [*chosen, *(settings or [])]) for folder in places]
+    only = ids_for_all(places)
+    scored = [scores_of(folder, source, named, part, [*chosen, *(settings or [])], only) for folder in places]
     console = Console()
     for table in (classification_table(scored), brief_table(scored), summary_table(scored)):
-        console.print(table.to_rich())
+        show(console, table)
     tables = [summary_table(scored), classification_table(scored), localization_table(scored)]
     tables += [localization_table(scored, geometry="any"), *(preset_table(scored, one) for one in preset or ())]
     for folder, evaluation in zip(places, scored, strict=True):
@@ -95,6 +99,12 @@ def evaluate(
     (place / "tables.tex").write_text("\n\n".join(table.to_latex() for table in tables), encoding="utf-8")
 
 
+def show(console: "Console", table: "Table") -> None:
+    """A table in pieces that the terminal has room for; figures are never cut."""
+    for piece in table.fitted(console.width):
+        console.print(piece.to_rich())
+
+
 def needs_out(*predictions: str) -> None:
     """Nothing is written to an address but by `predict`."""
     from chestmap.errors import BadInput
@@ -104,19 +114,47 @@ def needs_out(*predictions: str) -> None:
         raise BadInput(f"{afar[0]}: is read only; say with --out where on this machine to write")
 
 
-def scores_of(folder: Path, source: "Source", split: "Split | None", part: str, overrides: list[str]) -> "Evaluation":
+def ids_for_all(folders: list[Path]) -> tuple[str, ...] | None:
+    """Images that all folders hold, so that their numbers compare; None for one folder. Says which folder holds more."""
+    from chestmap.errors import BadInput
+    from chestmap.evaluation.evaluated_set import shared_ids
+    from chestmap.predictions.folder import open_predictions
+
+    if len(folders) < 2:
+        return None
+    each = [open_predictions(folder) for folder in folders]
+    only = shared_ids(each)
+    if not only:
+        raise BadInput(f"{', '.join(map(str, folders))}: no image is in all of them; predict the same part with each model")
+    for folder, one in zip(folders, each, strict=True):
+        if more := len(one) - len(only):
+            typer.echo(f"{folder}: {more:,} images that the others lack are left out; {len(only):,} are in all", err=True)
+    return only
+
+
+def scores_of(
+    folder: Path,
+    source: "Source",
+    split: "Split | None",
+    part: str,
+    overrides: list[str],
+    only: tuple[str, ...] | None = None,
+) -> "Evaluation":
     """A predictions folder scored on the images of the part that it holds; without a split on all that it holds."""
     from chestmap.evaluation.evaluate import EvaluationSettings
+    from chestmap.evaluation.evaluated_set import ids_of_part
     from chestmap.models.leakage import check_predictions
     from chestmap.predictions.folder import open_predictions
-    from chestmap.reproduction.score_run import score_split
+    from chestmap.reproduction.score_run import Scored, score_split
     from chestmap.settings import checked, with_overrides
 
     how = checked(EvaluationSettings, with_overrides({}, overrides), name="--score-set")
+    if split is not None:
+        ids_of_part(split, part)
     predictions = open_predictions(folder)
-    for note in check_predictions(predictions, source, split):
+    for note in check_predictions(predictions, source, split, part):
         typer.echo(f"{folder}: {note}", err=True)
-    return score_split(predictions, source, split, how, part=part, title=folder.name)
+    return score_split(predictions, source, split, how, Scored(part=part, title=folder.name, only=only))
 
 
 def compare(
@@ -130,22 +168,24 @@ def compare(
     cache: CacheOption = Path("cache"),
     overrides: Set = None,
 ) -> None:
-    """Test finding by finding whether A is better than B: DeLong for AUC, permutation by patient for hits, corrected by Holm.
+    """Test whether A is better than B, with the patient as the unit: mean AUC and mean T(IoU) .3, then finding by finding.
 
     Example: `chestmap compare predictions/ham predictions/cam --source nih --root /data/nih --split official`
     """
     from rich.console import Console
 
     from chestmap.evaluation.comparison import compare as test
-    from chestmap.evaluation.side_by_side import comparison_table
+    from chestmap.evaluation.side_by_side import comparison_tables
     from chestmap.predictions.folder import fetched_predictions
 
     source = source_of(kind, root, overrides)
     named = split_of(source, split) if split else None
     folders = [fetched_predictions(folder, cache) for folder in (first, second)]
-    one, other = (scores_of(folder, source, named, part, ["resamples=1"]) for folder in folders)
+    only = ids_for_all(folders)
+    one, other = (scores_of(folder, source, named, part, ["resamples=1"], only) for folder in folders)
     differences = test(one.cases, other.cases)
     if as_json:
         typer.echo(json.dumps([difference.as_dict() for difference in differences], indent=2))
     else:
-        Console().print(comparison_table(differences, folders[0].name, folders[1].name).to_rich())
+        for table in comparison_tables(differences, folders[0].name, folders[1].name):
+            show(Console(), table)

@@ -158,3 +158,21 @@ def _merged(rows: pl.DataFrame, findings: Findings, needed: dict[str, int], over
         for image, marks in drawn.items()
     }
     return {image: boxes for image, boxes in merged.items() if boxes}
+
+
+def vindr_readings(root: Path) -> dict[str, dict[str, tuple[Box, ...]]]:
+    """Each reader's boxes by image, in DICOM pixels; a reader who found nothing has none. Empty where no table names readers."""
+    found: dict[str, dict[str, tuple[Box, ...]]] = {}
+    path = locate(root, *TABLES["train"])
+    if path is None:
+        return found
+    table = _marks(path)
+    if set(table.rows["reader"]) == {"consensus"}:
+        return found
+    for image, reader in table.rows.select("image", "reader").unique(maintain_order=True).iter_rows():
+        found.setdefault(image, {})[reader] = ()
+    drawn = numbers(replace(table, problems=()).keep(pl.col("finding") != NO_FINDING), *CORNERS)
+    for image, reader, finding, *corners in drawn.rows.select("image", "reader", "finding", *CORNERS).iter_rows():
+        if None not in corners and corners[0] < corners[2] and corners[1] < corners[3]:
+            found[image][reader] = (*found[image][reader], Box(finding, *corners))
+    return found

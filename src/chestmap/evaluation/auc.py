@@ -1,4 +1,4 @@
-"""Areas under curves: AUC with DeLong's variance, average precision, and both under resampling by patient.
+"""Areas under curves: AUC with its variance by patient (or DeLong's), average precision, and both under resampling by patient.
 
 All in float64; scores are ranked, so their scale does not matter, and ties count one half (midranks). Unknown labels are left out
 by the callers through `known`.
@@ -8,34 +8,46 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import coo_array
-from scipy.special import expit, logit, ndtr, ndtri
+from scipy.special import expit, logit
 
 from chestmap.errors import BadInput
+from chestmap.evaluation.intervals import Spread, quantile
 
 Scores = Float[np.ndarray, "image"]
 Labels = Float[np.ndarray, "image"]
 
 
+AucInterval = Literal["patients", "delong", "logit"]
+"""`patients`: clustered variance and Wilson's interval; `delong` and `logit` take images as independent."""
+
+
 @dataclass(frozen=True)
 class Auc:
-    """`variance` is NaN where one kind of label came only once."""
+    """`variance` is NaN where one kind of label came only once (of images for DeLong, of patients otherwise).
+
+    `freedom` and `least` (effective patients) are known where the variance is by patient.
+    """
 
     value: float
     variance: float
     positives: int
     negatives: int
+    freedom: float = math.inf
+    least: float = math.inf
 
-    def interval(self, confidence: float = 0.95, *, on_logit: bool = False) -> tuple[float, float]:
-        """Normal interval cut to [0, 1]; `on_logit` builds it on the logit scale, which stays inside and is less symmetric.
-
-        An AUC of exactly 0 or 1 has no variance, so its interval is a point: too short for few images.
-        """
-        reach = float(ndtri(0.5 + confidence / 2)) * math.sqrt(self.variance)
-        if not on_logit or self.value in (0.0, 1.0):
+    def interval(self, confidence: float = 0.95, how: AucInterval = "patients") -> tuple[float, float]:
+        """`delong` is cut to [0, 1]; `logit` stays inside. Both are a point at an AUC of exactly 0 or 1."""
+        if how == "patients":
+            numbers = (np.array([one]) for one in (self.value, self.variance, self.freedom, self.least))
+            low, high = Spread(*numbers).bounded(confidence)
+            return float(low[0]), float(high[0])
+        reach = quantile(confidence) * math.sqrt(self.variance)
+        if how == "delong" or self.value in (0.0, 1.0):
             return max(0.0, self.value - reach), min(1.0, self.value + reach)
         reach /= self.value * (1 - self.value)
         return float(expit(logit(self.value) - reach)), float(expit(logit(self.value) + reach))
@@ -61,11 +73,11 @@ class Placements:
 
     @property
     def auc(self) -> Auc:
-        variance = _variance(self.positive) + _variance(self.negative)
-        return Auc(float(self.positive.mean()), variance, len(self.positive), len(self.negative))
+        spread = variance(self.positive) + variance(self.negative)
+        return Auc(float(self.positive.mean()), spread, len(self.positive), len(self.negative))
 
 
-def _variance(values: Float[np.ndarray, "n"]) -> float:
+def variance(values: Float[np.ndarray, "n"]) -> float:
     return float(values.var(ddof=1)) / len(values) if len(values) > 1 else math.nan
 
 
@@ -90,35 +102,6 @@ def delong(scores: Float[np.ndarray, "image"], labels: Labels) -> Auc | None:
     """AUC with the variance of DeLong et al. (1988); None where only one kind of label is known."""
     placed = placements(*known(scores, labels))
     return placed.auc if placed else None
-
-
-@dataclass(frozen=True)
-class PairedAuc:
-    """Two scores on the same images; `p` is two-sided."""
-
-    first: float
-    second: float
-    difference: float
-    low: float
-    high: float
-    p: float
-
-
-def paired_delong(
-    first: Float[np.ndarray, "image"], second: Float[np.ndarray, "image"], labels: Labels, confidence: float = 0.95
-) -> PairedAuc | None:
-    """DeLong's test for two correlated AUCs; difference = first - second."""
-    one, other = placements(*known(first, labels)), placements(*known(second, labels))
-    if one is None or other is None:
-        return None
-    difference = float(one.positive.mean() - other.positive.mean())
-    variance = _variance(one.positive - other.positive) + _variance(one.negative - other.negative)
-    spread = math.sqrt(variance)
-    reach = float(ndtri(0.5 + confidence / 2)) * spread
-    p = (1.0 if difference == 0 else 0.0) if spread == 0 else float(2 * ndtr(-abs(difference) / spread))
-    return PairedAuc(
-        float(one.positive.mean()), float(other.positive.mean()), difference, difference - reach, difference + reach, p
-    )
 
 
 def average_precision(scores: Float[np.ndarray, "image"], labels: Labels) -> float | None:

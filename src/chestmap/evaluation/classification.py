@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from chestmap.evaluation.auc import average_precision, delong, precision_recall, resampled, roc
+from chestmap.evaluation.auc import AucInterval, average_precision, delong, known, precision_recall, resampled, roc
+from chestmap.evaluation.auc_by_patient import PatientAuc, clustered
 from chestmap.evaluation.calibration import Calibration, Kind, brier, fit_calibration, reliability
-from chestmap.evaluation.operating_points import Aim, OperatingPoint, choose_point, measure_point
-from chestmap.evaluation.resampling import interval, numbered, patient_weights
-from chestmap.evaluation.score_columns import Resampling
-from chestmap.evaluation.scores import MEAN, Curve, Score, finding_groups, number, thinned
+from chestmap.evaluation.intervals import patient_means
+from chestmap.evaluation.operating_points import Aim, OperatingPoint, choose_point
+from chestmap.evaluation.resampling import numbered, patient_weights
+from chestmap.evaluation.score_columns import Parts, Resampling, macro, resampled_ends
+from chestmap.evaluation.scores import MEAN, Curve, Score, number, thinned
 
 AIMS: tuple[tuple[Aim, float | None], ...] = (("youden", None), ("sensitivity", 0.95), ("specificity", 0.95))
 
 
 @dataclass(frozen=True)
 class Classifying:
-    interval: Literal["delong", "logit"] = "delong"
+    interval: AucInterval = "patients"
     bins: int = 15
     calibration: Kind = "platt"
 
@@ -75,46 +78,52 @@ def fit_on_validation(validation: Images, how: Classifying) -> Fitted:
 
 
 def ranking_rows(images: Images, how: Classifying, resampling: Resampling) -> list[Score]:
-    """AUC (DeLong's interval) and average precision (by patient) of each finding, and their means (by patient).
+    """AUC and average precision of each finding, and their means, with intervals by patient.
 
     A finding with one kind of label has no value, and no part in the means.
     """
-    weights = patient_weights(int(images.patient.max()) + 1, resampling.resamples, resampling.seed)
-    rows, centers, samples = [], [], []
+    total = int(images.patient.max()) + 1
+    weights = patient_weights(total, resampling.resamples, resampling.seed)
+    rows: list[Score] = []
+    parts: tuple[list, list] = [], []
     for finding in range(len(images.names)):
         scores, labels = images.scores[:, finding], images.labels[:, finding]
-        auc, precision = delong(scores, labels), average_precision(scores, labels)
-        counts, lost = images.counts(finding), (None, None)
-        if auc is None or precision is None:
-            drawn = np.full((resampling.resamples, 2), np.nan)
-        else:
-            drawn = np.stack(resampled(scores, labels, images.patient, weights), axis=1)
-        low, high = interval(drawn, resampling.confidence)
-        ends = lost if auc is None else auc.interval(resampling.confidence, on_logit=how.interval == "logit")
-        rows.append(Score("AUC", value=auc.value if auc else None, low=number(ends[0]), high=number(ends[1]), **counts))
-        rows.append(Score("AP", value=precision if auc else None, low=number(low[1]), high=number(high[1]), **counts))
-        centers.append([np.nan, np.nan] if auc is None or precision is None else [auc.value, precision])
-        samples.append(drawn)
-    return rows + _means(images.names, np.array(centers), np.stack(samples), rows, resampling)
-
-
-def _means(
-    names: Sequence[str], centers: np.ndarray, samples: np.ndarray, rows: Sequence[Score], how: Resampling
-) -> list[Score]:
-    """Only resamples in which every averaged finding has a value count, so that the mean is always over the same findings."""
-    found = []
-    for label, members in finding_groups(names, how.without).items():
-        there = [index for index in members if not np.isnan(centers[index, 0])]
-        if not there:
+        found, counts = clustered(scores, labels, images.patient), images.counts(finding)
+        if found is None:
+            rows += [Score(measure, value=None, **counts) for measure in ("AUC", "AP")]
             continue
-        low, high = interval(samples[there].mean(axis=0), how.confidence)
-        for column, measure in enumerate(("AUC", "AP")):
-            inside = [rows[2 * index] for index in there]
-            support, negatives = sum(row.support for row in inside), sum(row.negatives for row in inside)
-            ends = number(low[column]), number(high[column])
-            center = float(centers[there, column].mean())
-            found.append(Score(measure, label, center, *ends, support, "images", negatives=negatives))
-    return found
+        low, high = auc_interval(found, scores, labels, how.interval, resampling.confidence)
+        errors = np.pad(found.errors.influence, (0, total - len(found.errors.influence)))
+        parts[0].append((found.auc.value, low, high, errors))
+        rows.append(Score("AUC", value=found.auc.value, low=number(low), high=number(high), **counts))
+        value = np.array([average_precision(scores, labels)])
+        drawn = resampled(scores, labels, images.patient, weights)[1][:, None]
+        low, high, errors = resampled_ends(value, drawn, np.bincount(images.patient[labels == 1]), resampling)
+        parts[1].append((value[0], low[0], high[0], errors[:, 0]))
+        rows.append(Score("AP", value=number(value[0]), low=number(low[0]), high=number(high[0]), **counts))
+    return rows + [
+        row for measure, part in zip(("AUC", "AP"), parts, strict=True) for row in _means(measure, part, rows, resampling)
+    ]
+
+
+def auc_interval(
+    found: PatientAuc, scores: np.ndarray, labels: np.ndarray, how: AucInterval, confidence: float
+) -> tuple[float, float]:
+    """By the clustered variance, or by DeLong's where that is asked for by name."""
+    auc = found.auc if how == "patients" else delong(scores, labels)
+    return auc.interval(confidence, how) if auc else (math.nan, math.nan)
+
+
+def _means(measure: str, parts: list[tuple], rows: Sequence[Score], how: Resampling) -> list[Score]:
+    """The macro means of one measure over the findings that have a value."""
+    if not parts:
+        return []
+    there = [row for row in rows if row.measure == measure and row.value is not None]
+    columns = (np.array([np.asarray(one) for one in column])[..., None] for column in zip(*parts, strict=True))
+    return [
+        replace(row, unit="images")
+        for row in macro([{"measure": measure}], [row.finding for row in there], Parts(*columns), how, there)
+    ]
 
 
 def calibration_rows(images: Images, how: Classifying, rule: str = "") -> list[Score]:
@@ -136,17 +145,33 @@ def calibration_rows(images: Images, how: Classifying, rule: str = "") -> list[S
     return rows
 
 
-def point_rows(images: Images, fitted: Fitted) -> list[Score]:
+def point_rows(images: Images, fitted: Fitted, confidence: float = 0.95) -> list[Score]:
     """Sensitivity and specificity here, at the scores that validation chose; `rule` names the aim."""
     rows = []
     for finding, name in enumerate(images.names):
         for aim, point in fitted.points.get(name, {}).items():
-            found = measure_point(images.scores[:, finding], images.labels[:, finding], point)
-            for measure in ("sensitivity", "specificity"):
-                value = getattr(found, measure) if found else None
-                rule = "validation youden" if aim == "youden" else f"validation {aim} {point.target:g}"
-                rows.append(Score(measure, value=value, threshold=point.threshold, rule=rule, **images.counts(finding)))
+            rule = "validation youden" if aim == "youden" else f"validation {aim} {point.target:g}"
+            rows += called_rows(images, finding, point.threshold, confidence, rule)
     return rows
+
+
+def called_rows(images: Images, finding: int, threshold: float, confidence: float = 0.95, rule: str = "") -> list[Score]:
+    """Sensitivity and specificity of one finding at a score, with intervals by patient; no values with one kind of label."""
+    values, labels = images.scores[:, finding].astype(np.float64), images.labels[:, finding]
+    right = np.stack(
+        [np.where(labels == 1, values >= threshold, np.nan), np.where(labels == 0, values < threshold, np.nan)], axis=1
+    )
+    known(values, labels)
+    both = {0.0, 1.0} <= set(np.unique(labels[~np.isnan(labels)]).tolist())
+    found = patient_means(right, images.patient, int(images.patient.max()) + 1, confidence)
+    ends = zip(("sensitivity", "specificity"), found.value, found.low, found.high, strict=True)
+    shared = {"threshold": threshold, "rule": rule, **images.counts(finding)}
+    return [
+        Score(measure, value=number(value), low=number(low), high=number(high), **shared)
+        if both
+        else Score(measure, value=None, **shared)
+        for measure, value, low, high in ends
+    ]
 
 
 def ranking_curves(images: Images, how: Classifying) -> list[Curve]:

@@ -1,23 +1,32 @@
-"""Two evaluations of the same images, finding by finding: which is better, by how much, and how surely."""
+"""Two evaluations of the same images: which is better, by how much, and how surely.
+
+Two tests are the primary family: mean AUC, and mean T(IoU) at .3 by validation thresholds. All others, finding by finding, are
+exploratory.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from chestmap.errors import BadInput
-from chestmap.evaluation.auc import paired_delong
+from chestmap.evaluation.auc_by_patient import PairedAuc, clustered, mean_of_paired, paired_by_patient, paired_delong
 from chestmap.evaluation.classification import Images
+from chestmap.evaluation.intervals import mean_of_means, paired_difference
 from chestmap.evaluation.rates import Localization, at_columns
-from chestmap.evaluation.resampling import holm, paired_hits
-from chestmap.evaluation.score_columns import Block, Resampling, scores_of
+from chestmap.evaluation.resampling import exchanged, holm, paired_hits
+from chestmap.evaluation.score_columns import Resampling
+from chestmap.evaluation.scores import MEAN
 from chestmap.evaluation.thresholds import Geometry, Rule, met, rows_of
 from chestmap.evaluation.truth import Truth
+
+PRIMARY_IOU = 0.3
+PRIMARY_HITS: tuple[Geometry, Rule] = ("mask", "validation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +60,7 @@ def cases_of(images: Images, truth: Truth, loc: Localization | None) -> Cases:
 
 @dataclass(frozen=True)
 class Difference:
-    """One paired test. `difference` is first - second with its interval; `p` is two-sided, `corrected` by Holm over findings.
+    """One paired test. `difference` is first - second with its interval; `p` is two-sided, `corrected` by Holm over its family.
 
     For hits, `p` is the permutation by patient and `mcnemar` the exact test that takes boxes as independent; `only_first` and
     `only_second` count boxes that one alone met, and `odds_ratio` is their quotient with a half added to each.
@@ -70,6 +79,7 @@ class Difference:
     at: float | None = None
     geometry: str = ""
     rule: str = ""
+    family: Literal["primary", "exploratory"] = "exploratory"
     mcnemar: float | None = None
     only_first: int = 0
     only_second: int = 0
@@ -81,57 +91,89 @@ class Difference:
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """Hits are compared at `iou` under each geometry and rule that both evaluations have."""
+    """Hits are compared at `iou` under each geometry and rule that both evaluations have.
+
+    `auc` is the test of AUC: `patients` takes the patient as the unit, `delong` the image.
+    """
 
     iou: tuple[float, ...] = (0.1, 0.3, 0.5)
     strict: bool = False
     draws: int = 10_000
+    auc: Literal["patients", "delong"] = "patients"
     resampling: Resampling = field(default_factory=Resampling)
 
 
 def compare(first: Cases, second: Cases, how: ComparisonSettings | None = None) -> list[Difference]:
-    """DeLong for AUC, and for hits McNemar and a permutation by patient; each family of findings is corrected by Holm."""
+    """The primary family first, then the tests by finding: of AUC, and of hits under each geometry, rule and limit."""
     how = how or ComparisonSettings()
     if first.ids != second.ids:
         raise BadInput(
             f"{len(first.ids)} and {len(second.ids)} images that are not the same: score both predictions on the same part"
         )
-    found = _ranked(first.images, second.images, how)
+    primary, found = [], []
+    mean, each = _ranked(first.images, second.images, how)
+    primary += mean
+    found += _corrected(each)
     for key in first.hits:
         if key in second.hits:
             for limit in how.iou:
-                found += _met(first, second, key, limit, how)
-    return found
+                changes = list(_changes(first, second, key, limit, how.strict))
+                found += _corrected([_met(one, key, limit, how) for one in changes])
+                if (key, limit) == (PRIMARY_HITS, PRIMARY_IOU) and changes:
+                    primary.append(_mean_met(changes, how))
+    return [*_corrected(primary), *found]
 
 
 def _corrected(family: Sequence[Difference]) -> list[Difference]:
     return [replace(one, corrected=p) for one, p in zip(family, holm([one.p for one in family]), strict=True)]
 
 
-def _ranked(first: Images, second: Images, how: ComparisonSettings) -> list[Difference]:
-    """DeLong for each finding that both score and that has both kinds of label."""
-    family = []
+def _ranked(first: Images, second: Images, how: ComparisonSettings) -> tuple[list[Difference], list[Difference]]:
+    """The test of the means (none where no finding can be tested), and that of each finding that has both kinds of label."""
+    total, tests, errors, each = int(first.patient.max()) + 1, [], [], []
     for index, name in enumerate(first.names):
         if name not in second.names:
             continue
-        labels = first.labels[:, index]
-        test = paired_delong(
-            first.scores[:, index], second.scores[:, second.names.index(name)], labels, how.resampling.confidence
-        )
-        if test is None or math.isnan(test.p):
+        labels, confidence = first.labels[:, index], how.resampling.confidence
+        columns = first.scores[:, index], second.scores[:, second.names.index(name)]
+        one, other = (clustered(column, labels, first.patient) for column in columns)
+        if one is None or other is None:
             continue
-        support = int((labels == 1).sum())
-        family.append(
-            Difference("AUC", name, test.first, test.second, test.difference, test.low, test.high, test.p, 1.0, support)
-        )
-    return _corrected(family)
+        test = paired_by_patient(one, other, confidence)
+        tests.append(test)
+        influence = one.errors.minus(other.errors).influence
+        errors.append(np.pad(influence, (0, total - len(influence))))
+        shown = paired_delong(*columns, labels, confidence) if how.auc == "delong" else test
+        if shown is not None and not math.isnan(shown.p):
+            each.append(_auc(shown, name, int((labels == 1).sum())))
+    if not tests:
+        return [], each
+    mean = mean_of_paired(tests, np.stack(errors), how.resampling.confidence)
+    return [replace(_auc(mean, MEAN, len(tests)), family="primary")], each
 
 
-def _met(first: Cases, second: Cases, key: tuple[Geometry, Rule], limit: float, how: ComparisonSettings) -> list[Difference]:
-    """Hits at one limit under one geometry and rule, for each finding with boxes."""
+def _auc(test: PairedAuc, name: str, support: int) -> Difference:
+    return Difference("AUC", name, test.first, test.second, test.difference, test.low, test.high, test.p, 1.0, support)
+
+
+@dataclass(frozen=True, eq=False)
+class _Change:
+    """Which boxes of a finding each of two evaluations met."""
+
+    finding: str
+    first: np.ndarray
+    second: np.ndarray
+    patient: np.ndarray
+
+    @property
+    def change(self) -> Float[np.ndarray, "row"]:
+        return self.first.astype(np.float64) - self.second.astype(np.float64)
+
+
+def _changes(first: Cases, second: Cases, key: tuple[Geometry, Rule], limit: float, strict: bool) -> Iterator[_Change]:  # noqa: FBT001
+    """For each finding with boxes that both score."""
     one, other = first.hits[key], second.hits[key]
     names, others = first.images.names, second.images.names
-    family = []
     for finding in np.unique(one.finding).tolist():
         if names[finding] not in others:
             continue
@@ -139,30 +181,52 @@ def _met(first: Cases, second: Cases, key: tuple[Geometry, Rule], limit: float, 
         image = one.image[here]
         if not np.array_equal(image, other.image[there]):
             raise BadInput(f"{names[finding]}: the two evaluations hold other boxes; score both with the same truth")
-        a, b = met(one.iou[here], limit, strict=how.strict), met(other.iou[there], limit, strict=how.strict)
-        patient = first.images.patient[image]
-        test = paired_hits(a, b, patient, how.draws, how.resampling.seed)
-        change = (a.astype(float) - b.astype(float))[:, None]
-        block = Block(np.zeros(len(change), dtype=np.int64), patient, change, [{"measure": ""}])
-        score = scores_of(block, [names[finding]], how.resampling)[0]
-        family.append(
-            Difference(
-                "T(IoU)",
-                names[finding],
-                float(a.mean()),
-                float(b.mean()),
-                float(change.mean()),
-                score.low if score.low is not None else math.nan,
-                score.high if score.high is not None else math.nan,
-                test.permutation,
-                1.0,
-                len(change),
-                limit,
-                *key,
-                test.mcnemar,
-                test.only_first,
-                test.only_second,
-                (test.only_first + 0.5) / (test.only_second + 0.5),
-            )
-        )
-    return _corrected(family)
+        hits = met(one.iou[here], limit, strict=strict), met(other.iou[there], limit, strict=strict)
+        yield _Change(names[finding], *hits, first.images.patient[image])
+
+
+def _met(one: _Change, key: tuple[Geometry, Rule], limit: float, how: ComparisonSettings) -> Difference:
+    test = paired_hits(one.first, one.second, one.patient, how.draws, how.resampling.seed)
+    low, high, _ = paired_difference(one.change, one.patient, how.resampling.confidence)
+    return Difference(
+        "T(IoU)",
+        one.finding,
+        float(one.first.mean()),
+        float(one.second.mean()),
+        float(one.change.mean()),
+        low,
+        high,
+        test.permutation,
+        1.0,
+        len(one.change),
+        limit,
+        *key,
+        mcnemar=test.mcnemar,
+        only_first=test.only_first,
+        only_second=test.only_second,
+        odds_ratio=(test.only_first + 0.5) / (test.only_second + 0.5),
+    )
+
+
+def _mean_met(changes: Sequence[_Change], how: ComparisonSettings) -> Difference:
+    """The means over findings: exchanged by patient over all findings at once."""
+    total = max(int(one.patient.max()) for one in changes) + 1
+    value, low, high, errors = [], [], [], []
+    for one in changes:
+        below, above, influence = paired_difference(one.change, one.patient, how.resampling.confidence)
+        value.append([one.change.mean()])
+        low.append([below])
+        high.append([above])
+        errors.append(np.pad(influence, (0, total - len(influence)))[:, None])
+    center, below, above = mean_of_means(np.array(value), (np.array(low), np.array(high)), np.stack(errors))
+    weighted = np.concatenate([one.change / len(one.change) for one in changes])
+    p = exchanged(weighted, np.concatenate([one.patient for one in changes]), how.draws, how.resampling.seed)
+    means = (
+        float(np.mean([part.mean() for part in parts]))
+        for parts in zip(*((c.first, c.second) for c in changes), strict=True)
+    )
+    first, second = means
+    interval = float(center[0]), float(below[0]), float(above[0])
+    support = sum(len(one.change) for one in changes)
+    geometry, rule = PRIMARY_HITS
+    return Difference("T(IoU)", MEAN, first, second, *interval, p, 1.0, support, PRIMARY_IOU, geometry, rule, "primary")

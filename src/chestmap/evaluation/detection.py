@@ -60,7 +60,8 @@ def froc_rows(loc: Localization, absent: Absent, rule: Rule, how: Resampling) ->
     values, curves = np.full((len(pair), len(FALSE_POSITIVES)), np.nan), []
     column = loc.columns["any", rule].at(pairs.image[pair], pairs.finding[pair])
     met_with = pairs.found[np.arange(len(pair)), column]
-    confidence = np.where(np.isfinite(met_with), met_with * pairs.score[pair], -np.inf)
+    met = np.isfinite(met_with)
+    confidence = np.where(met, np.where(met, met_with, 0.0) * pairs.score[pair], -np.inf)
     false_confidence = absent.confidence * absent.score[absent.region_row]
     for finding in np.unique(pairs.finding).tolist():
         images, here = int((absent.finding == finding).sum()), pairs.finding[pair] == finding

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
 
 from chestmap.datasets.split import Split
+from chestmap.evaluation.auc import AucInterval
 from chestmap.evaluation.calibration import Kind
 from chestmap.evaluation.classification import (
     Classifying,
@@ -24,27 +26,32 @@ from chestmap.evaluation.classification import (
 from chestmap.evaluation.comparison import Cases, cases_of
 from chestmap.evaluation.comparison_space import Surface
 from chestmap.evaluation.detection import afp_rows, cuts, froc_rows, pointing_rows, searched_rows
-from chestmap.evaluation.floors import ceiling_rows, fit_floors, floor_rows
-from chestmap.evaluation.localization import Absent, Pairs, Pass, look_at_absent, look_at_pairs
-from chestmap.evaluation.protocols import PRESETS, PresetName
+from chestmap.evaluation.evaluated_set import check_space, matched, set_of
+from chestmap.evaluation.floors import Floors, ceiling_rows, fit_floors, floor_rows
+from chestmap.evaluation.localization import Absent, Pairs, Pass, Ranked, look_at_absent, look_at_pairs, look_at_ranked
+from chestmap.evaluation.protocols import PRESETS, PresetName, preset_notes
+from chestmap.evaluation.ranked_boxes import box_floor_rows, box_rows
 from chestmap.evaluation.rates import Limits, Localization, accuracy_curves, rate_rows, threshold_curves
+from chestmap.evaluation.readers import Readings, reader_rows
 from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import Curve, Evaluation, Score
 from chestmap.evaluation.thresholds import Search, fixed_rules
-from chestmap.evaluation.truth import Alignment, Truth, aligned, leak_notes, sized
+from chestmap.evaluation.truth import Alignment, Truth, aligned, leak_notes
 from chestmap.predictions.folder import OwnRule, Predictions
 from chestmap.settings import Settings
+
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class EvaluationSettings(Settings):
     """The defaults are the protocol; rates and thresholds are in [0, 1]."""
 
-    iou: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-    ior: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)  # also those of T(IoGT)
+    iou: tuple[Share, ...] = Field(default=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), min_length=1)
+    ior: tuple[Share, ...] = Field(default=(0.1, 0.25, 0.5, 0.75, 0.9), min_length=1)  # also those of T(IoGT)
     strict: bool = False  # more than T instead of at least T
     resamples: int = Field(default=1000, ge=1)  # of patients
     confidence: float = Field(default=0.95, gt=0, lt=1)
-    interval: str = Field(default="delong", pattern="^(delong|logit)$")  # of AUC
+    interval: AucInterval = "patients"  # of AUC
     seed: int = 0
     without: tuple[str, ...] = ("Cardiomegaly",)  # a further mean leaves each of these out
     presets: tuple[PresetName, ...] = ()
@@ -72,19 +79,23 @@ class EvaluationSettings(Settings):
 
     @property
     def classifying(self) -> Classifying:
-        return Classifying("logit" if self.interval == "logit" else "delong", self.bins, self.calibration)
+        return Classifying(self.interval, self.bins, self.calibration)
 
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """What else is known: validation images (thresholds, calibration), training images (floors, leaks), and the split's name.
+    """What else is known: validation images (thresholds, calibration), training images (floors, leaks), the split and its part.
 
-    `validation` are predictions of the same model; they may be the same folder as those of the test.
+    `validation` are predictions of the same model; they may be the same folder as those of the test. `notes` join those of the
+    evaluation.
     """
 
     validation: tuple[Predictions, Truth] | None = None
     training: Truth | None = None
     split: Split | None = None
+    part: str = ""
+    notes: tuple[str, ...] = ()
+    readings: Readings = field(default_factory=dict)  # of several readers, for the ceiling of their agreement
 
     def others(self) -> dict[str, Truth]:
         found = {"training": self.training, "validation": self.validation[1] if self.validation else None}
@@ -100,9 +111,14 @@ def evaluate(
 ) -> Evaluation:
     """All scores of `truth`'s images. Raises `Leak` where they share patients with `held` and the split does not say so."""
     settings, held = settings or EvaluationSettings(), held or Held()
-    notes = list(leak_notes(truth, held.others(), held.split))
-    alignment = aligned(predictions, truth)
-    truth = sized(truth, predictions, alignment)
+    notes = [*held.notes, *leak_notes(truth, held.others(), held.split)]
+    found = matched(predictions, truth)
+    evaluated = set_of(truth).part_of(held.split, held.part)
+    predictions, truth, alignment = found.predictions, found.truth, found.alignment
+    notes += found.notes
+    if held.validation is not None:
+        there = matched(*held.validation)
+        held = replace(held, validation=(there.predictions, there.truth))
     images = _images(predictions, truth, alignment)
     rows, curves = ranking_rows(images, settings.classifying, settings.resampling), []
     rows += calibration_rows(images, settings.classifying)
@@ -111,15 +127,29 @@ def evaluate(
     if fitted is not None:
         mended = images_of(images.names, fitted.calibration.apply(images.scores), images.labels, images.patient)
         rows += calibration_rows(mended, settings.classifying, rule=f"{settings.calibration} on validation")
-        rows += point_rows(images, fitted)
+        rows += point_rows(images, fitted, settings.confidence)
     localization = _localized(predictions, truth, alignment, held, (settings, fitted))
     if localization is not None:
         absent = _absent(predictions, truth, alignment, localization, settings)
+        ranked = _ranked(predictions, truth, alignment, localization, settings) if len(absent.finding) else None
         found_rows, found_curves = _localization_rows(localization, absent, settings)
         rows, curves = rows + found_rows, curves + found_curves
-        rows += _floors(truth, held, settings, notes)
-        notes += _remarks(localization, held)
-    about = _about(predictions, truth, alignment, held, settings) | ({"fitted": fitted.as_dict()} if fitted else {})
+        floors = fit_floors(held.training) if held.training else None
+        rows += _floors(truth, floors, settings, notes)
+        if held.readings:
+            readings = {one: held.readings[one] for one in truth.ids if one in held.readings}
+            patients = dict(zip(truth.ids, truth.patients, strict=True))
+            rows += reader_rows(readings, patients, localization.names, settings.limits, settings.resampling)
+        if ranked is not None:
+            rows += box_rows(localization, ranked, absent, fixed_rules(localization.columns)[-1], settings.resampling)
+            if floors is not None and floors.boxes:
+                rows += box_floor_rows(localization, ranked, absent, floors, truth, settings.resampling)
+        notes += [*_remarks(localization, held), *preset_notes(settings.presets, truth.name, localization.names)]
+    about = (
+        _about(predictions, truth, alignment, held, settings)
+        | {"set": evaluated.as_dict()}
+        | ({"fitted": fitted.as_dict()} if fitted else {})
+    )
     cases: Cases = cases_of(images, truth, localization)
     name = title or str(predictions.header.model.get("name", predictions.folder.name))
     return Evaluation(name, alignment.findings, tuple(rows), tuple(curves), about, tuple(notes), cases)
@@ -165,6 +195,7 @@ def _localized(
             validation, _ = look_at_pairs(*held.validation, there, how)
     notes = {name: PRESETS[name].note for name in settings.presets}
     pairs, lost = look_at_pairs(predictions, truth, alignment, how, notes)
+    check_space(len(pairs.box_pair) + lost, lost, predictions)
     search = Search(settings.iou, settings.strict, seed=settings.seed)
     columns = search.columns(pairs, truth.patient, len(names), validation)
     gates = fitted.gates(names) if fitted else None
@@ -177,6 +208,13 @@ def _absent(
     rules = fixed_rules(loc.columns)
     how = settings.reading(predictions.header.own_rule)
     return look_at_absent(predictions, truth, alignment, how, cuts(loc, rules))
+
+
+def _ranked(
+    predictions: Predictions, truth: Truth, alignment: Alignment, loc: Localization, settings: EvaluationSettings
+) -> Ranked:
+    rules = fixed_rules(loc.columns)
+    return look_at_ranked(predictions, truth, alignment, settings.reading(predictions.header.own_rule), cuts(loc, rules))
 
 
 def _localization_rows(loc: Localization, absent: Absent, settings: EvaluationSettings) -> tuple[list[Score], list[Curve]]:
@@ -192,10 +230,9 @@ def _localization_rows(loc: Localization, absent: Absent, settings: EvaluationSe
     return rows, curves
 
 
-def _floors(truth: Truth, held: Held, settings: EvaluationSettings, notes: list[str]) -> list[Score]:
+def _floors(truth: Truth, floors: Floors | None, settings: EvaluationSettings, notes: list[str]) -> list[Score]:
     """The ceiling of grids always, floors where training boxes are known; says in `notes` what is missing."""
     rows = ceiling_rows(truth, settings.limits, settings.resampling)
-    floors = fit_floors(held.training) if held.training else None
     if floors is None or not floors.boxes:
         notes.append(
             "no training boxes in images of known size were given, so the floors medoid, mean and random are missing"
@@ -233,14 +270,22 @@ def _about(
         "patients": int(np.unique(truth.patient).size),
         "boxes": boxes,
         "split": held.split.name if held.split else "",
+        "part": held.part,
         "split_fingerprint": held.split.fingerprint if held.split else "",
         "validation_images": len(held.validation[1]) if held.validation else 0,
         "training_images": len(held.training) if held.training else 0,
         "predictions": str(predictions.folder),
-        "model": dict(predictions.header.model),
+        "model": _without_hashes(predictions.header.model),
         "own_rule": {
             "threshold": predictions.header.own_rule.threshold,
             "normalize": predictions.header.own_rule.normalize,
         },
         "settings": settings.model_dump(mode="json"),
     }
+
+
+def _without_hashes(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What made the predictions, without the hashes of whom it saw: they are long and say nothing to a reader."""
+    data = model.get("data")
+    kept = {key: value for key, value in data.items() if key != "seen"} if isinstance(data, Mapping) else data
+    return dict(model) | ({"data": kept} if data is not None else {})

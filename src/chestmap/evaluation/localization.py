@@ -16,8 +16,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from chestmap.evaluation.comparison_space import Surface, Workspace, sampler
-from chestmap.evaluation.map_overlap import BOX_LEVELS, MASK_LEVELS, PairOverlap, absent_regions, overlap_of_pair
-from chestmap.evaluation.overlap import areas, as_array, clipped
+from chestmap.evaluation.map_overlap import (
+    BOX_LEVELS,
+    MASK_LEVELS,
+    PairOverlap,
+    absent_regions,
+    overlap_of_pair,
+    ranked_regions,
+)
+from chestmap.evaluation.overlap import areas, as_array, clipped, ious
 from chestmap.evaluation.truth import Alignment, Truth
 from chestmap.predictions.folder import OwnRule, Predictions
 from chestmap.types import Frame
@@ -96,6 +103,19 @@ Thresholds = Callable[[int, int], tuple[float, ...]]
 
 
 @dataclass(frozen=True, eq=False)
+class Ranked:
+    """One entry for each (image, finding) with boxes: the image's score, the confidence of each region at one threshold, and
+    their IoU with the boxes, [region, box].
+    """
+
+    finding: Int[np.ndarray, "pair"]
+    image: Int[np.ndarray, "pair"]
+    score: Float[np.ndarray, "pair"]
+    confidence: tuple[np.ndarray, ...]
+    ious: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class _Job:
     image: int  # of the truth
     finding: int  # of the alignment
@@ -111,6 +131,7 @@ class _Seen:
     noted: Mapping[str, np.ndarray] = field(default_factory=dict)
     counts: tuple[int, ...] = ()
     confidence: np.ndarray = field(default_factory=lambda: np.empty(0))
+    ious: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
 
 
 _Item = tuple[np.ndarray, Frame, np.ndarray, list[_Job]]  # maps and scores of one image
@@ -119,8 +140,9 @@ _Item = tuple[np.ndarray, Frame, np.ndarray, list[_Job]]  # maps and scores of o
 class _Worker:
     """Looks at the maps of one image; each thread has its own workspace."""
 
-    def __init__(self, how: Pass, presets: Presets, thresholds: Thresholds) -> None:
+    def __init__(self, how: Pass, presets: Presets, thresholds: Thresholds, *, ranked: bool = False) -> None:
         self.how, self.presets, self.thresholds, self.local = how, presets, thresholds, threading.local()
+        self.ranked = ranked  # whether regions are kept one by one instead of measured at all thresholds
 
     def __call__(self, item: _Item) -> list[_Seen]:
         if not hasattr(self.local, "work"):
@@ -136,6 +158,9 @@ class _Worker:
             return _Seen(job, score, counts=tuple(counts), confidence=confidence)
         size = how.surface.size(frame)
         boxes = clipped(how.surface.place(job.boxes, frame), *size)
+        if self.ranked:
+            found, confidence = ranked_regions(levels, self.thresholds(job.image, job.finding)[-1])
+            return _Seen(job, score, confidence=confidence, ious=ious(found, boxes))
         overlap = overlap_of_pair(levels, boxes, (how.own.threshold, how.met), work, size)
         seen = Map(values, frame, job.boxes, score, work)
         return _Seen(job, score, overlap, {name: note(seen) for name, note in self.presets.items()})
@@ -157,6 +182,21 @@ def look_at_absent(
     """
     jobs = _absent_jobs(truth, alignment, how)
     return _absent(_looked(predictions, jobs, how, _Worker(how, {}, thresholds)))
+
+
+def look_at_ranked(
+    predictions: Predictions, truth: Truth, alignment: Alignment, how: Pass, thresholds: Thresholds
+) -> Ranked:
+    """The regions of every (image, finding) with boxes, at the last of the thresholds."""
+    jobs, _ = _boxed(predictions, truth, alignment)
+    seen = _looked(predictions, jobs, how, _Worker(how, {}, thresholds, ranked=True))
+    return Ranked(
+        np.array([one.job.finding for one in seen], dtype=np.int64),
+        np.array([one.job.image for one in seen], dtype=np.int64),
+        np.array([one.score for one in seen], dtype=np.float64),
+        tuple(one.confidence for one in seen),
+        tuple(one.ious for one in seen),
+    )
 
 
 def _looked(predictions: Predictions, jobs: Mapping[int, list[_Job]], how: Pass, worker: _Worker) -> list[_Seen]:

@@ -174,3 +174,13 @@ def absent_regions(levels: Levels | None, thresholds: tuple[float, ...]) -> tupl
         boxes, _ = regions(*levels.reaching(threshold))
         counts.append(len(boxes))
     return counts, confidences(levels.pixels, boxes)
+
+
+def ranked_regions(
+    levels: Levels | None, threshold: float
+) -> tuple[Float[np.ndarray, "region 4"], Float[np.ndarray, "region"]]:
+    """Boxes and confidences of the regions at one threshold."""
+    if levels is None:
+        return np.empty((0, 4)), np.empty(0)
+    boxes, _ = regions(*levels.reaching(threshold))
+    return boxes, confidences(levels.pixels, boxes)

@@ -74,11 +74,15 @@ def regions(
 ) -> tuple[Float[np.ndarray, "region 4"], Float[np.ndarray, "region"]]:
     """Boxes and areas of the 8-connected regions of a mask, shifted by `offset` (x, y). Holes count as part of their region.
 
+    A region in the hole of another one is a region, too.
+
     The area is Pick's: pixels inside or on the outer border, which is half the border's steps, the polygon's area and one.
     """
-    contours, _ = (
-        cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=offset) if mask.size else ((), None)
+    contours, tree = (
+        cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=offset) if mask.size else ((), None)
     )
+    if tree is not None and (tree[0, :, 3] >= 0).any():  # outlines of holes have a parent
+        contours = [one for one, outer in zip(contours, tree[0, :, 3] < 0, strict=True) if outer]
     if len(contours) > MANY:
         return _measured(contours)
     boxes, sizes = np.empty((len(contours), 4)), np.empty(len(contours))

@@ -15,7 +15,7 @@ Where a reference leaves a rule open, what we chose is said at the preset.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -210,6 +210,23 @@ def _budgets() -> dict[tuple[str, float], float]:
         for step in IOU
         for finding, figure in table.figures(table.row("Wang 2017", f"AFP@{step:g}")).items()
     }
+
+
+def preset_notes(presets: Sequence[PresetName], source: str, names: Sequence[str]) -> list[str]:
+    """What a reader of a preset's figures must know."""
+    if "cai2018" not in presets:
+        return []
+    notes = [
+        "preset cai2018: boxes are taken in the order of the images, as in the paper, so its figures depend on that order"
+    ]
+    budgeted = {finding for finding, _ in _budgets()}
+    if source != "nih":
+        notes.append(
+            f"preset cai2018: its AFP budgets are those of ChestX-ray14, not of {source}; read the rows without budget"
+        )
+    if free := [name for name in names if name not in budgeted]:
+        notes.append(f"preset cai2018: no AFP budget was published for {', '.join(free)}, which are taken without one")
+    return notes
 
 
 PRESETS: Mapping[PresetName, Preset] = {

@@ -31,41 +31,18 @@ def patient_weights(num_patients: int, resamples: int, seed: int) -> Int[np.ndar
 def by_patient(
     values: Float[np.ndarray, "row column"], patient: Int[np.ndarray, "row"], num_patients: int
 ) -> Float[np.ndarray, "patient column"]:
-    """Sums over each patient's rows."""
+    """Sums over each patient's rows: sorted once, then added in one pass."""
     sums = np.zeros((num_patients, values.shape[1]))
-    np.add.at(sums, patient, values)
+    if len(values):
+        order = np.argsort(patient, kind="stable")
+        ordered = patient[order]
+        starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+        sums[ordered[starts]] = np.add.reduceat(values[order], starts, axis=0)
     return sums
 
 
-def resampled_rates(
-    hits: Float[np.ndarray, "row column"],
-    patient: Int[np.ndarray, "row"],
-    weights: Int[np.ndarray, "resample patient"],
-    units: Float[np.ndarray, "row column"] | None = None,
-) -> Float[np.ndarray, "resample column"]:
-    """Rate of hits in each resample: hits per row, or per unit where `units` counts them; NaN where no row was drawn.
-
-    A NaN hit leaves its row out of its column.
-    """
-    counted = np.where(np.isnan(hits), 0.0, np.ones_like(hits) if units is None else units)
-    drawn = weights.astype(np.float64)
-    above = drawn @ by_patient(np.nan_to_num(hits), patient, weights.shape[1])
-    below = drawn @ by_patient(counted, patient, weights.shape[1])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return above / below
-
-
-def interval(
-    samples: Float[np.ndarray, "resample column"], confidence: float
-) -> tuple[Float[np.ndarray, "column"], Float[np.ndarray, "column"]]:
-    """Percentile interval; resamples without a value are left out, and a column without any is NaN."""
-    low, high = np.full(samples.shape[1], np.nan), np.full(samples.shape[1], np.nan)
-    tail, there = 50 * (1 - confidence), ~np.isnan(samples)
-    whole = there.all(axis=0)
-    low[whole], high[whole] = np.percentile(samples[:, whole], [tail, 100 - tail], axis=0)
-    for column in np.flatnonzero(~whole & there.any(axis=0)):
-        low[column], high[column] = np.percentile(samples[there[:, column], column], [tail, 100 - tail])
-    return low, high
+EQUAL = 1e-12
+"""Sums of weighted changes that differ by less are equal."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +61,10 @@ def paired_hits(
     """Exact McNemar test, and a permutation test that exchanges the two methods for whole patients; both two-sided."""
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     return PairedHits(
-        only_first, only_second, mcnemar(only_first, only_second), _permutation(first, second, patient, draws, seed)
+        only_first,
+        only_second,
+        mcnemar(only_first, only_second),
+        exchanged(first.astype(float) - second, patient, draws, seed),
     )
 
 
@@ -94,15 +74,13 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), tosses, 0.5))) if tosses else 1.0
 
 
-def _permutation(
-    first: Bool[np.ndarray, "box"], second: Bool[np.ndarray, "box"], patient: Int[np.ndarray, "box"], draws: int, seed: int
-) -> float:
-    """P of the summed difference under all, or many random, exchanges of the two methods within patients."""
-    differences = np.bincount(patient, weights=first.astype(float) - second.astype(float))
-    differences = differences[differences != 0]
+def exchanged(change: Float[np.ndarray, "row"], patient: Int[np.ndarray, "row"], draws: int, seed: int) -> float:
+    """P of the summed change under all, or many random, exchanges of the two methods within patients."""
+    differences = np.bincount(patient, weights=change)
+    differences = differences[np.abs(differences) > EQUAL]
     if not len(differences):
         return 1.0
-    seen = abs(differences.sum())
+    seen = abs(differences.sum()) - EQUAL
     if len(differences) <= EXACT:
         bits = np.arange(2 ** len(differences))[:, None] >> np.arange(len(differences))
         return float((np.abs((1 - 2 * (bits & 1)) @ differences) >= seen).mean())

@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from chestmap.evaluation.resampling import by_patient, interval, numbered, patient_weights, resampled_rates
+from chestmap.evaluation.intervals import Means, Spread, mean_of_means, patient_means
+from chestmap.evaluation.resampling import by_patient, numbered, patient_weights
 from chestmap.evaluation.scores import Score, finding_groups, number
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How intervals are made; `without` names findings that a further mean leaves out."""
+    """How intervals are made; `without` names findings that a further mean leaves out.
+
+    Resamples serve average precision, MaxBoxAccV2 and PxAP, of which no variance is known in closed form.
+    """
 
     resamples: int = 1000
     confidence: float = 0.95
@@ -44,33 +48,27 @@ class Block:
 
 
 def scores_of(block: Block, names: Sequence[str], how: Resampling) -> list[Score]:
-    """A row for each finding and column, then the macro means; patients are drawn once for all findings."""
+    """A row for each finding and column, then the macro means."""
     reported = list(block.findings) or [int(index) for index in np.unique(block.finding)]
     if not reported or not block.heads:
         return []
     patient = numbered(block.patient.tolist())
     num_patients = int(patient.max()) + 1 if len(patient) else 1
-    weights = patient_weights(num_patients, how.resamples, how.seed)
-    means = np.full((len(reported), len(block.heads)), np.nan)
-    samples = np.full((len(reported), how.resamples, len(block.heads)), np.nan)
+    parts: list[Means] = []
     rows: list[Score] = []
-    for place, finding in enumerate(reported):
+    for finding in reported:
         here = block.where(finding)
-        values = block.values[here]
-        counted = (~np.isnan(values)).sum(axis=0)
-        if len(values):
-            means[place] = np.nansum(values, axis=0) / np.where(counted, counted, np.nan)
-            samples[place] = resampled_rates(values, patient[here], weights)
-        low, high = interval(samples[place], how.confidence)
-        patients = len(set(patient[here].tolist()))
+        found = patient_means(block.values[here], patient[here], num_patients, how.confidence)
+        parts.append(found)
+        patients = len(np.unique(patient[here]))
         for column, head in enumerate(block.heads):
             rows.append(
                 Score(
                     finding=names[finding],
-                    value=number(means[place, column]),
-                    low=number(low[column]),
-                    high=number(high[column]),
-                    support=int(counted[column]),
+                    value=number(found.value[column]),
+                    low=number(found.low[column]),
+                    high=number(found.high[column]),
+                    support=int(found.count[column]),
                     unit=block.unit,
                     patients=patients,
                     threshold=None if block.thresholds is None else number(block.thresholds[finding, column]),
@@ -78,7 +76,8 @@ def scores_of(block: Block, names: Sequence[str], how: Resampling) -> list[Score
                     **head,
                 )
             )
-    return rows + macro(block.heads, [names[index] for index in reported], means, samples, how, rows)
+    means = Parts(*(np.stack([getattr(one, key) for one in parts]) for key in ("value", "low", "high", "influence")))
+    return rows + macro(block.heads, [names[index] for index in reported], means, how, rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,45 +99,76 @@ def scores_of_sums(
         return []
     patient = numbered(sums.patient.tolist())
     weights = patient_weights(int(patient.max()) + 1, how.resamples, how.seed).astype(np.float64)
-    means, samples, rows = [], [], []
+    parts, rows = [], []
     for finding in present:
         here = sums.finding == finding
         added = by_patient(sums.columns[here], patient[here], weights.shape[1])
-        means.append(sums.measures(added.sum(axis=0)))
-        samples.append(sums.measures(weights @ added))
-        low, high = interval(samples[-1], how.confidence)
+        value, drawn = sums.measures(added.sum(axis=0)), sums.measures(weights @ added)
+        low, high, errors = resampled_ends(value, drawn, np.bincount(patient[here]), how)
+        parts.append((value, low, high, errors))
         shared: dict[str, Any] = {
             "finding": names[finding],
             "support": int(here.sum()),
-            "patients": len(set(patient[here].tolist())),
+            "patients": len(np.unique(patient[here])),
         }
-        for value, below, above, head in zip(means[-1], low, high, heads, strict=True):
-            rows.append(Score(value=number(value), low=number(below), high=number(above), **shared, **head))
+        for one, below, above, head in zip(value, low, high, heads, strict=True):
+            rows.append(Score(value=number(one), low=number(below), high=number(above), **shared, **head))
     if not macros:
         return rows
-    return rows + macro(heads, [names[index] for index in present], np.stack(means), np.stack(samples), how, rows)
+    means = Parts(*(np.stack(column) for column in zip(*parts, strict=True)))
+    return rows + macro(heads, [names[index] for index in present], means, how, rows)
+
+
+def resampled_ends(
+    value: Float[np.ndarray, "column"],
+    drawn: Float[np.ndarray, "resample column"],
+    counts: Int[np.ndarray, "patient"],
+    how: Resampling,
+) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, "resample column"]]:
+    """Ends for measures in [0, 1] from the variance over resamples, and the resamples' errors.
+
+    `counts` are the rows of each patient on which the measure depends. A single resample gives no interval.
+    """
+    there = ~np.isnan(drawn)
+    center = np.where(there, drawn, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+    errors = np.where(there, drawn - center, 0.0)
+    variance = (errors**2).sum(axis=0) / np.maximum(there.sum(axis=0) - 1, 1)
+    held = counts[counts > 0].astype(np.float64)
+    freedom, least = np.full(len(value), len(held) - 1.0), np.full(len(value), held.sum() ** 2 / (held**2).sum())
+    low, high = Spread(value, variance, freedom, least).bounded(how.confidence)
+    lost = np.isnan(value) | (there.sum(axis=0) < 2)
+    return np.where(lost, np.nan, low), np.where(lost, np.nan, high), errors
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Values of findings with their ends, and their errors by patient or by resample."""
+
+    value: Float[np.ndarray, "finding column"]
+    low: Float[np.ndarray, "finding column"]
+    high: Float[np.ndarray, "finding column"]
+    errors: Float[np.ndarray, "finding error column"]
+
+    def mean(self, members: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of some findings, with its ends."""
+        some = list(members)
+        return mean_of_means(self.value[some], (self.low[some], self.high[some]), self.errors[some])
 
 
 def macro(
-    heads: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
-    means: Float[np.ndarray, "finding column"],
-    samples: Float[np.ndarray, "finding resample column"],
-    how: Resampling,
-    parts: Iterable[Score],
+    heads: Sequence[Mapping[str, Any]], names: Sequence[str], parts: Parts, how: Resampling, scores: Iterable[Score]
 ) -> list[Score]:
     """Means over findings, with and without those of `how.without`; support and patients are sums over the findings.
 
-    A finding without a value stays out. In a resample that draws no patient of a finding, the others are averaged.
+    A finding without a value stays out.
     """
     rows: list[Score] = []
-    parts = list(parts)
+    scores = list(scores)
     for label, members in finding_groups(names, how.without).items():
-        low, high = interval(_mean(samples[members]), how.confidence)
-        center = _mean(means[members])
+        center, low, high = parts.mean(members)
         chosen = {names[index] for index in members}
         for column, head in enumerate(heads):
-            inside = parts[column :: len(heads)]
+            inside = scores[column :: len(heads)]
             rows.append(
                 Score(
                     finding=label,
@@ -152,9 +182,3 @@ def macro(
                 )
             )
     return rows
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    there = ~np.isnan(values)
-    count = there.sum(axis=0)
-    return np.where(there, values, 0.0).sum(axis=0) / np.where(count, count, np.nan)

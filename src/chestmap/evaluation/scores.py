@@ -6,12 +6,18 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from chestmap.errors import BadInput
+from chestmap.predictions.image_set import ImageSet
 from chestmap.types import Findings
+
+HEADLINE = "mask"
+"""Geometry of the numbers that stand first: pixels of the mask against the union of boxes."""
 
 MEAN = "mean"
 """The finding of a row that averages findings; "mean without Cardiomegaly" and the like start with it too."""
@@ -107,6 +113,68 @@ class Evaluation:
             raise KeyError(f"{measure} {wanted}: {len(found)} rows")
         return found[0]
 
+    @cached_property
+    def _found(self) -> dict[tuple[str, str, float | None, str, str], Score]:
+        return {(row.measure, row.finding, row.at, row.geometry, row.rule): row for row in self.rows}
+
+    def find(self, measure: str, finding: str = MEAN, at: float | None = None, geometry: str = "", rule: str = "") -> Score:
+        """The row that these five name; where there is none, one without a value."""
+        missing = Score(measure, finding, None, at=at, geometry=geometry, rule=rule)
+        return self._found.get((measure, finding, at, geometry, rule), missing)
+
+    def met(self, finding: str, at: float, rule: str) -> Score:
+        """T(IoU) of a threshold rule, a floor or a ceiling, under the geometry that stands first."""
+        return self.find("T(IoU)", finding, at, "" if rule.startswith("floor") else HEADLINE, rule)
+
+    @cached_property
+    def _met(self) -> list[Score]:
+        return [row for row in self.rows if row.measure == "T(IoU)"]
+
+    @cached_property
+    def rules(self) -> tuple[str, ...]:
+        """Of the threshold rules validation, own and oracle those that were scored, the first is the headline."""
+        known = {row.rule for row in self._met}
+        return tuple(rule for rule in ("validation", "own", "oracle") if rule in known)
+
+    @cached_property
+    def floors(self) -> tuple[str, ...]:
+        """Floors that were scored, such as "floor medoid", in their order."""
+        return tuple(dict.fromkeys(row.rule for row in self._met if row.rule.startswith("floor ")))
+
+    @cached_property
+    def ceilings(self) -> tuple[str, ...]:
+        """Grids whose ceiling was computed, such as "ceiling 16x16", coarse first."""
+        return tuple(dict.fromkeys(row.rule for row in self._met if row.rule.startswith("ceiling ")))
+
+    @cached_property
+    def limits(self) -> tuple[float, ...]:
+        """The T of T(IoU)."""
+        return tuple(sorted({row.at for row in self._met if row.geometry == HEADLINE and row.at is not None}))
+
+    @cached_property
+    def boxed(self) -> tuple[str, ...]:
+        """Findings whose boxes were scored."""
+        found = {row.finding for row in self._met}
+        return tuple(name for name in self.findings if name in found)
+
+    def curves_of(self, kind: str, rule: str = "", geometry: str = "") -> dict[str, Curve]:
+        """Curves by finding; an empty rule or geometry means the first that is there."""
+        found: dict[str, Curve] = {}
+        for curve in self.curves:
+            if curve.kind == kind and rule in ("", curve.rule) and geometry in ("", curve.geometry):
+                found.setdefault(curve.finding, curve)
+        return found
+
+    def thresholds(self, rule: str) -> dict[str, float]:
+        """Where each finding's map is cut for the headline masks."""
+        rows = [self.met(name, self.limits[0], rule) for name in self.boxed] if self.limits else []
+        return {row.finding: row.threshold for row in rows if row.threshold is not None}
+
+    @cached_property
+    def evaluated(self) -> ImageSet | None:
+        """Which images were scored; None in a metrics.json of before the set was recorded."""
+        return ImageSet.from_dict(self.about["set"], self.title) if "set" in self.about else None
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "title": self.title,
@@ -124,20 +192,31 @@ class Evaluation:
         beside.replace(path)
         return path
 
+    @classmethod
+    def from_dict(cls, tree: Any, where: object = "metrics") -> Evaluation:
+        """The content of metrics.json; anything else is one line."""
+        needed = {"title", "findings", "about", "notes", "scores", "curves"}
+        missing = sorted(needed - set(tree)) if isinstance(tree, dict) else sorted(needed)
+        if missing:
+            raise BadInput(f"{where}: without {', '.join(missing)}; expected a metrics.json of `chestmap evaluate`")
+        try:
+            listed = ("x", "y", "weight")
+            curves = (Curve(**(one | {key: tuple(one[key]) for key in listed if key in one})) for one in tree["curves"])
+            rows = tuple(Score(**row) for row in tree["scores"])
+            return cls(
+                tree["title"], Findings(tuple(tree["findings"])), rows, tuple(curves), tree["about"], tuple(tree["notes"])
+            )
+        except (TypeError, KeyError, AttributeError) as error:
+            raise BadInput(f"{where}: {error}; expected a metrics.json of `chestmap evaluate`, so evaluate again") from None
+
 
 def read_evaluation(path: Path) -> Evaluation:
     """An evaluation from its metrics.json."""
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    listed = ("x", "y", "weight")
-    curves = (Curve(**(curve | {key: tuple(curve[key]) for key in listed if key in curve})) for curve in stored["curves"])
-    return Evaluation(
-        stored["title"],
-        Findings(tuple(stored["findings"])),
-        tuple(Score(**row) for row in stored["scores"]),
-        tuple(curves),
-        stored["about"],
-        tuple(stored["notes"]),
-    )
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not a metrics.json of `chestmap evaluate` ({error.__class__.__name__})") from None
+    return Evaluation.from_dict(tree, path)
 
 
 def finding_groups(findings: Sequence[str], without: Iterable[str]) -> dict[str, list[int]]:

@@ -34,6 +34,34 @@ class Table:
     labels: int = 1
     notes: tuple[str, ...] = ()
 
+    @property
+    def width(self) -> int:
+        """Letters that a line needs."""
+        return sum(self._widths) + len(self.headers)
+
+    @property
+    def _widths(self) -> list[int]:
+        return [max(len(line[column]) for line in (self.headers, *self.rows)) for column in range(len(self.headers))]
+
+    def fitted(self, width: int) -> list[Table]:
+        """Tables of at most so many letters a line, each with the labels; one column alone may be wider."""
+        if self.width <= width:
+            return [self]
+        fixed = sum(self._widths[: self.labels]) + self.labels
+        groups: list[list[int]] = [[]]
+        for column in range(self.labels, len(self.headers)):
+            needed = fixed + sum(self._widths[one] + 1 for one in [*groups[-1], column])
+            if groups[-1] and needed > width:
+                groups.append([])
+            groups[-1].append(column)
+        last = len(groups) - 1
+        return [self._piece(group, self.notes if place == last else ()) for place, group in enumerate(groups)]
+
+    def _piece(self, columns: Sequence[int], notes: tuple[str, ...]) -> Table:
+        kept = [*range(self.labels), *columns]
+        rows = tuple(tuple(row[one] for one in kept) for row in self.rows)
+        return Table(self.title, tuple(self.headers[one] for one in kept), rows, self.labels, notes)
+
     def to_rich(self) -> RichTable:
         """For the terminal; numbers never wrap."""
         caption = "\n".join(self.notes)
@@ -188,7 +216,14 @@ def summary_table(evaluations: Sequence[Evaluation], *, digits: int = 3) -> Tabl
 
 
 def _notes(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(f"{one.title}: {note}" for one in evaluations for note in one.notes))
+    """The evaluated set, once where it is the same for all, then what each evaluation notes."""
+    sets = [(one.title, one.evaluated.told()) for one in evaluations if one.evaluated is not None]
+    if len({told for _, told in sets}) == 1:
+        lines = [sets[0][1]]
+    else:
+        lines = [f"{title}: {told}" for title, told in sets]
+        lines += ["these are different sets: figures of one line do not compare"] if sets else []
+    return tuple(dict.fromkeys([*lines, *(f"{one.title}: {note}" for one in evaluations for note in one.notes)]))
 
 
 def _confidence(evaluations: Sequence[Evaluation]) -> str:
@@ -196,26 +231,26 @@ def _confidence(evaluations: Sequence[Evaluation]) -> str:
     return " and ".join(f"{100 * confidence:g} %" for confidence in sorted(found))
 
 
-def comparison_table(differences: Sequence[Difference], first: str, second: str, *, digits: int = 3) -> Table:
-    """One paired test a line; a star marks a corrected p below 0.05."""
-    lines = []
-    for one in differences:
-        rule = " ".join(
-            word for word in (one.measure, "" if one.at is None else f"{one.at:g}", one.geometry, one.rule) if word
-        )
-        interval = f"{one.difference:+.{digits}f} [{one.low:+.{digits}f}, {one.high:+.{digits}f}]"
-        star = " *" if one.corrected < 0.05 else ""
-        figures = (
-            f"{one.first:.{digits}f}",
-            f"{one.second:.{digits}f}",
-            interval,
-            f"{one.p:.2g}",
-            f"{one.corrected:.2g}{star}",
-        )
-        lines.append((rule, one.finding, str(one.support), *figures))
-    headers = ("score", "finding", "support", first, second, "difference", "p", "p, Holm")
-    notes = ("AUC: DeLong; hits: permutation by patient; Holm over the findings of each score",)
-    return Table(f"{first} against {second}", headers, tuple(lines), 3, notes)
+def comparison_tables(differences: Sequence[Difference], first: str, second: str, *, digits: int = 3) -> list[Table]:
+    """The primary family, then the exploratory tests; a star marks a corrected p below 0.05."""
+    found = []
+    for family, notes in (
+        ("primary", ("AUC: clustered variance by patient; hits: permutation by patient; Holm over these tests",)),
+        ("exploratory", ("chosen after the fact, so these suggest and do not show; Holm over the findings of each score",)),
+    ):
+        lines = [_difference_line(one, digits) for one in differences if one.family == family]
+        if lines:
+            headers = ("score", "finding", "support", first, second, "difference", "p", "p, Holm")
+            found.append(Table(f"{first} against {second}: {family}", headers, tuple(lines), 3, notes))
+    return found
+
+
+def _difference_line(one: Difference, digits: int) -> tuple[str, ...]:
+    words = (one.measure, "" if one.at is None else f"{one.at:g}", one.geometry, one.rule)
+    interval = f"{one.difference:+.{digits}f} [{one.low:+.{digits}f}, {one.high:+.{digits}f}]"
+    star = " *" if one.corrected < 0.05 else ""
+    figures = f"{one.first:.{digits}f}", f"{one.second:.{digits}f}", interval, f"{one.p:.2g}", f"{one.corrected:.2g}{star}"
+    return (" ".join(word for word in words if word), one.finding, str(one.support), *figures)
 
 
 def brief_table(

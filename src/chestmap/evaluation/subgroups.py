@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
-from chestmap.evaluation.auc import delong, resampled
+from chestmap.evaluation.auc import delong
+from chestmap.evaluation.auc_by_patient import PatientAuc, clustered
 from chestmap.evaluation.classification import Images
-from chestmap.evaluation.resampling import interval, numbered, patient_weights
+from chestmap.evaluation.intervals import mean_of_means
+from chestmap.evaluation.resampling import numbered
 from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import MEAN, Score, number
 
@@ -78,7 +80,7 @@ def _ordered(names: set[str]) -> list[str]:
 
 
 def group_scores(images: Images, groups: Sequence[Group], least: int, how: Resampling) -> list[GroupScore]:
-    """AUC of each finding with DeLong's interval, then of their mean by patient.
+    """AUC of each finding, then their mean, with intervals by patient.
 
     A finding with fewer than `least` images with it, or without, has no value in that group and no part in its mean: its interval
     would say little, and few images tell of single patients.
@@ -94,31 +96,29 @@ def group_scores(images: Images, groups: Sequence[Group], least: int, how: Resam
         )
         enough = [min(int((column == 1).sum()), int((column == 0).sum())) >= least for column in some.labels.T]
         rows = [_of_finding(some, index, how, known=enough[index]) for index in range(len(images.names))]
-        found += [GroupScore(group.kind, group.name, len(group.rows), row) for row in rows]
-        there = np.array(enough)
+        found += [GroupScore(group.kind, group.name, len(group.rows), row) for row, _ in rows]
         of_all = [auc.value for auc, kept in zip(whole, enough, strict=True) if kept and auc]
-        mean = _mean(some, rows, there, how)
+        mean = _mean(some, rows)
         found.append(GroupScore(group.kind, group.name, len(group.rows), mean, float(np.mean(of_all)) if of_all else None))
     return found
 
 
-def _of_finding(images: Images, index: int, how: Resampling, *, known: bool) -> Score:
-    auc = delong(images.scores[:, index], images.labels[:, index]) if known else None
+def _of_finding(images: Images, index: int, how: Resampling, *, known: bool) -> tuple[Score, PatientAuc | None]:
+    found = clustered(images.scores[:, index], images.labels[:, index], images.patient) if known else None
     counts = images.counts(index)
-    if auc is None:
-        return Score("AUC", value=None, **counts)
-    low, high = auc.interval(how.confidence)
-    return Score("AUC", value=auc.value, low=number(low), high=number(high), **counts)
+    if found is None:
+        return Score("AUC", value=None, **counts), None
+    low, high = found.auc.interval(how.confidence)
+    return Score("AUC", value=found.auc.value, low=number(low), high=number(high), **counts), found
 
 
-def _mean(images: Images, rows: Sequence[Score], there: Bool[np.ndarray, "finding"], how: Resampling) -> Score:
-    """Over the findings that are `there`; `support` counts them."""
-    indices = np.flatnonzero(there).tolist()
+def _mean(images: Images, found: Sequence[tuple[Score, PatientAuc | None]]) -> Score:
+    """Over the findings that have a value; `support` counts them."""
     patients = int(images.patient.max()) + 1 if len(images.patient) else 0
-    if not indices:
+    there = [(row, auc.errors.influence) for row, auc in found if auc is not None]
+    if not there:
         return Score("AUC", MEAN, None, unit="findings", patients=patients)
-    weights = patient_weights(patients, how.resamples, how.seed)
-    drawn = [resampled(images.scores[:, one], images.labels[:, one], images.patient, weights)[0] for one in indices]
-    low, high = interval(np.mean(drawn, axis=0)[:, None], how.confidence)
-    center = float(np.mean([rows[one].value or 0.0 for one in indices]))
-    return Score("AUC", MEAN, center, number(low[0]), number(high[0]), len(indices), "findings", patients)
+    value, low, high = (np.array([[getattr(row, key)] for row, _ in there]) for key in ("value", "low", "high"))
+    errors = np.stack([np.pad(one, (0, patients - len(one))) for _, one in there])[..., None]
+    center, below, above = (float(one[0]) for one in mean_of_means(value, (low, high), errors))
+    return Score("AUC", MEAN, center, number(below), number(above), len(there), "findings", patients)

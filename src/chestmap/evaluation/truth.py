@@ -31,6 +31,7 @@ class Truth:
     labels: Float[np.ndarray, "image finding"]
     boxes: Mapping[str, tuple[Box, ...]]
     sizes: Float[np.ndarray, "image 2"]
+    fingerprint: str = ""  # of the source
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,7 +59,7 @@ def truth_of(source: Source, ids: Iterable[str] | None = None) -> Truth:
     sizes = images.select("width", "height").to_numpy().astype(np.float64)
     chosen = tuple(images["image_id"])
     boxes = {image_id: source.boxes[image_id] for image_id in chosen if image_id in source.boxes}
-    return Truth(source.name, source.findings, chosen, tuple(images["patient_id"]), labels, boxes, sizes)
+    return Truth(source.name, source.findings, chosen, tuple(images["patient_id"]), labels, boxes, sizes, source.fingerprint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +73,15 @@ class Alignment:
 
 
 def aligned(predictions: Predictions, truth: Truth) -> Alignment:
-    """Every image of the truth must have been predicted; images beyond are left out, as are findings that only one side has."""
+    """Every image of the truth must have been predicted, once; images beyond are left out, as are findings that only one side has."""
     place = {image_id: row for row, image_id in enumerate(predictions.image_ids)}
+    if len(place) < len(predictions):
+        seen: set[str] = set()
+        twice = [one for one in predictions.image_ids if one in seen or seen.add(one)]
+        raise BadInput(
+            f"{predictions.folder}: {len(twice)} image ids come more than once, the first is {twice[0]}; predict again, or keep one "
+            "row for each image"
+        )
     missing = [image_id for image_id in truth.ids if image_id not in place]
     if missing:
         raise BadInput(

@@ -1,8 +1,8 @@
 """The three scores of Choe et al., "Evaluating weakly supervised object localization methods right" (CVPR 2020), as its code does.
 
 Maps are resized to 224 x 224 (cubic), scaled to [0, 1] and stored in 8 bits (truncated); a mask is > int(t * 255) for
-t = 0, 0.001 … 0.999, which are 255 different masks. Boxes [x0, y0, x1, y1] are in whole pixels with x1 at most 223, and their
-sides count one pixel more than x1 - x0.
+t = 0, 0.001 … 0.999, which are 255 different masks. Boxes [x0, y0, x1, y1] are cut to whole pixels of the image, then scaled and
+cut again. Their x1 is at most 223, and their sides count one pixel more than x1 - x0.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def scaled(seen: Map, surface: Surface) -> Float[np.ndarray, "h w"]:
 def _note(seen: Map, *, largest: bool) -> Float[np.ndarray, "255"]:
     """The best IoU with any true box at each cut, by the largest region or by any; outlines of holes are regions too, as there."""
     grey = (scaled(seen, SURFACE) * 255).astype(np.uint8)
-    true = np.trunc(seen.boxes * SIDE / np.tile(seen.frame.image, 2))
+    true = np.trunc(np.trunc(seen.boxes) * SIDE / np.tile(seen.frame.image, 2))
     best = np.empty(CUTS)
     for cut in range(CUTS):
         mask = np.asarray(cv2.threshold(grey, cut, 255, cv2.THRESH_BINARY)[1])

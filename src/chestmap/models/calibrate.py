@@ -23,6 +23,7 @@ from chestmap.errors import BadInput, Refused
 from chestmap.evaluation.auc import known
 from chestmap.evaluation.calibration import NEAREST, Calibration, fit_calibration, reliability
 from chestmap.evaluation.evaluate import EvaluationSettings
+from chestmap.evaluation.evaluated_set import matched
 from chestmap.evaluation.localization import look_at_pairs
 from chestmap.evaluation.operating_points import Aim, OperatingPoint, choose_point
 from chestmap.evaluation.thresholds import Search, thresholds_of
@@ -110,6 +111,8 @@ def calibrate(
     if VALIDATES_ON_TEST in split.name:
         raise Refused(f"split {split.name}: its validation is its test; calibrate on other patients")
     truth, notes = images_for(folder, predictions, source, split, part)
+    found = matched(predictions, truth)
+    predictions, truth, notes = found.predictions, found.truth, [*notes, *found.notes]
     decided = _decided(predictions, truth, settings)
     if not any(one.slope is not None or one.point or one.level is not None for one in decided):
         raise BadInput(

@@ -146,7 +146,7 @@ def _figure_lines(about: Mapping[str, Any], figures: Mapping[str, Any] | None) -
     on = figures["on"]
     part = f", {on['part']} part" if on["part"] else ""
     where = f"On source `{on['source']}`, split `{on['split']}`{part}: {images_of(on)}. In brackets: 95 % intervals"
-    lines = [f"{where}, for AUC by DeLong, for the rest by drawing patients {on['resamples']:,} times."]
+    lines = [f"{where}, in which the patient is the unit."]
     if figures["chosen"] != chosen_in(about):
         lines.append("**Measured before the calibration, operating points or thresholds above were chosen; measure again.**")
     lines += [f"**Note:** {note}." for note in figures["notes"]]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from chestmap.datasets.seen import PUBLISHED, Seen
 from chestmap.datasets.source import Source
 from chestmap.datasets.split import Split
 from chestmap.errors import BadInput, Leak, Refused
+from chestmap.evaluation.evaluated_set import ids_of_part
 from chestmap.evaluation.truth import Truth, leak_notes, truth_of
 from chestmap.models.folder import read_about
 from chestmap.predictions.folder import Predictions
-
-PUBLISHED = ("nih", "chexpert", "vindr")
-"""Sources of which there is one in the world, however the tables of two copies differ."""
 
 
 def images_for(folder: Path, predictions: Predictions, source: Source, split: Split, part: str) -> tuple[Truth, list[str]]:
@@ -28,8 +27,9 @@ def images_for(folder: Path, predictions: Predictions, source: Source, split: Sp
         raise Refused(
             f"{predictions.folder}: made by weights {made_by[:12]}…, but {folder} holds {about['sha256'][:12]}…; predict with it"
         )
-    notes = check_split(folder, about["data"], source, split)
-    predicted, listed = set(predictions.image_ids), split.parts[part]
+    notes = check_seen(folder, about["data"], source, split.parts[part]) if part in split.parts else None
+    notes = check_split(folder, about["data"], source, split) if notes is None else notes
+    predicted, listed = set(predictions.image_ids), ids_of_part(split, part)
     ids = [one for one in listed if one in predicted]
     if not ids:
         raise BadInput(
@@ -44,11 +44,18 @@ def images_for(folder: Path, predictions: Predictions, source: Source, split: Sp
     return truth, notes
 
 
-def check_predictions(predictions: Predictions, source: Source, split: Split | None) -> list[str]:
+def check_predictions(predictions: Predictions, source: Source, split: Split | None, part: str = "test") -> list[str]:
     """As `check_split`, by what predictions.json tells of the model; folders that others made tell nothing, and pass."""
     data = predictions.header.model.get("data")
     if not isinstance(data, Mapping) or "fingerprint" not in data:
-        return []
+        return ["whether these images trained its model is not known: predictions.json does not say what did"]
+    if split and part == "train":
+        raise Leak(f"{predictions.folder}: --part train: these images trained its model; score validation or test")
+    predicted = set(predictions.image_ids)
+    wanted = [*split.parts[part], *split.parts["validation"]] if split else source.ids
+    told = check_seen(predictions.folder, data, source, [one for one in wanted if one in predicted])
+    if told is not None:
+        return told
     if split:
         return check_split(predictions.folder, data, source, split)
     if data["fingerprint"] == source.fingerprint or source.name == data.get("source") in PUBLISHED:
@@ -57,6 +64,29 @@ def check_predictions(predictions: Predictions, source: Source, split: Split | N
             "name that split, so that these are left out"
         )
     return [_unchecked(data, source)]
+
+
+def check_seen(folder: Path, data: Mapping[str, Any], source: Source, ids: Iterable[str]) -> list[str] | None:
+    """By the hashes that the model keeps: refuses images, or patients of the same source, that trained it.
+
+    Otherwise a line says whether that is proven. None where the model keeps no hashes.
+    """
+    if "seen" not in data:
+        return None
+    seen, images = Seen.from_dict(data["seen"], folder), list(ids)
+    found = seen.overlap(images, source.images["patient_id"][source.rows(images)].to_list())
+    same = seen.source == source.name
+    if found.images or (same and found.patients):
+        raise Leak(
+            f"{folder}: {found.images:,} of these {len(images):,} images, and {found.patients:,} of their patients, trained the "
+            f"model; name the split that trained it ({data.get('split')}), or score other patients"
+        )
+    if same:
+        return [f"none of these {len(images):,} images and none of their patients trained the model: checked by its hashes"]
+    return [
+        f"no image of {source.name} has the id of one that trained the model ({seen.source}); whether the same patients come under "
+        "other ids cannot be checked"
+    ]
 
 
 def check_split(folder: Path, data: Mapping[str, Any], source: Source, split: Split) -> list[str]:

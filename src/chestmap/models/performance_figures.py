@@ -16,16 +16,16 @@ from pydantic import Field
 from chestmap import __version__
 from chestmap.datasets.source import Source
 from chestmap.datasets.split import VALIDATES_ON_TEST, Split
-from chestmap.errors import BadInput, Refused
+from chestmap.errors import Refused
 from chestmap.evaluation.calibration import reliability
-from chestmap.evaluation.classification import Classifying, Images, calibration_rows, images_of, ranking_rows
+from chestmap.evaluation.classification import Classifying, Images, calibration_rows, called_rows, images_of, ranking_rows
+from chestmap.evaluation.evaluated_set import matched
 from chestmap.evaluation.floors import fit_floors, floor_rows
-from chestmap.evaluation.operating_points import OperatingPoint, measure_point
 from chestmap.evaluation.rates import Limits
 from chestmap.evaluation.score_columns import Block, Resampling, scores_of
-from chestmap.evaluation.scores import Evaluation, Score, read_evaluation
+from chestmap.evaluation.scores import Evaluation, Score
 from chestmap.evaluation.subgroups import group_scores, groups_of
-from chestmap.evaluation.truth import Alignment, Truth, aligned, sized, truth_of
+from chestmap.evaluation.truth import Alignment, Truth, truth_of
 from chestmap.models.calibrate import recalibrated
 from chestmap.models.card import FORMAT, Figures, chosen_in
 from chestmap.models.folder import read_about
@@ -56,9 +56,9 @@ def measure(
     truth, notes = images_for(folder, predictions, source, split, part)
     if part == "validation" or VALIDATES_ON_TEST in split.name:
         notes.append("these images chose the epoch whose weights were kept")
-    predictions = recalibrated(predictions, about)
-    alignment = aligned(predictions, truth)
-    truth = sized(truth, predictions, alignment)
+    found = matched(recalibrated(predictions, about), truth)
+    predictions, truth, alignment = found.predictions, found.truth, found.alignment
+    notes += found.notes
     columns = predictions.scores[alignment.rows][:, alignment.predicted], truth.labels[:, alignment.known]
     images, how = images_of(alignment.findings.names, *columns, truth.patient), Resampling(settings.resamples)
     rows = [*ranking_rows(images, Classifying(), how), *calibration_rows(images, Classifying()), *_present(images, about)]
@@ -77,13 +77,6 @@ def measure(
         "groups": [one.as_dict() for one in scores],
         "reliability": list(_curves(images)),
     }  # fmt: skip
-
-
-def opened_metrics(path: Path) -> Evaluation:
-    try:
-        return read_evaluation(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path}: not a metrics.json of `chestmap evaluate` ({error.__class__.__name__})") from None
 
 
 def of_metrics(folder: Path, evaluation: Evaluation) -> Figures:
@@ -114,7 +107,8 @@ def of_metrics(folder: Path, evaluation: Evaluation) -> Figures:
             rows.append(row)
     curves = [curve.as_dict() for curve in evaluation.curves if same and curve.kind == "reliability"]
     notes = [*evaluation.notes, *([] if same else ["the model was calibrated after these images were predicted"])]
-    on = {key: said[key] for key in ("source", "split", "images", "patients")} | {"part": "", "fingerprint": ""}
+    on = {key: said[key] for key in ("source", "split", "images", "patients")}
+    on |= {"part": said.get("part", ""), "fingerprint": said.get("set", {}).get("fingerprint", "")}
     return {
         "format": FORMAT, "chestmap": __version__, "sha256": about["sha256"], "chosen": chosen_in(about),
         "on": on | {"resamples": said["settings"]["resamples"], "least": 0}, "notes": notes,
@@ -128,10 +122,7 @@ def _present(images: Images, about: Mapping[str, Any]) -> Iterator[Score]:
         score = (about.get("operating_points") or {}).get(name)
         if score is None:
             continue
-        point = OperatingPoint("youden", None, score, 0.0, 0.0, 0, 0)
-        found = measure_point(images.scores[:, index], images.labels[:, index], point)
-        for what in ("sensitivity", "specificity"):
-            yield Score(what, value=getattr(found, what) if found else None, threshold=score, **images.counts(index))
+        yield from called_rows(images, index, score)
 
 
 def _met(

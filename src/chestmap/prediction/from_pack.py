@@ -17,6 +17,7 @@ from chestmap.models.predictor import Predictor
 from chestmap.packs.build import PackSettings, make_pack, pack_place
 from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.predictions.folder import Chunk, Header, Predictions, PredictionsWriter, open_predictions
+from chestmap.predictions.image_set import image_set_of
 from chestmap.progress import progress_of
 from chestmap.settings import Settings
 from chestmap.storage.results_folder import Place, place_of
@@ -65,9 +66,9 @@ def predict_part(
     predictor = Predictor(model, open_forward(model, settings.forward))
     about = {"method": model.method.name, "sha256": model.sha256, "data": model.about["data"], **chosen_by(model)}
     place = place_of(out)
-    writer = PredictionsWriter(
-        place, Header(predictor.findings, model.canvas.canvas, about, model.own_rule, part.fingerprint, settings.part_size)
-    )
+    dataset = image_set_of(part.source, part.ids).as_dict()
+    given = predictor.findings, model.canvas.canvas, about, model.own_rule, part.fingerprint, settings.part_size, dataset
+    writer = PredictionsWriter(place, Header(*given))
     with progress_of("predict", len(part), show=progress) as advance:
         for number, first in enumerate(range(0, len(part), settings.part_size)):
             rows = np.arange(first, min(first + settings.part_size, len(part)))

@@ -61,6 +61,7 @@ class Header:
     own_rule: OwnRule
     data: str = ""
     part_size: int = 0  # images in each part but the last; inputs, readable or not, where several processes made it
+    dataset: Mapping[str, Any] = field(default_factory=dict, hash=False)  # image_set.ImageSet, where a dataset was predicted
 
     def as_json(self, *, complete: bool) -> dict[str, Any]:
         return {
@@ -72,6 +73,7 @@ class Header:
             "own_rule": asdict(self.own_rule),
             "data": self.data,
             "part_size": self.part_size,
+            **({"dataset": dict(self.dataset)} if self.dataset else {}),
         }
 
 
@@ -220,15 +222,39 @@ def open_predictions(folder: Path | str, cache: Path = Path("cache")) -> Predict
         raise BadModel(f"{folder}: predictions are unfinished; run the same `chestmap predict` again to finish them")
     names = _part_names(folder)
     tables, maps = zip(*(_read_part(folder / name, found["findings"]) for name in names), strict=True)
-    header = Header(
+    header = _header(found, folder)
+    return Predictions(folder, header, pl.concat(tables), maps)
+
+
+def _header(found: Mapping[str, Any], folder: Path) -> Header:
+    """predictions.json as a header; a key that is missing or not what it should be is one line."""
+    missing = [key for key in ("findings", "canvas", "model", "own_rule", "data") if key not in found]
+    if missing:
+        raise BadModel(f"{folder}/predictions.json: without {', '.join(missing)}; predict again")
+    return Header(
         folder_findings(found["findings"]),
         (found["canvas"][0], found["canvas"][1]),
         found["model"],
-        OwnRule(**found["own_rule"]),
+        _own_rule(found["own_rule"], folder),
         found["data"],
-        found["part_size"],
+        found.get("part_size", 0),
+        found.get("dataset", {}),
     )
-    return Predictions(folder, header, pl.concat(tables), maps)
+
+
+def _own_rule(stored: Any, folder: Path) -> OwnRule:
+    """A scaled map lies in [0, 1], and so must the threshold on it; a raw map is not negative."""
+    rule = stored if isinstance(stored, dict) else {}
+    threshold, normalize = rule.get("threshold"), rule.get("normalize", True)
+    strange = set(rule) - {"threshold", "normalize"} or not isinstance(normalize, bool) or isinstance(threshold, bool)
+    if strange or not isinstance(threshold, (int, float)) or not np.isfinite(threshold):
+        raise BadModel(
+            f"{folder}/predictions.json: own_rule {stored!r:.80}: expected a threshold that is a number, and normalize true or false"
+        )
+    if threshold < 0 or (normalize and threshold > 1):
+        allowed = "in [0, 1], as each map is scaled to it" if normalize else "of at least 0"
+        raise BadModel(f"{folder}/predictions.json: own_rule threshold {threshold:g}: expected a number {allowed}")
+    return OwnRule(float(threshold), normalize)
 
 
 def fetched_predictions(text: str, cache: Path = Path("cache")) -> Path:

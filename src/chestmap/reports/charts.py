@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from html import escape
-from typing import Any
 
-from chestmap.reports.metrics import HEADLINE, MEAN, Metrics
+from chestmap.evaluation.scores import HEADLINE, MEAN, Curve, Evaluation
 from chestmap.reports.number_format import interval, number
 from chestmap.reports.svg_plot import Axis, Chart, Line, shared_lines, svg
 
@@ -28,36 +27,36 @@ class Kind:
     title: str
     x: Axis
     y: Axis
-    told: Callable[[Metrics, str], str]
-    guide: Callable[[Metrics, str], float | None]  # a level; None: the diagonal
+    told: Callable[[Evaluation, str], str]
+    guide: Callable[[Evaluation, str], float | None]  # a level; None: the diagonal
     note: str
     others: bool = True  # whether the other findings are drawn faintly behind
 
 
-def _measure(measure: str) -> Callable[[Metrics, str], str]:
+def _measure(measure: str) -> Callable[[Evaluation, str], str]:
     """The line of numbers for panels whose curve has one score, such as AUC [low, high]."""
 
-    def told(metrics: Metrics, finding: str) -> str:
-        row = metrics.one(measure, finding)
-        return f"{measure} {number(row['value'])} {interval(row.get('low'), row.get('high'))}".strip()
+    def told(metrics: Evaluation, finding: str) -> str:
+        row = metrics.find(measure, finding)
+        return f"{measure} {number(row.value)} {interval(row.low, row.high)}".strip()
 
     return told
 
 
-def _froc(metrics: Metrics, finding: str) -> str:
+def _froc(metrics: Evaluation, finding: str) -> str:
     """Share of boxes found at one false region for each image, by the rule and geometry of the curve."""
-    curve = metrics.curves("froc").get(finding, {})
-    row = metrics.one("FROC", finding, 1.0, curve.get("geometry", ""), curve.get("rule", ""))
-    return f"{number(row['value'])} {interval(row.get('low'), row.get('high'))}".strip()
+    curve = metrics.curves_of("froc").get(finding)
+    row = metrics.find("FROC", finding, 1.0, curve.geometry if curve else "", curve.rule if curve else "")
+    return f"{number(row.value)} {interval(row.low, row.high)}".strip()
 
 
-def _prevalence(metrics: Metrics, finding: str) -> float:
+def _prevalence(metrics: Evaluation, finding: str) -> float:
     """What a score that knows nothing reaches in precision."""
-    row = metrics.one("AUC", finding)
-    return row["support"] / max(row["support"] + row.get("negatives", 0), 1)
+    row = metrics.find("AUC", finding)
+    return row.support / max(row.support + row.negatives, 1)
 
 
-def _diagonal(_: Metrics, __: str) -> None:
+def _diagonal(_: Evaluation, __: str) -> None:
     return None
 
 
@@ -82,13 +81,13 @@ KINDS = (
 )  # fmt: skip
 
 
-def panels(metrics: Metrics) -> str:
+def panels(metrics: Evaluation) -> str:
     """One block for each kind of curve that was measured."""
-    return "\n".join(_block(kind, metrics, found) for kind in KINDS if (found := metrics.curves(kind.name)))
+    return "\n".join(_block(kind, metrics, found) for kind in KINDS if (found := metrics.curves_of(kind.name)))
 
 
-def _block(kind: Kind, metrics: Metrics, curves: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = tuple(Line(curve["x"], curve["y"]) for curve in curves.values())
+def _block(kind: Kind, metrics: Evaluation, curves: Mapping[str, Curve]) -> str:
+    lines = tuple(Line(curve.x, curve.y) for curve in curves.values())
     behind = f"all-{kind.name}" if kind.others else ""
     shared = shared_lines(behind, Chart("", kind.x, kind.y, lines, SMALL)) if behind else ""
     drawn = "".join(
@@ -102,13 +101,13 @@ def _block(kind: Kind, metrics: Metrics, curves: Mapping[str, Mapping[str, Any]]
     )
 
 
-def _panel(kind: Kind, metrics: Metrics, curve: Mapping[str, Any], behind: str) -> Chart:
+def _panel(kind: Kind, metrics: Evaluation, curve: Curve, behind: str) -> Chart:
     """The guide below, the curve above it; dots grow with the square root of a bin's images, as areas do."""
-    finding, level = curve["finding"], kind.guide(metrics, curve["finding"])
+    finding, level = curve.finding, kind.guide(metrics, curve.finding)
     guide = Line((kind.x.low, kind.x.high), (kind.y.low, kind.y.high) if level is None else (level, level), style="guide")
-    most = max(curve.get("weight", ()), default=1.0)
-    sizes = [1.2 + 3.8 * (weight / most) ** 0.5 for weight in curve.get("weight", ())]
-    line = Line(curve["x"], curve["y"], kind.y.label, sizes=sizes)
+    most = max(curve.weight, default=1.0)
+    sizes = [1.2 + 3.8 * (weight / most) ** 0.5 for weight in curve.weight]
+    line = Line(curve.x, curve.y, kind.y.label, sizes=sizes)
     title = f"{kind.title} of {finding}: {kind.told(metrics, finding)}"
     return Chart(title, kind.x, kind.y, (guide, line), SMALL, behind=behind, style="plot small")
 
@@ -118,13 +117,13 @@ def titles() -> dict[str, str]:
     return {kind.name: kind.title for kind in KINDS}
 
 
-def accuracy_chart(metrics: Metrics, finding: str = MEAN) -> str:
+def accuracy_chart(metrics: Evaluation, finding: str = MEAN) -> str:
     """Share of pairs met against the limit on IoU: the threshold rules, and dashed the floors; "" where no box was scored."""
     lines = [_floor_line(metrics, finding, rule, name) for rule, name in SHOWN_FLOORS.items() if rule in metrics.floors]
     for rule in reversed(metrics.rules):
-        curve = metrics.curves("accuracy", rule, HEADLINE).get(finding)
+        curve = metrics.curves_of("accuracy", rule, HEADLINE).get(finding)
         if curve is not None:
-            lines.append(Line(curve["x"], curve["y"], RULES[rule], STYLES[rule], RULES[rule]))
+            lines.append(Line(curve.x, curve.y, RULES[rule], STYLES[rule], RULES[rule]))
         else:  # the oracle has one threshold for each limit and no curve
             lines.append(_at_limits(metrics, finding, rule, Line((), (), RULES[rule], STYLES[rule], RULES[rule])))
     if not metrics.boxed:
@@ -136,14 +135,14 @@ def accuracy_chart(metrics: Metrics, finding: str = MEAN) -> str:
     return svg(Chart(title, x, y, cut, (460, 430), right=146))
 
 
-def _floor_line(metrics: Metrics, finding: str, rule: str, name: str) -> Line:
+def _floor_line(metrics: Evaluation, finding: str, rule: str, name: str) -> Line:
     """A floor knows no image, so it has a value at each limit and no curve between."""
     return _at_limits(metrics, finding, rule, Line((), (), name, "floor", name))
 
 
-def _at_limits(metrics: Metrics, finding: str, rule: str, line: Line) -> Line:
+def _at_limits(metrics: Evaluation, finding: str, rule: str, line: Line) -> Line:
     """The given line through the scored limits, those without a value left out."""
-    rows = [(limit, metrics.met(finding, limit, rule)["value"]) for limit in metrics.limits]
+    rows = [(limit, metrics.met(finding, limit, rule).value) for limit in metrics.limits]
     known = [(limit, value) for limit, value in rows if value is not None]
     return Line([x for x, _ in known], [y for _, y in known], line.name, line.style, line.label)
 
@@ -154,18 +153,18 @@ def _within(line: Line, high: float) -> Line:
     return Line([x for x, _ in kept], [y for _, y in kept], line.name, line.style, line.label)
 
 
-def accuracy_panels(metrics: Metrics) -> str:
+def accuracy_panels(metrics: Evaluation) -> str:
     """A small chart for each finding: the headline rule, and dashed the medoid box."""
     if not metrics.rules:
         return ""
     rule, found = metrics.rules[0], []
-    for finding, curve in metrics.curves("accuracy", metrics.rules[0], HEADLINE).items():
+    for finding, curve in metrics.curves_of("accuracy", metrics.rules[0], HEADLINE).items():
         if finding not in metrics.boxed:
             continue
         floor = replace(_floor_line(metrics, finding, "floor medoid", "medoid box"), label="")
-        lines = tuple(_within(line, 0.7) for line in (floor, Line(curve["x"], curve["y"], RULES[rule])) if len(line.x))
+        lines = tuple(_within(line, 0.7) for line in (floor, Line(curve.x, curve.y, RULES[rule])) if len(line.x))
         row = metrics.met(finding, 0.3, rule)
-        told = f"{number(row['value'])} {interval(row.get('low'), row.get('high'))} at .3"
+        told = f"{number(row.value)} {interval(row.low, row.high)} at .3"
         x, y = Axis("T(IoU)", 0.1, 0.7, TENTHS), Axis("share met", ticks=HALVES)
         chart = Chart(f"{finding}: {told}", x, y, lines, SMALL, style="plot small")
         found.append(

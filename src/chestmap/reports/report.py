@@ -10,13 +10,13 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from chestmap.evaluation.published import Table
+from chestmap.evaluation.scores import Evaluation
 from chestmap.reports import charts as curves
 from chestmap.reports import report_tables as tables
 from chestmap.reports import run_facts
-from chestmap.reports.metrics import Metrics
 from chestmap.reports.number_format import count, facts, number, resource, short
 from chestmap.reports.pictures import HIT, HITS, Picture, fitting_quality, sections
-from chestmap.reports.report_tables import PublishedTable
 from chestmap.reports.run_facts import RunFacts
 
 BUDGET = 6_500_000
@@ -32,25 +32,24 @@ ORDERS = {"iou -1": "successes first", "iou 1": "failures first", "score -1": "h
 
 def write_report(
     path: Path,
-    metrics: Mapping[str, Any],
+    metrics: Evaluation,
     pictures: Sequence[Picture] = (),
     run: RunFacts | None = None,
-    published: Sequence[PublishedTable] = (),
+    published: Sequence[Table] = (),
 ) -> Path:
-    """`metrics` is the content of metrics.json. What is not given is left out of the page."""
-    found = Metrics(metrics)
+    """What is not given is left out of the page."""
     script = resource("report.js")
-    parts = _parts(found, pictures, run, published)
-    about = found.about
+    parts = _parts(metrics, pictures, run, published)
+    about = metrics.about
     page = Template(resource("report.html")).substitute(
-        title=escape(str(found.tree["title"])),
+        title=escape(str(metrics.title)),
         hash=base64.b64encode(sha256(script.encode()).digest()).decode(),
         style=resource("page.css") + resource("report.css"),
         script=script,
         facts=facts(_headline_facts(about)),
-        notes=_notes(found.tree["notes"]),
+        notes=_notes(metrics.notes),
         anchors="".join(f'<a href="#{name}">{escape(title)}</a>' for name, (title, _) in parts.items()),
-        chips="".join(_chip("finding", name, name) for name in found.findings),
+        chips="".join(_chip("finding", name, name) for name in metrics.findings),
         sections="\n".join(
             f'<section id="{name}"><h2>{escape(title)}</h2>{body}</section>' for name, (title, body) in parts.items()
         ),
@@ -65,7 +64,7 @@ def write_report(
 
 def _headline_facts(about: Mapping[str, Any]) -> dict[str, str]:
     """What was scored, in a line under the title; what metrics.json does not say is left out."""
-    told = {"Source": str(about.get("source", "")), "Split": str(about.get("split", ""))}
+    told = {"Source": str(about.get("source", "")), "Split": str(about.get("split", "")), "Part": str(about.get("part", ""))}
     told |= {name: count(about[name.lower()]) for name in ("Images", "Patients", "Boxes") if name.lower() in about}
     return {key: value for key, value in told.items() if value}
 
@@ -77,7 +76,7 @@ def _notes(notes: Iterable[str]) -> str:
 
 
 def _parts(
-    metrics: Metrics, pictures: Sequence[Picture], run: RunFacts | None, published: Sequence[PublishedTable]
+    metrics: Evaluation, pictures: Sequence[Picture], run: RunFacts | None, published: Sequence[Table]
 ) -> dict[str, tuple[str, str]]:
     """Sections by id: title and content, in the page's order, without those that have nothing to show."""
     parts = {
@@ -102,11 +101,11 @@ def _scroll(name: str, table: str) -> str:
     return f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{table}</div>'
 
 
-def _headline_note(metrics: Metrics) -> str:
+def _headline_note(metrics: Evaluation) -> str:
     """What the tiles mean, in words that follow the settings of the evaluation."""
     how = metrics.about.get("settings", {})
     share = f"{100 * how.get('confidence', 0.95):.0f} %"
-    told = f"Means over findings, with {share} intervals (patients drawn {count(how.get('resamples', 0))} times)."
+    told = f"Means over findings, with {share} intervals, the patient as the unit."
     if metrics.rules:
         told += (
             f" T(IoU) is the share of boxed findings whose mask, cut at the {curves.RULES[metrics.rules[0]]}, overlaps the union "
@@ -115,12 +114,12 @@ def _headline_note(metrics: Metrics) -> str:
     return _note(told)
 
 
-def _findings_note(metrics: Metrics) -> str:
+def _findings_note(metrics: Evaluation) -> str:
     floor = " Floor: the training box most like all others of the finding, laid on every image." if metrics.floors else ""
-    return _note(f"AUC with DeLong's interval, the rest by patient. Boxed: images with boxes of the finding.{floor}")
+    return _note(f"Intervals by patient. Boxed: images with boxes of the finding.{floor}")
 
 
-def _localization(metrics: Metrics) -> str:
+def _localization(metrics: Evaluation) -> str:
     """The chart of means, the table of all rules, and a small chart for each finding; "" where no box was scored."""
     if not metrics.boxed:
         return ""
@@ -137,7 +136,7 @@ def _localization(metrics: Metrics) -> str:
     )
 
 
-def _curves(metrics: Metrics) -> str:
+def _curves(metrics: Evaluation) -> str:
     """One tab for each kind of curve that was measured; print shows them all under each other."""
     body = curves.panels(metrics)
     tabs = "".join(
@@ -148,7 +147,7 @@ def _curves(metrics: Metrics) -> str:
     return f'<div role="tablist" aria-label="Curves">{tabs}</div>{body}' if body else ""
 
 
-def _published(metrics: Metrics, table: PublishedTable) -> str:
+def _published(metrics: Evaluation, table: Table) -> str:
     """A table of a paper with the rule by which it was scored, since two of them seldom share one."""
     rule = table.rule
     told = f"{table.citation}. {rule.geometry and 'Scored by: ' + rule.geometry + '; '}{rule.threshold}. {table.note}"
@@ -166,7 +165,7 @@ def _chip(group: str, name: str, label: str, amount: int | None = None) -> str:
     )
 
 
-def _pictures(metrics: Metrics, pictures: Sequence[Picture]) -> str:
+def _pictures(metrics: Evaluation, pictures: Sequence[Picture]) -> str:
     order = [*metrics.findings, *sorted({picture.finding for picture in pictures} - set(metrics.findings))]
     summary = {name: _summary(metrics, name) for name in order}
     return (
@@ -179,11 +178,11 @@ def _pictures(metrics: Metrics, pictures: Sequence[Picture]) -> str:
     )
 
 
-def _summary(metrics: Metrics, name: str) -> str:
+def _summary(metrics: Evaluation, name: str) -> str:
     """The line of numbers beside a finding's heading, as in the tables."""
-    told = [f"AUC {number(metrics.one('AUC', name)['value'])}"]
+    told = [f"AUC {number(metrics.find('AUC', name).value)}"]
     if name in metrics.boxed:
-        told += [f"T(IoU) = {short(limit)}: {number(metrics.met(name, limit, metrics.rules[0])['value'])}" for limit in HITS]
+        told += [f"T(IoU) = {short(limit)}: {number(metrics.met(name, limit, metrics.rules[0]).value)}" for limit in HITS]
     return ", ".join(told)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from html import escape
-from typing import Any, Protocol, runtime_checkable
 
+from chestmap.evaluation.published import Row, Table
+from chestmap.evaluation.scores import HEADLINE, MEAN, Evaluation, Score
 from chestmap.reports.charts import RULES
-from chestmap.reports.metrics import HEADLINE, MEAN, Metrics
 from chestmap.reports.number_format import NONE, count, interval, number, short
 
 HEADLINES = (0.1, 0.3, 0.5)
@@ -15,50 +16,13 @@ FLOORS = {
     "floor medoid": "class-medoid box", "floor mean": "class-mean box", "floor whole image": "whole image",
     "floor random": "random training box", "floor pixel": "one pixel",
 }  # fmt: skip
-Row = Mapping[str, Any]
 
 
-@runtime_checkable
-class PublishedRow(Protocol):
-    """One printed row; `str` of a value gives its digits as printed."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def metric(self) -> str: ...
-    @property
-    def values(self) -> Sequence[float]: ...
-    @property
-    def source(self) -> str: ...
-
-
-@runtime_checkable
-class PublishedTable(Protocol):
-    """A table of a paper, as evaluation/published.py has them; `rule.preset` names our nearest preset, or is ""."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def citation(self) -> str: ...
-    @property
-    def columns(self) -> Sequence[str]: ...
-    @property
-    def rows(self) -> Sequence[PublishedRow]: ...
-    @property
-    def across(self) -> str: ...
-    @property
-    def note(self) -> str: ...
-    @property
-    def rule(self) -> Any: ...
-
-
-def tiles(metrics: Metrics) -> str:
+def tiles(metrics: Evaluation) -> str:
     """The headline: mean AUC, and T(IoU) at three limits beside its floor."""
-    auc = metrics.one("AUC")
+    auc = metrics.find("AUC")
     about = metrics.about
-    known = [name for name in metrics.findings if metrics.one("AUC", name)["value"] is not None]
+    known = [name for name in metrics.findings if metrics.find("AUC", name).value is not None]
     found = [
         _tile("Mean AUC", auc, [("findings", str(len(known))), ("images", count(about.get("images", 0)))], scale=(0.5, 1.0))
     ]
@@ -66,16 +30,16 @@ def tiles(metrics: Metrics) -> str:
         first, *others = metrics.rules
         for limit in HEADLINES:
             row = metrics.met(MEAN, limit, first)
-            floor = metrics.met(MEAN, limit, "floor medoid")["value"]
-            below = [(RULES[rule], number(metrics.met(MEAN, limit, rule)["value"])) for rule in others]
-            below += [("medoid-box floor", number(floor)), ("boxed findings", count(row["support"]))]
+            floor = metrics.met(MEAN, limit, "floor medoid").value
+            below = [(RULES[rule], number(metrics.met(MEAN, limit, rule).value)) for rule in others]
+            below += [("medoid-box floor", number(floor)), ("boxed findings", count(row.support))]
             found.append(_tile(f"T(IoU) = {short(limit)}", row, below, floor=floor))
     return "".join(found)
 
 
 def _tile(
     title: str,
-    row: Row,
+    row: Score,
     below: Iterable[tuple[str, str]],
     *,
     scale: tuple[float, float] = (0.0, 1.0),
@@ -84,26 +48,26 @@ def _tile(
     """The number large, its interval, both on a line from one end of `scale` to the other, and `below` in small print."""
     items = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in below)
     return (
-        f'<article class="tile"><h3>{escape(title)}</h3><p><strong>{number(row["value"])}</strong> '
-        f"<span>{interval(row.get('low'), row.get('high'))}</span></p>{forest(row, scale, floor, width=220)}"
+        f'<article class="tile"><h3>{escape(title)}</h3><p><strong>{number(row.value)}</strong> '
+        f"<span>{interval(row.low, row.high)}</span></p>{forest(row, scale, floor, width=220)}"
         f"{_ends(*scale)}<dl>{items}</dl></article>"
     )
 
 
-def forest(row: Row, scale: tuple[float, float] = (0.0, 1.0), floor: float | None = None, width: int = 130) -> str:
+def forest(row: Score, scale: tuple[float, float] = (0.0, 1.0), floor: float | None = None, width: int = 130) -> str:
     """A dot on its interval, on a line from one end of the scale to the other, with a tick at the floor."""
-    if row["value"] is None:
+    if row.value is None:
         return ""
 
     def x(value: float) -> float:
         return 4 + (width - 8) * min(max((value - scale[0]) / (scale[1] - scale[0]), 0.0), 1.0)
 
-    low, high = row.get("low"), row.get("high")
+    low, high = row.low, row.high
     whisker = "" if low is None or high is None else f'<path class="whisker" d="M{x(low):.1f},9H{x(high):.1f}"/>'
     tick = "" if floor is None else f'<path class="floor" d="M{x(floor):.1f},2V16"/>'
     return (
         f'<svg class="forest" viewBox="0 0 {width} 18" width="{width}" height="18" aria-hidden="true">'
-        f'<path class="track" d="M4,9H{width - 4}"/>{tick}{whisker}{_dot(x(row["value"]), row["value"], scale)}</svg>'
+        f'<path class="track" d="M4,9H{width - 4}"/>{tick}{whisker}{_dot(x(row.value), row.value, scale)}</svg>'
     )
 
 
@@ -115,7 +79,7 @@ def _dot(x: float, value: float, scale: tuple[float, float]) -> str:
     return f'<path class="beyond" d="M{x + step / 2:.1f},9l{-step},-5v10Z"/>'
 
 
-def findings_table(metrics: Metrics) -> str:
+def findings_table(metrics: Evaluation) -> str:
     """A row for each finding and mean: ranking on the left, localization with its floor on the right."""
     rule = metrics.rules[0] if metrics.rules else ""
     means = [label for label in _labels(metrics) if label.startswith(MEAN)]
@@ -132,40 +96,40 @@ def _ends(low: float, high: float, middle: str = "") -> str:
     return f'<span class="ends"><span>{short(low)}</span><span>{middle}</span><span>{short(high)}</span></span>'
 
 
-def _labels(metrics: Metrics) -> list[str]:
+def _labels(metrics: Evaluation) -> list[str]:
     """Findings and means in the order in which they were scored."""
-    return list(dict.fromkeys(row["finding"] for row in metrics.tree["scores"]))
+    return list(dict.fromkeys(row.finding for row in metrics.rows))
 
 
-def _finding_row(metrics: Metrics, name: str, rule: str, limits: Sequence[float]) -> str:
+def _finding_row(metrics: Evaluation, name: str, rule: str, limits: Sequence[float]) -> str:
     """A mean has no counts of its own: an image counts for several findings."""
-    auc, is_mean = metrics.one("AUC", name), name.startswith(MEAN)
-    counts = ["", ""] if is_mean else [count(auc["support"]), count(auc.get("negatives", 0))]
-    cells = [_value(auc), forest(auc, (0.5, 1.0)), _value(metrics.one("AP", name)), *counts]
+    auc, is_mean = metrics.find("AUC", name), name.startswith(MEAN)
+    counts = ["", ""] if is_mean else [count(auc.support), count(auc.negatives)]
+    cells = [_value(auc), forest(auc, (0.5, 1.0)), _value(metrics.find("AP", name)), *counts]
     if rule:
         rows = [metrics.met(name, limit, rule) for limit in limits]
-        floors = [metrics.met(name, limit, "floor medoid")["value"] for limit in limits]
-        overlap = metrics.one("mean IoU", name, None, HEADLINE, rule)
+        floors = [metrics.met(name, limit, "floor medoid").value for limit in limits]
+        overlap = metrics.find("mean IoU", name, None, HEADLINE, rule)
         cells += [_value(row, floor) for row, floor in zip(rows, floors, strict=True)]
         cells += [
             forest(rows[1], floor=floors[1]),
             _value(overlap),
-            count(rows[0]["support"]) if rows[0]["support"] else "–",
+            count(rows[0].support) if rows[0].support else "–",
         ]
     kind = ' class="mean"' if is_mean else f' data-finding="{escape(name)}"'
     return f'<tr{kind}><th scope="row">{escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
-def _value(row: Row, floor: float | None = None) -> str:
+def _value(row: Score, floor: float | None = None) -> str:
     """The number, its interval beneath, and the floor where there is one."""
-    if row["value"] is None:
+    if row.value is None:
         return f'<span class="none">{NONE}</span>'
-    below = interval(row.get("low"), row.get("high"))
+    below = interval(row.low, row.high)
     told = f'<i title="class-medoid box">floor {number(floor)}</i>' if floor is not None else ""
-    return f"{number(row['value'])}<small>{below}</small>{told}"
+    return f"{number(row.value)}<small>{below}</small>{told}"
 
 
-def limits_table(metrics: Metrics, finding: str = MEAN) -> str:
+def limits_table(metrics: Evaluation, finding: str = MEAN) -> str:
     """Threshold rules, floors and ceilings by the limit on IoU."""
     rows = [(RULES[rule], rule, "ours") for rule in metrics.rules]
     rows += [
@@ -187,12 +151,12 @@ def limits_table(metrics: Metrics, finding: str = MEAN) -> str:
     return f'<table class="limits"><thead><tr><th scope="col">T(IoU)</th>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def _without_interval(row: Row, kind: str) -> Row:
+def _without_interval(row: Score, kind: str) -> Score:
     """A ceiling is shown for scale; its interval would only crowd the table."""
-    return {"value": row["value"]} if kind == "ceiling" else row
+    return replace(row, low=None, high=None) if kind == "ceiling" else row
 
 
-def published_table(metrics: Metrics, table: PublishedTable) -> str:
+def published_table(metrics: Evaluation, table: Table) -> str:
     """Printed rows of each metric, then ours with floor and ceiling; a finding that was not scored is n/a."""
     groups = list(dict.fromkeys(row.metric for row in table.rows))
     head = "".join(f'<th scope="col">{escape(str(column))}</th>' for column in table.columns)
@@ -209,7 +173,7 @@ def published_table(metrics: Metrics, table: PublishedTable) -> str:
     )
 
 
-def _printed(row: PublishedRow) -> str:
+def _printed(row: Row) -> str:
     """The digits of the paper without the leading zero; a dash where it prints none."""
     name = row.name.replace("Ours", "the paper's own") if row.name.startswith("Ours") else row.name
     quoted = f' <i title="quoted from {escape(row.source)}">quoted</i>' if row.source else ""
@@ -217,26 +181,26 @@ def _printed(row: PublishedRow) -> str:
     return f'<tr class="printed"><th scope="row">{escape(name)}{quoted}</th>{cells}</tr>'
 
 
-def _ours(metrics: Metrics, table: PublishedTable, metric: str) -> list[str]:
+def _ours(metrics: Evaluation, table: Table, metric: str) -> list[str]:
     """Our rows under a printed metric; a row without any value is left out."""
     measure, _, at = metric.partition("@")
     found = []
     for label, rule, geometry in _comparable(metrics, table, measure):
         if table.across == "thresholds":
-            rows = [metrics.one(measure, MEAN, float(column), geometry, rule) for column in table.columns]
+            rows = [metrics.find(measure, MEAN, float(column), geometry, rule) for column in table.columns]
         else:
             limit, names = float(at) if at else None, [str(column) for column in table.columns]
-            rows = [metrics.one(measure, name, limit, geometry, rule) for name in names]
+            rows = [metrics.find(measure, name, limit, geometry, rule) for name in names]
             if "Mean" in names:
                 rows[names.index("Mean")] = _mean(metrics, (measure, limit, geometry, rule), names)
-        if any(row["value"] is not None for row in rows):
+        if any(row.value is not None for row in rows):
             kind = "floor" if rule.startswith(("floor", "ceiling")) else "ours"
             cells = "".join(f"<td>{_value(row)}</td>" for row in rows)
             found.append(f'<tr class="{kind}"><th scope="row">{escape(label)}</th>{cells}</tr>')
     return found
 
 
-def _comparable(metrics: Metrics, table: PublishedTable, measure: str) -> list[tuple[str, str, str]]:
+def _comparable(metrics: Evaluation, table: Table, measure: str) -> list[tuple[str, str, str]]:
     """Label, rule and geometry of our rows that may stand beside a printed metric: the table's preset first."""
     if measure == "AUC":
         return [("chestmap", "", "")]
@@ -244,7 +208,7 @@ def _comparable(metrics: Metrics, table: PublishedTable, measure: str) -> list[t
         return []
     preset = f"preset {table.rule.preset}"
     preset += " without budget" if "without a limit" in table.rule.threshold else ""
-    geometries = {row.get("geometry", "") for row in metrics.tree["scores"] if row.get("rule") == preset}
+    geometries = {row.geometry for row in metrics.rows if row.rule == preset}
     found = [(f"chestmap, {preset}", preset, min(geometries))] if geometries else []
     found += [(f"chestmap, {RULES[rule]}", rule, "any" if measure == "AFP" else HEADLINE) for rule in metrics.rules]
     if measure != "AFP":
@@ -253,13 +217,13 @@ def _comparable(metrics: Metrics, table: PublishedTable, measure: str) -> list[t
     return found
 
 
-def _mean(metrics: Metrics, what: tuple[str, float | None, str, str], columns: Sequence[str]) -> Row:
+def _mean(metrics: Evaluation, what: tuple[str, float | None, str, str], columns: Sequence[str]) -> Score:
     """Over the findings that the printed table averages; with an interval where these are all that were scored."""
     measure, limit, geometry, rule = what
-    averaged = {name for name in metrics.findings if metrics.one(measure, name, limit, geometry, rule)["value"] is not None}
+    averaged = {name for name in metrics.findings if metrics.find(measure, name, limit, geometry, rule).value is not None}
     names = [name for name in columns if name != "Mean"]
     if averaged == set(names) or not names:
-        return metrics.one(measure, MEAN, limit, geometry, rule)
-    values = [metrics.one(measure, name, limit, geometry, rule)["value"] for name in names]
+        return metrics.find(measure, MEAN, limit, geometry, rule)
+    values = [metrics.find(measure, name, limit, geometry, rule).value for name in names]
     known = [value for value in values if value is not None]
-    return {"value": sum(known) / len(known) if len(known) == len(names) else None, "support": 0}
+    return Score(measure, MEAN, sum(known) / len(known) if len(known) == len(names) else None, at=limit, rule=rule)

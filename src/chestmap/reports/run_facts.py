@@ -165,6 +165,10 @@ def duration(seconds: float) -> str:
 def provenance(run: RunFacts, about: Mapping[str, Any]) -> str:
     """Three lists of facts (data, model, machine) and the config."""
     data = {"Source": about.get("source", ""), "Split": about.get("split", "") or "not named", **run.split}
+    if about.get("part"):
+        data["Part"] = str(about["part"])
+    if "set" in about:
+        data["Set"] = f"{about['set']['digest']}-{about['set']['box_digest']}"
     data |= {"Images scored": count(about.get("images", 0)), "Patients scored": count(about.get("patients", 0))}
     data |= {"Boxes scored": count(about.get("boxes", 0))}
     for key, what in (("training", "floors"), ("validation", "thresholds and calibration")):

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from chestmap.datasets.source import Source
 from chestmap.datasets.split import Split, make_split
+from chestmap.datasets.vindr import vindr_readings
+from chestmap.errors import BadImage, BadInput
 from chestmap.evaluation.case_list import case_list, write_cases
 from chestmap.evaluation.evaluate import EvaluationSettings, Held, evaluate
+from chestmap.evaluation.evaluated_set import ids_of_part, missing_note
+from chestmap.evaluation.readers import Readings
 from chestmap.evaluation.scores import Evaluation
-from chestmap.evaluation.truth import truth_of
+from chestmap.evaluation.truth import Truth, truth_of
+from chestmap.imaging.size import size_of
 from chestmap.models.folder import open_model
 from chestmap.packs.loader import Part
 from chestmap.prediction.from_pack import PredictSettings, predict_part
@@ -41,11 +49,20 @@ def predict_and_score(
     predictions = predict_part(open_model(run / "model", methods), part, run / "predictions", how[0], progress=progress)
     if cut is not None:
         predictions = replace(predictions, header=replace(predictions.header, own_rule=OwnRule(cut)))
-    scores = score_split(predictions, source, split, how[1], title=run.name)
+    scores = score_split(predictions, source, split, how[1], Scored(title=run.name))
     if cut is None:
         scores.write(run / "predictions" / "metrics.json")
         write_cases(run / "predictions" / "cases.csv", case_list(scores))
     return scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Which part of a split is scored and what the result is called; `only` leaves out images that others lack."""
+
+    part: str = "test"
+    title: str = ""
+    only: Collection[str] | None = None
 
 
 def score_split(
@@ -53,23 +70,50 @@ def score_split(
     source: Source,
     split: Split | None,
     settings: EvaluationSettings,
-    *,
-    part: str = "test",
-    title: str = "",
+    chosen: Scored = Scored(),
 ) -> Evaluation:
     """The images of the part that were predicted; thresholds and calibration from validation, floors from training.
 
     Without a split all images that were predicted, and nothing from others.
     """
-    predicted = set(predictions.image_ids)
+    part, title, only = chosen.part, chosen.title, chosen.only
+    predicted = set(predictions.image_ids) if only is None else set(predictions.image_ids) & set(only)
     if split is None:
-        return evaluate(
-            predictions, truth_of(source, [one for one in source.ids if one in predicted]), settings, title=title
+        ids = [one for one in source.ids if one in predicted]
+        notes = missing_note(ids if only is None else only, ids, "those compared")
+        if strange := len(set(predictions.image_ids) - set(source.ids)):
+            notes.append(f"{strange:,} predicted images are not in {source.name} and are left out")
+        alone = Held(notes=tuple(notes), readings=readings_of(source))
+        return evaluate(predictions, truth_of(source, ids), settings, alone, title=title)
+    wanted = ids_of_part(split, part)
+    scored = [one for one in wanted if one in predicted]
+    if not scored:
+        raise BadInput(
+            f"{predictions.folder}: holds none of the {len(wanted):,} images of {part} in split {split.name}; predict that part"
         )
-    ids = {
-        name: [one for one in split.parts.get(name, ()) if name == "train" or one in predicted]
-        for name in (part, "train", "validation")
-    }
-    training = truth_of(source, ids["train"]) if ids["train"] and part != "train" else None
-    validation = (predictions, truth_of(source, ids["validation"])) if ids["validation"] and part != "validation" else None
-    return evaluate(predictions, truth_of(source, ids[part]), settings, Held(validation, training, split), title=title)
+    notes = missing_note(wanted, scored, f"{part} of split {split.name}")
+    if part == "train":
+        notes.append("these are training images: the figures say how well they were learned, and nothing of other patients")
+    training = floors_of(source, split) if split.parts["train"] and part != "train" else None
+    known = set(predictions.image_ids)
+    validating = [one for one in split.parts["validation"] if one in known]
+    validation = (predictions, truth_of(source, validating)) if validating and part != "validation" else None
+    held = Held(validation, training, split, part, tuple(notes), readings_of(source))
+    return evaluate(predictions, truth_of(source, scored), settings, held, title=title)
+
+
+def floors_of(source: Source, split: Split) -> Truth:
+    """The training images; where the source does not know the size of one with boxes, its file does."""
+    truth = truth_of(source, split.parts["train"])
+    sizes = truth.sizes.copy()
+    rows = [row for row in np.flatnonzero(np.isnan(sizes).any(axis=1)).tolist() if truth.ids[row] in truth.boxes]
+    paths = source.images["path"][source.rows([truth.ids[row] for row in rows])] if rows else ()
+    for row, path in zip(rows, paths, strict=True):
+        with suppress(BadImage, OSError):
+            sizes[row] = size_of(source.root / path)
+    return replace(truth, sizes=sizes)
+
+
+def readings_of(source: Source) -> Readings:
+    """Boxes by reader where the source's tables name readers; empty elsewhere."""
+    return vindr_readings(source.root) if source.name == "vindr" else {}

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from chestmap.datasets.seen import PUBLISHED, Seen
 from chestmap.packs.build import PackSettings
 from chestmap.packs.part import Part
 from chestmap.settings import Settings
@@ -101,7 +102,11 @@ def _about(data: Data) -> dict[str, Any]:
         if part
     }
     source, split = data.train.source, {"split": data.split, "split_fingerprint": data.split_fingerprint}
-    return {"source": source.name, "fingerprint": source.fingerprint, **split, **used}
+    found = {"source": source.name, "fingerprint": source.fingerprint, **split, **used}
+    if source.name in PUBLISHED:
+        patients = source.images["patient_id"][data.train.rows].to_list()
+        found["seen"] = Seen.of(source.name, data.train.ids, patients).as_dict()
+    return found
 
 
 def _label_counts(part: Part) -> dict[str, dict[str, int]]:

@@ -1,0 +1,85 @@
+"""Whom a model saw: short salted hashes of its training images and patients, kept with the model.
+
+They are kept for public sources. Those of others can be asked for, as an id of few digits can be guessed from its hash.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from secrets import token_hex
+from typing import Any
+
+import numpy as np
+
+from chestmap.errors import BadModel
+
+PUBLISHED = ("nih", "chexpert", "vindr")
+"""Sources of which there is one in the world, however the tables of two copies differ."""
+
+LENGTH = 5
+"""Bytes of a hash: among 100,000 training images and as many others, one in a hundred checks meets a hash by chance."""
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """How many of the images, and of their patients, trained the model."""
+
+    images: int
+    patients: int
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Hashes as sorted unsigned integers."""
+
+    salt: str
+    source: str
+    images: np.ndarray
+    patients: np.ndarray
+
+    @classmethod
+    def of(cls, source: str, images: Iterable[str], patients: Iterable[str], salt: str = "") -> Seen:
+        salt = salt or token_hex(8)
+        return cls(salt, source, _hashed(salt, "image", images), _hashed(salt, "patient", patients))
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any], where: object) -> Seen:
+        try:
+            kept = (_unpacked(stored[key]) for key in ("images", "patients"))
+            return cls(str(stored["salt"]), str(stored["source"]), *kept)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadModel(f"{where}: whom the model saw cannot be read ({error}); copy the model folder again") from None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"salt": self.salt, "source": self.source, "images": _packed(self.images), "patients": _packed(self.patients)}
+
+    def overlap(self, images: Iterable[str], patients: Iterable[str]) -> Overlap:
+        image, patient = _hashed(self.salt, "image", images), _hashed(self.salt, "patient", patients)
+        return Overlap(int(np.isin(image, self.images).sum()), int(np.isin(patient, self.patients).sum()))
+
+    @cached_property
+    def counts(self) -> tuple[int, int]:
+        return len(self.images), len(self.patients)
+
+
+def _hashed(salt: str, kind: str, names: Iterable[str]) -> np.ndarray:
+    """Each different name once; an empty name is nobody."""
+    key = f"{salt}{kind}".encode()
+    found = (blake2b(one.encode(), key=key, digest_size=LENGTH).digest() for one in set(names) if one)
+    return np.unique(np.array([int.from_bytes(one, "big") for one in found], dtype=np.uint64))
+
+
+def _packed(hashes: np.ndarray) -> str:
+    wide = hashes.astype(">u8").view(np.uint8).reshape(-1, 8)
+    return b64encode(wide[:, 8 - LENGTH :].tobytes()).decode()
+
+
+def _unpacked(text: str) -> np.ndarray:
+    held = np.frombuffer(b64decode(text, validate=True), np.uint8).reshape(-1, LENGTH)
+    wide = np.zeros((len(held), 8), np.uint8)
+    wide[:, 8 - LENGTH :] = held
+    return wide.view(">u8").ravel().astype(np.uint64)

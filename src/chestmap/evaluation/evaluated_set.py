@@ -1,0 +1,159 @@
+"""Checks that predictions and truth speak of the same images, in the same image space, before anything is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from chestmap.datasets.split import Split
+from chestmap.errors import BadInput, BadModel, did_you_mean
+from chestmap.evaluation.truth import Alignment, Truth, aligned, sized
+from chestmap.predictions.folder import Predictions
+from chestmap.predictions.image_set import ImageSet, image_set
+
+SLACK = 1.0
+"""Pixels by which a side may differ after rounding."""
+
+OUTSIDE = 0.1
+"""Share of boxes outside their image from which the image space itself must be wrong."""
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """Predictions and truth in one image space; `notes` are what a reader must know of how they came there."""
+
+    predictions: Predictions
+    truth: Truth
+    alignment: Alignment
+    notes: tuple[str, ...] = ()
+
+
+def matched(predictions: Predictions, truth: Truth) -> Matched:
+    """Refuses what contradicts itself or the truth. Predictions of scaled copies are scaled back, with a note."""
+    notes = _recorded(predictions, truth)
+    alignment = aligned(predictions, truth)
+    predictions, scaled = _in_space_of(predictions, truth, alignment)
+    return Matched(predictions, sized(truth, predictions, alignment), alignment, (*notes, *scaled))
+
+
+def set_of(truth: Truth) -> ImageSet:
+    """The images of a truth as an object that tables and pages carry."""
+    return image_set((truth.name, truth.fingerprint), truth.ids, truth.patients, truth.sizes, truth.boxes)
+
+
+def ids_of_part(split: Split, part: str) -> tuple[str, ...]:
+    """The images of a part; an unknown or empty one is refused."""
+    if part not in split.parts:
+        raise BadInput(
+            f'--part "{part}": split {split.name} has the parts {", ".join(split.parts)}{did_you_mean(part, split.parts)}'
+        )
+    if not split.parts[part]:
+        raise BadInput(f"--part {part}: split {split.name} has no images there; name another part")
+    return split.parts[part]
+
+
+def shared_ids(each: Sequence[Predictions]) -> tuple[str, ...]:
+    """Images that all predictions hold, in the order of the first."""
+    others = [set(one.image_ids) for one in each[1:]]
+    return tuple(one for one in each[0].image_ids if all(one in other for other in others))
+
+
+def missing_note(wanted: Iterable[str], scored: Iterable[str], what: str) -> list[str]:
+    """A line where images are missing; nothing where all were scored."""
+    wanted = list(wanted)
+    gone = sorted(set(wanted) - set(scored))
+    if not gone:
+        return []
+    return [
+        f"{len(gone):,} of the {len(wanted):,} images of {what} are missing from the predictions, the first is {gone[0]}"
+    ]
+
+
+def check_space(boxes: int, lost: int, predictions: Predictions) -> None:
+    """Refuses a scoring in which many boxes lie outside their image."""
+    if lost and lost > OUTSIDE * boxes:
+        raise BadInput(
+            f"{predictions.folder}: {lost} of {boxes} boxes lie outside their image, so boxes and predictions are not in one "
+            "image space; predict the images that were annotated, or give their width and height in the source"
+        )
+
+
+def _recorded(predictions: Predictions, truth: Truth) -> list[str]:
+    """The set that `predict` recorded, verified where it is of this very source; a note where boxes changed since."""
+    stored = predictions.header.dataset
+    if not stored:
+        return []
+    told = ImageSet.from_dict(stored, predictions.folder)
+    if told.images != len(predictions):
+        raise BadModel(
+            f"{predictions.folder}: holds {len(predictions):,} of the {told.images:,} images that were predicted; a part was "
+            "deleted, so run the same `chestmap predict` again"
+        )
+    if told.source == truth.name and told.fingerprint != truth.fingerprint and truth.fingerprint:
+        return [
+            f"predicted on {told.source} ({told.fingerprint}), scored on {truth.name} ({truth.fingerprint}): images, patients, "
+            "labels or boxes changed in between"
+        ]
+    return []
+
+
+def _in_space_of(predictions: Predictions, truth: Truth, alignment: Alignment) -> tuple[Predictions, list[str]]:
+    """Frames of scaled copies lead from the truth's image space instead; other contradictions are refused."""
+    table = predictions.table
+    size = table.select("width", "height").to_numpy().astype(np.float64)
+    frames = np.array(table["frame"].to_list(), dtype=np.float64).reshape(-1, 10)
+    wrong = np.abs(frames[:, :2] - size).max(axis=1, initial=0) > SLACK
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise BadModel(
+            f"{predictions.folder}: {int(wrong.sum())} images whose width and height contradict their frame, the first is "
+            f"{predictions.image_ids[row]} ({_pixels(size[row])} and {_pixels(frames[row, :2])}); predict again"
+        )
+    known, there = truth.sizes, size[alignment.rows]
+    other = np.abs(known - there).max(axis=1) > SLACK  # False where the truth knows no size
+    if not other.any():
+        return predictions, []
+    shrink = there / known
+    uneven = (
+        other
+        & (np.abs(known * shrink[:, :1] - there).max(axis=1) > SLACK)
+        & (np.abs(known * shrink[:, 1:] - there).max(axis=1) > SLACK)
+    )
+    if uneven.any():
+        image = int(np.flatnonzero(uneven)[0])
+        raise BadInput(
+            f"{predictions.folder}: {int(uneven.sum())} of {len(truth)} images have another shape than in {truth.name}, the first is "
+            f"{truth.ids[image]} ({_pixels(there[image])} and {_pixels(known[image])}); predict the images of that source"
+        )
+    image = int(np.flatnonzero(other)[0])
+    rows = alignment.rows[other]
+    size[rows], frames[rows] = known[other], _scaled(frames[rows], known[other], shrink[other])
+    note = (
+        f"{int(other.sum())} images were predicted at another size ({_pixels(there[image])} for {_pixels(known[image])} of "
+        f"{truth.name}, {truth.ids[image]}); their frames were scaled to the source's image space"
+    )
+    columns = {
+        "width": pl.Series(size[:, 0]).cast(table["width"].dtype),
+        "height": pl.Series(size[:, 1]).cast(table["height"].dtype),
+        "frame": pl.Series(frames.tolist()).cast(table["frame"].dtype),
+    }
+    return replace(predictions, table=table.with_columns(**columns)), [note]
+
+
+def _scaled(
+    frames: Float[np.ndarray, "row 10"], known: Float[np.ndarray, "row 2"], shrink: Float[np.ndarray, "row 2"]
+) -> np.ndarray:
+    """Image sizes replaced, and the matrix's x and y columns shrunk by as much."""
+    found = frames.copy()
+    found[:, :2] = known
+    found[:, [4, 7]] *= shrink[:, :1]
+    found[:, [5, 8]] *= shrink[:, 1:]
+    return found
+
+
+def _pixels(size: np.ndarray) -> str:
+    return f"{size[0]:g} × {size[1]:g}"

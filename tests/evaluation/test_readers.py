@@ -1,0 +1,34 @@
+import pytest
+
+from chestmap.evaluation.overlap import as_array
+from chestmap.evaluation.rates import Limits
+from chestmap.evaluation.readers import RULE, reader_rows, union_iou
+from chestmap.evaluation.score_columns import Resampling
+from chestmap.types import Box
+
+
+def test_readers_meet_each_other_as_worked_by_hand() -> None:
+    readings = {
+        "a": {"R1": (Box("Mass", 0, 0, 4, 4),), "R2": (Box("Mass", 0, 0, 4, 2),), "R3": ()},
+        "b": {"R1": (Box("Mass", 0, 0, 2, 2),), "R2": (Box("Mass", 0, 0, 2, 2),)},
+        "alone": {"R1": (Box("Mass", 0, 0, 2, 2),)},
+    }
+    rows = reader_rows(readings, {"a": "p", "b": "q"}, ["Mass"], Limits(iou=(0.5, 0.7)), Resampling(without=()))
+    found = {(row.measure, row.at): row for row in rows if row.finding == "Mass"}
+    # image a: R1-R2 .5, R1-R3 0, R2-R1 .5, R2-R3 0; image b: 1 and 1
+    assert found["T(IoU)", 0.5].value == pytest.approx(4 / 6)
+    assert found["T(IoU)", 0.7].value == pytest.approx(2 / 6)
+    assert found["mean IoU", None].value == pytest.approx(3 / 6)
+    assert found["also marked", None].value == pytest.approx(4 / 6)
+    assert (found["T(IoU)", 0.5].rule, found["T(IoU)", 0.5].patients) == (RULE, 2)
+    assert found["T(IoU)", 0.5].low < 4 / 6 < found["T(IoU)", 0.5].high
+
+
+def test_boxes_that_overlap_count_their_ground_once() -> None:
+    one = as_array([Box("Mass", 0, 0, 2, 2), Box("Mass", 1, 0, 3, 2)])
+    assert union_iou(one, as_array([Box("Mass", 0, 0, 3, 2)])) == pytest.approx(1.0)
+    assert union_iou(one, as_array([])) == 0
+
+
+def test_nobody_marked_anything() -> None:
+    assert reader_rows({"a": {"R1": (), "R2": ()}}, {}, ["Mass"], Limits(), Resampling()) == []

@@ -1,0 +1,67 @@
+"""Deletion and insertion on a score that is known: the mean brightness of one corner."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from chestmap.errors import BadInput
+from chestmap.models.faithfulness import faithfulness, outside_share
+
+
+def corner(canvases: np.ndarray) -> np.ndarray:
+    """The score of finding 1 is the mean of the upper left quarter."""
+    mean = canvases[:, 0, :16, :16].mean(axis=(1, 2))
+    return np.stack([np.zeros(len(mean)), mean], axis=1)
+
+
+def picture() -> np.ndarray:
+    canvas = np.zeros((32, 32), np.float32)
+    canvas[:16, :16] = 1.0
+    return canvas
+
+
+def cells(y: int, x: int) -> np.ndarray:
+    values = np.zeros((4, 4), np.float32)
+    values[y : y + 2, x : x + 2] = 1.0
+    return values
+
+
+def test_a_map_of_the_right_corner_beats_the_floor_and_one_of_the_wrong_corner_does_not() -> None:
+    right, wrong = (faithfulness(corner, picture(), cells(*at), 1) for at in ((0, 0), (2, 2)))
+    assert right.deletion < right.random_deletion < wrong.deletion
+    assert right.insertion > right.random_insertion > wrong.insertion
+    assert (right.random_deletion, right.random_insertion) == (wrong.random_deletion, wrong.random_insertion)
+
+
+def test_the_areas_agree_with_plain_loops() -> None:
+    values = np.random.default_rng(0).random((32, 32))
+    canvas, steps = np.random.default_rng(1).random((32, 32)).astype(np.float32), 4
+    found = faithfulness(corner, canvas, values, 1, steps=steps)
+    import cv2
+
+    blurred = cv2.GaussianBlur(canvas, (0, 0), 0.08 * 32, borderType=cv2.BORDER_REPLICATE)
+    order = sorted(range(1024), key=lambda pixel: -np.float32(values.ravel()[pixel]))
+    curve = []
+    for step in range(steps + 1):
+        now = canvas.ravel().copy()
+        for pixel in order[: round(step / steps * 1024)]:
+            now[pixel] = blurred.ravel()[pixel]
+        curve.append(float(now.reshape(32, 32)[:16, :16].mean()))
+    area = sum((a + b) / 2 / steps for a, b in pairwise(curve))
+    assert found.deletion == pytest.approx(area, abs=1e-5)
+
+
+def test_a_map_without_numbers_is_refused() -> None:
+    with pytest.raises(BadInput, match="no numbers"):
+        faithfulness(corner, picture(), np.full((4, 4), np.nan), 1)
+
+
+def test_the_share_outside_a_region() -> None:
+    mask = np.zeros((8, 8))
+    mask[:4] = 1
+    values = np.zeros((8, 8))
+    values[3:5] = 1.0
+    assert outside_share(values, mask) == pytest.approx(0.5)
+    assert outside_share(np.ones((8, 8)), mask) == pytest.approx(1 - mask.mean())
+    assert np.isnan(outside_share(np.zeros((8, 8)), mask))
