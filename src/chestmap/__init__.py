@@ -1,14 +1,59 @@
-"""chestmap: which findings a chest X-ray shows, and where."""
+"""Finds which findings a chest X-ray shows, and where: trains, scores and uses weakly supervised localization.
+
+    import chestmap
+    model = chestmap.load("runs/own/model")
+    chestmap.predict(model, "film.png").boxes
+
+Names are loaded when first used, so that `import chestmap` takes no time and no torch. Research use only; not a medical device.
+"""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chestmap import losses as losses
+    from chestmap import metrics as metrics
+    from chestmap.api import evaluate, load, predict, report, train
+    from chestmap.datasets.source import Source
+    from chestmap.methods import METHODS
+    from chestmap.models.predictor import Predictor as Model
+    from chestmap.types import Box, Findings, Prediction
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "METHODS",
+    "Box",
+    "Findings",
+    "Model",
+    "Prediction",
+    "Source",
+    "evaluate",
+    "load",
+    "losses",
+    "metrics",
+    "predict",
+    "report",
+    "train",
+]
 
-def load(folder: object, settings: Any = None) -> Any:
-    """`chestmap.models.predictor.Predictor` of a model folder: `chestmap.load("runs/ham/model").predict("film.dcm").show()`.
+_PLACES = {
+    **dict.fromkeys(("evaluate", "load", "predict", "report", "train"), "chestmap.api"),
+    **dict.fromkeys(("Box", "Findings", "Prediction"), "chestmap.types"),
+    "METHODS": "chestmap.methods",
+    "Source": "chestmap.datasets.source",
+}
 
-    Imported by name when it is called: the package itself is imported without torch.
-    """
-    return import_module("chestmap.models.predictor").load(folder, settings)
+
+def __getattr__(name: str) -> Any:
+    if name in ("losses", "metrics"):
+        return import_module(f"chestmap.{name}")
+    if name == "Model":
+        return import_module("chestmap.models.predictor").Predictor
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

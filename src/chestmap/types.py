@@ -10,13 +10,18 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from types import MappingProxyType
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float16, Float32
 
 from chestmap.errors import BadBox, BadInput, UnknownFinding, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
 
 Fit = Literal["letterbox", "squash"]
 Matrix = tuple[float, float, float, float, float, float]
@@ -38,7 +43,12 @@ def _plain(name: str) -> str:
 
 @dataclass(frozen=True)
 class Findings:
-    """Ordered finding names; spelling variants (case, spaces, underscores, known aliases) resolve to one name."""
+    """Ordered finding names; spelling variants (case, spaces, underscores, known aliases) resolve to one name.
+
+    >>> from chestmap import Findings
+    >>> Findings(("Pleural Effusion", "Mass")).resolve("pleural_effusion")
+    'Pleural Effusion'
+    """
 
     names: tuple[str, ...]
     aliases: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -85,7 +95,12 @@ class Findings:
 
 @dataclass(frozen=True)
 class Box:
-    """One marked region of a finding in image pixels; `score` is absent on a reader's box."""
+    """One marked region of a finding in image pixels; `score` is absent on a reader's box.
+
+    >>> from chestmap import Box
+    >>> Box("Mass", 0, 0, 10, 10).iou(Box("Mass", 0, 0, 10, 5))
+    0.5
+    """
 
     finding: str
     x0: float
@@ -242,7 +257,15 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """A model's answer for one image: maps are raw and non-negative on the canvas grid, boxes in image pixels."""
+    """A model's answer for one image: maps are raw and non-negative on the canvas grid, boxes in image pixels.
+
+    >>> import chestmap
+    >>> found = chestmap.predict("runs/own", "film.png")
+    >>> found.to_polars().columns
+    ['image_id', 'finding', 'score', 'x0', 'y0', 'x1', 'y1']
+    >>> 0 <= found.score("Mass") <= 1
+    True
+    """
 
     image_id: str
     patient_id: str
@@ -251,6 +274,45 @@ class Prediction:
     maps: Float16[np.ndarray, "finding h w"]
     frame: Frame
     boxes: tuple[Box, ...] = ()
+
+    def score(self, finding: str) -> float:
+        """The probability of one finding, by any spelling of its name."""
+        return float(self.scores[self.findings.index(finding)])
+
+    def map(self, finding: str) -> Float32[np.ndarray, "h w"]:
+        """The map of one finding on the canvas grid."""
+        return self.maps[self.findings.index(finding)].astype(np.float32)
+
+    def to_polars(self) -> polars.DataFrame:
+        """One row for each finding: image, finding, score and the corners of its box, which are null where it has none."""
+        import polars
+
+        boxes = {box.finding: box.corners for box in self.boxes}
+        none = (None,) * 4
+        rows = [
+            (self.image_id, name, float(score), *boxes.get(name, none))
+            for name, score in zip(self.findings, self.scores, strict=True)
+        ]
+        kinds = {"image_id": polars.String, "finding": polars.String}
+        numbers = dict.fromkeys(("score", "x0", "y0", "x1", "y1"), polars.Float64)
+        return polars.DataFrame(rows, schema={**kinds, **numbers}, orient="row")
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """As `to_polars`, for pandas, which must be installed."""
+        try:
+            import pandas
+        except ImportError:
+            raise BadInput("to_pandas needs pandas; pip install pandas, or use to_polars()") from None
+        return pandas.DataFrame(self.to_polars().to_dict(as_series=False))
+
+    def _repr_html_(self) -> str:
+        """A table of scores and boxes, the highest score first, for a notebook."""
+        lines = []
+        for name, score, *corners in sorted(self.to_polars().drop("image_id").iter_rows(), key=lambda row: -row[1]):
+            box = ", ".join(f"{value:.0f}" for value in corners) if corners[0] is not None else ""
+            lines.append(f"<tr><td>{escape(name)}</td><td>{score:.3f}</td><td>{box}</td></tr>")
+        head = "<tr><th>finding</th><th>score</th><th>box (x0, y0, x1, y1)</th></tr>"
+        return f"<table><caption>{escape(self.image_id)}</caption>{head}{''.join(lines)}</table>"
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from chestmap.annotations.annotated_image import Annotated, SetAside, new_folder, place_image, write_tables
+from chestmap.annotations.box_files import read_createml, read_voc, read_yolo
 from chestmap.annotations.cvat import cvat_text, read_cvat
 from chestmap.annotations.label_studio import LOCAL_FILES, label_config, label_studio_tree, read_label_studio
 from chestmap.datasets.coco import coco_results, coco_tree, read_coco
@@ -18,7 +19,8 @@ from chestmap.datasets.folder import FolderSettings, names_of, read_folder
 from chestmap.datasets.folder_tables import with_seen
 from chestmap.datasets.source import Source
 from chestmap.datasets.text_files import read_json, read_text
-from chestmap.errors import BadBox, BadInput, BadTable, did_you_mean
+from chestmap.errors import BadBox, BadImage, BadInput, BadTable, did_you_mean
+from chestmap.imaging.size import size_of
 from chestmap.types import Box, Findings
 
 Form = Literal["coco", "coco-results", "label-studio", "cvat"]
@@ -87,13 +89,32 @@ def _write(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def read_annotations(path: Path) -> tuple[list[Annotated], SetAside]:
+def image_sizes(root: Path) -> dict[str, tuple[float, float]]:
+    """Width and height of every image below a folder, by path and by path without its ending; only headers are read."""
+    found: dict[str, tuple[float, float]] = {}
+    for name in read_folder(FolderSettings(root=root)).ids:
+        try:
+            size = size_of(root / name)
+        except BadImage:
+            continue
+        found |= dict.fromkeys((name, name.rpartition(".")[0] or name), size)
+        found.setdefault(Path(name).name, size)
+        found.setdefault(Path(name).stem, size)
+    return found
+
+
+def read_annotations(path: Path, images: Path | None = None) -> tuple[list[Annotated], SetAside]:
     """What people marked, whichever of the three forms the file has."""
+    if path.is_dir():
+        if next(path.rglob("*.xml"), None):
+            return read_voc(path)
+        return read_yolo(path, image_sizes(images or path))
     start = read_text(path).lstrip()[:1]
     if start == "<":
         return read_cvat(path)
     if start == "[":
-        return read_label_studio(path)
+        first = next(iter(read_json(path, list)), {})
+        return read_createml(path) if isinstance(first, dict) and "image" in first else read_label_studio(path)
     if start == "{":
         return _coco_images(path)
     raise BadTable(f"{path}: neither JSON of COCO or Label Studio nor XML of CVAT")
@@ -120,7 +141,7 @@ def import_annotations(path: Path, root: Path, out: Path, *, complete: bool = Fa
     """A folder that `folder.py` reads. A box means present; what is not marked is unknown, or absent where all is marked
     (`complete`). Images are found in `root` by path, name or stem; what cannot be used is set aside and reported.
     """
-    images, aside = read_annotations(path)
+    images, aside = read_annotations(path, root)
     named = [name for one in images for name in (*one.labels, *(box.finding for box in one.boxes))]
     if not named:
         raise BadTable(f"{path}: no image in it is annotated")

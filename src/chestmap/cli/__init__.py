@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from chestmap import __version__
-from chestmap.cli import data, demo, export, model, node, predict, report, reproduce, score, serve, train
+from chestmap.cli import data, demo, export, model, node, own, predict, report, reproduce, score, serve, train
 from chestmap.cli.ending import ended
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ def _options(
 
 
 app.add_typer(data.app, name="data")
+own.add_to(app)
 train.add_to(app)
 predict.add_to(app)
 score.add_to(app)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from chestmap.cli.options import Kind, Root
+
 programs = typer.Typer(
     no_args_is_help=True,
     help="Take boxes to and from annotation programs.",
@@ -34,6 +36,9 @@ def from_reviews(
 
     Example: `chestmap data from-reviews --store /srv/chestmap --out reviewed`
     """
+    from chestmap.extras import needs
+
+    needs("serve", what="chestmap data from-reviews")
     from chestmap.annotations.annotated_image import BOXES, LABELS
     from chestmap.serving.store.export_reviews import read_reviews, write_reviewed
 
@@ -49,8 +54,8 @@ def from_reviews(
 
 
 def export_annotations(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="**nih**, **chexpert**, **vindr** or **folder**.")],
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The dataset's folder.")],
+    kind: Kind,
+    root: Root,
     out: Annotated[Path, typer.Option(help="The file to write; Label Studio's configuration comes beside it.")],
     form: Annotated[str, typer.Option(help="coco, coco-results, label-studio or cvat.")] = "coco",
     predictions: Annotated[
@@ -68,7 +73,7 @@ def export_annotations(
     Example: `chestmap data annotations export folder films --form label-studio --predictions results/coco.json --out tasks.json`
     """
     from chestmap.annotations.formats import Predicted, annotated_of, export
-    from chestmap.cli.data import source_of
+    from chestmap.api.subject import source_of
     from chestmap.datasets.coco import read_scored
 
     source = source_of(kind, root, overrides)
@@ -79,7 +84,12 @@ def export_annotations(
 
 
 def import_annotations(
-    file: Annotated[Path, typer.Argument(help="COCO or Label Studio JSON, or CVAT for images 1.1 (XML); whichever it is.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="COCO, Label Studio or CreateML JSON, CVAT for images 1.1 (XML), or a folder of YOLO or Pascal VOC files."
+        ),
+    ],
     images: Annotated[Path, typer.Option(help="The folder that holds the images, found by path, name or stem.")],
     out: Annotated[Path, typer.Option(help="A new folder: images, labels.csv, boxes.json.")],
     complete: Annotated[

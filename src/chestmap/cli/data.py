@@ -1,40 +1,18 @@
 """`chestmap data`: check, pack and split a dataset, or draw one; `deidentify` and annotations have files of their own."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from chestmap.cli import annotations, deidentify
-
-if TYPE_CHECKING:
-    from chestmap.datasets.source import Source
+from chestmap.cli.options import JsonOption, Kind, Root, Set, console, print_json
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Check, split and pack a dataset, or draw a phantom one.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Kind = Annotated[
-    str,
-    typer.Argument(
-        metavar="KIND", help="Who laid the dataset out: **nih** (ChestX-ray14), **chexpert**, **vindr** or **folder**."
-    ),
-]
-Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The dataset's folder, as its publisher lays it out.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the reader, such as `--set uncertain=ones`; repeatable."),
-]
-
-
-def source_of(kind: str, root: Path, overrides: list[str] | None) -> "Source":
-    from chestmap.datasets import open_source, source_settings
-    from chestmap.settings import with_overrides
-
-    return open_source(source_settings(with_overrides({"name": kind, "root": str(root)}, overrides or [])))
 
 
 @app.command()
@@ -49,7 +27,7 @@ def check(
         bool, typer.Option(help="Look whether every image is there; --no-files checks the tables alone.")
     ] = True,
     decode: Annotated[bool, typer.Option(help="Open every image, too: finds damaged files and identical pixels.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Count images, patients, labels and boxes; find missing files, repaired labels, duplicates and leaks.
 
@@ -57,29 +35,18 @@ def check(
 
     Example: `chestmap data check nih /data/nih --split official --split fold-1`
     """
-    from rich.console import Console
-
+    from chestmap.api.subject import source_of, split_of
     from chestmap.datasets.check import check as look
 
     source = source_of(kind, root, overrides)
     splits = [split_of(source, name) for name in split or ()]
     report = look(source, splits, files=files, decode=decode)
     if as_json:
-        typer.echo(json.dumps(report.as_dict(), indent=2))
+        print_json(report.as_dict())
     else:
-        report.render(Console())
+        report.render(console())
     if report.failed:
         raise typer.Exit(1)
-
-
-def split_of(source: "Source", name: str) -> Any:
-    """A split by name, or read from a folder that `chestmap data split` wrote."""
-    from chestmap.datasets.split import SplitSettings, make_split, read_split
-    from chestmap.settings import checked
-
-    if Path(name).is_dir():
-        return read_split(Path(name))
-    return make_split(source, checked(SplitSettings, {"name": name}, name="--split"))
 
 
 @app.command()
@@ -88,12 +55,14 @@ def split(
     root: Root,
     out: Annotated[Path, typer.Option(help="The folder to write: split.json and one list of image ids for each part.")],
     name: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="official, official-boxes, fold-1…5, clean-fold-1…5, ham-fold-1…5, ag-cnn, ag-cnn-patients or search."
+            help="official, official-boxes, fold-1…5, clean-fold-1…5, ham-fold-1…5, ag-cnn, ag-cnn-patients, search or patients; "
+            "by default official where the publisher has lists, else patients."
         ),
-    ] = "official",
+    ] = None,
     seed: Annotated[int, typer.Option(help="Where a split is drawn, the seed of the draw.")] = 0,
+    as_json: JsonOption = False,
     overrides: Set = None,
     settings: Annotated[
         list[str] | None,
@@ -101,15 +70,20 @@ def split(
     ] = None,
 ) -> None:
     """Divide a dataset into training, validation and test, by patient unless the split's name says otherwise."""
+    from chestmap.api.subject import source_of
     from chestmap.datasets.split import SplitSettings, make_split
     from chestmap.settings import checked, with_overrides
 
     source = source_of(kind, root, overrides)
-    tree = with_overrides({"name": name, "seed": seed}, settings or [])
+    rule = name or ("official" if source.lists else "patients")
+    tree = with_overrides({"name": rule, "seed": seed}, settings or [])
     made = make_split(source, checked(SplitSettings, tree, name="--split-set"))
     made.write(out)
-    for part, ids in made.parts.items():
-        typer.echo(f"{part}\t{len(ids)}")
+    counts = {part: len(ids) for part, ids in made.parts.items()}
+    if as_json:
+        print_json(counts)
+    else:
+        typer.echo("\n".join(f"{part}\t{count}" for part, count in counts.items()))
     typer.echo(f"Wrote {out}", err=True)
 
 
@@ -137,6 +111,7 @@ def pack(
 
     Files that cannot be read are set aside with their reason in set_aside.csv, and the command ends with exit code 1.
     """
+    from chestmap.api.subject import source_of
     from chestmap.packs.build import PackSettings, make_pack
     from chestmap.settings import checked
 
@@ -166,11 +141,15 @@ def phantom(
 
     Example: `chestmap data phantom /tmp/phantom --images 500 --side 256 --set masks=true --set dicom=true`
     """
+    from chestmap.extras import needs
     from chestmap.phantom import PhantomSettings, write_phantom
     from chestmap.settings import checked, with_overrides
 
     tree = with_overrides({"images": images, "side": side, "seed": seed}, overrides or [])
-    written = write_phantom(folder, checked(PhantomSettings, tree, name="--set"))
+    settings = checked(PhantomSettings, tree, name="--set")
+    if settings.dicom:
+        needs("dicom", what="--set dicom=true")
+    written = write_phantom(folder, settings)
     typer.echo(f"Wrote {written}", err=True)
 
 

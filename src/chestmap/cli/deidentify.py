@@ -30,6 +30,9 @@ def deidentify(
 
     Example: `chestmap data deidentify /pacs/export --out /share/study-7`
     """
+    from chestmap.extras import needs
+
+    needs("dicom", what="chestmap data deidentify")
     from chestmap.errors import BadImage
     from chestmap.prediction.decoding import content
     from chestmap.prediction.inputs import Inputs

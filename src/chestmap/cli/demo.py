@@ -25,6 +25,9 @@ def demo(
     training: Annotated[bool, typer.Option("--train/--no-train", help="--no-train stops after the page of images.")] = True,
 ) -> None:
     """Draw phantom chest radiographs, look at them, train two small models, score them, and open a report. Needs no dataset."""
+    from chestmap.extras import needs
+
+    needs(*(["train"] if training else []), what="chestmap demo")
     begin = monotonic()
     steps = 7 if training else 4
     _step(f"1/{steps}", f"Drawing {images} phantom radiographs, {side} px, in the layout of ChestX-ray14")
@@ -73,7 +76,7 @@ def _models(out: Path, root: Path, side: int, epochs: int) -> list[Path]:
     """Both models side by side, and a report of each; the paths of the reports."""
     from rich.console import Console
 
-    from chestmap.cli.report import report_of_run
+    from chestmap.api.reporting import report
     from chestmap.evaluation.side_by_side import brief_table, summary_table
     from chestmap.methods import METHODS
     from chestmap.reproduction.demo import Size, demo_model
@@ -87,7 +90,7 @@ def _models(out: Path, root: Path, side: int, epochs: int) -> list[Path]:
         console.print(table.to_rich())
     typer.echo("A small network after minutes on drawn images: these numbers say nothing about real films.", err=True)
     _step("7/7", "Writing the reports")
-    return [report_of_run(out / "runs" / name) for name in ("ham", "cam")]
+    return [report(out / "runs" / name) for name in ("ham", "cam")]
 
 
 def _step(number: str, what: str) -> None:

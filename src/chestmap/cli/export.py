@@ -18,7 +18,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def export(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, such as runs/NAME/model.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, or the name of a known model.")
+    ],
     out: Annotated[Path, typer.Option(help="The export folder; new, or empty.")],
     formats: Annotated[
         list[Format] | None, typer.Option("--format", help="onnx (by default), openvino or pt2; repeatable.")
@@ -31,8 +33,14 @@ def export(
 
     Example: `chestmap export runs/image-labels/model --format onnx --format openvino --out exported`
     """
+    from chestmap.extras import needs
+
+    needs("export", what="chestmap export")
+    from chestmap.api.model_names import model_folder
     from chestmap.methods import METHODS
     from chestmap.models.export import export as write
     from chestmap.models.folder import open_model
 
-    typer.echo(write(open_model(model, METHODS), [one.value for one in dict.fromkeys(formats or [Format.ONNX])], out))
+    typer.echo(
+        write(open_model(model_folder(model), METHODS), [one.value for one in dict.fromkeys(formats or [Format.ONNX])], out)
+    )

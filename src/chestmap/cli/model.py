@@ -1,12 +1,12 @@
 """`chestmap model`: calibrate a trained model, write its card, look whether a folder is whole."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from chestmap.cli.data import Set, source_of, split_of
-from chestmap.cli.score import KindOption, RootOption
+from chestmap.cli.options import JsonOption, KindOption, RootOption, RunOption, Set, SplitOption, console, named, print_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,21 +19,25 @@ def add_to(above: typer.Typer) -> None:
     above.add_typer(app, name="model")
 
 
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, such as runs/NAME/model.")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, or the name of a known model.")
+]
 
 
 @app.command()
 def calibrate(
     model: ModelArgument,
     predictions: Annotated[
-        str,
-        typer.Argument(metavar="PREDICTIONS", help="What it predicted of the validation images: a folder, or its address."),
-    ],
-    kind: KindOption,
-    root: RootOption,
-    split: Annotated[
-        str, typer.Option("--split", help="The split that trained it, by name or as a folder of `chestmap data split`.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="[PREDICTIONS]",
+            help="What it predicted of the validation images: a folder, or its address; by default those of the run.",
+        ),
+    ] = None,
+    kind: KindOption = None,
+    root: RootOption = None,
+    split: SplitOption = None,
+    run: RunOption = None,
     part: Annotated[str, typer.Option(help="validation; another part is refused.")] = "validation",
     scaling: Annotated[str, typer.Option(help="platt (slope and offset) or temperature (slope alone).")] = "platt",
     aim: Annotated[
@@ -41,6 +45,7 @@ def calibrate(
     ] = "youden",
     target: Annotated[float, typer.Option(help="The least sensitivity, or specificity, that is aimed at.")] = 0.95,
     least: Annotated[int, typer.Option(help="Images with, without, and with a box of a finding, for it to be chosen.")] = 10,
+    as_json: JsonOption = False,
     overrides: Set = None,
 ) -> None:
     """Choose calibration, operating points and the level at which each map is cut on validation images, and keep them in the model.
@@ -48,10 +53,13 @@ def calibrate(
     From then on `predict`, the service and exports give calibrated scores, and boxes by each finding's own level. Test images,
     images that trained the model, and another model's predictions are refused. The weights stay as they are.
 
+    Example: `chestmap model calibrate runs/ham`
+
     Example: `chestmap model calibrate runs/ham/model predictions/ham --source nih --root /data/nih --split official`
     """
-    from rich.console import Console
-
+    from chestmap.api.model_names import model_folder
+    from chestmap.api.subject import subject_of
+    from chestmap.errors import BadInput
     from chestmap.models.calibrate import CalibrateSettings, write_calibration
     from chestmap.models.calibrate import calibrate as choose
     from chestmap.models.card_tables import calibration_table
@@ -59,11 +67,18 @@ def calibrate(
     from chestmap.settings import checked
 
     settings = checked(CalibrateSettings, {"kind": scaling, "aim": aim, "target": target, "least": least}, name="options")
-    source = source_of(kind, root, overrides)
-    chosen = choose(model, open_predictions(predictions), source, split_of(source, split), settings, part=part)
-    write_calibration(model, chosen)
-    Console().print(calibration_table(chosen.as_json()).to_rich())
-    typer.echo(f"Wrote {model / 'model.json'}", err=True)
+    folder = model_folder(model)
+    subject = subject_of(folder, named(kind, root, split, overrides, run))
+    if subject.split is None:
+        raise BadInput("--split: name the split that trained the model; without it nobody knows what validation is")
+    place = predictions or subject.predict("test")
+    chosen = choose(folder, open_predictions(place), subject.source, subject.split, settings, part=part)
+    write_calibration(folder, chosen)
+    if as_json:
+        print_json(chosen.as_json())
+    else:
+        console().print(calibration_table(chosen.as_json()).to_rich())
+    typer.echo(f"Wrote {folder / 'model.json'}", err=True)
 
 
 @app.command()
@@ -73,14 +88,12 @@ def card(
         Path | None, typer.Option(help="A metrics.json of `chestmap evaluate`, where the predictions are not at hand.")
     ] = None,
     predictions: Annotated[
-        str | None, typer.Option(help="What it predicted of the test images; needs --source, --root and --split.")
+        str | None, typer.Option(help="What it predicted of the test images; measures the model on them.")
     ] = None,
-    kind: Annotated[
-        str | None,
-        typer.Option("--source", metavar="KIND", help="Who laid the dataset out: nih, chexpert, vindr or folder."),
-    ] = None,
-    root: Annotated[Path | None, typer.Option("--root", metavar="ROOT", help="The dataset's folder.")] = None,
-    split: Annotated[str | None, typer.Option("--split", help="The split that trained it, by name or as a folder.")] = None,
+    kind: KindOption = None,
+    root: RootOption = None,
+    split: SplitOption = None,
+    run: RunOption = None,
     part: Annotated[str, typer.Option(help="The part that is measured; what trained or calibrated is refused.")] = "test",
     least: Annotated[int, typer.Option(help="Images of a group with a finding, and without, for it to be told.")] = 10,
     overrides: Set = None,
@@ -90,8 +103,10 @@ def card(
     With --predictions the figures are measured anew, of the model as it is calibrated now; with --metrics they are taken over; with
     neither those that were measured last stay.
 
-    Example: `chestmap model card runs/ham/model --predictions predictions/ham --source nih --root /data/nih --split official`
+    Example: `chestmap model card runs/ham --predictions runs/ham/predictions`
     """
+    from chestmap.api.model_names import model_folder
+    from chestmap.api.subject import subject_of
     from chestmap.errors import BadInput
     from chestmap.evaluation.scores import read_evaluation
     from chestmap.models.card import write_card
@@ -100,16 +115,21 @@ def card(
     from chestmap.predictions.folder import open_predictions
     from chestmap.settings import checked
 
-    figures = None
-    if predictions is not None and metrics is None and kind and root and split:
-        source, settings = source_of(kind, root, overrides), checked(FigureSettings, {"least": least}, name="options")
-        figures = measure(model, open_predictions(predictions), source, split_of(source, split), settings, part=part)
-    elif predictions is not None or kind or root or split:
-        raise BadInput("--predictions goes with --source, --root and --split, and without --metrics")
+    folder, figures = model_folder(model), None
+    if predictions is not None and metrics is not None:
+        raise BadInput("--predictions goes without --metrics: give one of them")
+    if predictions is not None:
+        settings = checked(FigureSettings, {"least": least}, name="options")
+        subject = subject_of(folder, named(kind, root, split, overrides, run))
+        if subject.split is None:
+            raise BadInput("--predictions needs the split that trained the model: give --split, or --run RUN")
+        figures = measure(folder, open_predictions(predictions), subject.source, subject.split, settings, part=part)
+    elif kind or root or split:
+        raise BadInput("--source, --root and --split go with --predictions")
     elif metrics is not None:
-        figures = of_metrics(model, read_evaluation(metrics))
-    typer.echo(write_card(model, read_about(model), figures), nl=False)
-    typer.echo(f"Wrote {model / 'README.md'}", err=True)
+        figures = of_metrics(folder, read_evaluation(metrics))
+    typer.echo(write_card(folder, read_about(folder), figures), nl=False)
+    typer.echo(f"Wrote {folder / 'README.md'}", err=True)
 
 
 @app.command()
@@ -121,12 +141,55 @@ def check(model: ModelArgument) -> None:
 
     Example: `chestmap model check runs/ham/model`
     """
+    from chestmap.api.model_names import model_folder
     from chestmap.methods import METHODS
     from chestmap.models.verify import look_over
 
-    looked = look_over(model, METHODS)
+    looked = look_over(model_folder(model), METHODS)
     typer.echo(looked.facts)
     for problem in looked.problems:
         typer.echo(f"chestmap: {problem}", err=True)
     if looked.problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def push(
+    model: ModelArgument,
+    address: Annotated[str, typer.Argument(metavar="hf://OWNER/NAME", help="Where it goes; the model there is replaced.")],
+    license_id: Annotated[
+        str, typer.Option("--license", help="The license that the hub shows, such as apache-2.0.")
+    ] = "other",
+) -> None:
+    """Send a model to the hub: weights as safetensors, and a card with license, tags and figures that the hub reads.
+
+    Example: `chestmap model push runs/own hf://me/my-model --license apache-2.0`
+    """
+    from chestmap.extras import needs
+
+    if "CHESTMAP_HUB" not in os.environ:
+        needs("hub", what="chestmap model push")
+    from chestmap.api.model_names import model_folder
+    from chestmap.models.hub import push as send
+
+    typer.echo(send(model_folder(model), address, license_id))
+
+
+@app.command()
+def pull(
+    address: Annotated[
+        str, typer.Argument(metavar="hf://OWNER/NAME", help="With @REVISION and #sha256=HASH where it is pinned.")
+    ],
+    out: Annotated[Path, typer.Option(help="A new folder for the model.")],
+) -> None:
+    """Fetch a model from the hub into a folder; its weights are compared with the hash in model.json when it is opened.
+
+    Example: `chestmap model pull hf://me/my-model --out models/mine`
+    """
+    from chestmap.extras import needs
+
+    if "CHESTMAP_HUB" not in os.environ:
+        needs("hub", what="chestmap model pull")
+    from chestmap.models.hub import pull as fetch
+
+    typer.echo(fetch(address, out))

@@ -70,7 +70,9 @@ def node(
     Example: `chestmap node --status /srv/node`
     """
     from chestmap.errors import BadInput
+    from chestmap.extras import needs
 
+    needs("dicom", what="chestmap node")
     if status or retry_dead or retry_failed:
         typer.echo(_told(status, retry_dead, retry_failed))
         return

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chestmap.cli.data import Set, source_of, split_of
+from chestmap.cli.options import READERS, Set, SplitOption
 from chestmap.cli.predict_many import ActorsOption, ClusterOption, CpusOption, GpusOption, Many, ShardOption, tell
-from chestmap.cli.score import SplitOption
+from chestmap.reports.formats import WRITERS
 
 if TYPE_CHECKING:
     from chestmap.datasets.source import Source
@@ -29,7 +29,7 @@ WriteOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KIND",
-        help="What to write beside the predictions: csv, json, coco, overlays, dicom, report; repeatable, or with commas.",
+        help=f"What to write beside the predictions: {', '.join(WRITERS)}, overlays, dicom, report; repeatable, or with commas.",
     ),
 ]
 
@@ -49,9 +49,7 @@ def predict(
     ],
     inputs: InputsArgument = None,
     write: WriteOption = None,
-    kind: Annotated[
-        str | None, typer.Option("--source", metavar="KIND", help="Who laid a dataset out: nih, chexpert, vindr or folder.")
-    ] = None,
+    kind: Annotated[str | None, typer.Option("--source", metavar="KIND", help=f"Who laid a dataset out: {READERS}.")] = None,
     root: Annotated[Path | None, typer.Option("--root", metavar="ROOT", help="The dataset's folder.")] = None,
     split: SplitOption = None,
     part: Annotated[
@@ -95,11 +93,17 @@ def predict(
 
     Example: `chestmap predict runs/ham/model --source nih --root /data/nih --split official --out predictions/ham`
     """
+    from chestmap.api.subject import source_of
     from chestmap.errors import BadInput
+    from chestmap.extras import needs
     from chestmap.prediction.output_formats import checked_kinds
     from chestmap.storage.results_folder import place_of
 
     kinds = checked_kinds(write or [])
+    if "dicom" in kinds:
+        needs("dicom", what="--write dicom")
+    if cluster is not None:
+        needs("cluster", what="--cluster")
     given = list(inputs or [])
     if kind is None and root is None and _is_dataset(given):
         kind, root, given = given[0], Path(given[1]), []
@@ -134,7 +138,9 @@ def predict(
 
 def _is_dataset(given: list[str]) -> bool:
     """`MODEL nih ROOT`, as long as no file is called nih."""
-    return len(given) == 2 and given[0] in {"nih", "chexpert", "vindr", "folder"} and not Path(given[0]).exists()
+    from chestmap.datasets.registry import SOURCES
+
+    return len(given) == 2 and given[0] in SOURCES and not Path(given[0]).exists()
 
 
 @dataclass(frozen=True)
@@ -205,7 +211,8 @@ class _Order:
         ]
         tables = self.kinds - {"report"}
         reading = reading_for(predictor, StreamSettings(show_patient=True))
-        with Outputs(self.out, predictor, reading, tables, self._key) as outputs:
+        files = dict(source.images.select("image_id", "path").iter_rows())
+        with Outputs(self.out, predictor, reading, tables, self._key, files) as outputs:
             first = 0
             for number, maps in enumerate(open_predictions(self.out).parts if outputs.wanted else ()):
                 names = predictions.image_ids[first : first + len(maps)]
@@ -218,10 +225,12 @@ class _Order:
         typer.echo(f"{len(predictions):,} images", err=True)
         _tell_of_dicom(outputs)
         if "report" in self.kinds:
-            from chestmap.cli.report import Subject, report_of
+            from chestmap.api.reporting import ReportSettings, report_of
+            from chestmap.api.subject import Subject, split_of
 
-            subject = Subject(self.out, None, source, split_of(source, split) if split else None, cache)
-            report_of(subject, "test", [], (200, self.out / "report.html"))
+            parts = split_of(source, split) if split else None
+            subject = Subject(source=source, split=parts, predictions=self.out, cache=cache)
+            report_of(subject, ReportSettings(out=self.out / "report.html"))
         self.place.send("errors.csv")
         self.place.send_rest()
         return failed
@@ -233,6 +242,7 @@ def _tell_of_dicom(outputs: "Outputs") -> None:
 
 
 def _ids(source: "Source", split: str | None, parts: list[str]) -> tuple[str, ...]:
+    from chestmap.api.subject import split_of
     from chestmap.errors import BadInput, did_you_mean
 
     if split is None:

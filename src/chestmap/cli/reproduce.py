@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from chestmap.cli.options import READERS, JsonOption, console, print_json, print_rows
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(reproduce)
@@ -16,17 +18,19 @@ def reproduce(
     ] = None,
     root: Annotated[Path | None, typer.Option("--root", metavar="ROOT", help="The dataset's folder.")] = None,
     kind: Annotated[
-        str | None, typer.Option("--source", metavar="KIND", help="Who laid it out; by default the table's own dataset.")
+        str | None,
+        typer.Option("--source", metavar="KIND", help=f"Who laid it out: {READERS}; by default the table's own dataset."),
     ] = None,
     row: Annotated[str | None, typer.Option(help="Only this row of the table.")] = None,
     fold: Annotated[int | None, typer.Option(help="Only this fold, where the table is a mean over five.")] = None,
     out: Annotated[Path, typer.Option(help="Where runs and tables go; what is finished there is used again.")] = Path(
         "runs/reproduce"
     ),
-    configs: Annotated[Path, typer.Option(help="The folder of the repository's configs.")] = Path("configs"),
+    configs: Annotated[Path | None, typer.Option(help="A folder of configs; by default those of the package.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="The same on drawn images with a tiny network: shows the chain, not the numbers.")
     ] = False,
+    as_json: JsonOption = False,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of every config, as in `chestmap train`."),
@@ -38,32 +42,31 @@ def reproduce(
 
     Example: `chestmap reproduce ham/table-3 --root /data/nih --set run.precision=bf16`
     """
-    if table is None:
-        _list(configs)
-        return
-    from rich.console import Console
+    from chestmap.training.named_configs import configs_folder
 
+    configs = configs or configs_folder()
+    if table is None:
+        _list(configs, as_json=as_json)
+        return
     from chestmap.methods import METHODS
     from chestmap.reproduction.reproduce import Order, Quick
     from chestmap.reproduction.reproduce import reproduce as make
 
     order = Order(table, root, kind, row, fold, out, configs, tuple(overrides or ()), Quick() if quick else None)
     made = make(order, METHODS, lambda line: typer.secho(line, bold=True, err=True))
-    Console().print(made.table.to_rich())
+    if as_json:
+        print_json([dict(zip(made.table.headers, row, strict=True)) for row in made.table.rows])
+    else:
+        console().print(made.table.to_rich())
     typer.echo(f"Wrote {made.path}", err=True)
 
 
-def _list(configs: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+def _list(configs: Path, *, as_json: bool) -> None:
     from chestmap.methods import METHODS
     from chestmap.reproduction.table_plan import entries
 
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("table", "title", "what it needs"):
-        shown.add_column(column, overflow="fold", no_wrap=column == "table")
+    rows = []
     for entry in entries(configs, METHODS):
         runs = f"{entry.runs} run{'' if entry.runs == 1 else 's'}"
-        shown.add_row(entry.id, entry.title, entry.state or f"{entry.source}, split {entry.split}, {runs}")
-    Console().print(shown)
+        rows.append((entry.id, entry.title, entry.state or f"{entry.source}, split {entry.split}, {runs}"))
+    print_rows(("table", "title", "what it needs"), rows, as_json=as_json)

@@ -6,26 +6,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chestmap.cli.data import Set, source_of, split_of
+from chestmap.cli.options import (
+    CacheOption,
+    JsonOption,
+    KindOption,
+    RootOption,
+    RunOption,
+    Set,
+    SplitOption,
+    console,
+    named,
+    print_json,
+)
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from chestmap.api.subject import Named
     from chestmap.datasets.source import Source
     from chestmap.datasets.split import Split
     from chestmap.evaluation.scores import Evaluation
     from chestmap.evaluation.side_by_side import Table
-
-KindOption = Annotated[
-    str, typer.Option("--source", metavar="KIND", help="Who laid the dataset out: nih, chexpert, vindr or folder.")
-]
-RootOption = Annotated[Path, typer.Option("--root", metavar="ROOT", help="The dataset's folder.")]
-SplitOption = Annotated[
-    str | None,
-    typer.Option("--split", help="A split by name, or a folder that `chestmap data split` wrote; none: all images."),
-]
-
-CacheOption = Annotated[Path, typer.Option(help="Where predictions at an address are copied to.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,11 +34,15 @@ def add_to(app: typer.Typer) -> None:
 
 def evaluate(
     folders: Annotated[
-        list[str], typer.Argument(metavar="PREDICTIONS...", help="One or more predictions folders, or addresses of them.")
+        list[str],
+        typer.Argument(
+            metavar="RUN|PREDICTIONS...", help="Run folders or predictions folders, or addresses of predictions."
+        ),
     ],
-    kind: KindOption,
-    root: RootOption,
+    kind: KindOption = None,
+    root: RootOption = None,
     split: SplitOption = None,
+    run: RunOption = None,
     part: Annotated[str, typer.Option(help="The part of the split that is scored.")] = "test",
     preset: Annotated[
         list[str] | None,
@@ -53,65 +56,55 @@ def evaluate(
         typer.Option("--score-set", metavar="KEY=VALUE", help="A setting of the protocol, e.g. resamples=200."),
     ] = None,
     cache: CacheOption = Path("cache"),
+    as_json: JsonOption = False,
     overrides: Set = None,
 ) -> None:
     """Score predictions under one protocol: AUC with intervals, localization at three thresholds, floors and ceilings.
 
-    Thresholds and calibration come from the split's validation part where it was predicted, too. A part whose patients were
-    trained on is refused, unless the split's name says that it shares them; so is a split other than that which trained the model.
+    A run folder knows its dataset and split, and is predicted first where it has no predictions. Thresholds and calibration come
+    from the split's validation part where it was predicted, too. A part whose patients were trained on is refused, unless the
+    split's name says that it shares them; so is a split other than that which trained the model.
+
+    Example: `chestmap evaluate runs/image-labels`
 
     Example: `chestmap evaluate predictions/ham predictions/cam --source nih --root /data/nih --split official --preset ham`
     """
-    from rich.console import Console
-
-    from chestmap.evaluation.case_list import case_list, write_cases
-    from chestmap.evaluation.side_by_side import (
-        brief_table,
-        classification_table,
-        localization_table,
-        preset_table,
-        summary_table,
-    )
-    from chestmap.predictions.folder import fetched_predictions
+    from chestmap.evaluation.side_by_side import brief_table, classification_table, summary_table
 
     if out is None:
         needs_out(*folders)
-    source = source_of(kind, root, overrides)
-    chosen = [f"presets={json.dumps(preset)}"] if preset else []
-    named = split_of(source, split) if split else None
-    places = [fetched_predictions(folder, cache) for folder in folders]
-    only = ids_for_all(places)
-    scored = [scores_of(folder, source, named, part, [*chosen, *(settings or [])], only) for folder in places]
-    console = Console()
-    for table in (classification_table(scored), brief_table(scored), summary_table(scored)):
-        show(console, table)
-    tables = [summary_table(scored), classification_table(scored), localization_table(scored)]
-    tables += [localization_table(scored, geometry="any"), *(preset_table(scored, one) for one in preset or ())]
-    for folder, evaluation in zip(places, scored, strict=True):
-        place = out / folder.name if out and len(places) > 1 else out or folder
-        place.mkdir(parents=True, exist_ok=True)
-        evaluation.write(place / "metrics.json")
-        write_cases(place / "cases.csv", case_list(evaluation))
-        typer.echo(f"Wrote {place / 'metrics.json'}", err=True)
-    place = out or places[0]
-    (place / "tables.md").write_text("\n\n".join(table.to_markdown() for table in tables), encoding="utf-8")
-    (place / "tables.csv").write_text("\n".join(table.to_csv() for table in tables), encoding="utf-8")
-    (place / "tables.tex").write_text("\n\n".join(table.to_latex() for table in tables), encoding="utf-8")
+    chosen = [*([f"presets={json.dumps(preset)}"] if preset else []), *(settings or [])]
+    places, scored = scored_of(folders, named(kind, root, split, overrides, run), part, chosen, cache)
+    if as_json:
+        print_json([one.as_dict() for one in scored])
+    else:
+        for table in (classification_table(scored), brief_table(scored), summary_table(scored)):
+            show(table)
+    _write(places, scored, out, preset or [])
 
 
-def show(console: "Console", table: "Table") -> None:
+def show(table: "Table") -> None:
     """A table in pieces that the terminal has room for; figures are never cut."""
-    for piece in table.fitted(console.width):
-        console.print(piece.to_rich())
+    screen = console()
+    for piece in table.fitted(screen.width):
+        screen.print(piece.to_rich())
 
 
-def needs_out(*predictions: str) -> None:
-    """Nothing is written to an address but by `predict`."""
-    from chestmap.errors import BadInput
-    from chestmap.storage.addresses import is_address, without_scheme
+def scored_of(
+    folders: list[str], given: "Named", part: str, overrides: list[str], cache: Path
+) -> tuple[list[Path], list["Evaluation"]]:
+    """The predictions folders and their scores; datasets that are the same are read once."""
+    from chestmap.api.subject import subject_of
+    from chestmap.predictions.folder import fetched_predictions
 
-    if afar := [text for text in predictions if is_address(without_scheme(text))]:
-        raise BadInput(f"{afar[0]}: is read only; say with --out where on this machine to write")
+    places, subjects = [], []
+    for folder in folders:
+        place = fetched_predictions(folder, cache)
+        subjects.append(subjects[0] if subjects and given.kind is not None else subject_of(place, given))
+        places.append(place if (place / "predictions.json").is_file() else subjects[-1].predict(part))
+    only = ids_for_all(places)
+    pairs = zip(places, subjects, strict=True)
+    return places, [scores_of(place, one.source, one.split, part, overrides, only) for place, one in pairs]
 
 
 def ids_for_all(folders: list[Path]) -> tuple[str, ...] | None:
@@ -132,6 +125,33 @@ def ids_for_all(folders: list[Path]) -> tuple[str, ...] | None:
     return only
 
 
+def _write(places: list[Path], scored: list["Evaluation"], out: Path | None, presets: list[str]) -> None:
+    from chestmap.evaluation.case_list import case_list, write_cases
+    from chestmap.evaluation.side_by_side import classification_table, localization_table, preset_table, summary_table
+
+    tables = [summary_table(scored), classification_table(scored), localization_table(scored)]
+    tables += [localization_table(scored, geometry="any"), *(preset_table(scored, one) for one in presets)]
+    for folder, evaluation in zip(places, scored, strict=True):
+        place = out / folder.name if out and len(places) > 1 else out or folder
+        place.mkdir(parents=True, exist_ok=True)
+        evaluation.write(place / "metrics.json")
+        write_cases(place / "cases.csv", case_list(evaluation))
+        typer.echo(f"Wrote {place / 'metrics.json'}", err=True)
+    place = out or places[0]
+    (place / "tables.md").write_text("\n\n".join(table.to_markdown() for table in tables), encoding="utf-8")
+    (place / "tables.csv").write_text("\n".join(table.to_csv() for table in tables), encoding="utf-8")
+    (place / "tables.tex").write_text("\n\n".join(table.to_latex() for table in tables), encoding="utf-8")
+
+
+def needs_out(*predictions: str) -> None:
+    """Nothing is written to an address but by `predict`."""
+    from chestmap.errors import BadInput
+    from chestmap.storage.addresses import is_address, without_scheme
+
+    if afar := [text for text in predictions if is_address(without_scheme(text))]:
+        raise BadInput(f"{afar[0]}: is read only; say with --out where on this machine to write")
+
+
 def scores_of(
     folder: Path,
     source: "Source",
@@ -141,51 +161,50 @@ def scores_of(
     only: tuple[str, ...] | None = None,
 ) -> "Evaluation":
     """A predictions folder scored on the images of the part that it holds; without a split on all that it holds."""
+    from chestmap.api.scoring import score
     from chestmap.evaluation.evaluate import EvaluationSettings
-    from chestmap.evaluation.evaluated_set import ids_of_part
-    from chestmap.models.leakage import check_predictions
     from chestmap.predictions.folder import open_predictions
-    from chestmap.reproduction.score_run import Scored, score_split
     from chestmap.settings import checked, with_overrides
 
     how = checked(EvaluationSettings, with_overrides({}, overrides), name="--score-set")
-    if split is not None:
-        ids_of_part(split, part)
-    predictions = open_predictions(folder)
-    for note in check_predictions(predictions, source, split, part):
+    evaluation, notes = score(open_predictions(folder), source, split, part, how, only)
+    for note in notes:
         typer.echo(f"{folder}: {note}", err=True)
-    return score_split(predictions, source, split, how, Scored(part=part, title=folder.name, only=only))
+    return evaluation
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A predictions folder, or the address of one.")],
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="A run folder, a predictions folder, or the address of predictions.")
+    ],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one, of the same images.")],
-    kind: KindOption,
-    root: RootOption,
+    kind: KindOption = None,
+    root: RootOption = None,
     split: SplitOption = None,
+    run: RunOption = None,
     part: Annotated[str, typer.Option(help="The part of the split that is compared.")] = "test",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the differences as JSON.")] = False,
+    as_json: JsonOption = False,
     cache: CacheOption = Path("cache"),
     overrides: Set = None,
 ) -> None:
     """Test whether A is better than B, with the patient as the unit: mean AUC and mean T(IoU) .3, then finding by finding.
 
+    Example: `chestmap compare runs/ham runs/cam`
+
     Example: `chestmap compare predictions/ham predictions/cam --source nih --root /data/nih --split official`
     """
-    from rich.console import Console
-
     from chestmap.evaluation.comparison import compare as test
     from chestmap.evaluation.side_by_side import comparison_tables
-    from chestmap.predictions.folder import fetched_predictions
 
-    source = source_of(kind, root, overrides)
-    named = split_of(source, split) if split else None
-    folders = [fetched_predictions(folder, cache) for folder in (first, second)]
-    only = ids_for_all(folders)
-    one, other = (scores_of(folder, source, named, part, ["resamples=1"], only) for folder in folders)
+    given = named(kind, root, split, overrides, run)
+    _, (one, other) = scored_of([first, second], given, part, ["resamples=1"], cache)
     differences = test(one.cases, other.cases)
     if as_json:
-        typer.echo(json.dumps([difference.as_dict() for difference in differences], indent=2))
+        print_json([difference.as_dict() for difference in differences])
     else:
-        for table in comparison_tables(differences, folders[0].name, folders[1].name):
-            show(Console(), table)
+        for table in comparison_tables(differences, _title(first), _title(second)):
+            show(table)
+
+
+def _title(text: str) -> str:
+    return text.rstrip("/").rsplit("/", 1)[-1]

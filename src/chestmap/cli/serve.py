@@ -40,6 +40,9 @@ def serve(
     Example: `chestmap serve runs/ham/model runs/cam/model --store /srv/chestmap`
     """
     from chestmap.errors import BadInput, Refused
+    from chestmap.extras import needs
+
+    needs("serve", what="chestmap serve")
     from chestmap.serving.engine.settings import ServeSettings
     from chestmap.serving.http.access import is_loopback, read_tokens
     from chestmap.settings import checked, with_overrides

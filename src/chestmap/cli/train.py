@@ -1,4 +1,4 @@
-"""`chestmap train` and `chestmap methods`."""
+"""`chestmap train`, `methods` and `configs`."""
 
 import sys
 from pathlib import Path
@@ -6,21 +6,30 @@ from typing import Annotated
 
 import typer
 
+from chestmap.cli.options import JsonOption, print_rows
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(train)
     app.command()(methods)
+    app.command()(configs)
 
 
 def train(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A TOML file with [run], [data] and [method]; see configs/.")
+        str,
+        typer.Argument(
+            metavar="CONFIG", help="A TOML file with [run], [data] and [method], or a name of `chestmap configs`."
+        ),
     ],
     overrides: Annotated[
         list[str] | None,
         typer.Option(
             "--set", metavar="KEY=VALUE", help="Override a setting, such as `--set data.source.root=/data/nih`; repeatable."
         ),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="ROOT", help="The dataset's folder; the same as `--set data.source.root=ROOT`.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; by default runs/ and the config's name.")] = None,
     devices: Annotated[
@@ -43,18 +52,23 @@ def train(
 
     With `--devices` several processes train together; torchrun and srun start them too. One that dies ends the job.
 
-    Example: `chestmap train configs/ham/image-labels.toml --set data.source.root=/data/nih --set run.precision=bf16`
+    Example: `chestmap train ham/image-labels --root /data/nih --set run.precision=bf16`
     """
+    from chestmap.extras import needs
+
+    needs("train", *(["search"] if search else []), what="chestmap train --search" if search else "chestmap train")
     from chestmap.methods import METHODS
     from chestmap.models.folder import write_model
     from chestmap.training.config import read_config
     from chestmap.training.launch import is_launcher, launch
+    from chestmap.training.named_configs import config_path
     from chestmap.training.train import train as train_model
 
-    together = {"devices": devices, "nodes": nodes, "rendezvous": rendezvous}
-    asked = [f"run.{key}={value}" for key, value in together.items() if value is not None]
-    read = read_config(config, [*(overrides or []), *asked], METHODS)
-    folder = out or Path("runs") / config.stem
+    together = {"run.devices": devices, "run.nodes": nodes, "run.rendezvous": rendezvous, "data.source.root": root}
+    asked = [f"{key}={value}" for key, value in together.items() if value is not None]
+    path = config_path(config)
+    read = read_config(path, [*(overrides or []), *asked], METHODS)
+    folder = out or Path("runs") / path.stem
     if search:
         from chestmap.training.search import search as search_settings
 
@@ -67,16 +81,15 @@ def train(
     typer.echo(train_model(read, folder, write_model))
 
 
-def methods() -> None:
+def methods(as_json: JsonOption = False) -> None:
     """List the methods that a config can name, with their papers."""
-    from rich.console import Console
-    from rich.table import Table
+    from chestmap.methods import METHODS, described
 
-    from chestmap.methods import METHODS
+    print_rows(("name", "title", "paper"), [(name, *described(name)) for name in METHODS], as_json=as_json)
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "title", "paper"):
-        table.add_column(column)
-    for method in METHODS.values():
-        table.add_row(method.name, method.title, method.paper)
-    Console().print(table)
+
+def configs(as_json: JsonOption = False) -> None:
+    """List the configs that ship with the package, with what each reproduces; `chestmap train NAME` takes them by name."""
+    from chestmap.training.named_configs import config_names, config_path, first_comment
+
+    print_rows(("name", "what"), [(name, first_comment(config_path(name))) for name in config_names()], as_json=as_json)

@@ -36,6 +36,7 @@ from chestmap.datasets.columns import (
     with_word,
 )
 from chestmap.datasets.csv_table import Table, read_csv
+from chestmap.datasets.reader import Reader
 from chestmap.datasets.source import Problem, Source
 from chestmap.datasets.text_files import four_numbers, locate, located, read_json
 from chestmap.errors import BadTable
@@ -231,3 +232,6 @@ def _marks(path: Path) -> Table:
         problems.append(Problem("error", "box entry", what, len(bad)))
     frame = pl.DataFrame(rows, schema=schema, orient="row").with_columns(image=image)
     return Table(path.name, frame, "entry", tuple(problems))
+
+
+READER = Reader("chexpert", "CheXpert", ChexpertSettings, read_chexpert)

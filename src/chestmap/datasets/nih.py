@@ -31,6 +31,7 @@ from chestmap.datasets.columns import (
     with_word,
 )
 from chestmap.datasets.csv_table import Table, read_csv
+from chestmap.datasets.reader import Reader
 from chestmap.datasets.source import Problem, Source
 from chestmap.datasets.text_files import locate, located, read_list
 from chestmap.errors import BadTable
@@ -153,3 +154,6 @@ def _lists(root: Path, names: pl.Series) -> tuple[dict[str, tuple[str, ...]], tu
                 Problem("note", "listed image absent", f"{file}: {other:,} listed images are not in the table", other)
             )
     return lists, tuple(problems)
+
+
+READER = Reader("nih", "ChestX-ray14", NihSettings, read_nih)

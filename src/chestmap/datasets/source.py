@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -51,7 +51,13 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Rows of `images` and `labels` belong together; boxes are found by image id, in image pixels."""
+    """Rows of `images` and `labels` belong together; boxes are found by image id, in image pixels.
+
+    >>> import chestmap
+    >>> source = chestmap.Source.open("folder", "films", labels="labels.csv", boxes="boxes.csv")
+    >>> len(source), source.findings.names
+    (40, ('Effusion', 'Mass', 'Nodule'))
+    """
 
     name: str
     findings: Findings
@@ -68,6 +74,13 @@ class Source:
             raise BadTable(
                 f"{self.name}: columns {dict(self.images.schema)} with {len(self.labels)} label rows; expected {COLUMNS}"
             )
+
+    @classmethod
+    def open(cls, reader: str, root: Path | str, **settings: Any) -> Source:
+        """Reads a dataset by the name of its reader (nih, chexpert, vindr, folder, or a plug-in's); opens no image."""
+        from chestmap.datasets.opening import open_source, source_settings
+
+        return open_source(source_settings({"name": reader, "root": str(root), **settings}))
 
     def __len__(self) -> int:
         return len(self.images)

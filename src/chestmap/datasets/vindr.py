@@ -23,6 +23,7 @@ from pydantic import Field, field_validator
 from chestmap.datasets.columns import CORNERS, as_boxes, as_images, numbers, spelled, vocabulary, with_boxes_cleaned
 from chestmap.datasets.consensus import agreed, by_reader
 from chestmap.datasets.csv_table import Table, read_csv
+from chestmap.datasets.reader import Reader
 from chestmap.datasets.source import UNKNOWN, Problem, Source
 from chestmap.datasets.text_files import locate, located
 from chestmap.errors import BadTable
@@ -176,3 +177,6 @@ def vindr_readings(root: Path) -> dict[str, dict[str, tuple[Box, ...]]]:
         if None not in corners and corners[0] < corners[2] and corners[1] < corners[3]:
             found[image][reader] = (*found[image][reader], Box(finding, *corners))
     return found
+
+
+READER = Reader("vindr", "VinDr-CXR", VindrSettings, read_vindr)

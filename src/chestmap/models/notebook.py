@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import dataclass, field
 from io import BytesIO
 
@@ -28,3 +29,9 @@ class ShownPrediction(Prediction):
         stream = BytesIO()
         self.show().save(stream, "PNG")
         return stream.getvalue()
+
+    def _repr_html_(self) -> str:
+        """The picture above the table of scores."""
+        picture = b64encode(self._repr_png_()).decode() if self.radiograph else ""
+        shown = f'<img alt="" src="data:image/png;base64,{picture}">' if picture else ""
+        return f"<div>{shown}{super()._repr_html_()}</div>"

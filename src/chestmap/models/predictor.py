@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from jaxtyping import Float, Float16, Float32, Int64, UInt8
 from scipy.special import expit
 from torch import Tensor
 
-from chestmap.errors import BadImage, BadModel, Diverged
+from chestmap.errors import BadModel, Diverged
 from chestmap.imaging.canvas import on_canvas
-from chestmap.imaging.read import read_radiograph
+from chestmap.imaging.conversion import Image, radiograph_from
 from chestmap.models.engines import ForwardSettings, open_forward
 from chestmap.models.folder import Model, open_model
 from chestmap.models.largest_box import BoxRule, boxes_of
@@ -42,6 +41,11 @@ class Predictor:
     """A model with the program that runs it. For one caller at a time, as its `forward` is.
 
     `findings` are those that the model was trained on: one of its outputs that never had a label is left out.
+
+    >>> import chestmap
+    >>> model = chestmap.load("runs/own")
+    >>> model.predict("film.png").findings == model.findings
+    True
     """
 
     def __init__(self, model: Model, forward: Forward | None = None) -> None:
@@ -55,12 +59,21 @@ class Predictor:
     def _columns(self) -> Int64[np.ndarray, "finding"]:
         return np.array([self.model.findings.index(name) for name in self.findings], dtype=np.int64)
 
-    def predict(self, image: Path | str | np.ndarray | Radiograph) -> ShownPrediction:
-        """Of a PNG, JPEG or DICOM file, or of gray pixels: 8 or 16 bits, or floats in [0, 1], where white is dense."""
-        radiograph = _radiograph(image)
-        found = self.predict_many([radiograph])[0]
-        fields = {name: getattr(found, name) for name in Prediction.__dataclass_fields__}
-        return ShownPrediction(**fields, radiograph=radiograph, rule=self.model.own_rule)
+    def predict(self, image: Image) -> ShownPrediction:
+        """Of one image: a path, bytes, a PIL image, an array or a tensor; white is dense. See `chestmap.predict`."""
+        return self.shown([radiograph_from(image)])[0]
+
+    def shown(self, radiographs: Sequence[Radiograph]) -> list[ShownPrediction]:
+        """All in one batch; each keeps its picture."""
+        pairs = zip(radiographs, self.predict_many(radiographs), strict=True)
+        return [
+            ShownPrediction(
+                **{name: getattr(found, name) for name in Prediction.__dataclass_fields__},
+                radiograph=radiograph,
+                rule=self.model.own_rule,
+            )
+            for radiograph, found in pairs
+        ]
 
     def predict_many(self, radiographs: Sequence[Radiograph]) -> list[Prediction]:
         """All in one batch: the caller bounds how many."""
@@ -110,20 +123,6 @@ def load(folder: Path | str, settings: ForwardSettings | None = None) -> Predict
 
     model = open_model(Path(folder), METHODS)
     return Predictor(model, open_forward(model, settings))
-
-
-def _radiograph(image: Path | str | np.ndarray | Radiograph) -> Radiograph:
-    if isinstance(image, Radiograph):
-        return image
-    if not isinstance(image, np.ndarray):
-        return replace(read_radiograph(image), patient_id="")  # not needed, so not told
-    if image.ndim != 2 or not image.size:
-        raise BadImage(f"array of shape {image.shape}: expected gray pixels [height, width]")
-    if image.dtype in {np.dtype(np.uint8), np.dtype(np.uint16)}:
-        return Radiograph(image.astype(np.float32) / np.iinfo(image.dtype).max, image_id="array")
-    if image.dtype.kind != "f" or not np.isfinite(image).all() or image.min() < 0 or image.max() > 1:
-        raise BadImage(f"array of {image.dtype}: expected uint8, uint16, or finite floats in [0, 1]")
-    return Radiograph(image.astype(np.float32), image_id="array")
 
 
 def _trained(model: Model) -> list[str]:

@@ -67,12 +67,20 @@ class Backbone(nn.Module):
         return self.stages(images)[-1]
 
 
+def check_backbones(settings: object) -> None:
+    """Refuses a name that timm does not have, anywhere in a method's settings; before images are packed for hours."""
+    if isinstance(settings, BackboneSettings) and not timm.is_model(settings.name):
+        hint = did_you_mean(settings.name.split(".")[0], timm.list_models())
+        raise BadSettings(f'backbone "{settings.name}" is no model of timm {timm.__version__}{hint}')
+    if isinstance(settings, Settings):
+        for key in type(settings).model_fields:
+            check_backbones(getattr(settings, key))
+
+
 def _features(settings: BackboneSettings) -> Any:
     """The timm network cut at its stages; `FeatureInfo` holds the channels and strides."""
     name = settings.name
-    if not timm.is_model(name):
-        hint = did_you_mean(name.split(".")[0], timm.list_models())
-        raise BadSettings(f'backbone "{name}" is no model of timm {timm.__version__}{hint}')
+    check_backbones(settings)
     options: dict[str, Any] = {
         "features_only": True, "in_chans": 1, "out_indices": tuple(stage - 5 for stage in settings.stages)
     }  # fmt: skip

@@ -7,14 +7,14 @@ tables are made at the end, from all parts.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import Literal, get_args
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -27,13 +27,13 @@ from chestmap.packs.build import cores
 from chestmap.prediction.decoding import Failed, Input, Reading, content, read_input
 from chestmap.progress import progress_of
 from chestmap.reports.contact_page import Card, write_contact_page
+from chestmap.reports.formats import WRITERS, Facts
 from chestmap.reports.overlay import OverlayStyle, overlay, write_overlay
-from chestmap.reports.result_tables import CocoWriter, CsvWriter, JsonWriter
 from chestmap.types import Box, Frame, Prediction
 
-Kind = Literal["predictions", "csv", "json", "coco", "overlays", "dicom", "report"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-TABLES = {"csv", "json", "coco"}
+OWN_KINDS = ("predictions", "overlays", "dicom", "report")
+"""What is made of more than predictions; the other kinds are `WRITERS`."""
+
 SHOWN = 180
 """Images of the page: those with the highest scores."""
 
@@ -48,8 +48,9 @@ def checked_kinds(names: Sequence[str]) -> frozenset[str]:
     """Names as the option has them, repeated or joined by commas."""
     found = [name.strip() for text in names for name in text.split(",") if name.strip()] or ["predictions"]
     for name in found:
-        if name not in KINDS:
-            raise BadInput(f"--write {name}: allowed: {', '.join(KINDS)}{did_you_mean(name, KINDS)}")
+        if name not in OWN_KINDS and name not in WRITERS:
+            kinds = (*OWN_KINDS, *WRITERS)
+            raise BadInput(f"--write {name}: allowed: {', '.join(kinds)}{did_you_mean(name, kinds)}")
     return frozenset(found)
 
 
@@ -57,7 +58,7 @@ def checked_kinds(names: Sequence[str]) -> frozenset[str]:
 class Outputs:
     """`failed` are images whose results could not be written; `without_dicom` counts inputs that are no DICOM.
 
-    With a `key`, DICOM results refer to the image as `chestmap data deidentify` writes it with the same key.
+    `files` are paths of images that are not called by them, for other programs. With a `key`, DICOM results refer to the image as `chestmap data deidentify` writes it with the same key.
     """
 
     out: Path
@@ -65,6 +66,7 @@ class Outputs:
     reading: Reading
     kinds: frozenset[str]
     key: bytes | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
     failed: list[Failed] = field(default_factory=list)
     without_dicom: int = 0
     _best: list[tuple[float, str, Path, int, Input]] = field(default_factory=list)
@@ -100,7 +102,7 @@ class Outputs:
             for future in self._waiting:
                 future.result()
                 advance(1)
-        if self.kinds & TABLES:
+        if self.kinds - set(OWN_KINDS):
             self._write_tables()
         if "report" in self.kinds:
             self._write_page()
@@ -185,7 +187,7 @@ class Outputs:
 
     def _write_tables(self) -> None:
         model, findings = self.predictor.model, self.predictor.findings
-        about = {
+        about: dict[str, Any] = {
             "title": model.about.get("title", ""),
             "method": model.method.name,
             "sha256": model.sha256,
@@ -193,13 +195,10 @@ class Outputs:
             "calibrated": bool(model.about.get("calibration")),
             "present_from": self.predictor.operating_points,
         }
-        makers: dict[str, Callable[[], CsvWriter | JsonWriter | CocoWriter]] = {
-            "csv": lambda: CsvWriter(self.out, findings),
-            "json": lambda: JsonWriter(self.out, about),
-            "coco": lambda: CocoWriter(self.out, findings),
-        }
+        facts = Facts(findings, about, self.files)
         with ExitStack() as stack:
-            writers = [stack.enter_context(make()) for kind, make in makers.items() if kind in self.kinds]
+            kinds = [kind for kind in WRITERS if kind in self.kinds]
+            writers = [stack.enter_context(WRITERS[kind].open(self.out, facts)) for kind in kinds]
             for folder in sorted(self.out.glob("part-?????")):
                 for prediction in self._of_folder(folder):
                     for writer in writers:

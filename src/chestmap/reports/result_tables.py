@@ -12,12 +12,13 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from chestmap.types import Box, Findings, Prediction
+from chestmap.reports.formats import Facts, Format
+from chestmap.types import Box, Prediction
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet would compute a cell that starts so; an apostrophe keeps it text."""
@@ -42,11 +43,11 @@ def safe_cell(text: str) -> str:
 class CsvWriter(ExitStack):
     """A `Writer` of scores.csv and boxes.csv, to be used in a `with`."""
 
-    def __init__(self, folder: Path, findings: Findings) -> None:
+    def __init__(self, folder: Path, facts: Facts) -> None:
         super().__init__()
         self._scores = csv.writer(self.enter_context(written(folder / "scores.csv")))
         self._boxes = csv.writer(self.enter_context(written(folder / "boxes.csv")))
-        self._scores.writerow(["image_id", "patient_id", "width", "height", *findings])
+        self._scores.writerow(["image_id", "patient_id", "width", "height", *facts.findings])
         self._boxes.writerow(["image", "finding", "x0", "y0", "x1", "y1", "score"])
 
     def write(self, prediction: Prediction) -> None:
@@ -58,12 +59,12 @@ class CsvWriter(ExitStack):
 
 
 class JsonWriter(ExitStack):
-    """A `Writer` of results.json; `about` says which model, and from which score on each finding counts as present."""
+    """A `Writer` of results.json, with the model and the score from which on each finding counts as present."""
 
-    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, facts: Facts) -> None:
         super().__init__()
         self._file = self.enter_context(written(folder / "results.json"))
-        self._file.write(json.dumps({"model": dict(about)}, ensure_ascii=False)[:-1] + ', "images": [')
+        self._file.write(json.dumps({"model": dict(facts.model)}, ensure_ascii=False)[:-1] + ', "images": [')
         self._between = "\n"
         self.push(self._end)
 
@@ -90,9 +91,10 @@ class JsonWriter(ExitStack):
 class CocoWriter(ExitStack):
     """A `Writer` of coco.json and coco_results.json; boxes are x, y, width, height, images and categories count from 1."""
 
-    def __init__(self, folder: Path, findings: Findings) -> None:
+    def __init__(self, folder: Path, facts: Facts) -> None:
         super().__init__()
-        self._category = {name: number for number, name in enumerate(findings, 1)}
+        self._facts = facts
+        self._category = {name: number for number, name in enumerate(facts.findings, 1)}
         self._whole = self.enter_context(written(folder / "coco.json"))
         self._results = self.enter_context(written(folder / "coco_results.json"))
         self._later = folder / "coco_results.json.later"
@@ -106,7 +108,7 @@ class CocoWriter(ExitStack):
     def write(self, prediction: Prediction) -> None:
         self._images += 1
         width, height = prediction.frame.image
-        image = {"id": self._images, "file_name": prediction.image_id, "width": width, "height": height}
+        image = {"id": self._images, "file_name": self._facts.file(prediction.image_id), "width": width, "height": height}
         self._whole.write(("\n" if self._images == 1 else ",\n") + json.dumps(image, ensure_ascii=False))
         for box in prediction.boxes:
             self._annotations += 1
@@ -142,3 +144,8 @@ def _score(score: float | None) -> float:
 
 def _pixel(value: float) -> float:
     return round(value, 2)
+
+
+CSV = Format("csv", "scores.csv and boxes.csv", CsvWriter)
+JSON = Format("json", "results.json, an image a line", JsonWriter)
+COCO = Format("coco", "coco.json and coco_results.json", CocoWriter)

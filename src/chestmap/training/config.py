@@ -12,6 +12,7 @@ from pydantic import create_model
 from chestmap.errors import BadSettings, did_you_mean
 from chestmap.settings import Settings, Tree, checked, read_toml, with_overrides, write_toml
 from chestmap.training.method import Method
+from chestmap.training.named_configs import configs_folder
 from chestmap.training.run_settings import RunSettings
 from chestmap.training.schedule import Schedule
 from chestmap.training.search_settings import SearchSettings
@@ -66,8 +67,27 @@ def _named(tree: Tree) -> Tree:
 
 
 def read_config(path: Path, overrides: Sequence[str], methods: Mapping[str, Method]) -> Config:
-    """Every mistake of the file and of `--set` in one message."""
-    return config_of(with_overrides(read_toml(path), overrides), methods, name=path.name)
+    """Every mistake of the file and of `--set` in one message.
+
+    A relative folder of the file begins at the file, one of `--set` at the working folder.
+    """
+    return config_of(with_overrides(_placed(read_toml(path), path), overrides), methods, name=path.name)
+
+
+PLACES = (("data", "source", "root"), ("data", "source", "original_sizes"), ("data", "cache"))
+
+
+def _placed(tree: Tree, path: Path) -> Tree:
+    """The tree with its folders made absolute. A shipped config does not know where data lie, so it is left as it is."""
+    if configs_folder() in path.absolute().parents:
+        return tree
+    for *above, key in PLACES:
+        table: Any = tree
+        for name in above:
+            table = table.get(name) if isinstance(table, dict) else None
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = str(path.absolute().parent / table[key])
+    return tree
 
 
 def config_of(tree: Tree, methods: Mapping[str, Method], *, name: str) -> Config:

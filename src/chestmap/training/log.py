@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import math
-import resource
 import sys
 from collections.abc import Callable, Mapping
 from itertools import count as counter
@@ -126,8 +125,12 @@ def _added(tables: list[dict[str, float]]) -> dict[str, float]:
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """Of the GPU's tensors, or of this process."""
+    """Of the GPU's tensors, or of this process; 0 where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9

@@ -22,6 +22,7 @@ from chestmap.tensors import Batch
 from chestmap.training.checkpoint import resume_files, save_weights
 from chestmap.training.interrupt import Interrupt
 from chestmap.training.log import Log, peak_memory_gb
+from chestmap.training.progress import Epoch
 from chestmap.training.resume import State
 from chestmap.training.run_folder import write_done
 from chestmap.training.schedule import Schedule, optimizer_for
@@ -46,6 +47,7 @@ class Loop:
         self.at, self.terms, self.interrupt = self.state.at, self.state.terms, Interrupt()
         self.clock = self.saved = time.monotonic()
         self.logged = (0.0, 0)  # seconds and images at the last row of the log
+        self.shown: dict[str, float] = {}  # of this epoch, for a line of progress
 
     def train(self, part: Part, validation: Part | None) -> dict[str, Any]:
         """Train what is left; returns and writes the done marker."""
@@ -59,6 +61,7 @@ class Loop:
                 while self.at.epoch < self.schedule.epochs and not 0 < self.schedule.patience <= self.at.stale:
                     self._epoch()
                     self._validate(validation)
+                    self._show_epoch()
                     self.at.epoch, self.at.batch = self.at.epoch + 1, 0
                     self._save()
         except RuntimeError:
@@ -156,6 +159,7 @@ class Loop:
         more = {"learning_rate": rate, "images_per_second": speed, "memory_gb": peak_memory_gb(self.run.device)}
         self._log(means | {"loss": sum(means.values())} | more)
         self.run.screen.note(speed, sum(means.values()))
+        self.shown["loss"] = sum(means.values())
 
     def _log(self, values: dict[str, float]) -> None:
         if self.log:
@@ -190,7 +194,16 @@ class Loop:
         self._keep_time()
         self.logged = self.logged[0] + at.seconds - trained, self.logged[1]
         self._log(values)
+        self.shown |= {name: value for name, value in values.items() if name in {"validation_auc", "validation_loss"}}
         self.run.observe(self.folder.name, epoch, score)
+
+    def _show_epoch(self) -> None:
+        at, epochs = self.at, self.schedule.epochs
+        left = at.seconds / (at.epoch + 1) * (epochs - at.epoch - 1)
+        values, self.shown = self.shown, {}
+        self.run.screen.epoch(
+            Epoch(step=self.folder.name, number=at.epoch + 1, of=epochs, values=values, best=at.best, left=left)
+        )
 
     def _scores(self, part: Part) -> dict[str, float]:
         if len(part) < self.world:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -21,6 +22,23 @@ class Summary:
     images_per_second: float = 0.0
     peak_memory_gb: float = 0.0
     earlier: bool = False  # finished before this start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """What one epoch gave; `values` are losses and validation scores by name, `best` is the kept score, `left` seconds."""
+
+    step: str
+    number: int
+    of: int
+    values: Mapping[str, float]
+    best: float | None
+    left: float
+
+    def __str__(self) -> str:
+        numbers = " ".join(f"{name} {value:.4f}" for name, value in self.values.items())
+        best = "" if self.best is None else f" best {abs(self.best):.4f}"
+        return f"{self.step}: epoch {self.number}/{self.of} {numbers}{best}, {_duration(self.left)} left"
 
 
 class Screen:
@@ -53,6 +71,11 @@ class Screen:
         """Means since the last note, printed next to the bar."""
         if self.bar is not None:
             self.bar.update(self.task, rate=f"{rate:.1f} images/s", loss=f"loss {loss:.4f}")
+
+    def epoch(self, epoch: Epoch) -> None:
+        """A line where there is no bar: in a log file, a job's output, a notebook."""
+        if self.bar is None:
+            self.tell(str(epoch))
 
     def stop(self) -> None:
         if self.bar is not None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from filelock import Timeout
+
 from chestmap.errors import BadModel, Refused, StepChanged
+from chestmap.storage.locks import lock_of
 from chestmap.training.checkpoint import write_beside
 from chestmap.training.step_record import Record, check_same
 
@@ -18,35 +19,20 @@ AGAIN = "delete its folder to make the step anew"
 DONE = {"epochs", "measure", "score", "seconds", "images_per_second", "peak_memory_gb", "sha256"}
 """What the marker of a finished step holds."""
 
-_held: set[Path] = set()
-
 
 class Lock:
-    """Released by the system when the process ends, however it ends; not inherited by loading processes."""
+    """Keeps other trainings out of a run folder; ends with its process, however that ends. Loading processes do not inherit it."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = (folder / "run.lock").resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        refusal = f"{folder}: another training runs here; wait for it, end it, or train in another folder"
-        if self.path in _held:  # the system's lock holds between processes only
-            raise Refused(refusal)
-        self.file = self.path.open("a+")
+        self._lock = lock_of((folder / "run.lock").resolve())
         try:
-            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.file.seek(0)
-            pid = self.file.read().strip()
-            self.file.close()
-            raise Refused(f"{refusal} (process {pid})") from None
-        _held.add(self.path)
-        self.file.truncate(0)
-        self.file.write(str(os.getpid()))
-        self.file.flush()
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise Refused(f"{folder}: another training runs here; wait for it, end it, or train in another folder") from None
 
     def release(self) -> None:
-        if self.path in _held:
-            _held.remove(self.path)
-            self.file.close()
+        self._lock.release()
 
 
 def write_json(path: Path, value: object) -> None:

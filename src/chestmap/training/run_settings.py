@@ -19,7 +19,7 @@ class RunSettings(Settings):
     """Under torchrun, or srun with a task for each process, the number of processes is theirs; `devices` and `nodes` are not read."""
 
     seed: int = Field(default=0, ge=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # mps, a Mac's GPU, only where it is asked for
     devices: int = Field(default=1, ge=1)  # processes on each machine, one per GPU
     nodes: int = Field(default=1, ge=1)  # machines
     rendezvous: str = ""  # host:port where several machines meet; from Slurm where it runs
@@ -37,9 +37,13 @@ class RunSettings(Settings):
     tensorboard: bool = True
     accept_code_change: bool = False  # go on with steps that earlier code made
 
-    def accelerator(self) -> Literal["cpu", "cuda"]:
+    def accelerator(self) -> Literal["cpu", "cuda", "mps"]:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise BadSettings('run.device: "cuda" was asked for but torch finds no CUDA device; use "auto" or "cpu"')
+        if self.device == "mps" and not torch.backends.mps.is_available():
+            raise BadSettings('run.device: "mps" was asked for but torch finds no such device; use "auto" or "cpu"')
+        if self.device == "mps":
+            return "mps"
         found = "cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"
         if found == "cpu" and self.precision == "fp16":
             raise BadSettings('run.precision: "fp16" needs a CUDA device; on a CPU use "bf16" or 32')

@@ -11,7 +11,6 @@ Any number of processes search together, each started with the same command. A t
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import os
 import socket
@@ -31,6 +30,7 @@ from rich.table import Table
 
 from chestmap.errors import BadInput, BadSettings, Diverged, StepChanged
 from chestmap.settings import Tree
+from chestmap.storage.locks import in_turn
 from chestmap.training.checkpoint import write_beside
 from chestmap.training.config import Config, config_of
 from chestmap.training.method import Method
@@ -81,8 +81,7 @@ def search(config: Config, folder: Path, methods: Mapping[str, Method], *, progr
 def _turn(folder: Path) -> Iterator[None]:
     """One process at a time, for what takes moments; the system ends it with the process."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "search.lock").open("a") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
+    with in_turn(folder / "search.lock"):
         yield
 
 

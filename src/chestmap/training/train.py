@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from chestmap.datasets.seen import PUBLISHED, Seen
+from chestmap.nn.backbone import check_backbones
 from chestmap.packs.build import PackSettings
 from chestmap.packs.part import Part
 from chestmap.settings import Settings
@@ -56,6 +57,7 @@ def train(
     Run again with the same config it goes on where it was killed, and does nothing where all is done; `model/` goes when a step
     is made anew or other erasing is asked for.
     """
+    check_backbones(config.settings)
     run = Run(folder, config.run, method=config.lasting, augment=config.data.augment, observe=observe, progress=progress)
     from chestmap.training.process_group import in_turn  # with Fabric, as in Run
 

@@ -1,0 +1,81 @@
+# ruff: noqa: INP001
+"""Makes the reference pages from the program itself, and unlinks what lies outside docs/, when mkdocs builds the site."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+OUTSIDE = re.compile(
+    r"\[([^\]]+)\]\((?:\.\./)+(?:benchmarks|configs|examples|src|tests)[^)]*\)|\[([^\]]+)\]\((?:\.\./)*(?:CONTRIBUTING|README|CHANGELOG|LICENSE)[^)]*\)"
+)
+FOLDERS = re.compile(r"\[([^\]]+)\]\(((?:scale|decisions|papers)/?|[\w./-]+\.(?:sh|yaml|py))\)")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    files.append(File.generated(config, "reference/cli.md", content=command_line()))
+    files.append(File.generated(config, "reference/registries.md", content=registries()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Links to files that the site does not hold become plain text."""
+    if page.file.src_uri.startswith("papers/"):
+        markdown = re.sub(r"\[([^\]]+)\]\(\.\./\.\./[^)]*\)", r"\1", markdown)
+    text = OUTSIDE.sub(lambda found: found[1] or found[2], markdown)
+    return FOLDERS.sub(r"\1", text)
+
+
+def command_line() -> str:
+    """Every verb with its arguments and options, from the program."""
+    import typer
+
+    from chestmap.cli import app
+
+    lines = ["# Command line", "", "Made from the program; `chestmap VERB --help` prints the same.", ""]
+    for path, command in verbs(typer.main.get_command(app), "chestmap"):
+        text = (command.help or "").replace("\f", "")
+        lines += [f"## {path}", "", text.strip(), "", "| argument or option | |", "|---|---|"]
+        for parameter in command.params:
+            name = (
+                (parameter.metavar or parameter.name)
+                if parameter.param_type_name == "argument"
+                else ", ".join(parameter.opts)
+            )
+            told = " ".join(str(getattr(parameter, "help", "") or "").split()).replace("|", "\\|")
+            lines.append(f"| `{name}` | {told} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def verbs(command: Any, path: str) -> list[tuple[str, Any]]:
+    """Path and command of every verb, groups opened."""
+    found = []
+    for name, child in command.commands.items():
+        below = f"{path} {name}"
+        found += verbs(child, below) if hasattr(child, "commands") else [(below, child)]
+    return found
+
+
+def registries() -> str:
+    """What the registries hold: the tables that `chestmap methods` and the help texts read."""
+    from chestmap.datasets import SOURCES
+    from chestmap.methods import METHODS, described
+    from chestmap.reports.formats import WRITERS
+    from chestmap.training.named_configs import config_names, config_path, first_comment
+
+    lines = ["# Methods, readers, formats, configs", "", "Made from the registries of this version.", "", "## Methods", ""]
+    lines += ["| name | title | paper |", "|---|---|---|"]
+    lines += [f"| `{name}` | {title} | {paper} |" for name in METHODS for title, paper in [described(name)]]
+    lines += ["", "## Readers", "", "| name | reads |", "|---|---|"]
+    lines += [f"| `{name}` | {SOURCES[name].title} |" for name in SOURCES]
+    lines += ["", "## Output formats", "", "| `--write` | writes |", "|---|---|"]
+    lines += [f"| `{name}` | {WRITERS[name].title} |" for name in WRITERS]
+    lines += ["", "## Configs", "", "| name | what |", "|---|---|"]
+    lines += [f"| `{name}` | {first_comment(config_path(name))} |".replace("\n", " ") for name in config_names()]
+    return "\n".join([*lines, ""])
+
+
+if __name__ == "__main__":
+    Path("cli.md").write_text(command_line(), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""A method, a dataset reader and an output format of your own for chestmap."""

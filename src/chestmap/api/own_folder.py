@@ -1,0 +1,217 @@
+"""Looks at a folder of one's own: images, a label table, boxes in whatever form; and writes a config that trains on it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from shutil import which
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from chestmap.annotations.box_files import class_file
+from chestmap.annotations.formats import image_sizes, import_annotations
+from chestmap.api.box_units import in_pixels
+from chestmap.datasets.folder import FolderSettings, read_folder
+from chestmap.datasets.folder_tables import read_box_table
+from chestmap.datasets.source import UNKNOWN
+from chestmap.errors import BadInput
+
+if TYPE_CHECKING:
+    from chestmap.datasets.source import Source
+
+CONFIG, BOXES, DATA = "chestmap.toml", "chestmap-boxes.csv", "chestmap-data"
+OWN = {BOXES, "scores.csv", "cases.csv", "set_aside.csv", "errors.csv"}
+LEAST = 20
+"""Images with a known label, below which nothing can be learned and scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnFolder:
+    """What was found. `root` is the folder or, where labels were made from boxes, a folder inside it; `notes` are for the user."""
+
+    folder: Path
+    root: Path
+    labels: str | None = None
+    boxes: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def settings(self) -> FolderSettings:
+        return FolderSettings(root=self.root, labels=self.labels, boxes=self.boxes)
+
+
+def look(folder: Path) -> tuple[OwnFolder, Source]:
+    """Finds labels and boxes; whatever was assumed is a note, whatever stops a training is one error."""
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder; name the one that holds the images")
+    sizes = image_sizes(folder)
+    if not sizes:
+        raise BadInput(f"{folder}: no PNG, JPEG or DICOM image in it or below; export the images first")
+    found = OwnFolder(folder=folder, root=folder)
+    tables = [path for path in _below(folder, {".csv", ".tsv"}) if path.name not in OWN]
+    boxes = {path: table for path in tables if (table := _as_boxes(path)) is not None}
+    reasons: list[str] = []
+    labels = _best_labels(found, [path for path in tables if path not in boxes], reasons)
+    found = replace(found, labels=_relative(labels, folder))
+    found = _with_boxes(found, boxes, sizes)
+    if labels is None:
+        found = _labels_from_boxes(found, reasons)
+    source = read_folder(found.settings)
+    _check(found, source)
+    return found, source
+
+
+def _below(folder: Path, endings: Iterable[str]) -> list[Path]:
+    """Files of the folder and of the folders in it, hidden ones left out, the nearest first."""
+    paths = [path for pattern in ("*", "*/*") for path in sorted(folder.glob(pattern))]
+    return [path for path in paths if path.suffix.lower() in set(endings) and not path.name.startswith(".")]
+
+
+def _relative(path: Path | None, folder: Path) -> str | None:
+    return None if path is None else path.relative_to(folder).as_posix()
+
+
+def _as_boxes(path: Path) -> pl.DataFrame | None:
+    try:
+        return read_box_table(path).rows
+    except BadInput:
+        return None
+
+
+def _best_labels(found: OwnFolder, tables: list[Path], reasons: list[str]) -> Path | None:
+    """The table that knows most labels of images that are there; why the others do not do is kept."""
+    best: tuple[int, Path] | None = None
+    for path in tables:
+        try:
+            source = read_folder(FolderSettings(root=found.folder, labels=_relative(path, found.folder)))
+        except BadInput as problem:
+            reasons.append(str(problem))
+            continue
+        there = [row for row in range(len(source)) if source.path(row).is_file()]
+        known = int((source.labels[there] != UNKNOWN).any(1).sum()) if there else 0
+        if not known:
+            reasons.append(f"{path}: none of its {len(source):,} images is in the folder; the first is {source.ids[0]}")
+        elif best is None or known > best[0]:
+            best = known, path
+    if len(tables) > 1 and best:
+        found.notes.append(f"labels are read from {best[1].name}; other tables are left alone")
+    return best[1] if best else None
+
+
+def _with_boxes(found: OwnFolder, tables: dict[Path, pl.DataFrame], sizes: dict[str, tuple[float, float]]) -> OwnFolder:
+    """Boxes of a table, in pixels; or of a COCO file, which holds pixels by its definition."""
+    for path, rows in tables.items():
+        pixels, unit = in_pixels(rows, sizes)
+        if pixels is None:
+            return replace(found, boxes=_relative(path, found.folder))
+        pixels.write_csv(found.folder / BOXES)
+        found.notes.append(f"{path.name}: boxes are {unit}; written as pixels to {BOXES}")
+        return replace(found, boxes=BOXES)
+    for path in _below(found.folder, {".json"}):
+        text = path.read_text(encoding="utf-8", errors="replace")[:1_000_000]
+        if '"annotations"' in text and '"categories"' in text:
+            return replace(found, boxes=_relative(path, found.folder))
+    return found
+
+
+def _other_boxes(folder: Path) -> Path | None:
+    """YOLO or Pascal VOC files, CreateML or Label Studio JSON, CVAT XML; the first that is there."""
+    for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir() and path.name != DATA)):
+        texts = next(place.glob("*.txt"), None) or next((place / "labels").glob("**/*.txt"), None)
+        if class_file(place) and texts:
+            return place
+        xml = sorted(place.glob("*.xml"))
+        if xml and "<bndbox>" in xml[0].read_text(encoding="utf-8", errors="replace"):
+            return place
+    files = [*_below(folder, {".json"}), *_below(folder, {".xml"})]
+    return next(iter(files), None)
+
+
+def _labels_from_boxes(found: OwnFolder, reasons: list[str]) -> OwnFolder:
+    """Without a label table the boxes are all that is known: an annotated image without a box of a finding is without it."""
+    marked = found.folder / found.boxes if found.boxes and found.boxes.endswith(".json") else _other_boxes(found.folder)
+    if marked is None:
+        why = f" ({reasons[0]})" if reasons else ""
+        raise BadInput(
+            f"{found.folder}: no table of labels{why}; write labels.csv with a column image and a column for each finding "
+            "(1, 0, or blank for unknown), or put boxes of an annotation program there"
+        )
+    out = found.folder / DATA
+    aside = import_annotations(marked, found.folder, out, complete=True) if not out.is_dir() else None
+    found.notes.extend(aside.lines[:5] if aside else [])
+    found.notes.append(f"{marked.name}: a finding without a box counts as absent; images and tables are in {DATA}")
+    return replace(found, root=out, labels="labels.csv", boxes="boxes.json")
+
+
+def _check(found: OwnFolder, source: Source) -> None:
+    known = int((source.labels != UNKNOWN).any(1).sum())
+    if known < LEAST:
+        raise BadInput(
+            f"{found.folder}: {known} images have a known label; at least {LEAST} are needed to train and to score"
+        )
+    rows = zip(source.findings, source.labels.T, strict=True)
+    poor = [name for name, column in rows if not (column == 1).any() or not (column == 0).any()]
+    if len(poor) == len(source.findings):
+        raise BadInput(f"{found.folder}: no finding is both present and absent: {', '.join(poor)}; nothing can be learned")
+    if poor:
+        found.notes.append(f"{', '.join(poor)}: only present or only absent, so it cannot be learned or scored")
+
+
+def machine() -> str:
+    """cuda, mps or cpu, without importing torch."""
+    if which("nvidia-smi"):
+        return "cuda"
+    return "mps" if sys.platform == "darwin" else "cpu"
+
+
+def config_text(found: OwnFolder, source: Source, device: str) -> str:
+    """The TOML with its comments; sizes are such that this machine trains in minutes on a CPU, in an hour on a GPU."""
+    named = source.images["patient_id"].n_unique()
+    patients = f"{named:,} patients" if named < len(source) else "no patients named, so every image counts as one"
+    large = device != "cpu"
+    side, backbone = (512, "resnet50") if large else (224, "resnet18")
+    epochs = 30 if large else max(5, min(30, 9000 // max(len(source), 1)))
+    root = found.root.relative_to(found.folder).as_posix()
+    tables = "".join(f', {key} = "{value}"' for key, value in (("labels", found.labels), ("boxes", found.boxes)) if value)
+    boxes = sum(map(len, source.boxes.values()))
+    return f"""\
+# Written by `chestmap init`. Everything in one go: chestmap all {CONFIG}
+# {len(source):,} images, {patients}; {boxes:,} boxes, in pixels.
+# Findings: {", ".join(source.findings)}
+
+[data]
+source = {{ name = "folder", root = "{root}"{tables} }}
+split = {{ name = "patients", validation = 0.15, test = 0.25 }}  # by patient: nobody is in two parts
+pack = {{ width = {side}, height = {side} }}  # what the network sees; larger finds smaller findings and takes longer
+cache = "chestmap-cache"
+augment = {{ flip = 0.5 }}
+
+[run]
+device = "auto"
+{'precision = "bf16"' if device == "cuda" else "precision = 32"}
+
+[method]
+name = "cam"  # `chestmap methods` lists the others
+pooling = "lse"
+backbone = {{ name = "{backbone}", output_stride = 16 }}  # for this machine: {device}
+
+[method.classify]
+epochs = {epochs}
+batch_size = {24 if large else 16}
+learning_rate = 3e-4
+weight_decay = 1e-4
+decay = "cosine"
+"""
+
+
+def write_config(folder: Path, *, again: bool = False) -> tuple[Path, OwnFolder, Source]:
+    """Looks at the folder and writes chestmap.toml into it; one that is there is kept unless `again`."""
+    path = folder / CONFIG
+    if path.exists() and not again:
+        raise BadInput(f"{path}: is there already; train with it, or write it anew with --again")
+    found, source = look(folder)
+    path.write_text(config_text(found, source, machine()), encoding="utf-8")
+    return path, found, source

@@ -1,0 +1,49 @@
+"""Opens a dataset by the name of its reader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from chestmap.datasets.registry import SOURCES
+from chestmap.errors import BadInput, BadSettings, did_you_mean
+from chestmap.settings import checked
+
+if TYPE_CHECKING:
+    from chestmap.datasets.chexpert import ChexpertSettings
+    from chestmap.datasets.folder import FolderSettings
+    from chestmap.datasets.nih import NihSettings
+    from chestmap.datasets.source import Source
+    from chestmap.datasets.vindr import VindrSettings
+
+    SourceSettings = NihSettings | ChexpertSettings | VindrSettings | FolderSettings
+else:
+
+    def _working() -> list[type]:
+        """The settings of every reader; a plug-in that cannot be loaded is named when it is asked for."""
+        found = []
+        for name in SOURCES:
+            try:
+                found.append(SOURCES[name].settings)
+            except BadInput:
+                continue
+        return found
+
+    SourceSettings = Annotated[reduce(or_, _working()), Field(discriminator="name")]
+
+
+def source_settings(tree: Mapping[str, Any], *, name: str = "source") -> SourceSettings:
+    """Settings of the source that `tree["name"]` names, with every mistake in one message, each prefixed with `name`."""
+    kind = tree.get("name")
+    if not isinstance(kind, str) or kind not in SOURCES:
+        raise BadSettings(f"{name}: allowed names: {', '.join(SOURCES)} (got {kind!r}){did_you_mean(str(kind), SOURCES)}")
+    return checked(SOURCES[kind].settings, dict(tree), name=name)  # pyright: ignore[reportReturnType] -- of plug-ins too
+
+
+def open_source(settings: SourceSettings) -> Source:
+    """Reads the tables; no image is opened. What was noticed on the way is in the source's `problems`."""
+    return SOURCES[settings.name].read(settings)
