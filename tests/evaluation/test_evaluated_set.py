@@ -150,11 +150,11 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("rule", "told"),
     [
-        (None, "without own_rule"),
-        ({"threshold": "half"}, "expected a threshold that is a number"),
-        ({}, "expected a threshold that is a number"),
-        ({"threshold": 5}, r"own_rule threshold 5: expected a number in \[0, 1\]"),
-        ({"threshold": -1, "normalize": False}, "of at least 0"),
+        (None, "own_rule: missing"),
+        ({"threshold": "half"}, "own_rule.threshold"),
+        ({}, "own_rule.threshold: missing"),
+        ({"threshold": 5}, r"threshold 5: expected a number in \[0, 1\]"),
+        ({"threshold": -1, "normalize": False}, "own_rule.threshold"),
     ],
 )
 def test_an_own_rule_that_is_none_is_one_line(folder, rule, told) -> None:
@@ -163,6 +163,17 @@ def test_an_own_rule_that_is_none_is_one_line(folder, rule, told) -> None:
     (folder / "predictions.json").write_text(json.dumps(header))
     with pytest.raises(BadModel, match=told):
         open_predictions(folder)
+
+
+def test_the_set_comes_back_with_the_folder(made, tmp_path) -> None:
+    case = eight(made)
+    header = Header(Findings(("Mass",)), (8, 8), {"name": "x"}, OwnRule(0.5), dataset=set_of(case.truth()).as_dict())
+    writer = PredictionsWriter(tmp_path / "kept", header)
+    writer.write(0, 8, case.predictions().chunks(8))
+    writer.finish()
+    again = open_predictions(tmp_path / "kept")
+    assert again.header.dataset == header.dataset
+    assert matched(again, case.truth()).notes == ()
 
 
 def test_a_region_in_the_hole_of_another_is_counted() -> None:

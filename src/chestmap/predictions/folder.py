@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from jaxtyping import Float16, Float32
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from chestmap.datasets.folder_tables import folder_findings
 from chestmap.errors import BadInput, BadModel, Refused
@@ -47,8 +47,14 @@ class OwnRule:
 
 
 class _Rule(Settings):
-    threshold: float = Field(allow_inf_nan=False)
+    threshold: float = Field(ge=0, allow_inf_nan=False)
     normalize: bool = True
+
+    @model_validator(mode="after")
+    def _reachable(self) -> _Rule:
+        if self.normalize and self.threshold > 1:
+            raise ValueError(f"threshold {self.threshold:g}: expected a number in [0, 1], as each map is scaled to it")
+        return self
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class _Header(Settings):
     own_rule: _Rule
     data: str
     part_size: int = Field(ge=0)
+    dataset: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("canvas")
     @classmethod
@@ -222,39 +229,16 @@ def open_predictions(folder: Path | str, cache: Path = Path("cache")) -> Predict
         raise BadModel(f"{folder}: predictions are unfinished; run the same `chestmap predict` again to finish them")
     names = _part_names(folder)
     tables, maps = zip(*(_read_part(folder / name, found["findings"]) for name in names), strict=True)
-    header = _header(found, folder)
-    return Predictions(folder, header, pl.concat(tables), maps)
-
-
-def _header(found: Mapping[str, Any], folder: Path) -> Header:
-    """predictions.json as a header; a key that is missing or not what it should be is one line."""
-    missing = [key for key in ("findings", "canvas", "model", "own_rule", "data") if key not in found]
-    if missing:
-        raise BadModel(f"{folder}/predictions.json: without {', '.join(missing)}; predict again")
-    return Header(
+    header = Header(
         folder_findings(found["findings"]),
         (found["canvas"][0], found["canvas"][1]),
         found["model"],
-        _own_rule(found["own_rule"], folder),
+        OwnRule(**found["own_rule"]),
         found["data"],
-        found.get("part_size", 0),
+        found["part_size"],
         found.get("dataset", {}),
     )
-
-
-def _own_rule(stored: Any, folder: Path) -> OwnRule:
-    """A scaled map lies in [0, 1], and so must the threshold on it; a raw map is not negative."""
-    rule = stored if isinstance(stored, dict) else {}
-    threshold, normalize = rule.get("threshold"), rule.get("normalize", True)
-    strange = set(rule) - {"threshold", "normalize"} or not isinstance(normalize, bool) or isinstance(threshold, bool)
-    if strange or not isinstance(threshold, (int, float)) or not np.isfinite(threshold):
-        raise BadModel(
-            f"{folder}/predictions.json: own_rule {stored!r:.80}: expected a threshold that is a number, and normalize true or false"
-        )
-    if threshold < 0 or (normalize and threshold > 1):
-        allowed = "in [0, 1], as each map is scaled to it" if normalize else "of at least 0"
-        raise BadModel(f"{folder}/predictions.json: own_rule threshold {threshold:g}: expected a number {allowed}")
-    return OwnRule(float(threshold), normalize)
+    return Predictions(folder, header, pl.concat(tables), maps)
 
 
 def fetched_predictions(text: str, cache: Path = Path("cache")) -> Path:
