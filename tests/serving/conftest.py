@@ -25,7 +25,7 @@ def client_of():
     """Makes clients of services that run in this process: `client_of(service, access, hosts)`."""
 
     def make(service, access=None, hosts=(), **options):
-        access = access or Access(service.store.folders.key())
+        access = access or Access()
         return TestClient(
             create_app(service, access, hosts), base_url="http://localhost", headers={"X-Chestmap": "1"}, client=("127.0.0.1", 5),
             raise_server_exceptions=True, **options,

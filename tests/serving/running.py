@@ -6,15 +6,22 @@ import time
 from contextlib import contextmanager
 
 from chestmap.serving.http.access import Access
-from chestmap.serving.http.app import create_app
 from chestmap.serving.http.server import Address, server_of
 
 
 @contextmanager
 def running(service, tokens=None, address=None):
-    """Gives the port."""
-    app = create_app(service, Access(service.store.folders.key(), tokens or {}))
-    server = server_of(app, address or Address(port=0), service.settings)
+    """A service; gives the port."""
+    from chestmap.serving.http.app import create_app
+
+    app = create_app(service, Access(tokens or {}))
+    with listening(server_of(app, address or Address(port=0), service.settings)) as port:
+        yield port
+
+
+@contextmanager
+def listening(server):
+    """Any server; gives the port."""
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started and thread.is_alive():

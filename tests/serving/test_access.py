@@ -1,5 +1,6 @@
 """Who may come in, and from where."""
 
+import asyncio
 import shutil
 import ssl
 import subprocess
@@ -12,8 +13,10 @@ from chestmap.cli.serve import serve
 from chestmap.errors import BadInput, Refused
 from chestmap.serving.engine.service import Service
 from chestmap.serving.http.access import Access, is_loopback, read_tokens
-from chestmap.serving.http.app import create_app
+from chestmap.serving.http.app import Readiness, create_app
 from chestmap.serving.http.server import Address, server_of
+from chestmap.serving.http.sessions import MOST_OF_TOKEN
+from chestmap.serving.http.wrong_tokens import WrongTokens
 from chestmap.serving.store.store import Store
 from serving.running import running, talk
 from serving.small import picture, upload
@@ -28,7 +31,7 @@ def closed(served, readers, tmp_path_factory, client_of):
     tokens.write_text(f"# who\nReader {TOKEN}\nChief {ADMIN} admin\n")
     tokens.chmod(0o600)
     service = Service([served], Store(folder / "store"), readers=readers)
-    access = Access(service.store.folders.key(), read_tokens(tokens))
+    access = Access(read_tokens(tokens))
     with client_of(service, access) as client:
         yield client
 
@@ -62,6 +65,7 @@ def test_a_session_is_a_cookie_that_no_script_reads(closed):
     cookie = answer.headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=strict" in cookie
+    assert "secure" not in cookie
     assert closed.get("/v1/models").status_code == 200
     value = closed.cookies["chestmap_session"]
     closed.cookies.clear()
@@ -70,15 +74,83 @@ def test_a_session_is_a_cookie_that_no_script_reads(closed):
     assert closed.post("/v1/session", json={"token": "wrong-wrong-wrong-wrong"}).status_code == 401
 
 
+def test_signing_out_ends_every_copy_of_the_cookie(closed):
+    values = []
+    for _ in range(2):
+        closed.post("/v1/session", json={"token": TOKEN})
+        values.append(closed.cookies["chestmap_session"])
+        closed.cookies.clear()
+    assert values[0] != values[1]
+    copies = [{"Cookie": f"chestmap_session={value}"} for value in values]
+    assert closed.delete("/v1/session", headers=copies[0]).status_code == 204
+    assert [closed.get("/v1/models", headers=one).status_code for one in copies] == [401, 200]
+
+
+def test_the_cookie_is_for_tls_alone_where_a_proxy_speaks_it(closed):
+    answer = closed.post("/v1/session", json={"token": TOKEN}, headers={"X-Forwarded-Proto": "https"})
+    assert "secure" in answer.headers["set-cookie"].lower()
+    assert "strict-transport-security" in answer.headers
+    closed.cookies.clear()
+
+
 def test_a_session_ends(monkeypatch):
-    access = Access(b"k" * 32, read_tokens_of(TOKEN))
+    access = Access(read_tokens_of(TOKEN))
     cookie = {"cookie": f"chestmap_session={access.session(TOKEN)}"}
     assert access.person(cookie, "").name == "Reader"
-    assert Access(b"k" * 32, read_tokens_of(ADMIN)).person(cookie, "") is None  # its token was taken away
-    assert Access(b"j" * 32, access.tokens).person(cookie, "") is None
+    assert Access(read_tokens_of(ADMIN), sessions=access.sessions).person(cookie, "") is None  # its token was taken away
+    assert Access(access.tokens).person(cookie, "") is None
     later = time.time() + 13 * 3600
     monkeypatch.setattr(time, "time", lambda: later)
     assert access.person(cookie, "") is None
+
+
+def test_a_token_has_a_bounded_number_of_sessions():
+    access = Access(read_tokens_of(TOKEN))
+    values = [access.session(TOKEN) for _ in range(MOST_OF_TOKEN + 2)]
+    good = [access.person({"cookie": f"chestmap_session={value}"}, "") is not None for value in values]
+    assert good == [False] * 2 + [True] * MOST_OF_TOKEN
+
+
+def test_wrong_tokens_are_answered_later_and_later(monkeypatch):
+    wrong, now = WrongTokens(), [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    assert [wrong.delay("10.0.0.1") for _ in range(9)] == [0, 0, 0, 0.25, 0.5, 1, 2, 4, 8]
+    assert wrong.delay("10.0.0.1") == 8
+    assert wrong.delay("10.0.0.2") == 0
+    now[0] = 601
+    assert wrong.delay("10.0.0.1") == 0
+    for number in range(10_000):
+        wrong.delay(str(number))
+    assert len(wrong._seen) == 4096
+
+
+def test_guessing_tokens_is_slow_and_the_right_one_is_not(served, readers, tmp_path, client_of, monkeypatch):
+    monkeypatch.setattr(WrongTokens, "delay", lambda self, address: 0.2)
+    service = Service([served], Store(tmp_path / "store"), readers=readers)
+    with client_of(service, Access(read_tokens_of(TOKEN))) as client:
+        waited, real = [], asyncio.sleep
+
+        async def sleep(seconds, *rest):
+            waited.append(seconds)
+            await real(0)
+
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        assert client.get("/v1/models", headers=bearer("wrong-wrong-wrong-wrong")).status_code == 401
+        assert client.post("/v1/session", json={"token": "wrong-wrong-wrong-wrong"}).status_code == 401
+        assert [one for one in waited if one] == [0.2, 0.2]
+        assert client.get("/v1/models", headers=bearer(TOKEN)).status_code == 200
+        assert client.get("/v1/models").status_code == 401  # no token is no guess
+        assert [one for one in waited if one] == [0.2, 0.2]
+
+
+def test_readiness_is_looked_at_once_for_all_who_ask(closed, monkeypatch):
+    asked = []
+    store = closed.app.app.state.service.store
+    real = store.queued
+    monkeypatch.setattr(store, "queued", lambda: asked.append(1) or real())
+    monkeypatch.setattr(Readiness, "seconds", 3600.0)
+    assert [closed.get("/readyz").status_code for _ in range(20)] == [200] * 20
+    assert len(asked) <= 1
 
 
 def read_tokens_of(token):
@@ -90,10 +162,18 @@ def read_tokens_of(token):
 
 
 def test_a_proxy_is_believed_only_where_it_stands():
-    access = Access(b"k" * 32, proxy_header="X-Remote-User", proxies=frozenset({"10.0.0.1"}))
+    access = Access(proxy_header="X-Remote-User", proxies=frozenset({"10.0.0.1"}))
     assert access.person({"x-remote-user": "Ann"}, "10.0.0.1").name == "Ann"
     assert access.person({"x-remote-user": "Ann"}, "10.0.0.2") is None
     assert access.person({}, "10.0.0.1") is None
+
+
+def test_a_proxy_header_given_twice_is_refused(served, readers, tmp_path, client_of):
+    service = Service([served], Store(tmp_path / "store"), readers=readers)
+    with client_of(service, Access(proxy_header="X-Remote-User")) as client:
+        assert client.get("/v1/models", headers={"X-Remote-User": "Ann"}).status_code == 200
+        twice = [("X-Remote-User", "Ann"), ("X-Remote-User", "Chief")]
+        assert client.get("/v1/models", headers=twice).json() == {"error": "header x-remote-user given twice"}
 
 
 @pytest.mark.parametrize(
@@ -110,6 +190,10 @@ def test_a_proxy_is_believed_only_where_it_stands():
         ({"Host": "127.0.0.1:99"}, 415),
         ({"Host": "[::1]:99"}, 415),
         ({"Host": "["}, 421),
+        ([("Content-Length", "0"), ("Transfer-Encoding", "chunked")], 400),
+        ([("Cookie", "a=b"), ("Cookie", "c=d")], 400),
+        ([("Origin", "http://localhost"), ("Origin", "http://evil.example")], 400),
+        ([("X-Forwarded-Proto", "http"), ("X-Forwarded-Proto", "https")], 400),
         ({"Content-Encoding": "gzip"}, 415),
     ],
 )
@@ -176,4 +260,4 @@ def test_tls(served, readers, tmp_path):
         old.load_verify_locations(certificate)
         assert httpx.get(f"https://localhost:{port}/healthz", verify=old).status_code == 200
     with pytest.raises(BadInput, match="PEM certificate"):
-        server_of(create_app(service, Access(b"k" * 32)), Address(certificate=key, key=key), service.settings)
+        server_of(create_app(service, Access()), Address(certificate=key, key=key), service.settings)

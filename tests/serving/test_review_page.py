@@ -400,7 +400,7 @@ def real(model_folder, tmp_path_factory):
     served = [served_of(model_folder), served_of(write_small_model(room / "other", seed=4))]
     settings = ServeSettings(readers=1)
     service = Service(served, Store(room / "store"), settings)
-    server = server_of(create_app(service, Access(service.store.folders.key())), Address("127.0.0.1", 0), settings)
+    server = server_of(create_app(service, Access()), Address("127.0.0.1", 0), settings)
     thread = Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

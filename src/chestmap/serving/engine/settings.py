@@ -21,6 +21,9 @@ class Bounds(Settings):
     send_seconds: float = Field(default=120, gt=0)  # for a client to take one piece of an answer
     read_seconds: float = Field(default=30, gt=0)  # to decode one image
     connections: int = Field(default=1024, ge=1)
+    connections_of_address: int = Field(default=256, ge=1)  # trusted proxies have no such bound
+    stranger_seconds: float = Field(default=5, gt=0)  # for the whole body of a request without a person, such as a sign-in
+    stranger_bytes: int = Field(default=4096, ge=64)
 
 
 class ServeSettings(Settings):

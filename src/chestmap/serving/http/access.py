@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import json
-import time
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -15,9 +12,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from chestmap.errors import BadInput, Refused
+from chestmap.serving.http.sessions import Sessions
 
 COOKIE = "chestmap_session"
-SESSION_SECONDS = 12 * 3600
 SHORTEST_TOKEN = 16
 LONGEST_NAME = 64
 
@@ -32,10 +29,10 @@ class Person:
 class Access:
     """`tokens` maps the sha256 of a token to its owner; where there are none, and no proxy is trusted, loopback is enough."""
 
-    key: bytes
     tokens: Mapping[bytes, Person] = field(default_factory=dict)
     proxy_header: str = ""
     proxies: frozenset[str] = frozenset({"127.0.0.1", "::1"})
+    sessions: Sessions = field(default_factory=Sessions)
 
     @property
     def open(self) -> bool:
@@ -58,28 +55,28 @@ class Access:
         return found[0] if found else None
 
     def session(self, token: str) -> str | None:
-        """The cookie's value for the owner of a token. It ends with the token, and after half a day."""
+        """The cookie's value for the owner of a token. It ends with the token, with signing out, and after half a day."""
         digest = sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
-        if self._owner(digest) is None:
-            return None
-        content = json.dumps([digest.hex(), int(time.time()) + SESSION_SECONDS]).encode()
-        return urlsafe_b64encode(self._sign(content) + content).decode()
+        return None if self._owner(digest) is None else self.sessions.begin(digest)
 
-    def _sign(self, content: bytes) -> bytes:
-        """Keyed with the store, and apart from other uses of its key by the word in front."""
-        return hmac.digest(self.key, b"session" + content, "sha256")
+    def sign_out(self, headers: Mapping[str, str]) -> None:
+        """The session that a request carries is over, wherever its cookie was copied to."""
+        if value := _cookie(headers.get("cookie", "")):
+            self.sessions.end(value)
 
     def _of_session(self, cookies: str) -> Person | None:
         """The owner of the token with which the session began, as long as that token is in the file."""
-        try:
-            morsel = SimpleCookie(cookies).get(COOKIE)
-            coded = urlsafe_b64decode(morsel.value.encode()) if morsel else b""
-            if not hmac.compare_digest(coded[:32], self._sign(coded[32:])):
-                return None
-            digest, end = json.loads(coded[32:])
-        except (CookieError, ValueError, TypeError):
-            return None
-        return self._owner(bytes.fromhex(digest)) if time.time() < end else None
+        value = _cookie(cookies)
+        digest = self.sessions.token_of(value) if value else None
+        return self._owner(digest) if digest else None
+
+
+def _cookie(cookies: str) -> str:
+    try:
+        morsel = SimpleCookie(cookies).get(COOKIE)
+    except CookieError:
+        return ""
+    return morsel.value if morsel else ""
 
 
 def _name(coded: str) -> str:

@@ -21,9 +21,10 @@ from chestmap.serving.engine.decoder_pool import Busy
 from chestmap.serving.engine.service import Full, Service
 from chestmap.serving.http import routes_predict, routes_studies
 from chestmap.serving.http import schemas as bodies
-from chestmap.serving.http.access import COOKIE, SESSION_SECONDS, Access
+from chestmap.serving.http.access import COOKIE, Access
 from chestmap.serving.http.guard import Guard
 from chestmap.serving.http.routes_studies import Here
+from chestmap.serving.http.sessions import SECONDS
 
 PAGE = Path(__file__).parents[1] / "page"
 TYPES = {
@@ -40,6 +41,7 @@ def create_app(service: Service, access: Access, hosts: Iterable[str] = ()) -> G
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.uploads = asyncio.Semaphore(service.settings.uploads)
         app.state.stopping = asyncio.Event()
+        app.state.readiness = Readiness(service)
         await run_in_threadpool(service.start)
         yield
         app.state.stopping.set()
@@ -96,40 +98,65 @@ def models(service: Here) -> bodies.Models:
 
 
 @meta.post("/v1/session", tags=["session"])
-def sign_in(request: Request, token: bodies.Token, response: Response) -> bodies.Who:
-    """A cookie for the page, good for half a day."""
+async def sign_in(request: Request, token: bodies.Token, response: Response) -> bodies.Who:
+    """A cookie for the page, good for half a day. A wrong token is answered late."""
     access: Access = request.app.state.access
     if access.open:
         return bodies.Who(name="", admin=True)
     value = access.session(token.token)
     person = access.person({"authorization": f"Bearer {token.token}"}, "")
     if value is None or person is None:
+        await asyncio.sleep(request.state.wrong_token())
         raise HTTPException(401, "no valid token")
-    secure = request.url.scheme == "https"
-    response.set_cookie(COOKIE, value, SESSION_SECONDS, httponly=True, samesite="strict", secure=secure)
+    response.set_cookie(COOKIE, value, SECONDS, httponly=True, samesite="strict", secure=request.state.secure)
     return bodies.Who(name=person.name, admin=person.admin)
 
 
 @meta.delete("/v1/session", tags=["session"], status_code=204, response_class=Response)
-def sign_out(response: Response) -> None:
-    """The cookie goes; the token stays good for others."""
-    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+def sign_out(request: Request, response: Response) -> None:
+    """The session is over; the token stays good for others."""
+    request.app.state.access.sign_out(request.headers)
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=request.state.secure)
 
 
 @meta.get("/healthz", tags=["health"])
-def healthz() -> bodies.Health:
+async def healthz() -> bodies.Health:
     """The process answers."""
     return bodies.Health(status="ok", version=__version__)
 
 
 @meta.get("/readyz", tags=["health"])
-def readyz(service: Here) -> bodies.Health:
-    """Uploads are taken in and predicted; 503 says why they are not."""
-    service.check_room()
-    if not service.batches.alive:
-        raise HTTPException(503, "the models are not running", {"Retry-After": "5"})
-    service.store.queued()
+async def readyz(request: Request) -> bodies.Health:
+    """Uploads are taken in and predicted; 503 says why they are not. Looked at once a second, however many ask."""
+    await request.app.state.readiness.check()
     return bodies.Health(status="ok", version=__version__)
+
+
+class Readiness:
+    """One look at disk, models and database for all who ask within a second, so that probes cost nothing."""
+
+    seconds, longest = 1.0, 5.0
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._look: asyncio.Future[None] | None = None
+        self._at = 0.0
+
+    async def check(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._look is None or (self._look.done() and loop.time() - self._at > self.seconds):
+            self._at, self._look = loop.time(), asyncio.ensure_future(run_in_threadpool(self._looked))
+            self._look.add_done_callback(lambda look: look.cancelled() or look.exception())
+        try:
+            await asyncio.wait_for(asyncio.shield(self._look), self.longest)
+        except TimeoutError:
+            raise HTTPException(503, "disk or database do not answer", {"Retry-After": "5"}) from None
+
+    def _looked(self) -> None:
+        self.service.check_room()
+        if not self.service.batches.alive:
+            raise HTTPException(503, "the models are not running", {"Retry-After": "5"})
+        self.service.store.queued()
 
 
 @meta.get("/metrics", tags=["health"], response_class=Response)

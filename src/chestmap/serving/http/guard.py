@@ -10,6 +10,7 @@ import json
 import logging
 import time
 import traceback
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from ipaddress import ip_address
 from typing import Any
@@ -21,6 +22,7 @@ from starlette.requests import ClientDisconnect
 from chestmap.serving.engine.metrics import Metrics
 from chestmap.serving.engine.settings import Bounds
 from chestmap.serving.http.access import Access
+from chestmap.serving.http.wrong_tokens import WrongTokens
 
 log = logging.getLogger(__name__)
 Scope = MutableMapping[str, Any]
@@ -30,7 +32,14 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SAFE = {"GET", "HEAD", "OPTIONS"}
-OPEN = {"/", "/healthz", "/readyz", "/v1/session"}
+HEALTH = {"/healthz", "/readyz"}
+OPEN = {"/", "/v1/session", *HEALTH}
+ONCE = (
+    "host", "content-length", "authorization", "content-type", "transfer-encoding", "cookie", "origin", "sec-fetch-site",
+    "x-chestmap", "x-reviewer", "x-forwarded-proto",
+)  # fmt: skip
+"""Headers of which a proxy and this service might believe different ones, if there were two."""
+
 LONGEST_TARGET = 4096
 CSP = (
     "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
@@ -48,11 +57,11 @@ HEADERS = [
 
 
 class Stop(Exception):
-    """An answer of the guard's own."""
+    """An answer of the guard's own, after a while."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, seconds: float = 0.0) -> None:
         super().__init__(message)
-        self.status, self.message = status, message
+        self.status, self.message, self.seconds = status, message, seconds
 
 
 class Guard:
@@ -61,16 +70,22 @@ class Guard:
     def __init__(self, app: App, access: Access, bounds: Bounds, metrics: Metrics, hosts: Iterable[str] = ()) -> None:
         self.app, self.access, self.bounds, self.metrics = app, access, bounds, metrics
         self.hosts = {"localhost", *(host.lower() for host in hosts)}
+        self.once = {*ONCE, access.proxy_header.lower()} - {""}
+        self.wrong_tokens = WrongTokens()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, answer = time.monotonic(), _Answer(send, self.bounds.send_seconds, secure=scope["scheme"] == "https")
+        secure = _is_secure(scope)
+        start, answer = time.monotonic(), _Answer(send, self.bounds.send_seconds, secure=secure)
+        state = scope.setdefault("state", {})
+        state |= {"secure": secure, "wrong_token": lambda: self.wrong_tokens.delay(_peer(scope))}
         try:
             self._check(scope)
-            await self.app(scope, _Body(receive, self._most_bytes(scope), self.bounds.body_seconds), answer)
+            await self.app(scope, self._body(receive, scope), answer)
         except Stop as stop:
+            await asyncio.sleep(stop.seconds)
             await answer.error(stop.status, stop.message)
         except (ClientDisconnect, TimeoutError):
             pass  # nobody is there to be answered; the server closes the connection
@@ -88,12 +103,20 @@ class Guard:
             self.metrics.request(method, route, answer.status, took)
             log.info("%s %s %d %.0f ms", method, route, answer.status, took * 1000)
 
+    def _body(self, receive: Receive, scope: Scope) -> _Body:
+        """Whoever has not shown who they are sends little, and at once."""
+        if scope["state"]["person"] is None:
+            return _Body(receive, self.bounds.stranger_bytes, min(self.bounds.stranger_seconds, self.bounds.body_seconds))
+        return _Body(receive, self._most_bytes(scope), self.bounds.body_seconds)
+
     def _most_bytes(self, scope: Scope) -> int:
         """Only uploads may be large."""
         return self.bounds.request_bytes if scope["path"] == "/v1/predict" else self.bounds.json_bytes
 
     def _check(self, scope: Scope) -> None:
         """In the order of cost: counting before parsing, parsing before cryptography."""
+        if scope["state"].get("spare") and scope["path"] not in HEALTH:
+            raise Stop(503, "every connection is at work; try again in a few seconds")
         listed = scope["headers"]
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in listed}
         if len(listed) > self.bounds.headers:
@@ -102,9 +125,7 @@ class Guard:
             raise Stop(431, f"headers of more than {self.bounds.header_bytes:,} bytes")
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > LONGEST_TARGET:
             raise Stop(414, f"address of more than {LONGEST_TARGET} letters")
-        for once in ("host", "content-length", "authorization", "content-type", "transfer-encoding"):
-            if sum(name == once.encode() for name, _ in listed) > 1:
-                raise Stop(400, f"header {once} given twice")
+        self._check_once(scope)
         self._check_host(headers.get("host", ""))
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise Stop(415, "Content-Encoding: send the body as it is")
@@ -113,10 +134,22 @@ class Guard:
             raise Stop(413, f"body of {length[:20]} bytes; at most {self._most_bytes(scope):,} are read")
         if scope["method"] not in SAFE:
             self._check_origin(headers)
-        person = self.access.person(headers, (scope.get("client") or ("", 0))[0])
+        person = self.access.person(headers, _peer(scope))
         if person is None and scope["path"] not in OPEN and not scope["path"].startswith("/page/"):
-            raise Stop(401, "no valid token: send Authorization: Bearer TOKEN, or sign in on the page")
-        scope.setdefault("state", {})["person"] = person
+            seconds = self.wrong_tokens.delay(_peer(scope)) if "authorization" in headers else 0.0
+            raise Stop(401, "no valid token: send Authorization: Bearer TOKEN, or sign in on the page", seconds)
+        scope["state"]["person"] = person
+        if person is not None:
+            scope["state"].get("admit", bool)()
+
+    def _check_once(self, scope: Scope) -> None:
+        """What a proxy in front and this service might read differently is refused."""
+        seen = Counter(name.decode("latin-1") for name, _ in scope["headers"])
+        for once in self.once:
+            if seen[once] > 1:
+                raise Stop(400, f"header {once} given twice")
+        if seen["content-length"] and seen["transfer-encoding"]:
+            raise Stop(400, "Content-Length and Transfer-Encoding together: send one of them")
 
     def _check_host(self, host: str) -> None:
         """Names must be known, or any web page could reach a loopback service through a name of its own (DNS rebinding)."""
@@ -141,6 +174,16 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower():
             raise Stop(403, "request from another origin")
+
+
+def _peer(scope: Scope) -> str:
+    return (scope.get("client") or ("", 0))[0]
+
+
+def _is_secure(scope: Scope) -> bool:
+    """Whether the client speaks TLS, to us or to a proxy. Who lies about it hinders only themselves."""
+    said = next((value for name, value in scope["headers"] if name == b"x-forwarded-proto"), b"")
+    return scope["scheme"] == "https" or said.strip().lower() == b"https"
 
 
 class _Body:

@@ -53,7 +53,7 @@ def run(
         raise BadInput("the same model is given twice; give each once")
     service = Service(served, Store(store, settings.database), settings)
     tempfile.tempdir = str(service.store.folders.incoming)  # where uploads lie until they are read
-    access = Access(service.store.folders.key(), door.tokens, door.proxy_header, frozenset(door.proxies))
+    access = Access(door.tokens, door.proxy_header, frozenset(door.proxies))
     app = create_app(service, access, {socket.gethostname(), *door.hosts})
     for one in served:
         logging.getLogger(__name__).info("serving %s", one.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chestmap.errors import BadInput
 from chestmap.serving.engine.settings import ServeSettings
+from chestmap.serving.http.connections import Doorway, listeners, room_for_connections
 from chestmap.serving.http.guard import Guard
 
 log = logging.getLogger(__name__)
@@ -40,10 +42,15 @@ class Bounded(H11Protocol):
     """Uvicorn waits forever for the end of a header; this closes the connection."""
 
     header_seconds = 10.0
+    doorway: Doorway
+    _number = -1
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
+        self._number = transport.get_extra_info("socket").fileno()
+        state = {"admit": lambda: self.doorway.busy(self._number), "spare": self.doorway.is_spare(self._number)}
+        self.app_state = {**self.app_state, **state}
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -59,6 +66,7 @@ class Bounded(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self.doorway.idle(self._number)
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
             self._arm()
 
@@ -79,24 +87,59 @@ class Bounded(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Tells the service at the first signal, so that nobody waits for results any more."""
+    """Listens through a doorway, and notifies the service at the first signal, so that nobody waits for results any more."""
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None], doorway: Doorway) -> None:
         super().__init__(config)
-        self.drain = drain
+        self.drain, self.doorway = drain, doorway
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """The port is taken before models start."""
+        host, port = self.config.host, self.config.port
+        try:
+            sockets = sockets or listeners(host, port, self.doorway)
+        except OSError as error:
+            raise BadInput(f"{host}:{port}: cannot listen there ({error.strerror or error}); give another --port") from None
+        asyncio.get_running_loop().set_exception_handler(Rarely())
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self.drain()
         super().handle_exit(sig, frame)
 
 
+class Rarely:
+    """Logs what goes wrong outside requests in one line, at most one in `seconds`, with the number of those left out."""
+
+    seconds = 10.0
+
+    def __init__(self) -> None:
+        self._next, self._left_out = 0.0, 0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if loop.time() < self._next:
+            self._left_out += 1
+            return
+        error = context.get("exception")
+        more = f" ({self._left_out:,} more since the last line)" if self._left_out else ""
+        said = f": {type(error).__name__}" if error else ""
+        log.error("%s%s%s", context.get("message", "event loop"), said, more)
+        self._next, self._left_out = loop.time() + self.seconds, 0
+
+
 def server_of(app: Guard, address: Address, settings: ServeSettings, kind: type[Server] = Server) -> Server:
     """Timeouts and limits of `settings.bounds`; uvicorn logs nothing, since paths and queries may name patients."""
     bounds, fastapi = settings.bounds, cast(Any, app.app)
+    doorway = Doorway(
+        room_for_connections(bounds.connections),
+        bounds.connections_of_address,
+        app.access.proxies if app.access.proxy_header else (),
+    )
+    kept = {"header_seconds": bounds.header_seconds, "doorway": doorway}
     config = uvicorn.Config(
-        cast(Any, app), host=address.host, port=address.port, http=type("Bounded", (Bounded,), {"header_seconds": bounds.header_seconds}), ws="none", loop="asyncio",
+        cast(Any, app), host=address.host, port=address.port, http=type("Bounded", (Bounded,), kept), ws="none", loop="asyncio",
         lifespan="on", log_config=None, access_log=False, server_header=False, proxy_headers=False,
-        limit_concurrency=bounds.connections, timeout_keep_alive=min(15, max(1, round(bounds.header_seconds))),
+        timeout_keep_alive=min(15, max(1, round(bounds.header_seconds))),
         timeout_graceful_shutdown=settings.shutdown_seconds, h11_max_incomplete_event_size=bounds.header_bytes,
         backlog=512,
     )  # fmt: skip
@@ -110,7 +153,7 @@ def server_of(app: Guard, address: Address, settings: ServeSettings, kind: type[
         if stopping is not None:
             asyncio.get_running_loop().call_soon_threadsafe(stopping.set)
 
-    return kind(config, drain)
+    return kind(config, drain, doorway)
 
 
 def _tls(address: Address) -> ssl.SSLContext:
