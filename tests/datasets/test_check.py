@@ -12,6 +12,7 @@ from rich.console import Console
 from chestmap.datasets import open_source, source_settings
 from chestmap.datasets.check import Report, check
 from chestmap.datasets.columns import as_images
+from chestmap.datasets.folder import FolderSettings, read_folder
 from chestmap.datasets.source import UNKNOWN, Problem, Source
 from chestmap.datasets.split import Split
 from chestmap.errors import BadSettings
@@ -181,3 +182,14 @@ def test_sources_open_by_name(tmp_path):
     lines = str(caught.value).splitlines()
     assert len(lines) == 3
     assert any('"findings"' in line for line in lines)
+
+
+def test_a_film_brighter_at_its_border_is_a_note(tmp_path):
+    y, x = np.mgrid[-1:1:96j, -1:1:96j]
+    chest = (200 * (np.hypot(x, y) < 0.8)).astype(np.uint8) + np.uint8(20)
+    cv2.imwrite(str(tmp_path / "right.png"), chest)
+    cv2.imwrite(str(tmp_path / "wrong.png"), 255 - chest)
+    report = check(read_folder(FolderSettings(root=tmp_path)), decode=True, workers=1, progress=False)
+    (note,) = [problem for problem in report.problems if problem.kind == "brightness"]
+    assert note.level == "note"
+    assert "1 images are brighter at their border than in the middle, such as wrong.png" in note.message

@@ -193,3 +193,112 @@ def test_file_names_that_are_no_unicode_do_not_stop_the_rest(root):
     except OSError:
         pytest.skip("this file system allows no such name")
     assert len(folder(root)) == 5
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("Image Name,Class,xmin,ymin,width,height", "a.png,Mass,1,2,3,4"),
+        ("image,finding,x1,y1,w,h", "a.png,Mass,1,2,3,4"),
+        ("filename,Category,Xmin,Ymin,Xmax,Ymax", "a.png,Mass,1,2,4,6"),
+        ("file,label,x0,y0,x1,y1", "a.png,Mass,1,2,4,6"),
+        ("file,label,x1,y1,x2,y2", "a.png,Mass,1,2,4,6"),
+        ("filename,width,height,class,xmin,ymin,xmax,ymax", "a.png,640,480,Mass,1,2,4,6"),  # of the image, as VOC has them
+    ],
+)
+def test_usual_header_words_are_understood(root, header, row):
+    source = folder(root, "image,Mass\na.png,1\n", f"{header}\n{row}\n")
+    assert source.boxes == {"a.png": (Box("Mass", 1, 2, 4, 6),)}
+
+
+def test_names_that_differ_in_case_alone_are_found_and_reported(root):
+    source = folder(root, "image,Mass\nA.PNG,1\nb/C.jpg,0\nE.png,0\n", "image,finding,x,y,w,h\na.PNG,Mass,1,2,3,4\n")
+    assert source.images["path"].to_list() == ["a.png", "b/c.jpg", "b/e.PNG"]
+    assert source.ids == ("A.PNG", "b/C.jpg", "E.png")
+    assert kinds(source, "repaired") == {"image name": 3}
+    assert source.boxes == {"A.PNG": (Box("Mass", 1, 2, 4, 6),)}
+
+
+def test_two_files_that_differ_in_case_alone_are_not_guessed(root):
+    (root / "A.png").write_bytes(b"")
+    source = folder(root, "image,Mass\na.png,1\nA.png,0\na.PNG,0\n")
+    assert source.images["path"].to_list() == ["a.png", "A.png", "a.PNG"]
+    assert "repaired" not in {problem.level for problem in source.problems}
+
+
+def test_a_finding_in_its_own_spelling_is_no_repair(root):
+    for labels in ("image,findings\na.png,Pleural_Thickening\n", "image,Pleural_Thickening\na.png,1\n"):
+        source = folder(root, labels, "image,finding,x,y,w,h\na.png,Pleural_Thickening,1,2,3,4\n")
+        assert kinds(source, "repaired") == {}
+        assert source.findings.names == ("Pleural_Thickening",)
+
+
+@pytest.fixture
+def films(tmp_path):
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((400, 600), np.uint8))
+    return tmp_path
+
+
+FOUR = "image,Mass\n" + "".join(f"{number}.png,1\n" for number in range(4))
+
+
+def marked(header, *corners):
+    return f"image,finding,{header}\n" + "".join(f"{number}.png,Mass,{row}\n" for number, row in enumerate(corners))
+
+
+FRACTIONS = marked("x,y,w,h", "0.1,0.2,0.3,0.4", "0.5,0.5,0.5,0.5")
+PERCENT = marked("x,y,w,h", "10,20,30,40", "50,50,50,50", "1,2,3,4")
+AS_CORNERS = marked("x,y,w,h", "300,200,400,300", "500,300,600,400", "100,150,300,390", "10,10,20,30")
+OTHER_UNITS = {
+    "fractions": (FRACTIONS, "no box reaches beyond 1, so they are fractions of the image"),
+    "percent": (PERCENT, "no box reaches beyond 100 in images of 400 pixels and more, so they are percent"),
+    "corners": (
+        AS_CORNERS,
+        "boxes of x, y, width, height leave their images, and as corners x0, y0, x1, y1 they lie inside",
+    ),
+    "corners in COCO": (
+        {
+            "images": [{"id": number, "file_name": f"{number}.png"} for number in range(4)],
+            "categories": [{"id": 1, "name": "Mass"}],
+            "annotations": [
+                {"image_id": number, "category_id": 1, "bbox": [int(one) for one in row.split(",")[2:]]}
+                for number, row in enumerate(AS_CORNERS.splitlines()[1:])
+            ],
+        },
+        "boxes of x, y, width, height leave their images",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_UNITS)
+def test_boxes_in_another_unit_are_refused(films, case):
+    boxes, said = OTHER_UNITS[case]
+    with pytest.raises(BadTable, match=said) as caught:
+        folder(films, FOUR, boxes)
+    assert 'box_unit="' in str(caught.value)
+    assert folder(films, FOUR, boxes, box_unit="pixels").boxes
+
+
+@pytest.mark.parametrize(("unit", "boxes"), [("fraction", FRACTIONS), ("percent", PERCENT)])
+def test_boxes_in_a_named_unit_become_pixels(films, unit, boxes):
+    source = folder(films, FOUR, boxes, box_unit=unit)
+    first, second = source.boxes["0.png"][0], source.boxes["1.png"][0]
+    assert first.corners == pytest.approx((60, 80, 240, 240))
+    assert second.corners == pytest.approx((300, 200, 600, 400))
+    (films / "0.png").unlink()
+    with pytest.raises(BadTable, match=r"need the sizes of images, and 0\.png cannot be opened"):
+        folder(films, FOUR, boxes, box_unit=unit)
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        marked("x,y,w,h", "300,200,100,90", "10,10,20,30", "5,5,50,60", "100,150,200,240"),
+        marked("x,y,w,h", "1,2,30,40", "5,6,20,20", "10,10,40,40"),  # in a corner of 100 pixels, and not far
+        marked("x,y,w,h", "30,40,50,50"),  # one box says nothing
+        marked("x0,y0,x1,y1", "300,200,400,300", "500,300,600,400", "100,150,300,390", "10,10,20,30"),
+    ],
+)
+def test_boxes_in_pixels_are_taken_as_they_are(films, boxes):
+    assert folder(films, FOUR, boxes).boxes

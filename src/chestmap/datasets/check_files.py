@@ -69,7 +69,7 @@ def look_at_pixels(
             advance(1)
     problems = [Problem("error", "unreadable file", look.wrong) for look in seen if look.wrong]
     good = [(row, look) for row, look in zip(rows, seen, strict=True) if not look.wrong]
-    return [*problems, *_misplaced(source, good), *_same_pixels(source, good)]
+    return [*problems, *_misplaced(source, good), *_inverted(source, good), *_same_pixels(source, good)]
 
 
 @contextmanager
@@ -109,6 +109,15 @@ def _misplaced(source: Source, good: Sequence[tuple[int, Look]]) -> list[Problem
         message = f"{len(beyond):,} images have boxes beyond their stored pixels, such as {beyond[0]}"
         problems.append(Problem("error", "box outside", message, len(beyond)))
     return problems
+
+
+def _inverted(source: Source, good: Sequence[tuple[int, Look]]) -> list[Problem]:
+    """A note: nobody but a reader can be sure."""
+    rows = [row for row, look in good if look.inverted]
+    if not rows:
+        return []
+    message = f"{len(rows):,} images are brighter at their border than in the middle, such as {source.ids[rows[0]]}; "
+    return [Problem("note", "brightness", message + "look whether black and white are exchanged there", len(rows))]
 
 
 def _same_pixels(source: Source, good: Sequence[tuple[int, Look]]) -> list[Problem]:

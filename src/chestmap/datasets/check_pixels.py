@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from chestmap.errors import BadImage
+from chestmap.imaging.brightness import seems_inverted
 from chestmap.imaging.read import read_radiograph
 
 
@@ -15,6 +16,7 @@ class Look(NamedTuple):
     width: int = 0
     height: int = 0
     wrong: str = ""
+    inverted: bool = False  # black and white look exchanged
 
 
 def look_at(path: Path) -> Look:
@@ -23,4 +25,4 @@ def look_at(path: Path) -> Look:
     except BadImage as error:
         return Look(wrong=str(error))
     height, width = pixels.shape
-    return Look(blake2b(pixels.tobytes(), digest_size=16).digest(), width, height)
+    return Look(blake2b(pixels.tobytes(), digest_size=16).digest(), width, height, inverted=seems_inverted(pixels))

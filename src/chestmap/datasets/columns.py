@@ -145,8 +145,8 @@ def _spellings(
     left = [text for name in texts if name not in ours for text in texts[name]]
     table = table.set_aside(pl.col(column).is_in(left), "unknown finding", f'"{{{column}}}" is not a finding of this source')
     for name, own in sorted(ours.items()):
-        seen = name.replace("_", " ")
-        if seen != own and not (any_case and seen.lower() == own.lower()):
+        seen, meant = name.replace("_", " "), own.replace("_", " ")
+        if seen != meant and not (any_case and seen.lower() == meant.lower()):
             say = _literal(f'"{name}" read as "{own}"')
             table = table.reported("repaired", "label spelling", pl.col(column).is_in(texts[name]), say)
     return table, ours

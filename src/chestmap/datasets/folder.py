@@ -2,18 +2,18 @@
 
     labels.csv     image, then one column for each finding (1, 0, -1 or blank for unknown), or one column `findings` with
                    names separated by |; if wanted patient_id, view, age, sex, split (the name of a list)
-    boxes.csv      image, finding and x0, y0, x1, y1, or x, y, w, h, in pixels of the image
+    boxes.csv      image, finding and x0, y0, x1, y1, or x, y, w, h, in pixels of the image (or as `box_unit` says)
     boxes.json     COCO: images, annotations, categories
 
-An image is named by its path from the root, its file name or its stem, whichever is unique. Without a table every PNG, JPEG
+An image is named by its path from the root, its file name or its stem, whichever is unique, in any case of letters. Without a table every PNG, JPEG
 and DICOM file counts and its labels are unknown. Patients that are not named are the images themselves.
 """
 
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 from pydantic import field_validator
 
+from chestmap.datasets.box_units import Unit, boxes_in_pixels
 from chestmap.datasets.coco import read_coco
 from chestmap.datasets.columns import as_boxes, as_images, with_boxes_cleaned
 from chestmap.datasets.csv_table import Table
@@ -42,6 +43,7 @@ class FolderSettings(Settings):
     root: Path
     labels: str | None = None  # a CSV in the root
     boxes: str | None = None  # a CSV or a COCO file in the root
+    box_unit: Unit | None = None  # unset: pixels, refused where they are plainly something else
     findings: tuple[str, ...] | None = None  # unset: as the labels have them, else the boxes, else ChestX-ray14's fourteen
 
     @field_validator("findings")
@@ -74,6 +76,8 @@ def read_folder(settings: FolderSettings) -> Source:
     problems = table.problems
     if marks is not None:
         marks = _with_ids(replace(marks, problems=(*problems, *marks.problems)), images["image_id"])
+        sides = marks.place == "annotation" or "w" in marks.rows.columns
+        marks = boxes_in_pixels(marks, images, settings.root, settings.box_unit, sides=sides)
         others = [name for name in marks.rows["finding"].unique() if name not in findings]
         if settings.findings is None:
             say = "{finding} has no labels; its boxes are left out"
@@ -126,12 +130,26 @@ def names_of(paths: Iterable[str]) -> dict[str, str]:
     return names | {str(file): str(file) for file in files}
 
 
+def _in_any_case(names: Mapping[str, str]) -> dict[str, str]:
+    """The same in small letters, where only one file is meant."""
+    meant: dict[str, set[str]] = defaultdict(set)
+    for name, file in names.items():
+        meant[name.lower()].add(file)
+    return {name: next(iter(files)) for name, files in meant.items() if len(files) == 1}
+
+
 def _with_files(table: Table, files: list[str]) -> Table:
     """`path` of each row; a file that is not there keeps the table's name and is found missing by a check."""
     names = names_of(files)
-    table = table.with_columns(
-        path=pl.col("image_id").replace_strict(names, default=pl.col("image_id"), return_dtype=pl.String)
-    )
+    own = pl.col("image_id")
+    found = own.replace_strict(names, default=None, return_dtype=pl.String)
+    table = table.with_columns(path=found)
+    if table.rows["path"].null_count():
+        near = own.str.to_lowercase().replace_strict(_in_any_case(names), default=None, return_dtype=pl.String)
+        table = table.with_columns(near=pl.when(pl.col("path").is_null()).then(near))
+        say = "{image_id} is not there, and {near} is taken for it: names differ in the case of letters"
+        table = table.reported("repaired", "image name", pl.col("near").is_not_null(), say)
+        table = replace(table, rows=table.rows.with_columns(path=pl.coalesce("path", "near", "image_id")).drop("near"))
     again = ~pl.col("path").is_first_distinct()
     table = table.set_aside(again, "repeated row", "{image_id} is {path}, which an earlier row names")
     unlisted = sorted(set(files) - set(table.rows["path"]))
@@ -146,9 +164,11 @@ def _with_ids(marks: Table, ids: pl.Series) -> Table:
     names = names_of(ids)
     own = pl.col("image").str.replace_all("\\", "/", literal=True)
     short = own.str.split("/").list.last()
+    forms = (own, short, short.str.replace(r"\.[^.]*$", ""))
+    in_small = _in_any_case(names)
     found = pl.coalesce(
-        one.replace_strict(names, default=None, return_dtype=pl.String)
-        for one in (own, short, short.str.replace(r"\.[^.]*$", ""))
+        *(one.replace_strict(names, default=None, return_dtype=pl.String) for one in forms),
+        *(one.str.to_lowercase().replace_strict(in_small, default=None, return_dtype=pl.String) for one in forms),
     )
     marks = marks.with_columns(found=found)
     marks = marks.set_aside(pl.col("found").is_null(), "box of another image", "{image} is not among the images")

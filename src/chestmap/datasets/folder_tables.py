@@ -13,6 +13,7 @@ from jaxtyping import Int8
 from chestmap.datasets.columns import (
     ABSENT,
     CELLS,
+    CORNERS,
     PRESENT,
     SEXES,
     VIEWS,
@@ -31,7 +32,7 @@ from chestmap.types import Findings
 from chestmap.vocabulary import CODES, NO_FINDING, VOCABULARIES
 
 ALIASES = {alias: name for whole in VOCABULARIES.values() for alias, name in whole.aliases.items()}
-IMAGE = {"image_id": ("image", "image_id", "image index", "file", "file_name", "path")}
+IMAGE = {"image_id": ("image", "image_id", "image index", "image name", "image file", "file", "file_name", "path")}
 KNOWN = {
     "patient_id": ("patient_id", "patient"),
     "view": ("view", "view_position"),
@@ -43,13 +44,20 @@ KNOWN = {
     "height": ("height", "image_height"),
 }
 Labels = Int8[np.ndarray, "image finding"]
-CORNERS = {
-    "x0": ("x0", "xmin", "left", "x1"),
-    "y0": ("y0", "ymin", "top", "y1"),
-    "x1": ("x2", "xmax", "right", "x1"),
-    "y1": ("y2", "ymax", "bottom", "y1"),
+BOXED = {"image": IMAGE["image_id"], "finding": ("finding", "label", "class_name", "finding_label", "class", "category")}
+PLACES = {
+    "left": ("x0", "xmin", "left", "x"),
+    "top": ("y0", "ymin", "top", "y"),
+    "right": ("x2", "xmax", "right"),
+    "bottom": ("y2", "ymax", "bottom"),
+    "one_x": ("x1",),
+    "one_y": ("y1",),
+    "w": ("w", "width"),
+    "h": ("h", "height"),
 }
-SIDES = {"x": ("x",), "y": ("y",), "w": ("w", "width"), "h": ("h", "height")}
+"""Columns of a table of boxes; `x1, y1` are the first corner with `x2, y2` or `w, h`, and the second with `x0, y0`."""
+
+SHOWN = {"left": "x", "top": "y", "right": "x2", "bottom": "y2", "one_x": "x1", "one_y": "y1"}
 
 
 def folder_findings(names: Iterable[str]) -> Findings:
@@ -128,14 +136,19 @@ def _finding_columns(table: Table) -> tuple[str, ...]:
 
 
 def read_box_table(path: Path) -> Table:
-    """Corners or sides, by the header: `x1, y1` are the first corner when `x2, y2` follow, the second when `x0, y0` precede."""
-    image = {"image": IMAGE["image_id"]}
-    table = read_csv(path, image | {"finding": ("finding", "label", "class_name", "finding_label")}, CORNERS | SIDES)
-    if set(CORNERS) <= set(table.rows.columns):
-        return numbers(table, *CORNERS)
-    if set(SIDES) <= set(table.rows.columns):
-        table = numbers(table, *SIDES)
-        x, y = pl.col("x"), pl.col("y")
-        return table.with_columns(x0=x, y0=y, x1=x + pl.col("w"), y1=y + pl.col("h"))
-    columns = ", ".join((*table.rows.columns[1:], *table.others))[:200]
-    raise BadTable(f"{path}: expected columns x0, y0, x1, y1 or x, y, w, h; its columns are {columns}")
+    """Boxes as corners; where the file gives a corner with width and height, `x, y, w, h` stay as columns, too."""
+    table = read_csv(path, BOXED, PLACES)
+    there = set(table.rows.columns)
+    first = ["left" if "left" in there else "one_x", "top" if "top" in there else "one_y"]
+    second = ["right" if "right" in there else "one_x", "bottom" if "bottom" in there else "one_y"]
+    corners = {*first, *second} <= there and not {*first} & {*second}
+    if not corners and not {*first, "w", "h"} <= there:
+        columns = ", ".join((*(SHOWN.get(name, name) for name in table.rows.columns[1:]), *table.others))[:200]
+        raise BadTable(f"{path}: expected columns x0, y0, x1, y1 or x, y, w, h; its columns are {columns}")
+    ours, theirs = (CORNERS, [*first, *second]) if corners else (("x", "y", "w", "h"), [*first, "w", "h"])
+    places = [pl.col(column).alias(name) for name, column in zip(ours, theirs, strict=True)]
+    table = numbers(replace(table, rows=table.rows.select("row", "image", "finding", *places)), *ours)
+    if corners:
+        return table
+    x, y = pl.col("x"), pl.col("y")
+    return table.with_columns(x0=x, y0=y, x1=x + pl.col("w"), y1=y + pl.col("h"))

@@ -21,6 +21,7 @@ from jaxtyping import Float32
 from pydicom import uid
 
 from chestmap.errors import BadImage
+from chestmap.imaging.brightness import seems_inverted
 from chestmap.imaging.color import grey_of_color, unit
 from chestmap.imaging.dicom_header import FAILURES, Header, quiet, read_header
 from chestmap.imaging.dicom_pixels import FRAMES, NATIVE, Codes, Layout, decoded
@@ -71,6 +72,8 @@ def _read(data: bytes, limits: Limits, *, any_view: bool) -> tuple[Radiograph, C
         display = _display(header, layout)
         tables = grey_tables(codes, display)
         pixels, done = tables.greys.astype(np.float32)[codes], tables.done
+        if display.inverted and seems_inverted(pixels):
+            done.append("the border is now brighter than the middle: the header may be wrong that low values are white")
         depth = partial(depth_of_codes, codes, display, tables)
     else:
         pixels, done = _grey_of_color(codes, photometric, layout)
