@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
-EXTRAS := dicom,search,serve,export,dev
+EXTRAS := dicom,search,serve,starts,export,dev
 MADE := $(VENV)/.made
 PYTEST_WORKERS ?= 2
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Images on the canvas in [0, 1]; labels are 0, 1 or NaN (unknown); boxes are in image pixels, `frames` lead to the canvas."""
+    """Images on the canvas in [0, 1], or what a frozen trunk made of them; labels are 0, 1 or NaN (unknown); boxes are in image pixels, `frames` lead to the canvas."""
 
-    images: Float[Tensor, "batch 1 h w"]
+    images: Float[Tensor, "batch channel h w"]
     labels: Float[Tensor, "batch finding"]
     frames: tuple[Frame, ...]
     boxes: tuple[tuple[Box, ...], ...]

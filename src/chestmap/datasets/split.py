@@ -164,7 +164,7 @@ def make_split(source: Source, settings: SplitSettings) -> Split:
     rule, shares_patients = RULES[settings.kind]
     sides = rule(source, settings)
     parts = {part: tuple(one for one in source.ids if part in sides.get(one, "").split()) for part in PARTS}
-    needed = ("train",) if settings.kind == "search" else ("train", "test")
+    needed = ("train",) if settings.kind in ("search", "everything") else ("train", "test")
     if empty := [part for part in needed if not parts[part]]:
         raise BadInput(
             f"{source.name}: split {settings.name} leaves no image to {' and '.join(empty)} ({len(source)} images, "

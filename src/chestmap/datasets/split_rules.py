@@ -8,6 +8,7 @@
 - `clean-fold-1` … `clean-fold-5`: the same drawn by patient.
 - `ham-fold-1` … `ham-fold-5`: the lists that the authors of HAM published; shares patients.
 - `ag-cnn`: 70/10/20 % by image; `ag-cnn-patients` and `patients` by patient.
+- `everything`: all images train, for a model that is scored elsewhere; it has no test.
 - `search`: 20 % of the official training list, for choosing loss weights; it has no test.
 """
 
@@ -29,7 +30,7 @@ SplitName = Literal[
     "fold-1", "fold-2", "fold-3", "fold-4", "fold-5",
     "clean-fold-1", "clean-fold-2", "clean-fold-3", "clean-fold-4", "clean-fold-5",
     "ham-fold-1", "ham-fold-2", "ham-fold-3", "ham-fold-4", "ham-fold-5",
-    "ag-cnn", "ag-cnn-patients", "patients", "search",
+    "ag-cnn", "ag-cnn-patients", "patients", "search", "everything",
 ]  # fmt: skip
 VALIDATION_LISTS = ("validation", "valid", "val")
 Sides = dict[str, str]
@@ -150,6 +151,10 @@ def _plus_boxes(source: Source, settings: SplitSettings) -> Sides:
     return sides | dict.fromkeys(source.boxes, "train test")
 
 
+def _everything(source: Source, settings: SplitSettings) -> Sides:  # noqa: ARG001 -- a rule
+    return dict.fromkeys(source.ids, "train")
+
+
 def _by_image(source: Source, settings: SplitSettings) -> Sides:
     return _cut(shuffled(source.ids, settings.seed, "images"), _shares(settings))
 
@@ -255,5 +260,6 @@ RULES: dict[str, tuple[Callable[[Source, SplitSettings], Sides], bool]] = {
     "ag-cnn-patients": (_by_patient, False),
     "patients": (_by_patient, False),
     "search": (_search, False),
+    "everything": (_everything, False),
 }
 """Kind of split → its rule, and whether two sides may share patients."""

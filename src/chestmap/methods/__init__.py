@@ -26,6 +26,7 @@ METHODS: "Registry[Method]" = Registry(
         "attention_mining": "chestmap.methods.attention_mining:METHOD",
         "cam": "chestmap.methods.cam:METHOD",
         "cia_net": "chestmap.methods.cia_net:METHOD",
+        "combined": "chestmap.methods.combined:METHOD",
         "disease_masks": "chestmap.methods.disease_masks:METHOD",
         "ham": "chestmap.methods.ham:METHOD",
         "patch_mil": "chestmap.methods.patch_mil:METHOD",

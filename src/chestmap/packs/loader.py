@@ -168,7 +168,12 @@ class Loader:
     def _batch(self, picks: Picks, images: Tensor) -> Batch:
         part, positions = self.part, list(picks.positions)
         frames = tuple(part.base_frame(part.ids[position]) for position in positions)
-        if self.augment is not None:
+        if part.views is not None:
+            numbers = self._reader.numbers(picks)
+            frames = tuple(
+                part.views.frame(*pair) for pair in zip(frames, (part.ids[one] for one in positions), numbers, strict=True)
+            )
+        elif self.augment is not None:
             changes = self._reader.changes(picks)
             frames = tuple(frame.then(change.matrix) for frame, change in zip(frames, changes, strict=True))
         boxes = tuple(part.boxes(position) for position in positions)
@@ -239,7 +244,7 @@ class _Reader(Dataset[Tensor]):
 
     def __init__(self, part: Part, augment: AugmentSettings | None, seed: int) -> None:
         self.pack, self.rows, self.ids = part.pack, part.pack_rows, part.ids
-        self.augment, self.seed = augment, seed
+        self.augment, self.seed, self.views = augment, seed, part.views
 
     def changes(self, picks: Picks) -> list[Change]:
         assert self.augment is not None
@@ -247,7 +252,17 @@ class _Reader(Dataset[Tensor]):
         pairs = zip(picks.positions, picks.repeats, strict=True)
         return [draw(self.augment, canvas, self.seed, (picks.epoch, repeat), self.ids[place]) for place, repeat in pairs]
 
+    def numbers(self, picks: Picks) -> list[int]:
+        """Of the views that the batch shows; without augmentation the plain one."""
+        assert self.views is not None
+        if self.augment is None:
+            return [0] * len(picks.positions)
+        pairs = zip(picks.positions, picks.repeats, strict=True)
+        return [self.views.number(self.seed, (picks.epoch, repeat), self.ids[place]) for place, repeat in pairs]
+
     def __getitem__(self, picks: Picks) -> Tensor:
+        if self.views is not None:
+            return torch.from_numpy(self.views.read(self.rows[list(picks.positions)], self.numbers(picks))).float()
         pixels = np.asarray(self.pack.images[self.rows[list(picks.positions)]])
         images = torch.from_numpy(pixels).unsqueeze(1).float().div_(255.0)
         return images if self.augment is None else augmented(images, self.changes(picks), self.augment)

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32, Int64
 from chestmap.datasets.source import Source
 from chestmap.errors import BadInput, BadModel
 from chestmap.packs.pack import Pack
+from chestmap.packs.views import Views
 from chestmap.types import Box, Findings, Frame
 
 
@@ -30,6 +31,7 @@ class Part:
     rows: Int64[np.ndarray, "image"]
     name: str = ""
     through: Callable[[Any], Any] | None = None
+    views: Views | None = None  # kept features that are read in place of pixels
 
     def __post_init__(self) -> None:
         if self.pack.source != self.source.name:
@@ -90,6 +92,8 @@ class Part:
         digest = sha256(f"{self.source.fingerprint}|{self.pack.fingerprint}|".encode())
         if self.pack.walk.changes_order:
             digest.update(f"{self.pack.walk}|".encode())
+        if self.views is not None:
+            digest.update(f"{self.views.fingerprint}|".encode())
         digest.update("\n".join(self.ids).encode())
         return digest.hexdigest()[:16]
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from chestmap.datasets.seen import PUBLISHED, Seen
+from chestmap.errors import BadSettings
 from chestmap.nn.backbone import check_backbones
 from chestmap.packs.build import PackSettings
 from chestmap.packs.part import Part
@@ -22,6 +23,7 @@ from chestmap.training.run import Observer, Run
 from chestmap.training.run_folder import read_json
 from chestmap.training.schedule import Schedule
 from chestmap.training.training_data import Data, open_data
+from chestmap.training.views import views_of, with_views
 from chestmap.training.wrapper_settings import AroundSettings, train_around
 from chestmap.types import Findings
 
@@ -66,7 +68,7 @@ def train(
             config.write(folder / "config.toml")
         _check_batches({"method": config.settings, "around": config.around}, run.fabric.world_size)
         with in_turn(run.fabric):
-            data = open_data(config.data, progress=progress and run.first)
+            data = _opened(config, progress=progress and run.first)
         network = train_around(run, data, config.method, config.settings, config.around).eval()
         if run.first and _is_other(folder / "model", config.around):
             shutil.rmtree(folder / "model")
@@ -79,6 +81,18 @@ def train(
             config.write(folder / "config.toml")  # schedules of finished steps may differ in what does not count
         run.screen.table(run.steps)
     return folder / "model"
+
+
+def _opened(config: Config, *, progress: bool) -> Data:
+    """The parts, which show kept features where the config asks for views."""
+    data = open_data(config.data, progress=progress)
+    if config.data.views is None:
+        return data
+    backbone = getattr(config.settings, "backbone", None)
+    if backbone is None or config.around is not None:
+        raise BadSettings("data.views: needs a method with a backbone and nothing in [around]; leave views out")
+    augment, views, place = config.data.augment, config.data.views, config.data.cache / "views"
+    return with_views(data, views_of(data.train.pack, backbone, augment, views, place, progress=progress))
 
 
 def _check_batches(tables: Mapping[str, Any], processes: int) -> None:

@@ -14,6 +14,7 @@ from chestmap.packs.augment import AugmentSettings
 from chestmap.packs.build import Pack, PackSettings, make_pack, pack_place
 from chestmap.packs.loader import Part
 from chestmap.packs.shards import ShardSettings, open_shards
+from chestmap.packs.views import ViewSettings
 from chestmap.settings import Settings
 from chestmap.types import Findings
 
@@ -23,6 +24,7 @@ PartName = Literal["train", "validation", "test", "all"]
 class DataSettings(Settings):
     """`cache` holds the packs, one folder for each source and canvas; images that cannot be read are left out.
 
+    With `views` the frozen stages of the backbone are computed once for so many augmentations of each image.
     With `shards` pixels come from a published pack through `cache`, and the source needs its tables alone.
     """
 
@@ -32,6 +34,7 @@ class DataSettings(Settings):
     cache: Path = Path("cache")
     shards: ShardSettings | None = None
     augment: AugmentSettings = AugmentSettings()
+    views: ViewSettings | None = None
 
 
 @dataclass(frozen=True, eq=False)
