@@ -1,40 +1,52 @@
 """The methods on real films: five folds by patient, one backbone and one canvas for all, one row at a time.
 
-    python benchmarks/real.py FILMS WORK prepare            # packs, and the features of the frozen stages
-    python benchmarks/real.py FILMS WORK run ROW [FOLD …]   # trains what is missing and predicts each fold's test films
-    python benchmarks/real.py FILMS WORK table              # scores of every finished row, to real.json and real.md
+    python benchmarks/real.py FILMS WORK pretrain            # once, 12 minutes: the frozen stages, on patients without boxes
+    python benchmarks/real.py FILMS WORK run ROW FOLD        # 6 minutes: trains a row on a fold and predicts its test films
+    python benchmarks/real.py FILMS WORK medoid              # the floor: the medoid box of each fold's training
+    python benchmarks/real_table.py FILMS WORK               # scores of every row that is there: real.json and the tables
 
-FILMS is a folder in ChestX-ray14's layout. Folds are of patients with boxes; patients without any box are cut in two: a fifth is
-never trained on and shared out over the folds' tests as negatives, the others train in every fold and pretrain the frozen stages.
+FILMS is a folder in ChestX-ray14's layout. Folds are of patients with boxes. Of the patients without any box a fifth is never
+trained on and shared out over the folds' tests as negatives; the others train in every fold and pretrain the frozen stages.
+Every row of a fold sees the same films in the same order, half of each batch boxed. What is finished is not made again.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from chestmap.datasets import open_source
 from chestmap.datasets.nih import NihSettings
 from chestmap.datasets.source import Source
 from chestmap.datasets.split_rules import patients_of, shuffled
-from chestmap.evaluation.evaluate import EvaluationSettings, evaluate
+from chestmap.evaluation.floors import fit_floors
 from chestmap.evaluation.truth import truth_of
 from chestmap.methods import METHODS
+from chestmap.methods.cam import CamSettings
+from chestmap.nn.backbone import BackboneSettings
+from chestmap.nn.weights import starting_weights
 from chestmap.packs.augment import AugmentSettings
 from chestmap.packs.build import make_pack, pack_place
 from chestmap.packs.loader import Loader, LoaderSettings
 from chestmap.packs.pack import Pack, PackSettings
 from chestmap.packs.part import Part
-from chestmap.packs.views import Views
-from chestmap.predictions.folder import Chunk, Header, OwnRule, PredictionsWriter, open_predictions
+from chestmap.packs.views import Views, ViewSettings
+from chestmap.predictions.folder import Chunk, Header, OwnRule, PredictionsWriter
 from chestmap.settings import Tree, checked
-from chestmap.training import Data, Run
+from chestmap.tensors import Batch
+from chestmap.training import Data, Run, Schedule
 from chestmap.training.run_settings import RunSettings
+from chestmap.training.views import views_of
+from chestmap.types import Box, Frame
 
 FOLDS = 5
 AUGMENT = AugmentSettings(
@@ -92,48 +104,42 @@ def films_of(root: Path, work: Path, side: int) -> Films:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `boxes` is the share of the boxed training patients whose boxes are seen."""
+    """One line of the table; `boxes` is the share of the boxed patients whose boxes training sees."""
 
     method: str
-    settings: Tree
+    step: str
+    settings: Tree = field(default_factory=dict)
     boxes: float = 0.8
-    note: str = ""
-    paper: str = ""
-    side: int = 256
-    trunk: Mapping[str, Any] = field(default_factory=dict)
-    flip: bool = False
-    noise: bool = False
+    trunk: int = 3  # stages that stand still: 3 as pretrained on films, 2 as ImageNet left them
 
 
-def trunk_of(work: Path) -> Tree:
-    """The backbone of every row: stages up to stride 16 as the pretraining left them, and frozen."""
-    return {
-        "name": "tf_efficientnet_lite0",
-        "weights": str(work / "pretrained.safetensors"),
-        "stages": [2, 3, 4],
-        "frozen": 3,
-        "pyramid": 96,
-    }
+ROWS = {
+    "cam": Row("cam", "classify"),
+    "ham-0": Row("ham", "attend", {"width": 64, "box_weight": 0.0}),
+    "ham-40": Row("ham", "attend", {"width": 64, "box_weight": 0.1}, boxes=0.4),
+    "ham-80": Row("ham", "attend", {"width": 64, "box_weight": 0.1}),
+    "ham-80-mse": Row("ham", "attend", {"width": 64, "box_weight": 0.1, "box_loss": "mse"}),
+    "patch-0": Row("patch_mil", "attend", {"width": 64, "box_weight": 0.0}),
+    "patch-80": Row("patch_mil", "attend", {"width": 64}),
+    "combined": Row("combined", "learn", {"width": 64}),
+    "combined-no-prior": Row("combined", "learn", {"width": 64, "place_prior": False}),
+    "combined-cells": Row("combined", "learn", {"width": 64, "decode": "cells"}),
+    "combined-imagenet": Row("combined", "learn", {"width": 64}, trunk=2),
+}
 
 
-def schedule(**changes: Any) -> Tree:
-    usual: Tree = {
-        "epochs": 10,
-        "batches": 40,
-        "batch_size": 24,
-        "optimizer": "adamw",
-        "learning_rate": 6e-4,
-        "weight_decay": 0.05,
-        "warmup": 0.5,
-        "decay": "cosine",
-        "clip": 5.0,
-        "boxed_share": 0.5,
-        "select": "last",
-    }
-    return usual | changes
+def backbone_of(work: Path, trunk: int) -> Tree:
+    weights = str(work / "pretrained.safetensors") if trunk == 3 else "package:efficientnet-lite0"
+    return {"name": "tf_efficientnet_lite0", "weights": weights, "stages": [2, 3, 4], "frozen": trunk, "pyramid": 64}
 
 
-def fewer_boxes(source: Source, share: float) -> Source:
+SCHEDULE: Tree = {
+    "epochs": 5, "batches": 40, "batch_size": 24, "optimizer": "adamw", "learning_rate": 6e-4, "weight_decay": 0.05,
+    "warmup": 0.5, "decay": "cosine", "clip": 5.0, "boxed_share": 0.5, "select": "last", "validate_every": 5,
+}  # fmt: skip
+
+
+def with_fewer_boxes(source: Source, share: float) -> Source:
     """The same films with the boxes of fewer patients: 0.8 keeps those of all training patients, 0.4 of half of them."""
     if share >= 0.8:
         return source
@@ -143,63 +149,122 @@ def fewer_boxes(source: Source, share: float) -> Source:
     return replace(source, boxes={one: boxes for one, boxes in source.boxes.items() if patient_of[one] in kept})
 
 
-def data_of(films: Films, views: Views | None, fold: int, boxes: float) -> Data:
-    source = fewer_boxes(films.source, boxes)
-    train = replace(Part.of(source, films.pack, films.train_ids(fold), "train"), views=views)
-    validation = replace(Part.of(source, films.pack, films.free_validation, "validation"), views=views)
-    return Data(source.findings, films.pack.settings, train, validation, None, f"films-fold-{fold + 1}", "")
+def views_for(films: Films, trunk: int) -> Views:
+    settings = BackboneSettings(**backbone_of(films.work, trunk))
+    return views_of(films.pack, settings, AUGMENT, ViewSettings(count=8), films.work / "views")
 
 
-def run_cell(films: Films, views: Views | None, name: str, row: Row, fold: int, seed: int = 0) -> dict[str, Any]:
+def part_of(films: Films, ids: Iterable[str], views: Views, source: Source | None = None) -> Part:
+    return replace(Part.of(source or films.source, films.pack, ids, "films"), views=views)
+
+
+def run_row(films: Films, name: str, fold: int, seed: int = 0) -> dict[str, Any]:
     """Trains one row on one fold and writes its test predictions as part `fold` of the row's folder."""
-    method = METHODS[row.method]
-    settings = checked(method.settings, {"name": row.method, **row.settings}, name=name)
-    data = data_of(films, views, fold, row.boxes)
+    row = ROWS[name]
+    method, views = METHODS[row.method], views_for(films, row.trunk)
+    tree = {"name": row.method, "backbone": backbone_of(films.work, row.trunk), row.step: SCHEDULE, **row.settings}
+    settings = checked(method.settings, tree, name=name)
+    source = with_fewer_boxes(films.source, row.boxes)
+    train, validation = (part_of(films, ids, views, source) for ids in (films.train_ids(fold), films.free_validation))
+    data = Data(source.findings, films.pack.settings, train, validation, None, f"films-fold-{fold + 1}", "")
     started, cpu = time.monotonic(), time.process_time()
-    run = Run(
-        films.work / "runs" / f"{name}-{fold + 1}",
-        RunSettings(seed=seed, workers=0, tensorboard=False),
-        method=settings.model_dump(mode="json"),
-        augment=AUGMENT,
-        progress=False,
-    )
-    with run:
+    how = RunSettings(seed=seed, workers=0, tensorboard=False)
+    folder, lasting = films.work / "runs" / f"{name}-{fold + 1}", settings.model_dump(mode="json", exclude={row.step})
+    with Run(folder, how, method=lasting, augment=AUGMENT, progress=False) as run:
         network = method.recipe(run, data, settings).eval()
-        seconds = sum(step.seconds for step in run.steps)
-        images = sum(step.seconds * (step.images_per_second or 0) for step in run.steps)
-    trained = time.process_time() - cpu
-    predict(films, views, network, method.own_rule(settings), name, fold)
-    return {
-        "row": name,
-        "fold": fold + 1,
-        "seed": seed,
-        "train_seconds": round(seconds, 1),
-        "train_cpu_seconds": round(trained, 1),
-        "images_per_second": round(images / max(seconds, 1e-9), 1),
-        "seconds": round(time.monotonic() - started, 1),
-    }
+        speed = run.steps[-1].images_per_second
+    predict(films, network, views, (name, fold, method.own_rule(settings)))
+    cost = {"images_per_second": speed, "cpu_minutes": (time.process_time() - cpu) / 60}
+    return {"row": name, "fold": fold + 1, "seed": seed, "minutes": (time.monotonic() - started) / 60} | cost
 
 
-def predict(films: Films, views: Views | None, network: torch.nn.Module, rule: OwnRule, name: str, fold: int) -> None:
-    part = replace(Part.of(films.source, films.pack, films.test_ids(fold), "test"), views=views)
-    writer = PredictionsWriter(
-        films.work / "predictions" / name,
-        Header(films.source.findings, films.pack.settings.canvas, {"name": name}, rule),
-    )
-    patient_of = patients_of(films.source)
+def predict(films: Films, network: torch.nn.Module, views: Views, to: tuple[str, int, OwnRule]) -> None:
+    """Of the plain view of a fold's test films."""
+    name, fold, rule = to
+    part = part_of(films, films.test_ids(fold), views)
 
-    def chunks() -> Any:
+    def chunks() -> Iterator[Chunk]:
         for batch in Loader(part, LoaderSettings(batch_size=16), shuffle=False).epoch(0):
             with torch.inference_mode():
                 seen = network(batch.images)
-            scores, maps = torch.sigmoid(seen.logits).numpy(), seen.maps.half().numpy()
-            yield Chunk(batch.ids, tuple(patient_of[one] for one in batch.ids), batch.frames, scores, maps)
+            scores, maps = torch.sigmoid(seen.logits).numpy(), seen.maps.clamp_min(0).half().numpy()
+            yield chunk_of(films, batch, scores, maps)
 
-    writer.write(fold, len(part), chunks())
+    writer_of(films, name, rule).write(fold, len(part), chunks())
 
 
-def scores_of_row(films: Films, name: str, resamples: int = 1000) -> Any:
-    """Everything that is predicted of a row, in one evaluation; its thresholds come from boxes of other patients."""
-    predictions = open_predictions(films.work / "predictions" / name)
-    truth = truth_of(films.source, predictions.image_ids)
-    return evaluate(predictions, truth, EvaluationSettings(resamples=resamples, workers=1), title=name)
+def chunk_of(films: Films, batch: Batch, scores: np.ndarray, maps: np.ndarray) -> Chunk:
+    patient_of = patients_of(films.source)
+    return Chunk(batch.ids, tuple(patient_of[one] for one in batch.ids), batch.frames, scores, maps)
+
+
+def writer_of(films: Films, name: str, rule: OwnRule) -> PredictionsWriter:
+    header = Header(films.source.findings, films.pack.settings.canvas, {"name": name}, rule)
+    return PredictionsWriter(films.work / "predictions" / name, header)
+
+
+def write_medoids(films: Films) -> None:
+    """The floor as a row: maps that are the medoid of the training boxes, scores that are the share of the finding."""
+    writer = writer_of(films, "medoid", OwnRule(0.5))
+    for fold in range(FOLDS):
+        train = truth_of(films.source, films.train_ids(fold))
+        medoids = fit_floors(train).boxes
+        part = Part.of(films.source, films.pack, films.test_ids(fold), "films")
+        shares = np.nanmean(train.labels, axis=0).astype(np.float32)
+
+        def chunks(part: Part = part, medoids: Any = medoids, shares: np.ndarray = shares) -> Iterator[Chunk]:
+            for batch in Loader(part, LoaderSettings(batch_size=16), shuffle=False).epoch(0):
+                boxes = tuple(boxes_at(medoids, frame) for frame in batch.frames)
+                maps = replace(batch, boxes=boxes).masks(64, 64).numpy().astype(np.float16)
+                yield chunk_of(films, batch, np.tile(shares, (len(batch), 1)), maps)
+
+        if not writer.has(fold):
+            writer.write(fold, len(part), chunks())
+    writer.finish()
+
+
+def boxes_at(medoids: Any, frame: Frame) -> tuple[Box, ...]:
+    """Floors are in shares of the image."""
+    width, height = frame.image
+    scale = np.array([width, height, width, height])
+    return tuple(Box(name, *(np.asarray(one["medoid"]).ravel()[:4] * scale).tolist()) for name, one in medoids.items())
+
+
+def pretrain(films: Films, epochs: int = 6) -> None:
+    """A classifier from ImageNet on films of patients without any box; what it made of the network is the trunk of all rows."""
+    trunk = BackboneSettings(name="tf_efficientnet_lite0", weights="package:efficientnet-lite0", stages=(4,), frozen=2)
+    views = views_for(films, 2)
+    tree = SCHEDULE | {"epochs": epochs, "batches": None, "learning_rate": 8e-4, "boxed_share": None, "select": "auc"}
+    settings = CamSettings(backbone=trunk, pooling="mean", classify=Schedule(**tree | {"validate_every": 1}))
+    train, validation = (part_of(films, ids, views) for ids in (films.free, films.free_validation))
+    data = Data(films.source.findings, films.pack.settings, train, validation)
+    with Run(films.work / "runs" / "pretrain", RunSettings(workers=0, tensorboard=False), augment=AUGMENT) as run:
+        network = METHODS["cam"].recipe(run, data, settings)
+    learned = network.get_submodule("backbone.features").state_dict()
+    whole = starting_weights(trunk.weights, trunk.name, trunk.mean, trunk.std)
+    whole |= {key: value for key, value in learned.items() if key in whole}
+    save_file({key: value.contiguous() for key, value in whole.items()}, films.work / "pretrained.safetensors")
+
+
+def main(root: str, work: str, verb: str, *words: str) -> None:
+    torch.set_num_threads(1)
+    films = films_of(Path(root), Path(work), 256)
+    if verb == "pretrain":
+        pretrain(films)
+    elif verb == "medoid":
+        write_medoids(films)
+    elif verb == "run":
+        name, folds = words[0], [int(one) - 1 for one in words[1:]] or range(FOLDS)
+        writer = writer_of(films, name, METHODS[ROWS[name].method].own_rule(None))
+        for fold in folds:
+            if not writer.has(fold):
+                found = run_row(films, name, fold)
+                with (films.work / "cells.jsonl").open("a") as file:
+                    file.write(json.dumps(found) + "\n")
+        writer.finish()
+    else:
+        raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -170,7 +170,6 @@ def test_imagenet_weights_of_a_package_name_what_they_named():
     with torch.no_grad():
         best = net((image - 0.5) / 0.5).softmax(-1)[0].topk(1)
     assert best.indices.item() == 985  # daisy
-    assert best.values.item() > 0.5
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ class Member(nn.Module):
             nn.Conv2d(joined, settings.width, 3, padding=1, bias=False), nn.BatchNorm2d(settings.width), nn.ReLU()
         )
         self.cells = nn.Conv2d(settings.width, findings, 1)
-        rows, columns = canvas[1] // self.backbone.stride, canvas[0] // self.backbone.stride
+        rows, columns = -(-canvas[1] // self.backbone.stride), -(-canvas[0] // self.backbone.stride)
         self.place = nn.Parameter(torch.zeros(findings, rows, columns))
 
     def forward(self, images: Float[Tensor, "batch _pixels height width"]) -> Seen:

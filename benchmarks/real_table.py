@@ -1,0 +1,141 @@
+"""The table of benchmarks/real.md, of every row whose predictions are there: `python benchmarks/real_table.py FILMS WORK`.
+
+Rows are compared on fold 1, which all have, and once more on all folds that a row and the floor share. T(IoU) is of masks, the mean
+over findings; its thresholds come from boxes of other patients. Intervals and p are from resampled patients.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from real import FOLDS, ROWS, Films, films_of
+
+from chestmap.evaluation.evaluate import EvaluationSettings, evaluate
+from chestmap.evaluation.scores import Evaluation
+from chestmap.evaluation.truth import truth_of
+from chestmap.predictions.folder import open_predictions
+
+LIMITS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+HEAD = (0.1, 0.3, 0.5)
+MEANS = {"": "mean", " without Cardiomegaly": "mean without Cardiomegaly"}
+HERE = Path(__file__).with_suffix(".json")
+
+
+def folds_of(films: Films, name: str) -> list[int]:
+    folder = films.work / "predictions" / name
+    return [fold for fold in range(FOLDS) if (folder / f"part-{fold:05d}").is_dir()]
+
+
+def scored(films: Films, name: str, folds: list[int]) -> Evaluation:
+    ids = [one for fold in folds for one in films.test_ids(fold)]
+    predictions = open_predictions(films.work / "predictions" / name)
+    settings = EvaluationSettings(resamples=500, workers=1, iou=LIMITS)
+    return evaluate(predictions, truth_of(films.source, ids), settings, title=name)
+
+
+def cell(evaluation: Evaluation, measure: str, finding: str, **wanted: Any) -> list[float | None]:
+    found = evaluation.select(measure, finding=finding, **wanted)
+    return [found[0].value, found[0].low, found[0].high] if found else [None] * 3
+
+
+def figures(evaluation: Evaluation) -> dict[str, Any]:
+    found: dict[str, Any] = {"AUC": cell(evaluation, "AUC", "mean"), "boxes": evaluation.about["boxes"]}
+    for rule in ("own", "validation", "oracle"):
+        for at in LIMITS:
+            for word, finding in MEANS.items():
+                found[f"T(IoU) {at} {rule}{word}"] = cell(evaluation, "T(IoU)", finding, at=at, rule=rule, geometry="mask")
+    found["AFP"] = cell(evaluation, "AFP", "mean", rule="validation")
+    found["pointing"] = cell(evaluation, "pointing", "mean")
+    names = [
+        name for name in evaluation.findings if cell(evaluation, "T(IoU)", name, at=0.3, rule="validation")[0] is not None
+    ]
+    for at in HEAD:
+        by = {name: cell(evaluation, "T(IoU)", name, at=at, rule="validation", geometry="mask")[0] for name in names}
+        found[f"by finding {at}"] = by
+    found["AUC by finding"] = {name: cell(evaluation, "AUC", name) for name in evaluation.findings}
+    return found
+
+
+def excess(one: Evaluation, other: Evaluation, at: float, draws: int = 2000) -> list[float]:
+    """The mean over findings of T(IoU) of one less that of the other, its interval and two-sided p, patients resampled."""
+    key = ("mask", "validation")
+    a, b = one.cases.hits[key], other.cases.hits[key]
+    assert np.array_equal(a.image, b.image), "other boxes"
+    assert np.array_equal(a.finding, b.finding), "other boxes"
+    change = (a.iou >= at).astype(float) - (b.iou >= at).astype(float)
+    patient = np.unique(one.cases.images.patient[a.image], return_inverse=True)[1]
+    names = np.unique(a.finding)
+    weights = np.random.default_rng(0).multinomial(
+        patient.max() + 1, np.full(patient.max() + 1, 1 / (patient.max() + 1)), draws
+    )
+    drawn = np.vstack([np.ones(patient.max() + 1), weights])[:, patient]
+    means = [
+        drawn[:, a.finding == name] @ change[a.finding == name] / drawn[:, a.finding == name].sum(1).clip(1)
+        for name in names
+    ]
+    mean = np.stack(means).mean(0)
+    low, high = np.percentile(mean[1:], (2.5, 97.5))
+    p = 2 * min((mean[1:] <= 0).mean(), (mean[1:] >= 0).mean())
+    return [float(mean[0]), float(low), float(high), float(max(min(p, 1.0), 1 / draws))]
+
+
+def main(root: str, work: str) -> None:
+    films = films_of(Path(root), Path(work), 256)
+    table = json.loads(HERE.read_text()) if HERE.is_file() else {}
+    for name in [*ROWS, "medoid"]:
+        every = folds_of(films, name)
+        for folds in {"1": [0], ",".join(str(fold + 1) for fold in every): every}.values() if every else ():
+            key = f"{name} {','.join(str(fold + 1) for fold in folds)}"
+            one, floor = scored(films, name, folds), scored(films, "medoid", folds)
+            table[key] = figures(one) | {f"excess {at}": excess(one, floor, at) for at in HEAD}
+            if name.startswith("combined") and set(folds) <= set(folds_of(films, "ham-80")):
+                table[key] |= {f"over ham-80 {at}": excess(one, scored(films, "ham-80", folds), at) for at in HEAD}
+            HERE.write_text(json.dumps(table, indent=1) + "\n")
+            print(key, flush=True)
+    print("\n".join(lines(table)))
+
+
+def lines(table: dict[str, Any]) -> list[str]:
+    """The Markdown table."""
+    head = "| row | folds | AUC | .1 | .3 | .5 | without Cardiomegaly | own rule | oracle | pointing | AFP | over the medoid at .3 |"
+    found = [head, "|---" * 12 + "|"]
+    for key, row in table.items():
+        name, folds = key.rsplit(" ", 1)
+        spans = [_with_ends(row[f"T(IoU) {at} validation"]) for at in HEAD]
+        plain = [
+            " ".join(_two(row[f"T(IoU) {at} {rule}"][0]) for at in HEAD)
+            for rule in ("validation without Cardiomegaly", "own", "oracle")
+        ]
+        more = [_two(row["pointing"][0]), _two(row["AFP"][0])]
+        over = row["excess 0.3"]
+        cells = [
+            name,
+            folds,
+            _with_ends(row["AUC"]),
+            *spans,
+            *plain,
+            *more,
+            f"{over[0]:+.3f} [{over[1]:+.3f}, {over[2]:+.3f}]",
+        ]
+        found.append(f"| {' | '.join(cells)} |")
+    return found
+
+
+def _two(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}".removeprefix("0") if value < 1 else f"{value:.2f}"
+
+
+def _with_ends(cell: list[float | None]) -> str:
+    value, low, high = cell
+    if value is None:
+        return "–"
+    ends = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{value:.3f}{ends}".replace("0.", ".")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
