@@ -1,6 +1,6 @@
 """The DICOM node under load: `python benchmarks/node.py --images 300`, two minutes on two free cores.
 
-C-STORE alone, with every image synced to disk and in the queue when it is acknowledged; then all the way, until an archive (an SCP
+C-STORE alone, with every image synced to disk and in the database when it is acknowledged; then all the way, until an archive (an SCP
 of pynetdicom, in this process) holds the last result of each image: as fast as it goes, and at half that rate for the latency.
 Beside it the bare model in batches of the same size. The node is forked. Prints Markdown; benchmarks/node.md keeps the last one.
 """
@@ -25,17 +25,20 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pynetdicom import AE, evt
 
 from chestmap.models.predictor import load
+from chestmap.serving.dicom.delivery import Duty
 from chestmap.serving.dicom.destinations import c_store_of
-from chestmap.serving.dicom.node import Duty, Node
-from chestmap.serving.dicom.receiver import Door, Receiver, allowed_of
+from chestmap.serving.dicom.node import DEFAULT_KINDS, Node
+from chestmap.serving.dicom.receiver import Door, allowed_of
 from chestmap.serving.dicom.run import silence
-from chestmap.serving.dicom.settings import NodeSettings
-from chestmap.serving.dicom.spool import Spool
+from chestmap.serving.engine.metrics import STAGES
 from chestmap.serving.engine.served_model import Served
+from chestmap.serving.engine.service import Service
+from chestmap.serving.engine.settings import DicomSettings, ServeSettings
+from chestmap.serving.store.store import Store
 from serving import random_model
 
 FORK = multiprocessing.get_context("fork")
-SETTINGS = NodeSettings(free_bytes=0)
+SETTINGS = ServeSettings(precision=32, dicom=DicomSettings(free_bytes=0))
 RESULTS = (uid.Comprehensive3DSRStorage, uid.GrayscaleSoftcopyPresentationStateStorage, uid.EnhancedSRStorage)
 
 
@@ -57,30 +60,35 @@ def film(number: int, side: int) -> Dataset:
     return one
 
 
-def receive(store: Path, port: Any, ended: Any) -> None:
-    """A node that only takes in."""
+def service_of(store: Path, model: Path) -> Service:
+    torch.set_num_threads(1)
+    return Service([Served(load(model))], Store(store), SETTINGS)
+
+
+DOOR = Door(port=0, allowed=allowed_of(["BENCH"]))
+
+
+def receive(store: Path, port: Any, ended: Any, model: Path) -> None:
+    """A door that only takes in."""
     silence()
-    receiver = Receiver(Door(port=0, allowed=allowed_of(["BENCH"])), Spool(store), SETTINGS)
-    port.value = receiver.port
+    node = Node(service_of(store, model), DOOR)
+    port.value = node.start()
     ended.wait()
     os._exit(0)
 
 
 def whole(store: Path, port: Any, ended: Any, model: Path, archive: str) -> None:
     silence()
-    torch.set_num_threads(1)
-    spool, sends = Spool(store), c_store_of(archive, "CHESTMAP", SETTINGS, None)
-    node = Node(Duty(Served(load(model)), sends), spool, SETTINGS)
-    port.value = node.start(Door(port=0, allowed=allowed_of(["BENCH"])))
+    service = service_of(store, model)
+    node = Node(service, DOOR, Duty(c_store_of(archive, "CHESTMAP", SETTINGS.dicom, None), DEFAULT_KINDS, keep=False))
+    service.start()
+    port.value = node.start()
     ended.wait()
     node.stop()
-    stages = {one: spool.metrics.registry.get_sample_value("chestmap_node_seconds_sum", {"stage": one}) for one in STAGES}
-    print(
-        "seconds of the stages, threads added up: " + ", ".join(f"{one} {value:.1f}" for one, value in stages.items()), "\n"
-    )
-
-
-STAGES = ("receive", "decode", "predict", "write", "send")
+    service.stop()
+    value = service.metrics.registry.get_sample_value
+    stages = {one: value("chestmap_stage_seconds_sum", {"stage": one}) for one in STAGES}
+    print("seconds of the stages, threads added up: " + ", ".join(f"{one} {took:.1f}" for one, took in stages.items()), "\n")
 
 
 class Running:
@@ -205,7 +213,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="node") as place:
         folder, archive = Path(place), Archive()
         random_model(folder / "model", arguments.backbone, arguments.canvas)
-        only = Running(receive, folder / "only")
+        only = Running(receive, folder / "only", folder / "model")
         rate, seconds = send_all(only.port, fast, arguments.senders, {})
         only.stop()
         lines["C-STORE alone, images a second"] = f"{rate:.1f} ({rate * arguments.side**2 * 2 / 1e6:.0f} MB/s)"

@@ -66,6 +66,8 @@ def upload(*contents: bytes, name: str = "film.png") -> list[tuple[str, tuple[st
 def serve(model: Path, store: Path, port: Any) -> None:
     """For a process of its own; `port` is told once it listens."""
     torch.set_num_threads(1)
+    from chestmap.serving.engine.opening import open_service
+    from chestmap.serving.engine.settings import ServeSettings
     from chestmap.serving.http import run
 
     class Telling(run.Server):
@@ -73,5 +75,5 @@ def serve(model: Path, store: Path, port: Any) -> None:
             await super().startup(sockets)
             port.value = self.servers[0].sockets[0].getsockname()[1]
 
-    settings = run.ServeSettings(readers=1, engine="torch")
-    run.run([model], store, run.Address(port=0), run.Door(), settings, server=Telling)
+    settings = ServeSettings(readers=1, engine="torch")
+    run.run(open_service([model], store, settings), run.Address(port=0), run.Door(), server=Telling)

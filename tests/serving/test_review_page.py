@@ -178,6 +178,35 @@ def test_boxes_and_maps_lie_where_the_service_says(page, fake):
         assert abs(y + canvas["y"] - found[1]) < 256 / 16 * 3
 
 
+def corners(box):
+    return [box[key] for key in ("x0", "y0", "x1", "y1")]
+
+
+def test_where_verdicts_and_boxes_come_from_is_sent_along(page, fake):
+    """A box drawn on a finding that the model does not call takes no box of the model along; bulk verdicts say so."""
+    results = {one["name"]: one for one in fake.studies["s-0000"]["results"][0]["findings"]}
+    uncalled = next(name for name, one in results.items() if not one["over"])
+    results[uncalled]["boxes"] = [{"x0": 1, "y0": 1, "x1": 30, "y1": 30, "score": 0.1}]
+    page.reload()
+    row(page, uncalled).locator(".name").click()
+    page.keyboard.press("Shift+B")
+    saved(page)
+    (box,) = last(fake)["findings"][uncalled]["boxes"]
+    assert (box["origin"], box["model"]) == ("drawn", "")
+    assert last(fake)["findings"][uncalled]["seen"] == MODELS[0]
+    page.keyboard.press("o")
+    row(page, "Mass").locator(".reject").click()
+    saved(page)
+    assert last(fake)["findings"]["Mass"]["seen"] == ""
+    page.keyboard.press("Shift+A")
+    saved(page)
+    bulk = {name: one["how"] for name, one in last(fake)["findings"].items()}
+    assert bulk.pop(uncalled) == bulk.pop("Mass") == "considered"
+    assert set(bulk.values()) == {"bulk"}
+    row(page, "Effusion").locator(".accept").click()  # looked at after all
+    saved(page)
+
+
 def test_boxes_by_mouse_and_keyboard_stay_after_a_reload(page, fake):
     page.locator("#boxes-button").click()
     page.locator("#boxes-button").click()
@@ -188,11 +217,11 @@ def test_boxes_by_mouse_and_keyboard_stay_after_a_reload(page, fake):
     saved(page)
     drawn = last(fake)["findings"]["Hernia"]
     assert drawn["verdict"] == "correct"
-    assert np.allclose(list(drawn["boxes"][0].values()), (20, 30, 60, 90), atol=1)
+    assert np.allclose(corners(drawn["boxes"][0]), (20, 30, 60, 90), atol=1)
     drag(page, place(page, 40, 60), place(page, 50, 80))
     drag(page, place(page, 70, 110), place(page, 90, 130))
     saved(page)
-    assert np.allclose(list(last(fake)["findings"]["Hernia"]["boxes"][0].values()), (30, 50, 90, 130), atol=1.5)
+    assert np.allclose(corners(last(fake)["findings"]["Hernia"]["boxes"][0]), (30, 50, 90, 130), atol=1.5)
     before = last(fake)["findings"]["Hernia"]["boxes"][0]
     for key in ("ArrowRight", "ArrowRight", "ArrowUp", "Shift+ArrowDown", "Shift+ArrowLeft"):
         page.keyboard.press(key)
@@ -212,7 +241,8 @@ def test_boxes_by_mouse_and_keyboard_stay_after_a_reload(page, fake):
     page.locator("#image-a").focus()
     page.keyboard.press("Delete")
     saved(page)
-    assert last(fake)["findings"]["Hernia"] == {"verdict": "correct", "boxes": []}
+    said = last(fake)["findings"]["Hernia"]
+    assert (said["verdict"], said["boxes"], said["how"]) == ("correct", [], "considered")
     page.keyboard.press("Control+z")
     saved(page)
     assert last(fake)["findings"]["Hernia"]["boxes"] == [after]

@@ -34,7 +34,10 @@ def test_a_review_is_kept_with_who_and_when(client, study):
     found = client.get(study).json()["review"]
     assert found == answer.json()
     assert (found["version"], found["state"], found["by"]) == (1, "part", "Jürgen <b>")
-    assert found["findings"] == {"Mass": marked}
+    (box,) = found["findings"]["Mass"].pop("boxes")
+    assert box == {**BOX, "origin": "drawn", "model": "", "called": False}
+    said = {"verdict": "correct", "how": "considered", "seen": "", "by": "Jürgen <b>", "at": found["at"]}
+    assert found["findings"] == {"Mass": said}
     row = next(row for row in client.get("/v1/studies?reviewed=part&limit=500").json()["studies"] if row["id"] in study)
     assert row["review"] == {"version": 1, "state": "part", "by": "Jürgen <b>", "at": found["at"]}
 

@@ -28,6 +28,9 @@ def from_reviews(
     ],
     database: Annotated[str | None, typer.Option(metavar="URL", help="Where the service has PostgreSQL.")] = None,
     only_done: Annotated[bool, typer.Option("--only-done", help="Leave out studies that are still in review.")] = False,
+    all_verdicts: Annotated[
+        bool, typer.Option("--all-verdicts", help="Also take verdicts agreed to in bulk, or of unknown origin.")
+    ] = False,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images; by default they are hard links.")] = False,
 ) -> None:
     """Make a dataset of what reviewers accepted, rejected and corrected; what nobody looked at is unknown, not absent.
@@ -42,12 +45,15 @@ def from_reviews(
     from chestmap.annotations.annotated_image import BOXES, LABELS
     from chestmap.serving.store.export_reviews import read_reviews, write_reviewed
 
-    findings, reviewed = read_reviews(store, database, only_done=only_done)
+    findings, reviewed = read_reviews(store, database, only_done=only_done, all_verdicts=all_verdicts)
     written = [one.annotated for one in write_reviewed(out, findings, reviewed, copy=copy)]
     for name in findings:
         said = [one.labels[name] for one in written if name in one.labels]
         boxes = sum(box.finding == name for one in written for box in one.boxes)
         typer.echo(f"{name}\t{sum(said)} present\t{len(said) - sum(said)} absent\t{boxes} boxes")
+    left = sum("left_out" in said for one in reviewed for said in one.origin["findings"].values())
+    if left:
+        typer.echo(f"{left:,} verdicts that nobody gave one by one were left out; --all-verdicts takes them", err=True)
     patients = len({one.patient for one in written})
     typer.echo(f"{len(written):,} images of {patients:,} patients in {out}; look at them with", err=True)
     typer.echo(f"chestmap data check folder {out} --set labels={LABELS} --set boxes={BOXES}", err=True)

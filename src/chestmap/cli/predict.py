@@ -29,7 +29,7 @@ WriteOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KIND",
-        help=f"What to write beside the predictions: {', '.join(WRITERS)}, overlays, dicom, report; repeatable, or with commas.",
+        help=f"What to write beside the predictions: {', '.join(WRITERS)}, overlays, dicom, scores, seg, pmap, report; repeatable, or with commas.",
     ),
 ]
 
@@ -112,7 +112,7 @@ def predict(
             "a dataset is named by --source KIND and --root ROOT, without further inputs; images are inputs alone"
         )
     chosen = {"engine": engine, "device": device, "precision": 32 if precision == "32" else precision}
-    if deidentify and "dicom" not in kinds:
+    if deidentify and not kinds & {"dicom", "scores", "seg", "pmap"}:
         raise BadInput("--deidentify is for DICOM results: add --write dicom; whatever else is written has pseudonyms alone")
     if shard is not None or cluster is not None:
         if kind is not None or deidentify or (shard and cluster):

@@ -139,6 +139,16 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
+def measured_points(about: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Sensitivity and positive predictive value of each operating point on the images that chose it."""
+    found: dict[str, dict[str, float]] = {}
+    for name, one in (about.get("calibrated_on") or {}).get("findings", {}).items():
+        if name in (about.get("operating_points") or {}) and "sensitivity" in one:
+            hits, false = one["sensitivity"] * one["with"], (1 - one["specificity"]) * one["without"]
+            found[name] = {"sensitivity": one["sensitivity"]} | ({"PPV": hits / (hits + false)} if hits + false else {})
+    return found
+
+
 def _findings(names: list[Any], where: str) -> Findings:
     if not names or not all(isinstance(name, str) and name for name in names):
         raise BadModel(f"{where}: findings: expected names (got {names!r:.60}); copy the model folder again")

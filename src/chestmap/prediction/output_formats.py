@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from threading import BoundedSemaphore
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from chestmap.errors import BadImage, BadInput, did_you_mean
 from chestmap.imaging.canvas import on_canvas
+from chestmap.models.folder import measured_points
 from chestmap.models.largest_box import boxes_of
 from chestmap.models.predictor import Predictor
 from chestmap.packs.build import cores
@@ -31,7 +32,14 @@ from chestmap.reports.formats import WRITERS, Facts
 from chestmap.reports.overlay import OverlayStyle, overlay, write_overlay
 from chestmap.types import Box, Frame, Prediction
 
-OWN_KINDS = ("predictions", "overlays", "dicom", "report")
+if TYPE_CHECKING:
+    from chestmap.reports.dicom import Kind as DicomKind
+
+OBJECTS: dict[str, tuple[DicomKind, ...]] = {
+    "dicom": ("sr", "gsps", "sc"), "scores": ("scores",), "seg": ("seg",), "pmap": ("pmap",)
+}  # fmt: skip
+"""DICOM objects of each kind, in a folder of that name."""
+OWN_KINDS = ("predictions", "overlays", *OBJECTS, "report")
 """What is made of more than predictions; the other kinds are `WRITERS`."""
 
 SHOWN = 180
@@ -110,7 +118,7 @@ class Outputs:
     def _of_part(self, folder: Path, inputs: Sequence[Input]) -> None:
         try:
             write_boxes(folder, self.predictor, self._hands.map)
-            if self.kinds & {"overlays", "dicom"}:
+            if self.kinds & {"overlays", *OBJECTS}:
                 predictions = list(self._of_folder(folder))
                 list(self._hands.map(self._of_image, predictions, inputs))
             if "report" in self.kinds:
@@ -123,7 +131,7 @@ class Outputs:
         try:
             if "overlays" in self.kinds:
                 self._write_overlay(prediction, source)
-            if "dicom" in self.kinds:
+            if self.kinds & set(OBJECTS):
                 self._write_dicom(prediction, source)
         except BadImage as problem:
             name = prediction.image_id
@@ -143,8 +151,9 @@ class Outputs:
         if data[128:132] != b"DICM":
             self.without_dicom += 1
             return
-        final = self.out / "dicom" / prediction.image_id
-        if final.is_dir():
+        wanted = {kind: self.out / kind / prediction.image_id for kind in OBJECTS if kind in self.kinds}
+        missing = {kind: final for kind, final in wanted.items() if not final.is_dir()}
+        if not missing:
             return
         from pydicom import dcmread
 
@@ -158,12 +167,15 @@ class Outputs:
             operating_points=self.predictor.operating_points,
             levels=self.predictor.rule.levels,
             rule=model.own_rule,
-            calibrated=bool(model.about.get("calibration")),
+            calibrated=tuple(model.about.get("calibration") or ()),
+            measured=measured_points(model.about),
         )
-        beside = final.with_name(final.name + ".making")
         dataset = dcmread(BytesIO(data))
-        write_dicom(dataset if self.key is None else deidentified(dataset, self.key), prediction, about, beside)
-        beside.replace(final)
+        dataset = dataset if self.key is None else deidentified(dataset, self.key)
+        for kind, final in missing.items():
+            beside = final.with_name(final.name + ".making")
+            write_dicom(dataset, prediction, about, beside, OBJECTS[kind])
+            beside.replace(final)
 
     def _note_best(self, folder: Path, inputs: Sequence[Input]) -> None:
         table = pl.read_parquet(folder / "scores.parquet")
@@ -192,7 +204,7 @@ class Outputs:
             "method": model.method.name,
             "sha256": model.sha256,
             "findings": list(findings.names),
-            "calibrated": bool(model.about.get("calibration")),
+            "calibrated": sorted(model.about.get("calibration") or ()),
             "present_from": self.predictor.operating_points,
         }
         facts = Facts(findings, about, self.files)

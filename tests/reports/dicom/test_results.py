@@ -23,7 +23,6 @@ from reports.dicom.conftest import (
     WIDTH,
     concept,
     errors_of,
-    groups_of,
     of_kind,
     predicted,
     run,
@@ -33,7 +32,7 @@ from reports.dicom.conftest import (
 
 def test_every_kind_passes_dciodvfy(written):
     paths = written
-    assert [path.name.split("-")[0] for path in paths] == ["sr", "gsps", "sc", "scores", "seg", "seg", "pmap", "pmap"]
+    assert [path.name.split("-")[0] for path in paths] == ["sr", "gsps", "sc", "scores", "seg", "pmap", "pmap"]
     assert {path.name: errors_of(path) for path in paths} == {path.name: [] for path in paths}
     assert sorted(paths[0].parent.iterdir()) == sorted(paths)  # nothing half-written stays
 
@@ -49,28 +48,56 @@ def test_a_real_radiograph_with_a_faulty_header(shared_data, about, tmp_path):
     data = (shared_data("dicom") / "Fake_MONOHR1.dcm").read_bytes()
     source = read_source(data)
     paths = write_dicom(source, predicted(1024, 1024, FOUND), about, tmp_path, ["sr", "gsps", "seg", "pmap"])
-    assert len(paths) == 6
+    assert len(paths) == 5
     assert [error for path in paths for error in errors_of(path)] == []
     (state,) = [pydicom.dcmread(path) for path in paths if path.name.startswith("gsps")]
     assert state.PresentationLUTShape == "INVERSE"
 
 
-def test_present_is_claimed_from_a_chosen_operating_point_on_and_absent_never(dx, about, results):
-    prediction = predicted(WIDTH, HEIGHT, FOUND)
-    (report,) = results["sr"]
-    claims = [
-        [item.ConceptCodeSequence[0].CodeValue for item in walk(group) if concept(item) == "705057003"]
-        for group in groups_of(report)
-    ]
-    assert claims == [["52101004"], []]  # effusion has no operating point: a box and a score, no claim
+def test_a_report_of_a_model_is_preliminary_and_states_no_presence(dx, about, results):
+    """It says from where a finding is called, what the score is, and that nobody has verified it; presence is for a reader."""
+    known = replace(about, measured={"Cardiomegaly": {"sensitivity": 0.9, "PPV": 0.21}}, calibrated=("Cardiomegaly",))
+    (report,) = of_kind("sr", dx, predicted(WIDTH, HEIGHT, FOUND), known)
+    comments = [item.TextValue for item in walk(report) if concept(item) == "121106"]
+    assert comments[0] == (
+        "Called by the model: score 0.91, called from 0.40; on validation images: sensitivity 0.90, PPV 0.21. Not verified."
+    )
+    assert comments[1].startswith("Shown from a score of 0.50, here 0.64; the model has no operating point")
+    assert comments[2].startswith("AI result for research, not for diagnosis.")
+    assert "calibrated probabilities, but not those of Effusion" in comments[2]
+    for made in (report, *results["sr"], *results["scores"]):
+        assert (made.PreliminaryFlag, made.CompletionFlag, made.VerificationFlag) == (
+            "PRELIMINARY",
+            "COMPLETE",
+            "UNVERIFIED",
+        )
     for made in (made for several in results.values() for made in several):
-        text = str(made)
-        assert "272519000" not in text
-        assert "Absent" not in text
+        assert not [word for word in ("52101004", "272519000", "Absent", "Presence") if word in str(made)]
     low = replace(about, operating_points={"Pleural Thickening": 0.1, "Cardiomegaly": 0.95})
-    (report,) = of_kind("sr", dx, prediction, low)
+    (report,) = of_kind("sr", dx, predicted(WIDTH, HEIGHT, FOUND), low)
     found = [item.ConceptCodeSequence[0].CodeMeaning for item in walk(report) if concept(item) == "121071"]
     assert found == ["Pleural effusion", "Pleural thickening"]
+
+
+def test_a_score_is_a_certainty_where_it_is_calibrated_and_nowhere_else(dx, about):
+    """One finding of two has a calibration; before, the report claimed it of both."""
+    known = replace(about, calibrated=("Cardiomegaly",))
+    (report,) = of_kind("sr", dx, predicted(WIDTH, HEIGHT, FOUND), known)
+    numbers = {
+        item.ConceptNameCodeSequence[0].CodeMeaning: (
+            float(item.MeasuredValueSequence[0].NumericValue),
+            item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue,
+        )
+        for item in walk(report)
+        if item.get("ValueType") == "NUM"
+    }
+    assert numbers["Cardiomegaly: Certainty of Finding"] == (91, "%")
+    assert numbers["Effusion: Model score"] == (0.64, "1")
+    (scores,) = of_kind("scores", dx, predicted(WIDTH, HEIGHT, FOUND), known)
+    names = [item.ConceptNameCodeSequence[0].CodeMeaning for item in walk(scores) if item.get("ValueType") == "NUM"]
+    assert [name for name in names if "Certainty" in name] == ["Cardiomegaly: Certainty of Finding"]
+    kinds = [item.ValueType for item in walk(scores) if item.get("ValueType") in {"NUM", "TEXT"}]
+    assert kinds[-15:][0] == "TEXT"  # words come before numbers
 
 
 def test_results_join_the_study_in_series_of_their_own(dx, about, results):
@@ -82,14 +109,15 @@ def test_results_join_the_study_in_series_of_their_own(dx, about, results):
             str(dx.PatientName),
         )
         assert one.AccessionNumber == dx.AccessionNumber
-        assert one.SeriesNumber == 9001 + KINDS.index(kind)
+        number = 1 + KINDS.index(kind)
+        assert one.SeriesNumber in ({9601, 9602} if kind == "pmap" else {9000 + number})
         assert one.ContributingEquipmentSequence[0].DeviceUID == about.device_uid
         assert is_result(one)
         if kind != "sc":
             assert dx.SOPInstanceUID in str(one)
     series = {kind: {one.SeriesInstanceUID for other, one in made if other == kind} for kind in KINDS}
-    assert all(len(uids) == 1 for uids in series.values())
-    assert len(set.union(*series.values())) == len(KINDS)
+    assert {kind: len(uids) for kind, uids in series.items()} == {kind: 2 if kind == "pmap" else 1 for kind in KINDS}
+    assert len(set.union(*series.values())) == len(KINDS) + 1  # viewers show one object of a series, and there are two maps
     assert len({one.SOPInstanceUID for _, one in made}) == len(made)
     assert not is_result(dx)
 
@@ -107,7 +135,8 @@ def test_identifiers_follow_from_source_and_model(dx, about):
     for changed in (
         uids(dx, replace(about, sha256="cd" * 32)),
         uids(other, about),
-        uids(dx, replace(about, calibrated=True)),
+        uids(dx, replace(about, calibrated=("Mass",))),
+        uids(dx, replace(about, revision=1)),
     ):
         assert not set(changed) & set(first)
     assert all(re.fullmatch(r"2\.25\.[1-9]\d{0,38}", uid) for uid in first)
@@ -120,7 +149,7 @@ def test_nothing_found_is_told_as_text_that_rules_nothing_out(dx, about, tmp_pat
     text = run("dsrdump", "+Pl", paths[0])
     assert "does not rule a finding out" in text
     assert "not calibrated" in text
-    assert text.count("Certainty of Finding") == 14
+    assert text.count(": Model score") == 14
 
 
 def test_a_finding_without_a_place_is_not_lost(dx, about):

@@ -6,14 +6,12 @@ import pytest
 
 from chestmap.serving.dicom.node import Duty, Node
 from chestmap.serving.dicom.receiver import Door, allowed_of
-from chestmap.serving.dicom.settings import NodeSettings
-from chestmap.serving.dicom.spool import Spool
 from orthanc import orthanc, orthanc_server
 from serving.dicom.films import Archive, Collected
 
 __all__ = ["orthanc", "orthanc_server"]
 
-QUICK = {"retry_seconds": 0.05, "longest_retry_seconds": 0.2, "free_bytes": 0, "readers": 1}
+QUICK = {"retry_seconds": 0.05, "longest_retry_seconds": 0.2, "free_bytes": 0}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -36,7 +34,7 @@ def _silent(monkeypatch):
 
 @pytest.fixture
 def settings():
-    return NodeSettings(**QUICK)
+    return DicomSettings(**QUICK)
 
 
 @pytest.fixture
@@ -44,13 +42,14 @@ def start(served, readers, tmp_path, settings):
     """`start(destination, allow=[...], **door)` runs a node in this process; it gives the node, whose `port` is known."""
     with ExitStack() as ends:
 
-        def begin(destination=None, *, allow=("TEST",), how=settings, folder="node", keep=False, **more):
+        def begin(
+            destination=None, *, allow=("TEST",), how=settings, folder="node", keep=False, kinds=DEFAULT_KINDS, **more
+        ):
             door = Door(port=0, allowed=allowed_of(allow), **{key: more.pop(key) for key in ("tls",) if key in more})
-            pull = more.pop("pull", None)
-            spool = Spool(tmp_path / folder, keep=keep)
-            duty = Duty(served, destination or Collected(), **more)
-            node = Node(duty, spool, how, readers=readers, pull=pull and pull(spool))
-            node.port = node.start(door)
+            service = Service([served], Store(tmp_path / folder), ServeSettings(readers=1, dicom=how), readers)
+            node = Node(service, door, Duty(destination or Collected(), kinds, keep), more.get("pull"))
+            service.start()
+            node.port = node.start()
             node.ended = ends.enter_context(Ended(node))
             return node
 
@@ -67,6 +66,7 @@ class Ended:
         if not self.done:
             self.done = True
             self.node.stop()
+            self.node.service.stop()
 
     def __enter__(self):
         return self

@@ -7,9 +7,12 @@ import pydicom
 from pydicom import uid
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
+from sqlalchemy import select
 
 from chestmap.serving.dicom.destinations import CStore, Undelivered
-from chestmap.serving.dicom.settings import NodeSettings
+from chestmap.serving.engine.settings import DicomSettings
+from chestmap.serving.store import deliveries
+from chestmap.serving.store.tables import Study
 from imaging.dicom_samples import chest, radiograph
 from orthanc import free_port
 
@@ -59,8 +62,15 @@ def wait_until(true, seconds=90):
 
 
 def counts(node, **expected):
-    """Waits until the queue stands so."""
-    return wait_until(lambda: {**dict.fromkeys(now := node.spool.queue.counts(), 0), **expected} == now)
+    """Waits until the images stand so."""
+    return wait_until(lambda: {**dict.fromkeys(now := deliveries.counts(node.store), 0), **expected} == now)
+
+
+def study_of(node, one):
+    """The id under which the store knows a film; None where it does not."""
+    with node.store.reading() as session:
+        instance = node.store.folders.instance_of(str(one.SOPInstanceUID))
+        return session.scalar(select(Study.id).where(Study.instance == instance, Study.state != "replaced"))
 
 
 class Collected:
@@ -109,5 +119,5 @@ class Archive:
 
     def destination(self, settings=None, tls=None):
         return CStore(
-            self.title, "localhost" if tls else "127.0.0.1", self.port, "CHESTMAP", settings or NodeSettings(), tls
+            self.title, "localhost" if tls else "127.0.0.1", self.port, "CHESTMAP", settings or DicomSettings(), tls
         )

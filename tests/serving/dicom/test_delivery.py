@@ -1,7 +1,7 @@
 """From an image to results at the archive, over all that may go wrong on the way."""
 
 import logging
-from pathlib import Path
+from contextlib import closing
 
 import pydicom
 import pytest
@@ -11,11 +11,12 @@ from pynetdicom.sop_class import SecondaryCaptureImageStorage
 from chestmap.errors import BadInput, Refused
 from chestmap.serving.dicom.destinations import Stow, Undelivered, c_store_of, web_client_of
 from chestmap.serving.dicom.pull import Pull
-from chestmap.serving.dicom.queue import retry_dead
-from chestmap.serving.dicom.settings import NodeSettings
 from chestmap.serving.dicom.web import only_part
+from chestmap.serving.engine.settings import DicomSettings
+from chestmap.serving.store import deliveries
+from chestmap.serving.store.store import existing
 from orthanc import free_port
-from serving.dicom.films import PLANTED, Collected, counts, film, send, unreachable, wait_until
+from serving.dicom.films import PLANTED, Collected, counts, film, send, study_of, unreachable, wait_until
 
 pytestmark = [  # pynetdicom leaves the socket of a connection that failed to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -27,8 +28,8 @@ def test_an_archive_that_is_down_gets_everything_later(start, settings, archive)
     archive.close()
     node = start(archive.destination(settings))
     assert send(node.port, film(1), film(2), film(3)) == [0, 0, 0]
-    wait_until(lambda: node.spool.queue.counts()["retry"] and not node.spool.queue.counts()["new"])
-    assert node.spool.queue.reasons()[0][1] == "the archive does not answer"
+    wait_until(lambda: deliveries.counts(node.store)["retry"] and not deliveries.counts(node.store)["new"])
+    assert deliveries.reasons(node.store)[0][1] == "the archive does not answer"
     archive.open()
     counts(node, done=3)
     assert {one.StudyInstanceUID for sent in archive.stored.values() for one in sent} == {
@@ -42,13 +43,12 @@ def test_what_nobody_takes_becomes_a_dead_letter_and_wakes(start, settings, arch
     node = start(archive.destination(settings), how=settings.model_copy(update={"give_up_hours": 0}))
     assert send(node.port, film(1)) == [0]
     counts(node, dead=1)
-    (letter,) = (tmp_path / "node" / "dead").iterdir()
-    assert [path.name for path in (letter / "results").iterdir()]
-    assert "0xC123" in node.spool.queue.reasons()[0][1]
+    assert "0xC123" in deliveries.reasons(node.store)[0][1]
     archive.status = 0xB000  # a warning is a success
-    assert retry_dead(tmp_path / "node") == 1
+    with closing(existing(tmp_path / "node")) as other:
+        assert deliveries.retry_dead(other) == 1
     counts(node, done=1)
-    wait_until(lambda: not letter.exists())
+    wait_until(lambda: not list((tmp_path / "node" / "studies").glob("*/*")))
 
 
 def test_a_restart_sends_what_waited(start, settings, tmp_path):
@@ -72,29 +72,29 @@ def test_bad_objects_fail_alone_and_tell_no_log(start, caplog):
     bad = [film(1, PixelData=None), film(2, ViewPosition="LL"), film(3, BodyPartExamined="HAND"), result]
     assert send(node.port, *bad, film(5)) == [0] * 5
     counts(node, done=1, failed=4)
-    reasons = " ".join(reason for _, reason, _ in node.spool.queue.reasons())
+    reasons = " ".join(reason for _, reason, _ in deliveries.reasons(node.store))
     for said in ("no pixel data", "lateral view", "body part HAND", "a result that chestmap wrote"):
         assert said in reasons
     assert {one.StudyInstanceUID for one in taken.results} == {film(5).StudyInstanceUID}
-    assert [path.name for path in Path(node.spool.folders.root).rglob("image.dcm")] == ["image.dcm"] * 5
+    assert [path.name for path in node.store.folders.root.rglob("original")] == ["original"] * 5
     for word in (*PLANTED, "HAND", film(5).SOPInstanceUID):
         assert word not in caplog.text
 
 
 def test_scores_that_are_none_fail_alone(start, monkeypatch, served):
     """A batch that the model cannot predict goes image by image."""
-    taken, real = Collected(), type(served).answers
+    taken, real = Collected(), type(served).said
     node = start(taken)
 
     def sometimes(self, canvases, frames, places):
-        if len(places) > 1 or places[0][0] == node.spool.id_of(film(2).SOPInstanceUID):
+        if len(places) > 1 or study_of(node, film(2)) == places[0][0]:
             raise RuntimeError("numbers")
         return real(self, canvases, frames, places)
 
-    monkeypatch.setattr(type(served), "answers", sometimes)
+    monkeypatch.setattr(type(served), "said", sometimes)
     assert send(node.port, film(1), film(2), film(3)) == [0, 0, 0]
     counts(node, done=2, failed=1)
-    assert node.spool.queue.reasons() == [("failed", "cannot be predicted: RuntimeError", 1)]
+    assert deliveries.reasons(node.store) == [("failed", f"{served.id}: cannot be predicted: RuntimeError", 1)]
 
 
 def test_our_own_capture_is_not_predicted(start, tmp_path, served, settings):
@@ -120,14 +120,14 @@ def test_stow_and_pull(start, orthanc, settings, tmp_path):
     for number, one in enumerate([film(1), film(2, Modality="OT"), film(3)]):
         one.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
     assert orthanc.store([tmp_path / f"{number}.dcm" for number in range(3)]) == [0, 0, 0]
-    node = start(Stow(client), how=how, pull=lambda spool: Pull(client, spool, how, 3600))
+    node = start(Stow(client), how=how, pull=lambda service, metrics: Pull(client, service, metrics, 3600))
     counts(node, done=2)
     results = [one for one in orthanc.get("/instances?expand") if one["MainDicomTags"]["SOPInstanceUID"].startswith("2.25")]
     assert len(results) >= 4
     studies = {orthanc.file(one["MainDicomTags"]["SOPInstanceUID"]).StudyInstanceUID for one in results}
     assert studies == {film(1).StudyInstanceUID, film(3).StudyInstanceUID}
     assert node.pull.look() == 0
-    assert Pull(client, node.spool, settings, 3600).look() == 0  # of these days
+    assert Pull(client, node.service, node.metrics, 3600).look() == 0
 
     refused = Stow(web_client_of(orthanc.dicom_web, None, None, settings))
     with pytest.raises(Undelivered, match="answers 401"):
@@ -174,7 +174,7 @@ def test_a_multipart_answer_has_one_part():
 
 
 def test_addresses_and_credentials(tmp_path):
-    how = NodeSettings()
+    how = DicomSettings()
     found = c_store_of("PACS@[fd00::1]:104", "CHESTMAP", how, None)
     assert (found.title, found.host, found.port) == ("PACS", "fd00::1", 104)
     for wrong in ("PACS", "PACS@host", "PACS@host:0", "PACS@host:99999", "@host:1", "PACS@a@b:1"):

@@ -14,6 +14,7 @@ from chestmap.errors import BadInput, Refused
 from chestmap.serving.dicom import receiver, tls
 from chestmap.serving.dicom.receiver import Door, allowed_of, title_of
 from chestmap.serving.dicom.run import Security
+from chestmap.serving.store import deliveries
 from serving.dicom.films import associate, counts, film, send, wait_until
 
 pytestmark = [  # pynetdicom leaves the socket of a connection that failed to the garbage collector
@@ -32,7 +33,7 @@ def test_titles_and_addresses_decide_who_may_send(start):
         refused = associate(node.port, **wrong)
         assert refused.is_rejected
     assert send(node.port, film(1), title="PACS") == [0x0124]  # the title is known, not from here
-    assert sum(node.spool.queue.counts().values()) == 0
+    assert sum(deliveries.counts(node.store).values()) == 0
 
 
 def test_connections_from_elsewhere_are_closed_unheard(start):
@@ -76,7 +77,7 @@ def test_an_identifier_that_is_none_and_a_full_disk(start, settings, monkeypatch
     node.ended()
     full = start(how=settings.model_copy(update={"free_bytes": 1 << 60}), folder="full")
     assert send(full.port, film(1)) == [0xA700]
-    assert sum(full.spool.queue.counts().values()) == 0
+    assert sum(deliveries.counts(full.store).values()) == 0
 
 
 def test_trouble_with_disk_or_queue_is_told_to_the_sender(start, monkeypatch):
@@ -85,9 +86,9 @@ def test_trouble_with_disk_or_queue_is_told_to_the_sender(start, monkeypatch):
     def broken(*_):
         raise OSError("no space")
 
-    monkeypatch.setattr(node.spool.folders, "make_durable", broken)
+    monkeypatch.setattr(node.store.folders, "make_durable", broken)
     assert send(node.port, film(1)) == [0xA700]
-    assert not list(node.spool.folders.incoming.iterdir())
+    assert not list(node.store.folders.incoming.iterdir())
     monkeypatch.undo()
     assert send(node.port, film(1)) == [0]
 

@@ -1,6 +1,7 @@
 """What strangers and ill machines do to a node: each ends in one clear line, nothing is lost, nothing comes twice."""
 
 import errno
+import io
 import socket
 import threading
 import urllib.request
@@ -9,18 +10,25 @@ from pathlib import Path
 
 import pytest
 from pydicom import uid
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import encode
 
-from chestmap.errors import BadInput, ProcessDied, Refused
-from chestmap.serving.dicom import clock, node, predicting, run
-from chestmap.serving.dicom.clock import Clock
-from chestmap.serving.dicom.metrics import address_of
-from chestmap.serving.dicom.queue import Queue
+from chestmap.errors import BadInput, ProcessDied
+from chestmap.serving.dicom import node, run
+from chestmap.serving.dicom.delivery import Duty
+from chestmap.serving.dicom.metrics import Page, address_of
 from chestmap.serving.dicom.receiver import Door, Receiver, allowed_of
-from chestmap.serving.dicom.spool import Spool, retry_failed
-from chestmap.serving.engine import decoder_process as reading
+from chestmap.serving.engine import decoder_process, reading
 from chestmap.serving.engine.decoder_pool import Ended, Readers
-from chestmap.serving.store.store import Store
-from serving.dicom.films import Collected, associate, counts, film, send, wait_until
+from chestmap.serving.engine.service import Service
+from chestmap.serving.engine.settings import ServeSettings
+from chestmap.serving.store import clock, deliveries
+from chestmap.serving.store.arrivals import retry_failed
+from chestmap.serving.store.clock import Clock
+from chestmap.serving.store.deliveries import Due
+from chestmap.serving.store.store import Store, existing
+from serving.dicom.films import Collected, associate, counts, film, send, study_of, wait_until
+from serving.dicom.test_arrivals import SHA, be_predicted, be_read, come
 
 pytestmark = [  # pynetdicom leaves the socket of a connection that failed to the garbage collector
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -29,7 +37,7 @@ pytestmark = [  # pynetdicom leaves the socket of a connection that failed to th
 
 
 def value(node, name, **labels):
-    return node.spool.metrics.registry.get_sample_value(f"chestmap_node_{name}", labels) or 0
+    return node.metrics.registry.get_sample_value(f"chestmap_{name}", labels) or 0
 
 
 def lines(caplog, words):
@@ -47,10 +55,10 @@ def test_a_flood_of_connections_is_two_lines(start, settings, caplog):
             with suppress(ConnectionError):
                 assert line.recv(10) == b""
     assert lines(caplog, "has 4 already") == ["a connection was refused: 127.0.0.1 has 4 already (per_host)"]
-    node.spool.metrics.tell()
+    node.service.metrics.tell()
     assert lines(caplog, "(59 times more)")
-    assert value(node, "refused_total", reason="connections") == 60
-    node.spool.metrics.tell()
+    assert value(node, "node_refused_total", reason="connections") == 60
+    node.service.metrics.tell()
     assert len(lines(caplog, "has 4 already")) == 2
     wait_until(lambda: not node.receiver._listener.active_associations)  # a place is free as soon as its connection ends
     link = associate(node.port)
@@ -85,8 +93,8 @@ def test_an_image_that_breaks_off_is_not_taken(start, caplog, last):
     assert link.send_c_store(long).get("Status") is None
     wait_until(lambda: lines(caplog, "in the midst of an image"))
     assert len(caplog.records) == 1
-    assert sum(node.spool.queue.counts().values()) == 0
-    assert not list(node.spool.folders.incoming.iterdir())
+    assert sum(deliveries.counts(node.store).values()) == 0
+    assert not list(node.store.folders.incoming.iterdir())
 
 
 def test_what_is_turned_away_is_told_once_by_its_reason(start, caplog):
@@ -109,7 +117,7 @@ def test_what_is_turned_away_is_told_once_by_its_reason(start, caplog):
         "TEST at 127.0.0.1 offers what is not taken: Enhanced SR Storage",
         "TEST at 127.0.0.1 offers what is not taken: its transfer syntaxes of Computed Radiography Image Storage",
     ]
-    assert [value(node, "refused_total", reason=one) for one in ("title", "called", "class", "syntax")] == [3, 1, 1, 1]
+    assert [value(node, "node_refused_total", reason=one) for one in ("title", "called", "class", "syntax")] == [3, 1, 1, 1]
 
 
 def node_sender(storage, syntax):
@@ -127,24 +135,24 @@ def test_an_archive_that_is_full_is_asked_by_one_image_at_a_time(start, settings
     archive.status = 0xA700
     node = start(archive.destination(settings))
     assert send(node.port, film(1), film(2), film(3)) == [0, 0, 0]
-    wait_until(lambda: value(node, "retries_total", destination=node.delivery.destination.name) >= 3)
+    wait_until(lambda: value(node, "node_retries_total", destination=node.delivery.destination.name) >= 3)
     assert len(lines(caplog, "status 0xA700; results wait")) == 1
     archive.status = 0
     counts(node, done=3)
     assert {len(sent) for sent in archive.stored.values()} == {1}
-    wait_until(lambda: value(node, "delivered_total", destination=f"ARCHIVE@127.0.0.1:{archive.port}") == 3)
+    wait_until(lambda: value(node, "node_delivered_total", destination=f"ARCHIVE@127.0.0.1:{archive.port}") == 3)
 
 
 def test_a_disk_that_fills_while_images_are_read_fails_none(start, monkeypatch, caplog, tmp_path):
-    monkeypatch.setattr(predicting, "PAUSE", 0.01)
-    troubles, real = [OSError(errno.ENOSPC, "No space left on device")] * 3, Readers.canvases
+    monkeypatch.setattr(reading, "PAUSE", 0.01)
+    troubles, real = [OSError(errno.ENOSPC, "No space left on device")] * 3, Readers.read
 
-    def sometimes(self, *arguments):
+    def sometimes(self, *arguments, **more):
         if troubles:
             raise troubles.pop()
-        return real(self, *arguments)
+        return real(self, *arguments, **more)
 
-    monkeypatch.setattr(Readers, "canvases", sometimes)
+    monkeypatch.setattr(Readers, "read", sometimes)
     node = start()
     assert send(node.port, film(1)) == [0]
     counts(node, done=1)
@@ -152,36 +160,77 @@ def test_a_disk_that_fills_while_images_are_read_fails_none(start, monkeypatch, 
 
     path = tmp_path / "film.dcm"
     film(1).save_as(path, enforce_file_format=True)
-    canvas = node.predicting.served.predictor.model.canvas.model_dump()
+    canvas = next(iter(node.service.served.values())).predictor.model.canvas.model_dump()
     request = {"path": str(path), "out": str(tmp_path / "none"), "canvases": {"canvas-x": canvas}, "file_bytes": 1 << 30}
 
     def full(self, _):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert reading.answered(reading.json.dumps({**request, "canvases_only": True}).encode()) == {"trouble": errno.ENOSPC}
+    assert decoder_process.answered(decoder_process.json.dumps({**request, "canvases_only": True}).encode()) == {
+        "trouble": errno.ENOSPC
+    }
 
 
 def test_a_reader_that_dies_is_given_the_image_again(start, monkeypatch):
     """As often as an image may end the node; then it is at fault, and `--retry-failed` gives it another chance."""
-    monkeypatch.setattr(predicting, "PAUSE", 0.01)
-    real, deaths = Readers.canvases, {film(1).SOPInstanceUID: 2, film(2).SOPInstanceUID: 3}
+    monkeypatch.setattr(reading, "PAUSE", 0.01)
+    real, deaths = Readers.read, {1: 2, 2: 3}
 
-    def mortal(self, path, *arguments):
-        for name in deaths:
-            if node.spool.id_of(name) in str(path) and deaths[name]:
-                deaths[name] -= 1
+    def mortal(self, path, *arguments, **more):
+        for number in deaths:
+            if path.parent.name == study_of(node, film(number)) and deaths[number]:
+                deaths[number] -= 1
                 raise Ended("cannot be decoded within 30 seconds and its memory")
-        return real(self, path, *arguments)
+        return real(self, path, *arguments, **more)
 
-    monkeypatch.setattr(Readers, "canvases", mortal)
+    monkeypatch.setattr(Readers, "read", mortal)
     node = start()
     assert send(node.port, film(1), film(2), film(3)) == [0, 0, 0]
     counts(node, done=2, failed=1)
-    assert "cannot be decoded within" in node.spool.queue.reasons()[0][1]
-    assert retry_failed(node.spool.folders.root) == 1
+    assert "cannot be decoded within" in deliveries.reasons(node.store)[0][1]
+    with closing(existing(node.store.folders.root)) as other:
+        assert retry_failed(other) == 1
     counts(node, done=3)
-    wait_until(lambda: [value(node, f"{name}_total") for name in ("predicted", "failed")] == [3, 1])
+    wait_until(lambda: value(node, "unreadable_total") == 1)
+
+
+def test_an_image_with_another_identifier_than_its_request_is_refused(start, caplog):
+    """0xA900: it would take the place of another patient's image."""
+    node, other = start(), film(2)
+    link = associate(node.port, other)
+    other.SOPInstanceUID = film(3).SOPInstanceUID
+    request = C_STORE()
+    request.MessageID, request.Priority = 1, 2
+    request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = other.SOPClassUID, film(2).SOPInstanceUID
+    for instance in (film(3).SOPInstanceUID, None):
+        other.SOPInstanceUID = instance
+        request.DataSet = io.BytesIO(encode(other, is_implicit_vr=False, is_little_endian=True))
+        link._reactor_checkpoint.clear()
+        link.dimse.send_msg(request, link.accepted_contexts[0].context_id)
+        _, answered = link.dimse.get_msg(block=True)
+        link._reactor_checkpoint.set()
+        assert answered.Status == 0xA900
+    link.release()
+    assert sum(deliveries.counts(node.store).values()) == 0
+    assert value(node, "node_refused_total", reason="mismatch") == 2
+    assert len(lines(caplog, "another SOP Instance UID than its request")) == 1
+
+
+def test_a_corrected_image_goes_to_the_right_patient(start, archive, settings):
+    """Corrected while the first is pending, and once more after its results are in the archive."""
+    node = start(archive.destination(settings), keep=True)
+    first, second, third = (film(1, PatientID=name, PatientName=name) for name in "ABC")
+    third.PixelData = third.PixelData[2:] + third.PixelData[:2]
+    assert send(node.port, first, second) == [0, 0]
+    counts(node, done=1)
+    patients = lambda: {one.PatientID for sent in archive.stored.values() for one in sent}  # noqa: E731
+    assert patients() <= {"A", "B"}
+    assert "B" in patients()
+    assert send(node.port, third) == [0]
+    wait_until(lambda: "C" in patients())
+    counts(node, done=1)
+    assert all(len(sent) == 1 for sent in archive.stored.values())  # results of a corrected image are objects of their own
 
 
 def test_a_model_that_answers_nothing_ends_the_node_and_no_image(start, served, readers, settings, monkeypatch, tmp_path):
@@ -192,19 +241,17 @@ def test_a_model_that_answers_nothing_ends_the_node_and_no_image(start, served, 
 
     with monkeypatch.context() as patched:
         patched.setattr(type(served.predictor), "arrays", lost)
-        patched.setattr(node, "STATUS_SECONDS", 0.05)
-        spool = Spool(tmp_path / "node")
-        ill = node.Node(node.Duty(served, Collected()), spool, settings, readers=readers)
-        door = Door(port=0, allowed=allowed_of(["TEST"]))
+        patched.setattr(run.signal, "signal", lambda *_: None)
+        service = Service([served], Store(tmp_path / "node"), ServeSettings(dicom=settings), readers)
+        ill = node.Node(service, Door(port=0, allowed=allowed_of(["TEST"])), Duty(Collected(), ("sr",)))
         sending = threading.Thread(target=lambda: send(wait_until(lambda: ill.receiver).port, film(1), film(2)))
         sending.start()
-        patched.setattr(run.signal, "signal", lambda *_: None)
         with pytest.raises(ProcessDied, match="nothing is lost"):
-            run.run(ill, door)
+            run.run(service, ill)
         sending.join()
     again = start()
-    counts(again, done=len(again.spool.queue.known()))
-    assert again.spool.queue.known()
+    counts(again, done=len(again.store.known()))
+    assert again.store.known()
 
 
 def test_time_neither_jumps_nor_runs_back(monkeypatch, tmp_path):
@@ -214,56 +261,45 @@ def test_time_neither_jumps_nor_runs_back(monkeypatch, tmp_path):
     assert now() == pytest.approx(1_000_000, abs=60)
     wall["now"] += 10 * 86400
     assert now() == pytest.approx(1_000_000, abs=60)
-    with closing(Queue(tmp_path / "queue.sqlite")) as queue:  # with the clock ten days ahead
-        queue.add("a")
-        queue.claim(1)
-        queue.results_ready("a")
-        queue.postpone("a", 0.0, "no")
+    with closing(Store(tmp_path)) as store:  # with the clock ten days ahead
+        study_id = come(store, "one")
+        be_read(store, study_id)
+        be_predicted(store, study_id)
+        deliveries.postpone(store, Due(study_id, SHA, 0), 0.0, "no")
     wall["now"] -= 20 * 86400
-    with closing(Queue(tmp_path / "queue.sqlite")) as queue:  # and then ten days behind
-        assert queue.next_due() == ("a", 1)
-        assert queue.overdue(3600) == []
-        assert queue.oldest() < 60
+    with closing(Store(tmp_path)) as store:  # and then ten days behind
+        assert deliveries.due(store, 8) == [Due(study_id, SHA, 1)]
+        assert deliveries.give_up(store, 3600) == []
+        assert deliveries.oldest(store) < 60
 
 
-def test_the_service_and_the_node_take_no_folder_of_each_other(tmp_path):
-    (tmp_path / "service" / "studies" / "ab" / "s-ab").mkdir(parents=True)
-    (tmp_path / "service" / "studies" / "ab" / "s-ab" / "original").write_bytes(b"image")
-    with pytest.raises(Refused, match="chestmap serve"):
-        Spool(tmp_path / "service")
-    Spool(tmp_path / "node").close()
-    with pytest.raises(Refused, match="chestmap node"):
-        Store(tmp_path / "node")
-
-
-def test_a_port_that_is_taken_is_one_line(start, settings, tmp_path):
+def test_a_port_that_is_taken_is_one_line(start):
     node = start()
-    with closing(Spool(tmp_path / "other")) as spool, pytest.raises(BadInput, match="in use"):
-        Receiver(Door(port=node.port), spool, settings)
+    with pytest.raises(BadInput, match="in use"):
+        Receiver(Door(port=node.port), node.service, node.metrics)
 
 
-def test_prometheus_reads_the_node(served, readers, settings, tmp_path):
+def test_prometheus_reads_the_node(start):
     """On an address of its own, and without an image's or a patient's name."""
-    spool = Spool(tmp_path / "told")
-    one = node.Node(node.Duty(served, Collected()), spool, settings, readers=readers)
-    port = one.start(Door(port=0, allowed=allowed_of(["TEST"])), ("127.0.0.1", 0))
+    one = start()
+    page = Page(("127.0.0.1", 0), one.metrics.registry)
     try:
-        assert send(port, film(1), film(2, ViewPosition="LL")) == [0, 0]
+        assert send(one.port, film(1), film(2, ViewPosition="LL")) == [0, 0]
         counts(one, done=1, failed=1)
-        wait_until(lambda: value(one, "delivered_total", destination="memory") and value(one, "failed_total"))
-        with urllib.request.urlopen(f"http://127.0.0.1:{one.page.port}/metrics", timeout=60) as answer:
+        wait_until(lambda: value(one, "node_delivered_total", destination="memory") and value(one, "unreadable_total"))
+        with urllib.request.urlopen(f"http://127.0.0.1:{page.port}/metrics", timeout=60) as answer:
             text = answer.read().decode()
     finally:
-        one.stop()
+        page.close()
     for line in (
         'chestmap_node_received_total{by="c-store"} 2.0', 'chestmap_node_images{state="done"} 1.0',
         'chestmap_node_images{state="failed"} 1.0', 'chestmap_node_delivered_total{destination="memory"} 1.0',
-        "chestmap_node_failed_total 1.0", 'chestmap_node_seconds_count{stage="send"} 1.0', "chestmap_node_oldest_seconds 0.0",
+        "chestmap_unreadable_total 1.0", 'chestmap_stage_seconds_count{stage="send"} 1.0', "chestmap_node_oldest_seconds 0.0",
     ):  # fmt: skip
         assert line in text.splitlines()
     assert film(1).SOPInstanceUID not in text
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", one.page.port), timeout=60)
+        socket.create_connection(("127.0.0.1", page.port), timeout=60)
 
 
 def test_where_prometheus_reads():

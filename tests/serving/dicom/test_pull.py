@@ -13,12 +13,15 @@ import pytest
 from pydicom.dataset import Dataset
 
 from chestmap.serving.dicom.destinations import Stow, Undelivered, web_client_of
+from chestmap.serving.dicom.metrics import NodeMetrics
 from chestmap.serving.dicom.pull import INSTANCE, MODALITY, SERIES, STUDY, Pull
-from chestmap.serving.dicom.settings import NodeSettings
-from chestmap.serving.dicom.spool import Spool
+from chestmap.serving.engine.service import Service
+from chestmap.serving.engine.settings import DicomSettings, ServeSettings
+from chestmap.serving.store.arrivals import count_waiting
+from chestmap.serving.store.store import Store
 from serving.dicom.films import film
 
-SETTINGS = NodeSettings(free_bytes=0, pull_days=0, object_bytes=1 << 20, answer_seconds=60)
+SETTINGS = DicomSettings(free_bytes=0, pull_days=0, object_bytes=1 << 20, answer_seconds=60)
 
 
 def encoded(one):
@@ -99,10 +102,17 @@ def server():
 
 
 @pytest.fixture
-def pulling(server, tmp_path):
-    """`pulling(settings)` looks without a wait between tries."""
-    with closing(Spool(tmp_path / "node")) as spool:
-        yield lambda how=SETTINGS: Pull(web_client_of(server.url, None, None, how), spool, how, 0.0)
+def pulling(server, served, readers, tmp_path):
+    """`pulling(settings)` looks without a wait between tries, into a store where nothing is predicted."""
+    store = Store(tmp_path / "node")
+
+    def made(how=SETTINGS, every=0.0):
+        store.folders.unlock()
+        service = Service([served], store, ServeSettings(dicom=how), readers)
+        return Pull(web_client_of(server.url, None, None, how), service, NodeMetrics(service.metrics, store), every)
+
+    yield made
+    store.close()
 
 
 HTML = b"<html><body>Please sign in</body></html>"
@@ -161,17 +171,17 @@ def test_an_image_that_comes_wrong_is_not_taken_and_holds_up_no_other(server, pu
     assert film(2).SOPInstanceUID not in caplog.text
     server.ill.clear()
     assert pull.look() == 1
-    assert pull.spool.queue.counts()["new"] == 3
-    kept = [pydicom.dcmread(path).SOPInstanceUID for path in pull.spool.folders.studies.glob("*/*/image.dcm")]
+    assert count_waiting(pull.service.store) == 3
+    kept = [pydicom.dcmread(path).SOPInstanceUID for path in pull.service.store.folders.studies.glob("*/*/original")]
     assert sorted(kept) == sorted(one.SOPInstanceUID for one in server.films.values())
 
 
-def test_a_study_that_fails_holds_up_no_other_and_waits_longer_each_time(server, pulling, tmp_path):
+def test_a_study_that_fails_holds_up_no_other_and_waits_longer_each_time(server, pulling):
     server.ill[f"/studies/{film(1).StudyInstanceUID}/"] = say(500, b"")
     pull = pulling()
     assert pull.look() == 2
     server.asked.clear()
-    slow = Pull(pull.client, pull.spool, SETTINGS, 1000.0)
+    slow = pulling(every=1000.0)
     server.ill = {f"/instances/{film(1).SOPInstanceUID}": say(404, b"")}
     assert [slow.look() for _ in range(3)] == [0, 0, 0]
     assert sum(path.endswith(f"/instances/{film(1).SOPInstanceUID}") for path in server.asked) == 1

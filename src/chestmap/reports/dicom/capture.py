@@ -107,7 +107,7 @@ def _write_foot(draw: ImageDraw.ImageDraw, result: Result, width: int, top: int)
     about, font = result.about, ImageFont.load_default(16)
     lines = [
         f"{NOT_FOR_DIAGNOSIS} {PRODUCT} {about.version}, model {printable(about.name, 32)} {about.sha256[:8]}",
-        "Boxes: where the model looked; numbers: its scores" + ("." if about.calibrated else ", not calibrated."),
+        f"Boxes: where the model looked; numbers: its scores. {about.scale([mark.finding for mark in result.marks])}",
         f"{len(result.prediction.findings)} findings looked for. {_said(result)}",
     ]
     for place, line in enumerate(lines):

@@ -15,7 +15,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 
 from chestmap.errors import BadInput
-from chestmap.reports.dicom.provenance import About, made_uid
+from chestmap.reports.dicom.provenance import About, made_uid, printable
 from chestmap.reports.map_layers import map_on_picture
 from chestmap.types import Box, Code, Prediction
 from chestmap.vocabulary import CODES, NO_FINDING, RADLEX, SITES
@@ -39,12 +39,6 @@ def code_of(finding: str, prediction: Prediction) -> CodedConcept:
     if code is None:
         code = Code(LOCAL, "f-" + hashlib.sha256(finding.encode()).hexdigest()[:12], printable(finding, 64))
     return concept(code, RADLEX.get(finding))
-
-
-def printable(text: str, longest: int) -> str:
-    """Names of findings come from a user's table; backslashes separate values in DICOM. Cut to so many bytes of UTF-8."""
-    kept = "".join(letter if letter.isprintable() and letter != "\\" else " " for letter in text)
-    return kept.encode()[:longest].decode(errors="ignore").strip() or "finding"
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,7 +59,9 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 
 def _head(result: Result, place: int, finding: str) -> FileDataset:
     """Patient, study, series, equipment."""
-    series = series_of("pmap", "maps", result.about, result.reference.SOPInstanceUID, part=finding, place=place)
+    series = series_of(
+        "pmap", "map", result.about, result.reference.SOPInstanceUID, part=finding, place=place, own_series=True
+    )
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = uid.ParametricMapStorage, series["sop_instance_uid"]
     meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian

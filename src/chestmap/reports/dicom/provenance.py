@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -42,8 +42,10 @@ CERTAIN_ENOUGH = 0.5
 class About:
     """The model behind a prediction. A finding is shown from its operating point on; without one from a score of 0.5.
 
-    `levels` cut the maps of findings that have a threshold of their own, `rule` those of the others. `calibrated` says that a
-    score is a probability, and not only an order.
+    `levels` cut the maps of findings that have a threshold of their own, `rule` those of the others. `calibrated` names the
+    findings whose score is a probability, and not only an order; `measured` holds sensitivity and precision of operating points
+    on validation images. `revision` counts corrections of the image under the same identifier: results
+    of a corrected image are new objects.
     """
 
     name: str
@@ -52,7 +54,9 @@ class About:
     operating_points: Mapping[str, float] = field(default_factory=dict, hash=False)
     levels: Mapping[str, float] = field(default_factory=dict, hash=False)
     rule: OwnRule = field(default_factory=lambda: OwnRule(0.5))
-    calibrated: bool = False
+    calibrated: Collection[str] = ()
+    measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
+    revision: int = 0
 
     @property
     def identity(self) -> str:
@@ -62,14 +66,24 @@ class About:
             dict(self.levels),
             self.rule.threshold,
             self.rule.normalize,
-            self.calibrated,
+            sorted(self.calibrated) or False,
         ]
-        return json.dumps([self.name, self.sha256, self.version, settings], sort_keys=True)
+        parts = [self.name, self.sha256, self.version, settings, *([self.revision] if self.revision else [])]
+        return json.dumps(parts, sort_keys=True)
 
     @property
     def device_uid(self) -> uid.UID:
         """New with every retrained model, as IHE's AI Results profile asks."""
         return made_uid("device", self.sha256, self.version)
+
+    def scale(self, findings: Sequence[str]) -> str:
+        """What the scores of these findings are, in a sentence."""
+        raw = [name for name in findings if name not in set(self.calibrated)]
+        if not raw:
+            return "Scores are calibrated probabilities."
+        if len(raw) == len(findings):
+            return "Scores are not calibrated: an order, no probabilities."
+        return f"Scores are calibrated probabilities, but not those of {', '.join(raw)}: these are an order only."
 
     def shown_from(self, finding: str) -> float:
         return self.operating_points.get(finding, CERTAIN_ENOUGH)
@@ -81,18 +95,25 @@ def made_uid(*parts: str) -> uid.UID:
     return uid.UID(f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}")
 
 
-def series_of(kind: Kind, title: str, about: About, source_uid: str, *, part: str = "", place: int = 1) -> dict[str, Any]:
+def printable(text: str, longest: int) -> str:
+    """Names of findings come from a user's table; backslashes separate values in DICOM. Cut to so many bytes of UTF-8."""
+    kept = "".join(letter if letter.isprintable() and letter != "\\" else " " for letter in text)
+    return kept.encode()[:longest].decode(errors="ignore").strip() or "finding"
+
+
+def series_of(kind: Kind, title: str, about: About, source_uid: str, part: str = "", own: int = 0) -> dict[str, Any]:
     """Arguments of every highdicom object: each kind of each image is a series of its own, never part of the source's.
 
-    `part` tells apart the objects of a series, such as one for each finding; `place` counts them from 1.
+    `part` tells apart the objects of a kind, such as one for each finding. Objects that are no versions of each other need a
+    series each, since viewers show one of a series: `own` numbers them from 1.
     """
-    names = (source_uid, about.identity, kind)
+    names, number = (source_uid, about.identity, kind), 1 + KINDS.index(kind)
     return {
-        "series_instance_uid": made_uid("series", *names),
-        "series_number": 9001 + KINDS.index(kind),
+        "series_instance_uid": made_uid("series", *names, *([part] if own else [])),
+        "series_number": 9000 + (100 * number + own if own else number),
         "sop_instance_uid": made_uid("instance", *names, part),
-        "instance_number": place,
-        "series_description": f"{PRODUCT} AI {title}",
+        "instance_number": 1,
+        "series_description": f"{PRODUCT} AI {title}" + (f": {printable(part, 40)}" if own else ""),
         "manufacturer": PRODUCT,
         "manufacturer_model_name": PRODUCT,
         "software_versions": about.version,

@@ -7,6 +7,7 @@ the second, an Enhanced SR by template TID 2000.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from highdicom import ContributingEquipment, sr
@@ -20,7 +21,7 @@ from chestmap.vocabulary import NO_FINDING
 
 CERTAINTY, FINDING = ("111012", "DCM", "Certainty of Finding"), ("121071", "DCM", "Finding")
 PERCENT = CodedConcept("%", "UCUM", "Percent")
-PRESENCE = CodedConcept("705057003", "SCT", "Presence"), CodedConcept("52101004", "SCT", "Present")
+SCORE, ONE = ("score", LOCAL, "Model score"), CodedConcept("1", "UCUM", "no units")
 PROCEDURE = CodedConcept("363679005", "SCT", "Imaging procedure")
 """Of CID 100; its X-ray codes are not in the group that PixelMed's validator knows."""
 
@@ -34,12 +35,14 @@ def boxes_report(result: Result) -> Dataset:
     about, reference = result.about, result.reference
     algorithm = sr.AlgorithmIdentification(PRODUCT, about.version, [f"model {about.name}", f"sha256 {about.sha256}"])
     library, lent = _for_library(reference)
+    groups = [_group(mark, result, algorithm) for mark in result.marks]
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=_observer(about)),
         procedure_reported=PROCEDURE,
-        imaging_measurements=[_group(mark, reference, algorithm) for mark in result.marks],
+        imaging_measurements=groups,
         referenced_images=[library],
     )
+    report[0].ContentSequence.append(_comment(research_text(about, result.boxed)))
     made = sr.Comprehensive3DSR(content=report, **_document(result, "sr", "boxes"))
     _take_back(made, lent)
     return made
@@ -80,24 +83,53 @@ def _observer(about: About) -> sr.ObserverContext:
     )
 
 
-def _group(mark: Mark, reference: Dataset, algorithm: sr.AlgorithmIdentification) -> Any:
-    """The code's meaning repeats the finding, since OHIF shows a measurement's name and not what was found."""
-    value, scheme, meaning = CERTAINTY
-    name = CodedConcept(value, scheme, f"{printable(mark.finding, 40)}: {meaning}")
-    presence = [sr.QualitativeEvaluation(*PRESENCE)] if mark.present else None
-    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+def research_text(about: About, findings: Sequence[str]) -> str:
+    """What every report begins with: what it is for, who made it, and what its numbers are."""
+    scale = about.scale([printable(name, 48) for name in findings])
+    return f"{NOT_FOR_DIAGNOSIS} {PRODUCT} {about.version}, model {printable(about.name, 48)} {about.sha256[:12]}. {scale}"
+
+
+def call_text(about: About, finding: str, score: float) -> str:
+    """Where the model calls a finding, and how often that was right on validation images."""
+    if (point := about.operating_points.get(finding)) is None:
+        return f"Shown from a score of {about.shown_from(finding):.2f}, here {score:.2f}; the model has no operating point for it."
+    known = [f"{name} {value:.2f}" for name, value in about.measured.get(finding, {}).items()]
+    measured = f"; on validation images: {', '.join(known)}" if known else ""
+    return f"Called by the model: score {score:.2f}, called from {point:.2f}{measured}. Not verified."
+
+
+def measure_of(about: About, finding: str, score: float) -> tuple[CodedConcept, float, CodedConcept]:
+    """A score's name, number and unit. One that is no probability is no certainty: it has a name and a unit of its own.
+
+    The name repeats the finding, since OHIF shows a measurement's name and not what was found.
+    """
+    kept, calibrated = min(max(score, 0.0), 1.0), finding in set(about.calibrated)
+    value, scheme, meaning = CERTAINTY if calibrated else SCORE
+    name = CodedConcept(value, scheme, f"{printable(finding, 40)}: {meaning}")
+    return (name, round(100 * kept, 1), PERCENT) if calibrated else (name, round(kept, 3), ONE)
+
+
+def _comment(text: str) -> sr.TextContentItem:
+    return sr.TextContentItem(CodedConcept("121106", "DCM", "Comment"), text, RelationshipTypeValues.CONTAINS)
+
+
+def _group(mark: Mark, result: Result, algorithm: sr.AlgorithmIdentification) -> Any:
+    """Presence is for a reader to state."""
+    name, number, unit = measure_of(result.about, mark.finding, mark.score)
+    group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=mark.uid, identifier=f"{PRODUCT} {printable(mark.finding, 48)}"),
         referenced_region=sr.ImageRegion(
             graphic_type=GraphicTypeValues.POLYLINE,
             graphic_data=mark.outline,
-            source_image=sr.SourceImageForRegion.from_source_image(reference),
+            source_image=sr.SourceImageForRegion.from_source_image(result.reference),
         ),
         finding_type=mark.code,
         finding_sites=[sr.FindingSite(anatomic_location=mark.site)],
         algorithm_id=algorithm,
-        measurements=[sr.Measurement(name=name, value=round(100 * mark.score, 1), unit=PERCENT, algorithm_id=algorithm)],
-        qualitative_evaluations=presence,
+        measurements=[sr.Measurement(name=name, value=number, unit=unit, algorithm_id=algorithm)],
     )
+    group[0].ContentSequence.append(_comment(call_text(result.about, mark.finding, mark.score)))
+    return group
 
 
 def equipment(about: About) -> ContributingEquipment:
@@ -119,7 +151,7 @@ def _document(result: Result, kind: Any, title: str) -> dict[str, Any]:
         **series_of(kind, title, result.about, result.reference.SOPInstanceUID),
         "evidence": [result.reference],
         "is_complete": True,
-        "is_final": True,
+        "is_final": False,  # a reader's report is final; `verified` makes it
         "is_verified": False,
         "contributing_equipment": [equipment(result.about)],
         "coding_schemes": [CodingSchemeIdentificationItem(LOCAL, name="chestmap findings", version="1")],
@@ -148,36 +180,24 @@ def _scores(result: Result, rows: list[tuple[float, str]]) -> sr.ContainerConten
         CodedConcept("121070", "DCM", "Findings"), relationship_type=RelationshipTypeValues.CONTAINS
     )
     section.ContentSequence = sr.ContentSequence([])
+    section.ContentSequence.append(
+        sr.TextContentItem(CodedConcept(*FINDING), "\n".join(told(result, rows)), RelationshipTypeValues.CONTAINS)
+    )
     for score, finding in rows:
-        value, scheme, meaning = CERTAINTY
-        item = sr.NumContentItem(
-            CodedConcept(value, scheme, f"{printable(finding, 40)}: {meaning}"),
-            round(100 * min(max(score, 0.0), 1.0), 1),
-            PERCENT,
-            relationship_type=RelationshipTypeValues.CONTAINS,
-        )
+        name, number, unit = measure_of(result.about, finding, score)
+        item = sr.NumContentItem(name, number, unit, relationship_type=RelationshipTypeValues.CONTAINS)
         what = code_of(finding, result.prediction)
         item.ContentSequence = sr.ContentSequence(
             [sr.CodeContentItem(CodedConcept(*FINDING), what, RelationshipTypeValues.HAS_CONCEPT_MOD)]
         )
         section.ContentSequence.append(item)
-    section.ContentSequence.append(
-        sr.TextContentItem(CodedConcept(*FINDING), "\n".join(told(result, rows)), RelationshipTypeValues.CONTAINS)
-    )
     return section
 
 
 def told(result: Result, rows: list[tuple[float, str]]) -> list[str]:
     """The lines of the text: what the scores are, and what they are not."""
     about = result.about
-    scale = (
-        "Scores are calibrated probabilities."
-        if about.calibrated
-        else "Scores are not calibrated: an order, no probabilities."
-    )
-    lines = [
-        f"{NOT_FOR_DIAGNOSIS} {PRODUCT} {about.version}, model {printable(about.name, 48)} {about.sha256[:12]}. {scale}"
-    ]
+    lines = [research_text(about, [finding for _, finding in rows])]
     for score, finding in rows:
         point = about.operating_points.get(finding)
         mark = "" if point is None or score < point else f" (reaches the operating point {point:.2f})"

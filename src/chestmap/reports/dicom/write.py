@@ -15,7 +15,7 @@ from chestmap.reports.dicom.finding_marks import Result
 from chestmap.reports.dicom.parametric import parametric_map
 from chestmap.reports.dicom.presentation import presentation
 from chestmap.reports.dicom.provenance import DEFAULT_KINDS, About, Kind, kinds_of
-from chestmap.reports.dicom.segmentation import segmentation
+from chestmap.reports.dicom.segmentation import segmentations
 from chestmap.reports.dicom.source_header import charset_of, referenced
 from chestmap.reports.dicom.sr import boxes_report, scores_report
 from chestmap.types import Prediction
@@ -82,7 +82,8 @@ def _made(kind: Kind, result: Result) -> Iterator[Dataset]:
         case "gsps":
             if result.marks and result.reference.SamplesPerPixel == 1:  # a gray state may not stand over color
                 yield presentation(result)
-        case "seg" | "pmap":
-            make = segmentation if kind == "seg" else parametric_map
-            made = (make(result, place, finding) for place, finding in enumerate(result.boxed, 1))
+        case "seg":
+            yield from segmentations(result)
+        case "pmap":
+            made = (parametric_map(result, place, finding) for place, finding in enumerate(result.boxed, 1))
             yield from (one for one in made if one is not None)

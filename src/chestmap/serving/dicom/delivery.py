@@ -4,23 +4,50 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from chestmap.errors import BadInput
+from chestmap.reports.dicom import Kind
 from chestmap.serving.dicom.destinations import Destination, Undelivered
-from chestmap.serving.dicom.settings import NodeSettings
-from chestmap.serving.dicom.spool import TROUBLE, Spool
+from chestmap.serving.dicom.metrics import NodeMetrics
+from chestmap.serving.engine.decoder_pool import Busy, Ended
+from chestmap.serving.engine.service import Made, Service
+from chestmap.serving.store import deliveries
+from chestmap.serving.store.arrivals import remove_delivered
+from chestmap.serving.store.deliveries import Due
+from chestmap.serving.store.results import MOST_DEATHS
+from chestmap.serving.store.store_files import Damaged
 
 log = logging.getLogger(__name__)
 LOOK = 1.0
-"""Seconds between looks at what is due; what was just predicted does not wait for it."""
+"""Seconds between looks at what is due."""
+
+
+@dataclass(frozen=True, eq=False)
+class Duty:
+    """What becomes of a result: which objects are made, where they go, and whether the image is kept afterwards."""
+
+    destination: Destination
+    kinds: Sequence[Kind]
+    keep: bool = True
 
 
 class Delivery:
-    """A thread that sends whatever is due. While the archive does not answer, one image knocks for all."""
+    """A thread that sends whatever is due. While the archive does not answer, one image knocks for all.
 
-    def __init__(self, destination: Destination, spool: Spool, settings: NodeSettings) -> None:
-        self.destination, self.spool, self.settings = destination, spool, settings
+    Objects are made when they are sent, by the processes that decode; while one is sent the next are made.
+    """
+
+    def __init__(self, duty: Duty, service: Service, metrics: NodeMetrics) -> None:
+        self.duty, self.service, self.store, self.metrics = duty, service, service.store, metrics
+        self.destination, self.settings = duty.destination, service.settings.dicom
         self._stopping = threading.Event()
         self._refused = 0  # attempts in a row that found nobody
+        self._pool = ThreadPoolExecutor(service.settings.readers, "write")
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
 
     def start(self) -> None:
@@ -29,50 +56,84 @@ class Delivery:
     def stop(self) -> None:
         """Ends after the image that is being sent."""
         self._stopping.set()
-        self.spool.made.set()
         if self._thread.ident is not None:
             self._thread.join(4 * self.settings.network_seconds)  # an archive that never ends its answer: it is sent again
+        self._pool.shutdown(cancel_futures=True)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self.spool.made.clear()
             try:
-                due = self.spool.queue.next_due()
-                if due is None:
-                    self.spool.made.wait(LOOK)
+                found = deliveries.due(self.store, 2 * self.service.settings.readers)
+                if found:
+                    self.deliver(found)
                 else:
-                    self.deliver(*due)
-            except Exception as problem:  # a node goes on, whatever one delivery ran into
-                log.warning("delivery: %s; trying again", type(problem).__name__)
+                    self._stopping.wait(LOOK if not len(self.service.batches) else LOOK / 10)
+            except Exception as problem:  # goes on, whatever one delivery ran into
+                self.service.metrics.say("delivery", f"delivery: {type(problem).__name__}; trying again")
                 self._stopping.wait(self._pause(1))
 
-    def deliver(self, image_id: str, tries: int) -> None:
-        """Done, to be tried later, or a dead letter."""
+    def deliver(self, found: Sequence[Due]) -> None:
+        """Each is done, tried later, a dead letter, or still ready where the archive is away."""
+        making = [(one, self._pool.submit(self._made, one)) for one in found]
+        refused = self._refused
         try:
-            if results := self.spool.results(image_id):
-                with self.spool.metrics.seconds.labels("send").time():
-                    self.destination.send(results)
-        except Undelivered as problem:
-            self._undelivered(image_id, tries, problem)
-        except TROUBLE as problem:
-            self._undelivered(image_id, tries, Undelivered(f"results cannot be read ({type(problem).__name__})"))
-        else:
-            if self._refused:
-                log.info("the archive takes results again")
-                self.spool.queue.hurry()
-            self._refused = 0
-            self.spool.delivered(image_id)
-            self.spool.metrics.delivered.labels(self.destination.name).inc()
+            for one, made in making:
+                if self._refused > refused or self._stopping.is_set():
+                    break
+                self._deliver(one, made)
+        finally:
+            for _, made in making:
+                if not made.cancel() and made.exception() is None:
+                    made.result().remove()
 
-    def _undelivered(self, image_id: str, tries: int, problem: Undelivered) -> None:
-        self.spool.queue.postpone(image_id, self._pause(tries + 1), str(problem))
-        self.spool.metrics.retries.labels(self.destination.name).inc()
-        for one in self.spool.queue.overdue(3600 * self.settings.give_up_hours):
-            log.warning("image %s: its results are a dead letter now; `chestmap node --retry-dead` sends them again", one)
-            self.spool.bury(one)
+    def _made(self, one: Due) -> Made:
+        with self.service.metrics.stage("write"):
+            return self.service.made_objects(one.study_id, one.subject, self.duty.kinds)
+
+    def _deliver(self, one: Due, made: Future[Made]) -> None:
+        try:
+            if files := made.result().files:
+                with self.service.metrics.stage("send"):
+                    self.destination.send(files)
+        except Undelivered as problem:
+            self._undelivered(one, problem)
+        except Ended as problem:
+            if one.tries + 1 < MOST_DEATHS:
+                self._undelivered(one, Undelivered(str(problem)))
+            else:
+                self._fail(one, str(problem))
+        except (BadInput, Damaged) as problem:
+            self._fail(one, str(problem))
+        except (OSError, SQLAlchemyError, Busy) as problem:
+            self._undelivered(one, Undelivered(f"results cannot be made ({type(problem).__name__})"))
+        else:
+            self._delivered(one)
+
+    def _fail(self, one: Due, reason: str) -> None:
+        log.warning("image %s: its results cannot be made; `chestmap node --status` says why", one.study_id)
+        deliveries.fail(self.store, one, reason)
+
+    def _delivered(self, one: Due) -> None:
+        if self._refused:
+            log.info("the archive takes results again")
+            deliveries.hurry(self.store)
+        self._refused = 0
+        deliveries.delivered(self.store, one)
+        if not self.duty.keep:
+            remove_delivered(self.store, one.study_id)
+        self.metrics.delivered.labels(self.destination.name).inc()
+
+    def _undelivered(self, one: Due, problem: Undelivered) -> None:
+        deliveries.postpone(self.store, one, self._pause(one.tries + 1), str(problem))
+        self.metrics.retries.labels(self.destination.name).inc()
+        for study_id in deliveries.give_up(self.store, 3600 * self.settings.give_up_hours):
+            log.warning(
+                "image %s: its results are a dead letter now; `chestmap node --retry-dead` sends them again", study_id
+            )
+            self.metrics.dead_letters.inc()
         if not problem.unreachable:
-            if not tries:  # else it was told
-                log.warning("image %s: %s; trying again", image_id, problem)
+            if not one.tries:  # else it was told
+                log.warning("image %s: %s; trying again", one.study_id, problem)
             return
         self._refused += 1
         if self._refused == 1:

@@ -19,7 +19,7 @@ from pynetdicom import AE
 
 from chestmap.errors import BadInput, ChestmapError
 from chestmap.serving.dicom.receiver import NOT_AUTHORIZED, OUT_OF_RESOURCES, title_of
-from chestmap.serving.dicom.settings import NodeSettings
+from chestmap.serving.engine.settings import DicomSettings
 from chestmap.serving.http.access import secret_text
 
 DUPLICATE = 0x0111
@@ -52,7 +52,7 @@ class CStore:
     host: str
     port: int
     own_title: str
-    settings: NodeSettings
+    settings: DicomSettings
     tls: ssl.SSLContext | None = None
 
     @property
@@ -146,7 +146,7 @@ def failures_of_http() -> Iterator[None]:
         raise Undelivered(f"the archive does not answer ({type(error).__name__})", unreachable=True) from None
 
 
-def c_store_of(text: str, own_title: str, settings: NodeSettings, tls: ssl.SSLContext | None) -> CStore:
+def c_store_of(text: str, own_title: str, settings: DicomSettings, tls: ssl.SSLContext | None) -> CStore:
     """`TITLE@HOST:PORT`."""
     found = re.fullmatch(r"([^@]+)@(?:\[([^]@]+)\]|([^:@]+)):(\d{1,5})", text)
     if not found or not 0 < int(found[4]) < 65536:
@@ -154,7 +154,7 @@ def c_store_of(text: str, own_title: str, settings: NodeSettings, tls: ssl.SSLCo
     return CStore(title_of(found[1]), found[2] or found[3], int(found[4]), own_title, settings, tls)
 
 
-def web_client_of(url: str, credentials: Path | None, authorities: Path | None, settings: NodeSettings) -> DICOMwebClient:
+def web_client_of(url: str, credentials: Path | None, authorities: Path | None, settings: DicomSettings) -> DICOMwebClient:
     """Without dicomweb-client's own retries: the queue does that."""
     if not re.fullmatch(r"https?://[^@\s?#]+", url):
         raise BadInput("DICOMweb address: expected http(s)://HOST/PATH without name or password; those go to --credentials")

@@ -17,7 +17,7 @@ from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler, ThreadedAssociationServer
 
-from chestmap.serving.dicom.settings import NodeSettings
+from chestmap.serving.engine.settings import DicomSettings
 
 LONGEST_PDU = 1 << 20
 """Some senders go beyond what they are told, none so far."""
@@ -78,7 +78,7 @@ class Handler(RequestHandler):
 class Listener(ThreadedAssociationServer):
     """`of` makes one: `settings` and `networks` (whose addresses may connect; none for all) are those of the class."""
 
-    settings: NodeSettings
+    settings: DicomSettings
     networks: tuple[Network, ...] = ()
     refused: Refused
     daemon_threads = True
@@ -86,7 +86,7 @@ class Listener(ThreadedAssociationServer):
     """Connections that wait to be looked at; with the 5 of Python a burst of senders waits a second for the next try."""
 
     @classmethod
-    def of(cls, settings: NodeSettings, networks: tuple[Network, ...], refused: Refused) -> type[Listener]:
+    def of(cls, settings: DicomSettings, networks: tuple[Network, ...], refused: Refused) -> type[Listener]:
         return type("Listener", (cls,), {"settings": settings, "networks": networks, "refused": staticmethod(refused)})
 
     def __init__(self, *arguments: Any, **more: Any) -> None:

@@ -1,22 +1,17 @@
-"""What the node counts: for Prometheus on an address of its own, and for its log, where what repeats is told once.
+"""What the DICOM door counts, for Prometheus: in the service's own page, or on an address of its own.
 
 chestmap_node_received_total{by}           images acknowledged: c-store, pull
 chestmap_node_refused_total{reason}        connections, associations and images that were not taken
-chestmap_node_predicted_total              images whose results are written; chestmap_node_failed_total the others
-chestmap_node_delivered_total{destination} images whose results the archive has
+chestmap_node_delivered_total{destination} results that the archive has
 chestmap_node_retries_total{destination}   attempts that failed, each followed by another or by a dead letter
 chestmap_node_dead_letters_total           results given up
-chestmap_node_seconds{stage}               receive (to disk), decode, predict (a batch), write, send
-chestmap_node_images{state}                the queue as `--status` prints it
+chestmap_node_images{state}                images of archives as `--status` prints them
 chestmap_node_oldest_seconds               how long the oldest of those that are not finished waits
 """
 
 from __future__ import annotations
 
-import logging
-import sqlite3
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from ipaddress import IPv6Address, ip_address
@@ -27,77 +22,54 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import MetricsHandler
 from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
 
 from chestmap.errors import BadInput
-from chestmap.serving.dicom.queue import Queue
-from chestmap.serving.engine.metrics import Measured
+from chestmap.serving.engine.metrics import Measured, Metrics
+from chestmap.serving.store import deliveries
+from chestmap.serving.store.store import Store
 
-log = logging.getLogger(__name__)
-STAGES = ("receive", "decode", "predict", "write", "send")
 LOOPBACK = "127.0.0.1"
 
 
 class NodeMetrics(Measured):
-    """For any number of threads."""
+    """For any number of threads, in the registry of the service."""
 
-    def __init__(self, queue: Queue) -> None:
-        super().__init__("chestmap_node")
+    def __init__(self, service: Metrics, store: Store) -> None:
+        super().__init__("chestmap_node", service.registry)
+        self.service = service
         self.received = self.count("received", "Images acknowledged", "by")
-        self.predicted = self.count("predicted", "Images whose results are written")
-        self.failed = self.count("failed", "Images that cannot be predicted")
-        self.delivered = self.count("delivered", "Images whose results the archive has", "destination")
+        self.delivered = self.count("delivered", "Results that the archive has", "destination")
         self.retries = self.count("retries", "Attempts to deliver that failed", "destination")
-        self.dead_letters = self.count("dead_letters", "Images whose results nobody took")
-        self.seconds = self.times("seconds", "Time of a stage", "stage")
+        self.dead_letters = self.count("dead_letters", "Results that nobody took")
         self._refused = self.count("refused", "Not taken", "reason")
-        self._lock, self._more, self._words = threading.Lock(), Counter[str](), dict[str, str]()
-        for stage in STAGES:
-            self.seconds.labels(stage)
-        self.registry.register(_Standing(queue))
+        self.registry.register(_Standing(store))
 
     def refused(self, reason: str, words: str) -> None:
         """A connection, an association or an image was not taken."""
         self._refused.labels(reason).inc()
-        self.say(reason, words)
-
-    def say(self, reason: str, words: str) -> None:
-        """Once: a flood of connections, or a disk that stays full, must not be a flood of lines. `tell` counts the others."""
-        with self._lock:
-            first = reason not in self._words
-            self._words[reason] = words
-            self._more[reason] += not first
-        if first:
-            log.warning("%s", words)
-
-    def tell(self) -> None:
-        """Once in a while: what was said again since, one line for each reason."""
-        with self._lock:
-            more, words, self._more = self._more, self._words, Counter()
-            self._words = {reason: said for reason, said in words.items() if more[reason]}
-        for reason, count in more.items():
-            if count:
-                log.warning("%s (%d times more)", words[reason], count)
+        self.service.say(reason, words)
 
 
 class _Standing(Collector):
-    """The queue when Prometheus asks; nothing while it cannot be read."""
+    """The images when Prometheus asks; nothing while the store cannot be read."""
 
-    def __init__(self, queue: Queue) -> None:
-        self.queue = queue
+    def __init__(self, store: Store) -> None:
+        self.store = store
 
     def collect(self) -> Iterator[Metric]:
-        images = GaugeMetricFamily("chestmap_node_images", "Images in the queue", labels=["state"])
+        images = GaugeMetricFamily("chestmap_node_images", "Images of archives", labels=["state"])
         try:
-            for state, count in self.queue.counts().items():
+            for state, count in deliveries.counts(self.store).items():
                 images.add_metric([state], count)
-            oldest = self.queue.oldest()
-        except sqlite3.Error:
+            oldest = deliveries.oldest(self.store)
+        except SQLAlchemyError:
             return
         yield images
         yield GaugeMetricFamily("chestmap_node_oldest_seconds", "How long the oldest waits", value=oldest)
 
     def describe(self) -> list[Metric]:
-        """Asks nothing, or the queue would be read when it is registered."""
+        """Asks nothing, or the store would be read when it is registered."""
         return []
 
 

@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from dicomweb_client import DICOMwebClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from chestmap.errors import BadImage
 from chestmap.reports.dicom.source_header import SINGLE
 from chestmap.serving.dicom.destinations import Undelivered
-from chestmap.serving.dicom.settings import NodeSettings
-from chestmap.serving.dicom.spool import TROUBLE, Spool
+from chestmap.serving.dicom.metrics import NodeMetrics
 from chestmap.serving.dicom.web import Web, text_of
+from chestmap.serving.engine.service import Service
+from chestmap.serving.store.arrivals import count_waiting, knows
+from chestmap.serving.store.store import Store
 
 log = logging.getLogger(__name__)
 MODALITIES = ("CR", "DX")
@@ -29,15 +32,16 @@ LONGEST_WAIT = 3600.0
 
 
 class Pull:
-    """A thread that looks every so many seconds. What the queue knows is not fetched again."""
+    """A thread that looks every so many seconds. What the store knows is not fetched again."""
 
-    def __init__(self, client: DICOMwebClient, spool: Spool, settings: NodeSettings, every: float) -> None:
-        self.client, self.spool, self.settings, self.every = client, spool, settings, every
+    def __init__(self, client: DICOMwebClient, service: Service, metrics: NodeMetrics, every: float) -> None:
+        self.client, self.service, self.metrics, self.every = client, service, metrics, every
+        self.settings = service.settings.dicom
         self._seen: dict[str, int] = {}  # study: how many instances it had when all of it was taken in
         self._tries: dict[str, tuple[int, float]] = {}  # image that was not pulled: how often, and when it is due
         self._failures: Counter[str] = Counter()  # of studies: those that fail often come last, and hold up no other
         self._stopping = threading.Event()
-        self._web = Web(client, settings, self._stopping)
+        self._web = Web(client, self.settings, self._stopping)
         self._thread = threading.Thread(target=self._run, name="pull", daemon=True)
 
     def start(self) -> None:
@@ -84,7 +88,7 @@ class Pull:
         return len(taken)
 
     def _study(self, study: str, taken: list[str], failed: list[str]) -> bool:
-        """Whether the queue now knows all of it."""
+        """Whether the store now knows all of it."""
         whole = True
         for series, instance in self._images(study):
             if not self._may_go_on():
@@ -95,20 +99,28 @@ class Pull:
                 continue
             try:
                 path = f"studies/{study}/series/{series}/instances/{instance}"
-                taken.append(self.spool.take(instance, [self._web.image(path, instance)], "pull"))
+                taken.append(self.service.accept(instance, [self._web.image(path, instance)], "pull"))
+                self.metrics.received.labels("pull").inc()
                 self._tries.pop(instance, None)
-            except (Undelivered, BadImage, *TROUBLE) as problem:
+            except (Undelivered, BadImage, OSError, SQLAlchemyError) as problem:
                 whole = False
                 said = str(problem) if isinstance(problem, Undelivered | BadImage) else type(problem).__name__
-                failed.append(f"image {self.spool.id_of(instance)}: {said}")
+                failed.append(f"image {self._store.folders.instance_of(instance)}: {said}")
                 wait = min(LONGEST_WAIT, self.every * 2.0 ** min(tries, 30))
                 self._tries[instance] = tries + 1, time.monotonic() + wait
         return whole
 
+    @property
+    def _store(self) -> Store:
+        return self.service.store
+
+    def _knows(self, instance: str) -> bool:
+        return knows(self._store, self._store.folders.instance_of(instance))
+
     def _may_go_on(self) -> bool:
         """Unless the node stops, or has enough to do."""
-        room = self.spool.folders.free() >= self.settings.free_bytes
-        return not self._stopping.is_set() and room and self.spool.queue.counts()["new"] < self.settings.pull_waiting
+        room = self._store.folders.free() >= self.settings.free_bytes
+        return not self._stopping.is_set() and room and count_waiting(self._store) < self.settings.pull_waiting
 
     def _studies(self) -> dict[str, int]:
         """Of these days, with a radiograph; and how many instances each has, 0 where the archive does not say."""
@@ -125,10 +137,10 @@ class Pull:
         return found
 
     def _images(self, study: str) -> Iterator[tuple[str, str]]:
-        """Series and instance of each radiograph that the queue does not know."""
+        """Series and instance of each radiograph that the store does not know."""
         for series, one in self._web.some(f"studies/{study}/series", SERIES):
             if text_of(one, MODALITY) not in MODALITIES:
                 continue
             for instance, found in self._web.some(f"studies/{study}/series/{series}/instances", INSTANCE):
-                if text_of(found, STORAGE) in {"", *SINGLE} and not self.spool.queue.knows(self.spool.id_of(instance)):
+                if text_of(found, STORAGE) in {"", *SINGLE} and not self._knows(instance):
                     yield series, instance

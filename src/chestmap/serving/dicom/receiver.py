@@ -1,4 +1,4 @@
-"""C-ECHO and C-STORE of radiographs. Success is answered once the image is on disk and in the queue, and not before."""
+"""C-ECHO and C-STORE of radiographs. Success is answered once the image is on disk and in the store, and not before."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from ipaddress import ip_address, ip_network
 from typing import cast
 
 from pydicom import uid
+from pydicom.filereader import read_dataset
 from pynetdicom import AE, evt
 from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.sop_class import Verification  # pyright: ignore[reportAttributeAccessIssue] -- made when it is imported
+from sqlalchemy.exc import SQLAlchemyError
 
 from chestmap.errors import BadInput
+from chestmap.imaging.dicom_header import FAILURES, quiet
 from chestmap.reports.dicom.source_header import SINGLE
 from chestmap.serving.dicom.listening import Listener, Network, give_up, meter_of, start_anew
-from chestmap.serving.dicom.settings import NodeSettings
-from chestmap.serving.dicom.spool import TROUBLE, Spool
+from chestmap.serving.dicom.metrics import NodeMetrics
+from chestmap.serving.engine.service import Service
 
 REJECTIONS = {
     (1, 3): ("title", "its title is not in --allow"),
@@ -41,6 +44,11 @@ IDENTIFIER = re.compile(r"[0-9.]{1,64}")
 TITLE = re.compile(r"[ -\[\]-~]{1,16}")
 
 SUCCESS, OUT_OF_RESOURCES, NOT_AUTHORIZED, NO_IDENTIFIER, NO_IMAGE, FAILURE = 0x0000, 0xA700, 0x0124, 0x0117, 0xC000, 0x0110
+MISMATCH = 0xA900
+"""The data set does not match its request (PS3.4 table B.2-1)."""
+INSTANCE = 0x00080018
+START = 1 << 16
+"""Bytes of a data set in which its SOP Instance UID must be; what precedes it is a few short elements."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +99,9 @@ def allowed_of(texts: Sequence[str]) -> dict[str, list[Network]]:
 class Receiver:
     """Listens from when it is made; `port` is the real one where 0 was asked for."""
 
-    def __init__(self, door: Door, spool: Spool, settings: NodeSettings) -> None:
-        self.door, self.spool, self.settings = door, spool, settings
+    def __init__(self, door: Door, service: Service, metrics: NodeMetrics) -> None:
+        self.door, self.service, self.settings, self.metrics = door, service, service.settings.dicom, metrics
+        settings = self.settings
         entity = AE(door.title)
         entity.require_called_aet, entity.require_calling_aet = True, list(door.allowed)
         entity.maximum_associations, entity.maximum_pdu_size = settings.associations, settings.pdu_bytes
@@ -101,7 +110,7 @@ class Receiver:
         entity.add_supported_context(Verification)
         for storage in sorted(SINGLE):
             entity.add_supported_context(storage, SYNTAXES)
-        self.refused = spool.metrics.refused
+        self.refused = metrics.refused
         handlers = [
             (evt.EVT_C_STORE, self._store), (evt.EVT_C_ECHO, self._echo), (evt.EVT_DIMSE_RECV, start_anew),
             (evt.EVT_REJECTED, self._rejected), (evt.EVT_ESTABLISHED, self._established), (evt.EVT_ABORTED, self._aborted),
@@ -153,12 +162,17 @@ class Receiver:
             if not dataset or not dataset.getbuffer().nbytes:
                 self.refused("empty", f"an image of {_caller(event)} was refused: it holds nothing")
                 return NO_IMAGE
-            if self.spool.folders.free() < self.settings.free_bytes:
+            start = b"\0" * 128 + b"DICM" + encode_file_meta(event.file_meta)
+            if (own := _identifier(dataset, str(event.context.transfer_syntax))) != identifier:
+                came = "another SOP Instance UID than its request" if own else "no SOP Instance UID"
+                self.refused("mismatch", f"an image of {_caller(event)} was refused: its data set holds {came}")
+                return MISMATCH
+            if self.service.store.folders.free() < self.settings.free_bytes:
                 self.refused("disk", "an image was refused: less of the disk is free than free_bytes")
                 return OUT_OF_RESOURCES
-            start = b"\0" * 128 + b"DICM" + encode_file_meta(event.file_meta)
-            self.spool.take(identifier, (start, dataset.getbuffer()))
-        except TROUBLE as problem:
+            self.service.accept(identifier, (start, dataset.getbuffer()))
+            self.metrics.received.labels("c-store").inc()
+        except (OSError, SQLAlchemyError) as problem:
             said = problem.strerror if isinstance(problem, OSError) and problem.strerror else type(problem).__name__
             self.refused("disk", f"an image was refused: {said}")
             return OUT_OF_RESOURCES
@@ -192,6 +206,19 @@ class Receiver:
             self.refused(
                 "aborted", f"an association of {_caller(event)} ended in the midst of an image, which was not taken"
             )
+
+
+def _identifier(dataset: BytesIO, syntax: str) -> str:
+    """The SOP Instance UID of an encoded data set; empty where there is none in its first bytes. Nothing else is read."""
+    start, kind = BytesIO(bytes(dataset.getbuffer()[:START])), uid.UID(syntax)
+    try:
+        with quiet():
+            found = read_dataset(
+                start, kind.is_implicit_VR, kind.is_little_endian, stop_when=lambda tag, *_: int(tag) > INSTANCE
+            )
+            return str(found.get("SOPInstanceUID") or "").strip("\0 ")
+    except FAILURES:
+        return ""
 
 
 def _caller(event: evt.Event) -> str:

@@ -1,4 +1,4 @@
-"""From a model folder and options to a running node."""
+"""From options to a DICOM door, and a service that has no other."""
 
 from __future__ import annotations
 
@@ -8,32 +8,28 @@ import ssl
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicomweb_client import DICOMwebClient
 
 from chestmap.errors import BadInput, ProcessDied, Refused
-from chestmap.models.engines import ForwardSettings
-from chestmap.models.predictor import load
 from chestmap.reports.dicom import kinds_of
 from chestmap.serving.dicom import tls
-from chestmap.serving.dicom.destinations import Destination, web_client_of
-from chestmap.serving.dicom.node import DEFAULT_KINDS, Duty, Node
+from chestmap.serving.dicom.delivery import Duty
+from chestmap.serving.dicom.destinations import Destination, Stow, c_store_of, web_client_of
+from chestmap.serving.dicom.metrics import Page
+from chestmap.serving.dicom.node import DEFAULT_KINDS, MakePull, Node
 from chestmap.serving.dicom.pull import Pull
 from chestmap.serving.dicom.receiver import Door, allowed_of, title_of
-from chestmap.serving.dicom.settings import NodeSettings
-from chestmap.serving.dicom.spool import Spool
-from chestmap.serving.engine.served_model import Served
+from chestmap.serving.engine.service import Service
+from chestmap.serving.engine.settings import DicomSettings, ServeSettings
 from chestmap.serving.http.access import is_loopback
-from chestmap.settings import checked
 
 log = logging.getLogger(__name__)
 TALKATIVE = ("pynetdicom", "pydicom", "dicomweb_client", "urllib3")
 """Libraries whose messages may hold what an image's header says."""
-
-MakePull = Callable[[Spool], Pull]
 
 
 @dataclass(frozen=True)
@@ -60,46 +56,90 @@ class Security:
     def sending(self) -> ssl.SSLContext | None:
         return tls.sending(self.archive_ca, self.certificate, self.key) if self.archive_ca else None
 
-    def web_client(self, url: str, settings: NodeSettings) -> DICOMwebClient:
+    def web_client(self, url: str, settings: DicomSettings) -> DICOMwebClient:
         return web_client_of(url, self.credentials, self.archive_ca, settings)
 
-    def pull(self, url: str | None, every: float, settings: NodeSettings) -> MakePull | None:
-        if url is None:
+
+@dataclass(frozen=True, kw_only=True)
+class DicomOptions:
+    """The DICOM door as both verbs take it. `archive` is TITLE@HOST:PORT; `stow` and `pull` are addresses of DICOMweb."""
+
+    port: int = 11112
+    title: str = "CHESTMAP"
+    host: str = "127.0.0.1"
+    allow: Sequence[str] = ()
+    archive: str | None = None
+    stow: str | None = None
+    pull: str | None = None
+    every: float = 60
+    kinds: Sequence[str] = ()
+    keep: bool = True
+    security: Security = Security()
+
+    def check(self, settings: ServeSettings) -> None:
+        """Before a model is loaded."""
+        self._door()
+        self._duty(settings.dicom)
+        self._pull(settings.dicom)
+
+    def node(self, service: Service) -> Node:
+        """Nothing listens yet."""
+        settings = service.settings.dicom
+        return Node(service, self._door(), self._duty(settings), self._pull(settings))
+
+    def _door(self) -> Door:
+        return self.security.door(self.title, self.host, self.port, self.allow)
+
+    def _duty(self, settings: DicomSettings) -> Duty | None:
+        wanted = kinds_of([kind for word in self.kinds for kind in word.split(",")]) or DEFAULT_KINDS
+        destination = self._destination(settings)
+        return Duty(destination, wanted, self.keep) if destination else None
+
+    def _destination(self, settings: DicomSettings) -> Destination | None:
+        """Where images are pulled from is where results go, unless something else is said."""
+        stow = self.stow or (None if self.archive else self.pull)
+        if self.archive and stow:
+            raise BadInput("results go to one archive: give --to TITLE@HOST:PORT or --stow URL")
+        if self.archive:
+            return c_store_of(self.archive, self.title, settings, self.security.sending())
+        return Stow(self.security.web_client(stow, settings)) if stow else None
+
+    def _pull(self, settings: DicomSettings) -> MakePull | None:
+        if self.pull is None:
             return None
-        client = self.web_client(url, settings)
-        return lambda spool: Pull(client, spool, settings, every)
+        client, every = self.security.web_client(self.pull, settings), self.every
+        return lambda service, metrics: Pull(client, service, metrics, every)
 
 
-def duty_of(model: Path, destination: Destination, kinds: Sequence[str], settings: NodeSettings) -> Duty:
-    """`kinds` as the verb takes them: several words, or words with commas."""
-    tree = {key: getattr(settings, key) for key in ("engine", "device", "precision")}
-    wanted = kinds_of([kind for word in kinds for kind in word.split(",")]) or DEFAULT_KINDS
-    served = Served(load(model, checked(ForwardSettings, tree, name="--node-set")))
-    return Duty(served, destination, wanted)
-
-
-def run(node: Node, door: Door, page: tuple[str, int] | None = None) -> None:
-    """Until SIGTERM or SIGINT."""
+def run(service: Service, node: Node, page: tuple[str, int] | None = None) -> None:
+    """Until SIGTERM or SIGINT. `page` is where Prometheus reads."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     silence()
     ended = threading.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: ended.set())
-    port = node.start(door, page)
-    log.info("%s listens on %s:%d%s", door.title, door.host, port, " with TLS" if door.tls else "")
-    if page and node.page:
-        log.info("metrics are at http://%s:%d/metrics", page[0], node.page.port)
-    node.watch(ended)
-    log.info("stopping")
-    node.stop()
-    if node.predicting.broken:
+    served = Page(page, service.metrics.registry) if page else None
+    try:
+        service.start()
+        node.start()
+        if served and page:
+            log.info("metrics are at http://%s:%d/metrics", page[0], served.port)
+        while not ended.wait(0.5) and not service.batches.broken.is_set():
+            pass
+        log.info("stopping")
+    finally:
+        node.stop()
+        service.stop()
+        if served:
+            served.close()
+    if service.batches.broken.is_set():
         raise ProcessDied(
-            f"the model predicts not even an empty image ({node.predicting.broken}); nothing is lost: start again"
+            f"the model predicts not even an empty image ({service.batches.problem}); nothing is lost: start again"
         )
 
 
 def silence() -> None:
     """No words of a header in a log: neither messages nor warnings of the libraries that read it."""
     warnings.simplefilter("ignore")
-    for name in TALKATIVE:
+    for name in (*TALKATIVE, "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

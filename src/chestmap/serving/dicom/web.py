@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError
 from chestmap.errors import BadImage
 from chestmap.serving.dicom.destinations import Undelivered, failures_of_http
 from chestmap.serving.dicom.receiver import IDENTIFIER
-from chestmap.serving.dicom.settings import NodeSettings
+from chestmap.serving.engine.settings import DicomSettings
 
 JSON = "application/dicom+json, application/json"
 ANY_SYNTAX = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -31,7 +31,7 @@ Found = dict[str, Any]
 class Web:
     """`stopping` also ends what is being read."""
 
-    def __init__(self, client: DICOMwebClient, settings: NodeSettings, stopping: threading.Event) -> None:
+    def __init__(self, client: DICOMwebClient, settings: DicomSettings, stopping: threading.Event) -> None:
         self.root, self.session = str(client.base_url), client._session
         self.settings, self.stopping = settings, stopping
 

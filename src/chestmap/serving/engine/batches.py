@@ -49,6 +49,8 @@ class Batches:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="batches")
         self.seconds = 0.0  # of the last image, for Retry-After
+        self.broken = threading.Event()  # the model answers nothing at all any more
+        self.problem = ""  # what it says then
 
     def start(self, asked: Iterable[Asked], suspects: Iterable[Asked] = ()) -> None:
         """`suspects` were under way when the service stopped: each goes by itself, so that the one to blame is found."""
@@ -76,6 +78,11 @@ class Batches:
     def __len__(self) -> int:
         """Studies that wait or are under way."""
         return len(self._open)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether images of an archive are read; the other half of the queue is for uploads."""
+        return len(self) <= self.settings.queue // 2
 
     def submit(self, asked: Iterable[Asked]) -> None:
         """What waits already is not added. What is under way is: its study may have been deleted and come again since."""
@@ -166,13 +173,17 @@ class Batches:
         problem = said if isinstance(said, Exception) else None
         try:
             if isinstance(said, Said):
-                answer(self.store, model.kept(said))
+                answers = model.kept(said)
+                answer(self.store, answers)
+                for _ in answers:
+                    self.metrics.result(model.id, "done")
         except Exception as caught:
             problem = caught
         self._note(ended={(one, model.sha256) for one in studies})
         if problem is not None:
             self._failed(model, studies, problem)
-        self._done(studies)
+        if not self.broken.is_set():
+            self._done(studies)
 
     def _failed(self, model: Served, studies: Sequence[str], problem: Exception) -> None:
         """A batch that fails is tried again image by image, so that one image fails no other."""
@@ -186,11 +197,22 @@ class Batches:
         else:
             log.warning("model %s: %s", model.id, type(problem).__name__)
             said = str(problem) if isinstance(problem, ChestmapError) else type(problem).__name__
+            if not model.predicts:
+                self._break(said)
+                return
+            self.metrics.result(model.id, "failed")
             failed = Answer(studies[0], model.sha256, error=f"cannot be predicted: {said}")
             try:
                 answer(self.store, [failed])
             except Exception:
                 self._later(model, studies)
+
+    def _break(self, said: str) -> None:
+        """A graphics card that is lost fails every image, and none is at fault: they stay queued in the store."""
+        with self._changed:
+            self._stopping, self.problem = True, said
+            self._changed.notify_all()
+        self.broken.set()
 
     def _later(self, model: Served, studies: Sequence[str]) -> None:
         """Back into the queue, after a pause."""

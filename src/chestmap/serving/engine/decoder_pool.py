@@ -95,7 +95,7 @@ class Readers:
     def _ask(self, path: Path, out: Path, canvases: Mapping[str, CanvasSettings], more: dict[str, Any]) -> dict[str, Any]:
         request = {
             "path": str(path), "out": str(out), "canvases": {name: one.model_dump() for name, one in canvases.items()},
-            "file_bytes": self.settings.bounds.file_bytes, "key": self.key.hex(), **more,
+            "file_bytes": self.settings.largest_file, "key": self.key.hex(), **more,
         }  # fmt: skip
         return self._answered({**request, "show_patient": self.settings.show_patient})
 

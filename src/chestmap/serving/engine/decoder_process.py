@@ -6,13 +6,15 @@ Lines of JSON in, lines of JSON out; pictures go through files. Its memory and i
 from __future__ import annotations
 
 import errno
+import hmac
 import json
 import os
 import resource
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -20,12 +22,17 @@ import numpy as np
 from chestmap.errors import BadInput
 from chestmap.imaging.canvas import CanvasSettings, on_canvas
 from chestmap.imaging.limits import Limits
+from chestmap.imaging.pixel_depth import Depth
 from chestmap.imaging.png import SIGNATURE
 from chestmap.imaging.read import ReadSettings, content_of
 from chestmap.imaging.read_with_levels import is_dicom, read_deep
 from chestmap.prediction.pseudonym import Pseudonyms, words_of_patient
+from chestmap.serving.store.store_files import instance_of
 from chestmap.serving.store.stored_prediction import prediction_of, stored_maps
 from chestmap.types import Radiograph
+
+if TYPE_CHECKING:
+    from chestmap.imaging.dicom_header import Header
 
 MEMORY = 4 << 30
 SECONDS = 300
@@ -34,7 +41,8 @@ LARGEST_FILE = 512 << 20
 THUMBNAIL = 256
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
 """No fault of an image; decoders raise errors without a number."""
-OF_PATIENT = ("SpecificCharacterSet", "PatientName", "StudyDate", "AcquisitionDate", "AcquisitionTime", "SOPInstanceUID")
+OF_CONTENT = ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+OF_PATIENT = (*OF_CONTENT, "SpecificCharacterSet", "StudyDate", "AcquisitionDate", "AcquisitionTime", "SOPInstanceUID")
 
 
 def read(request: dict[str, Any]) -> dict[str, Any]:
@@ -63,17 +71,17 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
         "source": "dicom" if is_dicom(data) else "png" if data.startswith(SIGNATURE) else "jpeg",
         "spacing": list(radiograph.spacing_mm) if radiograph.spacing_mm else None,
     }  # fmt: skip
-    return {"frames": frames, "image": image, "view": radiograph.view, **_patient(data, radiograph, request)}
+    return {"frames": frames, "image": image, "view": radiograph.view, **_patient(data, radiograph, depth, request)}
 
 
-def _patient(data: bytes, radiograph: Radiograph, request: dict[str, Any]) -> dict[str, Any]:
+def _patient(data: bytes, radiograph: Radiograph, depth: Depth, request: dict[str, Any]) -> dict[str, Any]:
     """The pseudonym, and a label for people that tells nothing of the patient unless it was asked for."""
     pseudonyms = Pseudonyms(bytes.fromhex(request["key"]))
     patient = radiograph.patient_id or request["patient"]
     known: dict[str, Any] = {
         "patient": "p-" + pseudonyms.patient(patient).removeprefix("patient-") if patient else "",
         "label": pseudonyms.name(request["name"], words_of_patient(data)),
-        "shown": None, "taken": "", "sop_uid": "",
+        "shown": None, "taken": "", "instance": "", "content": "",
     }  # fmt: skip
     if not is_dicom(data):
         return known
@@ -82,11 +90,22 @@ def _patient(data: bytes, radiograph: Radiograph, request: dict[str, Any]) -> di
     with quiet():
         header = read_header(data, Limits(file_bytes=request["file_bytes"]), OF_PATIENT)
         date = header.text("AcquisitionDate") or header.text("StudyDate")
-        known |= {"taken": f"{date}{header.text('AcquisitionTime')}"[:32], "sop_uid": header.text("SOPInstanceUID")}
+        instance, key = header.text("SOPInstanceUID"), bytes.fromhex(request["key"])
+        known |= {"taken": f"{date}{header.text('AcquisitionTime')}"[:32], "content": _content(header, depth, key)}
+        known["instance"] = instance_of(key, instance) if instance else ""
         if request["show_patient"]:
             words = [header.text("PatientName").replace("^", " ").strip(), radiograph.patient_id]
             known["shown"] = " · ".join(word for word in words if word)[:128] or None
     return known
+
+
+def _content(header: Header, depth: Depth, key: bytes) -> str:
+    """Tells a corrected image from the same one in another form, such as another transfer syntax."""
+    hashed = hmac.new(key, digestmod=sha256)
+    for keyword in OF_CONTENT:
+        hashed.update(header.text(keyword).encode() + b"\0")
+    hashed.update(depth.levels.astype("<u2").tobytes())
+    return hashed.hexdigest()
 
 
 def _thumbnail(radiograph: Radiograph) -> bytes:

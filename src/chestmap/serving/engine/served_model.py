@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16, Float32, UInt8
 
+from chestmap.models.folder import measured_points
 from chestmap.models.largest_box import boxes_of
 from chestmap.models.predictor import Predictor, tensor_of
 from chestmap.serving.store.active_learning import scaled_score
@@ -53,6 +54,16 @@ class Served:
         canvas = self.predictor.model.canvas
         return f"canvas-{canvas.width}x{canvas.height}-{canvas.fit}"
 
+    @property
+    def predicts(self) -> bool:
+        """Whether the model still answers at all."""
+        canvas = self.predictor.model.canvas
+        try:
+            self.predictor.arrays(tensor_of(np.zeros((1, canvas.height, canvas.width), np.uint8)), ["an empty canvas"])
+        except Exception:
+            return False
+        return True
+
     def about(self) -> dict[str, Any]:
         """As `GET /v1/models` gives it."""
         model = self.predictor.model
@@ -62,13 +73,14 @@ class Served:
             "operating_points": dict(self.predictor.operating_points) or None, "sha256": self.sha256,
         }  # fmt: skip
 
-    def dicom_about(self) -> dict[str, Any]:
-        """What `reports.dicom` wants to know of the model, as JSON."""
+    def dicom_about(self, revision: int = 0) -> dict[str, Any]:
+        """What `reports.dicom` wants to know of the model, as JSON; `revision` is the study's."""
         model, rule = self.predictor.model, self.predictor.rule
         own = {"threshold": rule.own.threshold, "normalize": rule.own.normalize}
         return {
             "name": model.method.title, "sha256": self.sha256, "operating_points": dict(self.predictor.operating_points),
-            "levels": dict(rule.levels), "rule": own, "calibrated": bool(model.about.get("calibration")),
+            "levels": dict(rule.levels), "rule": own, "calibrated": sorted(model.about.get("calibration") or ()),
+            "measured": measured_points(model.about), "revision": revision,
         }  # fmt: skip
 
     def said(
@@ -77,12 +89,6 @@ class Served:
         """The network's part, for one caller at a time."""
         scores, maps = self.predictor.arrays(tensor_of(canvases), [study_id for study_id, _ in places])
         return Said(scores, maps, frames, places)
-
-    def answers(
-        self, canvases: UInt8[np.ndarray, "batch h w"], frames: Sequence[Frame], places: Sequence[tuple[str, Path]]
-    ) -> list[Answer]:
-        """Both parts, one after the other."""
-        return self.kept(self.said(canvases, frames, places))
 
     def kept(self, said: Said) -> list[Answer]:
         """The rest: boxes, and the maps written durably into the studies' folders."""

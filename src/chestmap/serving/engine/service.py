@@ -1,6 +1,6 @@
-"""The service without HTTP: takes images in, has them predicted, and stops without losing any.
+"""The service without its doors: takes images in, has them predicted, and stops without losing any.
 
-The DICOM node may use it as the HTTP routes do.
+HTTP reads an image before it answers (`take_in`); DICOM keeps it first and reads it later (`accept`).
 """
 
 from __future__ import annotations
@@ -8,19 +8,22 @@ from __future__ import annotations
 import errno
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from chestmap.errors import BadImage, BadInput, ChestmapError
+from chestmap.errors import BadImage, BadInput, ChestmapError, Refused
 from chestmap.serving.engine.batches import Batches, under_way
 from chestmap.serving.engine.decoder_pool import Readers
 from chestmap.serving.engine.metrics import Metrics
+from chestmap.serving.engine.reading import Reading
 from chestmap.serving.engine.served_model import Served
 from chestmap.serving.engine.settings import ServeSettings
+from chestmap.serving.store.arrivals import Arrival, arrive, take_place
+from chestmap.serving.store.node_folder import old_images, pieces, retire
 from chestmap.serving.store.results import Asked, NewFile, ask, resume
 from chestmap.serving.store.store import NewStudy, Store
 from chestmap.serving.store.store_files import digest
@@ -53,6 +56,17 @@ class Taken:
     new: bool
 
 
+@dataclass(frozen=True)
+class Made:
+    """DICOM objects in a folder of their own, in the order of their kinds."""
+
+    folder: Path
+    files: list[Path]
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 class Service:
     """Owns the store folder from the time it is made until `stop`.
 
@@ -62,7 +76,7 @@ class Service:
     def __init__(
         self, served: Sequence[Served], store: Store, settings: ServeSettings | None = None, readers: Readers | None = None
     ):
-        """`readers` may be shared by several services; without them it has its own."""
+        """`readers` may be shared by several services; without them it has its own. `delivers` is set where results go somewhere."""
         self.settings, self.store = settings or ServeSettings(), store
         self.served = {one.sha256: one for one in served}
         self.metrics, self.draining, self._receiving = Metrics(), False, 0
@@ -71,16 +85,20 @@ class Service:
         self._own_readers = readers is None
         self.readers = readers or Readers(self.settings, store.folders.key())
         self.batches = Batches(store, self.served, self.readers, self.settings, self.metrics)
+        self.reading = Reading(self.batches, self._read, self.models(), self.settings.readers)
+        self.delivers = False
         self.metrics.watch("queue_studies", "Studies without result", lambda: len(self.batches))
         self.metrics.watch("free_bytes", "Disk that is left", store.folders.free)
 
     def start(self) -> None:
         """Takes up what an earlier service left."""
+        self._take_over()
         orphans = self.store.folders.sweep(self.store.known())
         suspects = under_way(self.store)
         asked = resume(self.store, {sha: one.id for sha, one in self.served.items()}, suspects)
         log.info("%d results to go, %d uploads that were never acknowledged set aside", len(asked), orphans)
         self.batches.start(asked, suspects)
+        self.reading.start()
 
     def drain(self) -> None:
         """From now on nothing is taken in, and nobody waits for a result."""
@@ -89,6 +107,7 @@ class Service:
     def stop(self) -> None:
         """Ends after the batches that are under way. What is left over is queued in the store, and goes on at the next start."""
         self.drain()
+        self.reading.stop()
         self.batches.stop()
         if self._own_readers:
             self.readers.close()
@@ -129,7 +148,7 @@ class Service:
         try:
             sha = self._receive(upload, received)
             if (there := self.store.with_sha(sha)) is None:
-                new = self._read(received, sha, _label(name), patient)
+                new = self._read(received / "original", received, sha, _label(name), patient)
                 if self.store.add(new, received, models):
                     self.batches.submit(Asked(new.id, sha) for sha in models)
                     return Taken(new.id, new=True)
@@ -143,13 +162,67 @@ class Service:
         finally:
             shutil.rmtree(received, ignore_errors=True)
 
-    def dicom_results(self, original: Path, about: dict[str, Any]) -> list[bytes]:
-        """DICOM objects made of a stored result, by a process that decodes: the original is a stranger's file."""
-        out = self.store.folders.new()
+    def accept(self, sop_instance_uid: str, parts: Iterable[bytes | bytearray | memoryview], origin: str = "c-store") -> str:
+        """Returns when the image is safe and promised; it is read later. The id of its study, which may be there already."""
+        return self._accept(self.store.folders.instance_of(sop_instance_uid), parts, origin, deliver=self.delivers)
+
+    def _accept(self, instance: str, parts: Iterable[bytes | bytearray | memoryview], origin: str, *, deliver: bool) -> str:
+        received, hashed = self.store.folders.new(), sha256()
         try:
-            return [path.read_bytes() for path in self.readers.results(original, out, about)]
+            with self.metrics.stage("receive"):
+                with (received / "original").open("xb") as file:
+                    for part in parts:
+                        hashed.update(part)
+                        file.write(part)
+                    size = file.tell()
+                sha = hashed.hexdigest()
+                arrival = Arrival(f"s-{sha[:24]}", sha, instance, size, origin, deliver)
+                arrive(self.store, arrival, received)
         finally:
+            shutil.rmtree(received, ignore_errors=True)
+        self.reading.arrived.set()
+        return arrival.id
+
+    def _take_over(self) -> None:
+        """The folder of an older node: what it had promised goes on here."""
+        root = self.store.folders.root
+        old = old_images(root)
+        if waiting := sum(not one.finished and one.path is not None for one in old):
+            if not self.delivers:
+                raise Refused(
+                    f"{root}: an older `chestmap node` left {waiting} images for an archive; start "
+                    "`chestmap node MODEL --store DIR --to ARCHIVE` on it once, with the archive that takes their results"
+                )
+            log.info("taking over %d images of an older node", waiting)
+        for one in old:
+            if one.path is not None:
+                self._accept(one.instance, pieces(one.path), "c-store", deliver=not one.finished)
+                shutil.rmtree(one.path.parent)
+        take_place(self.store, [one.instance for one in old if one.path is None])
+        retire(root)
+
+    def made_objects(self, study_id: str, model_sha: str, kinds: Sequence[str] = ("sr",)) -> Made:
+        """DICOM objects of a stored result, for the caller to remove.
+
+        A process that decodes makes them: the original is a stranger's file.
+        """
+        model = self.served.get(model_sha)
+        if model is None:
+            raise BadInput("its model is not served any more; serve it again")
+        found, result = self.store.study(study_id), self.store.result(study_id, model.id)
+        original, maps = (self.store.file(study_id, kind) for kind in ("original", f"maps-{model.id}"))
+        if found is None or result is None or original is None or maps is None:
+            raise BadInput("its study was deleted, or has no result of this model")
+        out = self.store.folders.new()
+        about = {
+            "id": study_id, "maps": str(maps), "findings": result.findings, "grid": result.maps, "kinds": list(kinds),
+            "about": model.dicom_about(found[0].revision),
+        }  # fmt: skip
+        try:
+            return Made(out, self.readers.results(original, out, about))
+        except BaseException:
             shutil.rmtree(out, ignore_errors=True)
+            raise
 
     def _receive(self, upload: Readable, received: Path) -> str:
         """Copies an upload, and its sha256."""
@@ -162,20 +235,20 @@ class Service:
                 file.write(piece)
         return hashed.hexdigest()
 
-    def _read(self, received: Path, sha: str, name: str, patient: str) -> NewStudy:
-        """Decodes, in a process that may die of it; what it wrote lies in `received`."""
+    def _read(self, path: Path, out: Path, sha: str, name: str = "", patient: str = "") -> NewStudy:
+        """Decodes, in a process that may die of it; what it wrote lies in `out`."""
         canvases = {one.canvas_name: one.predictor.model.canvas for one in self.served.values()}
-        found = self.readers.read(received / "original", received, canvases, name=name, patient=patient)
-        kinds = {"original": "original", "pixels": "pixels.u16", "thumbnail": "thumbnail.png"}
-        files = tuple(
-            NewFile(kind, name, sha if kind == "original" else digest(received / name), (received / name).stat().st_size)
-            for kind, name in kinds.items()
+        found = self.readers.read(path, out, canvases, name=name, patient=patient)
+        made = {"pixels": out / "pixels.u16", "thumbnail": out / "thumbnail.png"}
+        files = (
+            NewFile("original", "original", sha, path.stat().st_size),
+            *(NewFile(kind, file.name, digest(file), file.stat().st_size) for kind, file in made.items()),
         )
         study_id = f"s-{sha[:24]}"
         label = found["shown"] or found["label"] or study_id
         return NewStudy(
-            study_id, sha, label[:128], found["image"], found["patient"], found["shown"], found["taken"], found["sop_uid"],
-            found["view"], files,
+            study_id, sha, label[:128], found["image"], found["patient"], found["shown"], found["taken"], found["instance"],
+            found["content"], found["view"], files,
         )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import html
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -25,6 +25,7 @@ from chestmap.serving.http.access import COOKIE, Access
 from chestmap.serving.http.guard import Guard
 from chestmap.serving.http.routes_studies import Here
 from chestmap.serving.http.sessions import SECONDS
+from chestmap.serving.store.store_files import Damaged
 
 PAGE = Path(__file__).parents[1] / "page"
 TYPES = {
@@ -34,8 +35,20 @@ TYPES = {
 meta = APIRouter()
 
 
-def create_app(service: Service, access: Access, hosts: Iterable[str] = ()) -> Guard:
-    """The whole service as one ASGI application; `hosts` are names, beside localhost, by which it may be called."""
+@runtime_checkable
+class Other(Protocol):
+    """A second door to the same service."""
+
+    def start(self) -> object: ...
+
+    def stop(self) -> None: ...
+
+
+def create_app(service: Service, access: Access, hosts: Iterable[str] = (), *, other: Other | None = None) -> Guard:
+    """The whole service as one ASGI application; `hosts` are names by which it may be called, as well as localhost.
+
+    `other` is opened after the service has started, and closed before it stops.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -43,8 +56,12 @@ def create_app(service: Service, access: Access, hosts: Iterable[str] = ()) -> G
         app.state.stopping = asyncio.Event()
         app.state.readiness = Readiness(service)
         await run_in_threadpool(service.start)
+        if other:
+            await run_in_threadpool(other.start)
         yield
         app.state.stopping.set()
+        if other:
+            await run_in_threadpool(other.stop)
         await run_in_threadpool(service.stop)
 
     app = FastAPI(
@@ -81,12 +98,16 @@ def _say_errors(app: FastAPI) -> None:
         request.app.state.service.metrics.refused(reason)
         return _said(429 if reason in {"queue", "busy"} else 503, str(problem), {"Retry-After": str(seconds)})
 
+    async def damaged(_: Request, problem: Any) -> Response:
+        return _said(500, str(problem)[:1000])
+
     async def broken(_: Request, __: Any) -> Response:
         return _said(500, "something went wrong in the service; its log says where")
 
     for kind, answer in (
         (Exception, broken),
         (StarletteHTTPException, http), (RequestValidationError, invalid), (BadInput, bad), (Full, full), (Busy, full),
+        (Damaged, damaged),
     ):  # fmt: skip
         app.add_exception_handler(kind, answer)
 

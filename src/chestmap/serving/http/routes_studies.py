@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
-from chestmap.errors import BadInput
+from chestmap.errors import BadImage, BadInput
 from chestmap.serving.engine.service import Service
 from chestmap.serving.http import schemas as bodies
 from chestmap.serving.http.access import Person
@@ -45,7 +45,7 @@ Asking = Annotated[Person, Depends(person_of)]
 def worklist(  # noqa: PLR0913 - an operation's parameters
     service: Here,
     order: Literal["suspicion", "received", "teaches"] = "suspicion",
-    state: Literal["", "queued", "done", "failed"] = "",
+    state: Literal["", "queued", "done", "failed", "received", "refused", "replaced"] = "",
     finding: Annotated[str, Query(max_length=64)] = "",
     reviewed: Literal["", "no", "part", "done"] = "",
     search: Annotated[str, Query(max_length=128)] = "",
@@ -62,6 +62,8 @@ def _there(service: Service, study_id: str) -> tuple[Study, list[Result]]:
     found = service.store.study(study_id)
     if found is None:
         raise HTTPException(404, "no such study; it may have been deleted")
+    if not found[0].image:
+        raise HTTPException(404, found[0].error or "the study is not read yet, or its image was removed")
     return found
 
 
@@ -149,20 +151,18 @@ def dicom(service: Here, study_id: StudyId, model: Annotated[str, Query(max_leng
 def dicom_of(service: Service, study_id: str, model: str = "") -> Response:
     """SR joins the study of its radiograph, so a PNG has none. multipart/related as DICOMweb has it (PS3.18 8.6.1.2)."""
     found, result = _there(service, study_id)[0], _result(service, study_id, model)
-    original, maps = (service.store.file(study_id, kind) for kind in ("original", f"maps-{result.model_id}"))
     if found.image["source"] != "dicom":
         raise HTTPException(406, "the upload was no DICOM file, so there is no study to which DICOM results could belong")
-    served = service.served.get(result.model_sha)
-    if served is None or original is None or maps is None:
-        raise HTTPException(404, "the study was deleted, or its model is not served any more")
-    about = {
-        "id": study_id,
-        "maps": str(maps),
-        "findings": result.findings,
-        "grid": result.maps,
-        "about": served.dicom_about(),
-    }
-    objects = service.dicom_results(original, about)
+    try:
+        made = service.made_objects(study_id, result.model_sha)
+    except BadImage:
+        raise
+    except BadInput as problem:
+        raise HTTPException(404, str(problem)) from None
+    try:
+        objects = [path.read_bytes() for path in made.files]
+    finally:
+        made.remove()
     if len(objects) == 1:
         return Response(objects[0], media_type="application/dicom")
     border = secrets.token_hex(16)

@@ -1,4 +1,4 @@
-"""From model folders to a running service."""
+"""From a service to a running HTTP server."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ import logging
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from chestmap.errors import BadInput
-from chestmap.models.engines import ForwardSettings
-from chestmap.models.predictor import load
-from chestmap.serving.engine.served_model import Served
+from chestmap.errors import ProcessDied
 from chestmap.serving.engine.service import Service
-from chestmap.serving.engine.settings import ServeSettings
 from chestmap.serving.http.access import Access, Person
-from chestmap.serving.http.app import create_app
+from chestmap.serving.http.app import Other, create_app
 from chestmap.serving.http.server import Address, Server, server_of
-from chestmap.serving.store.store import Store
-from chestmap.settings import checked
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,28 +30,34 @@ class Door:
 
 
 def run(
-    folders: Sequence[Path],
-    store: Path,
+    service: Service,
     address: Address,
     door: Door,
-    settings: ServeSettings,
     *,
+    other: Callable[[Service], Other] | None = None,
     server: type[Server] = Server,
 ) -> None:
-    """Until a signal ends it."""
+    """Until a signal ends it, or no model predicts any more. `other` makes a second door, which is open as long as this one."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     for name in ("alembic", "uvicorn.error", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    tree = {key: getattr(settings, key) for key in ("engine", "device", "precision")}
-    forward = checked(ForwardSettings, tree, name="--serve-set")
-    served = [Served(load(folder, forward)) for folder in folders]
-    if len({one.sha256 for one in served}) < len(served):
-        raise BadInput("the same model is given twice; give each once")
-    service = Service(served, Store(store, settings.database), settings)
     tempfile.tempdir = str(service.store.folders.incoming)  # where uploads lie until they are read
     access = Access(door.tokens, door.proxy_header, frozenset(door.proxies))
-    app = create_app(service, access, {socket.gethostname(), *door.hosts})
-    for one in served:
-        logging.getLogger(__name__).info("serving %s", one.id)
-    logging.getLogger(__name__).info("listening on %s", address.url)
-    server_of(app, address, settings, server).run()
+    app = create_app(service, access, {socket.gethostname(), *door.hosts}, other=other and other(service))
+    for one in service.served.values():
+        log.info("serving %s", one.id)
+    log.info("listening on %s", address.url)
+    running = server_of(app, address, service.settings, server)
+    threading.Thread(target=_watch, args=(service, running), daemon=True).start()
+    running.run()
+    if service.batches.broken.is_set():
+        raise ProcessDied(
+            f"a model predicts not even an empty image ({service.batches.problem}); nothing is lost: start again"
+        )
+
+
+def _watch(service: Service, running: Server) -> None:
+    """Ends the server where going on would fail every image."""
+    service.batches.broken.wait()
+    service.drain()
+    running.should_exit = True

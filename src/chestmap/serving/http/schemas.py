@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from chestmap.serving.store.review_schema import Corners, ReviewLine, ReviewOut
 
-State = Literal["queued", "done", "failed"]
+State = Literal["queued", "done", "failed", "received", "refused", "replaced", "removed"]
 
 
 class Error(BaseModel):
@@ -155,6 +155,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for code, text in {
         400: "The request is broken", 401: "No valid token", 403: "Not allowed", 404: "Not there", 405: "Not this method",
         408: "The body took too long", 413: "Too big", 415: "Not in this form", 422: "A value is not allowed",
-        429: "Too much at a time; Retry-After says when", 503: "Not now; Retry-After says when",
+        429: "Too much at a time; Retry-After says when", 500: "What is kept is damaged, or the service is at fault",
+        503: "Not now; Retry-After says when",
     }.items()
 }  # fmt: skip

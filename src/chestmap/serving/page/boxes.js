@@ -52,5 +52,5 @@ export function handleAt(box, point, reach) {
 
 export const holds = (box, point) => point.x >= box.x0 && point.x < box.x1 && point.y >= box.y0 && point.y < box.y1;
 export const area = box => (box.x1 - box.x0) * (box.y1 - box.y0);
-export const plain = ({ x0, y0, x1, y1 }) => ({ x0, y0, x1, y1 });
+export const plain = ({ x0, y0, x1, y1, origin, model }) => ({ x0, y0, x1, y1, origin, model });
 export const sized = box => `${Math.round(box.x1 - box.x0)} × ${Math.round(box.y1 - box.y0)}`;

@@ -7,10 +7,11 @@ import { toImage } from "./viewport.js";
 const CURSORS = { nw: "nwse-resize", se: "nwse-resize", ne: "nesw-resize", sw: "nesw-resize", n: "ns-resize", s: "ns-resize", e: "ew-resize", w: "ew-resize" };
 
 export class Editor {
-  /** `shown()` lists the boxes on the image as {finding, index, box}; `boxesOf(finding)` gives those of one finding;
+  /** `shown()` lists the boxes on the image as {finding, index, box}; `boxesOf(finding)` gives those of one finding,
+   *  `startOf(finding)` those that a new one is added to;
    *  `chosen()` is the finding that a new box belongs to; `commit(finding, boxes, tag)` makes them the reviewer's. */
-  constructor(pane, { shown, boxesOf, chosen, commit, redraw, tell }) {
-    Object.assign(this, { pane, shown, boxesOf, chosen, commit, redraw, tell, taken: null, live: null, hold: null });
+  constructor(pane, { shown, boxesOf, startOf, chosen, commit, redraw, tell }) {
+    Object.assign(this, { pane, shown, boxesOf, startOf, chosen, commit, redraw, tell, taken: null, live: null, hold: null });
   }
 
   get image() { return this.pane.image; }
@@ -94,14 +95,15 @@ export class Editor {
   put(box) {
     const finding = this.chosen();
     if (!finding) return;
-    const boxes = [...this.boxesOf(finding).map(plain), box];
+    const boxes = [...this.startOf(finding).map(plain), { ...box, origin: "drawn", model: "" }];
     this.commit(finding, boxes, "");
     this.take(finding, boxes.length - 1);
   }
 
   replace(box, tag = "") {
     const { finding, index } = this.taken;
-    this.commit(finding, this.boxesOf(finding).map((old, i) => (i === index ? box : plain(old))), tag);
+    const changed = old => ({ ...plain(box), origin: old.origin === "model" || old.origin === "moved" ? "moved" : "drawn", model: old.model });
+    this.commit(finding, this.boxesOf(finding).map((old, i) => (i === index ? changed(old) : plain(old))), tag);
   }
 
   /** A fifth of what is on the stage, in its middle. */

@@ -1,8 +1,6 @@
 // Two reviews that began at the same one: who changed what, and what they make together.
 
-import { content, of } from "./review.js";
-
-const text = value => JSON.stringify(value);
+import { content, of, text } from "./review.js";
 
 /** A review as parts that can be chosen one by one: each finding, the note, how far the reading is. */
 function parts(review) {

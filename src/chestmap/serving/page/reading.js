@@ -17,6 +17,7 @@ export class Reading {
     if (!this.visible.size && this.chosen && this.finding(this.chosen)?.threshold === null) this.visible.add(this.chosen);
     for (const name of Object.keys(this.log.now.findings)) if (this.boxesOf(name).length) this.visible.add(name);
     this.before = null;
+    this.overlay = true; // whether maps or boxes of the model are on the image
   }
 
   get models() { return this.study.results.map(result => result.model); }
@@ -37,7 +38,9 @@ export class Reading {
   }
 
   verdict(name) { return of(this.review, name).verdict; }
-  modelBoxes(name) { return (this.finding(name)?.boxes ?? []).map(plain); }
+  modelBoxes(name) { return (this.finding(name)?.boxes ?? []).map(box => ({ ...plain(box), origin: "model", model: this.model })); }
+  /** How a verdict of now is given, and with which model in sight. */
+  get given() { return { how: "considered", seen: this.overlay ? this.model ?? "" : "" }; }
 
   /** The reviewer's boxes once there is a verdict, until then the model's. */
   boxesOf(name) { return this.verdict(name) === "unset" ? this.modelBoxes(name) : of(this.review, name).boxes; }
@@ -81,13 +84,16 @@ export class Reading {
     const own = this.verdict(name) === "correct" || this.verdict(name) === "accept";
     const boxes = verdict === "accept" ? this.modelBoxes(name)
       : verdict === "correct" ? (own ? of(this.review, name).boxes : this.modelBoxes(name)) : UNSET.boxes;
-    if (verdict === this.verdict(name)) return;
+    if (verdict === this.verdict(name) && of(this.review, name).how === "considered") return;
     if (verdict === "reject") this.visible.delete(name); else this.visible.add(name);
-    this.log.change(saying(this.review, name, verdict, boxes));
+    this.log.change(saying(this.review, name, verdict, boxes, this.given));
   }
 
+  /** What a new box is added to: a model's box is only taken along where the model called the finding. */
+  startOf(name) { return this.verdict(name) === "unset" && !this.finding(name)?.over ? [] : this.boxesOf(name); }
+
   /** The reviewer's boxes of a finding, from the editor: it is there, and shown with these. */
-  correct(name, boxes, tag) { this.log.change(saying(this.review, name, "correct", boxes), tag); }
+  correct(name, boxes, tag) { this.log.change(saying(this.review, name, "correct", boxes, this.given), tag); }
 
   /** For all that is left: accept what the shown model calls, reject what it does not. Returns how many. */
   agree() {
@@ -95,7 +101,7 @@ export class Reading {
     let review = this.review;
     for (const name of left) {
       const called = this.finding(name).over;
-      review = saying(review, name, called ? "accept" : "reject", called ? this.modelBoxes(name) : []);
+      review = saying(review, name, called ? "accept" : "reject", called ? this.modelBoxes(name) : [], { ...this.given, how: "bulk" });
     }
     this.log.change(review);
     return left.length;

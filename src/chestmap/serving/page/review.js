@@ -4,24 +4,27 @@
 export const VERDICTS = ["accept", "reject", "correct"];
 export const UNSET = Object.freeze({ verdict: "unset", boxes: Object.freeze([]) });
 
-const plainBox = ({ x0, y0, x1, y1 }) => ({ x0, y0, x1, y1 });
+/** A box with where it came from: drawn, moved from a model's, or that model's own. */
+const plainBox = ({ x0, y0, x1, y1, origin, model }) => ({ x0, y0, x1, y1, origin: origin ?? "drawn", model: model ?? "" });
 
 /** The part of a review that a reviewer makes, in one order, so that equal ones are equal as text. */
 export function content(review) {
   const findings = {};
   for (const name of Object.keys(review?.findings ?? {}).sort()) {
-    const { verdict, boxes } = review.findings[name];
-    if (verdict !== "unset") findings[name] = { verdict, boxes: (boxes ?? []).map(plainBox) };
+    const { verdict, boxes, how, seen } = review.findings[name];
+    if (verdict !== "unset") findings[name] = { verdict, boxes: (boxes ?? []).map(plainBox), how: how ?? "considered", seen: seen ?? "" };
   }
   return { state: review?.state ?? "no", findings, note: review?.note ?? "" };
 }
 
-export const same = (a, b) => JSON.stringify(content(a)) === JSON.stringify(content(b));
+/** A part of a review as text, without what the service may know better: where boxes came from, and what was seen. */
+export const text = value => JSON.stringify(value, (key, part) => (["origin", "model", "seen"].includes(key) ? undefined : part));
+export const same = (a, b) => text(content(a)) === text(content(b));
 export const of = (review, finding) => review.findings[finding] ?? UNSET;
 
-/** The review with one finding said; a first word makes an unread study partly read. */
-export function saying(review, finding, verdict, boxes) {
-  const findings = { ...review.findings, [finding]: { verdict, boxes } };
+/** The review with one finding said; a first word makes an unread study partly read. `given` is how, and which model was seen. */
+export function saying(review, finding, verdict, boxes, given = {}) {
+  const findings = { ...review.findings, [finding]: { verdict, boxes, how: "considered", seen: "", ...given } };
   if (verdict === "unset") delete findings[finding];
   return { ...review, findings, state: review.state === "no" ? "part" : review.state };
 }

@@ -26,6 +26,7 @@ export class StudyScreen {
     this.editor = new Editor(this.pane, {
       shown: () => (this.boxes ? this.reading.shown() : []),
       boxesOf: name => this.reading.boxesOf(name),
+      startOf: name => this.reading.startOf(name),
       chosen: () => this.reading.chosen,
       commit: (name, boxes, tag) => { this.reading.choose(name); this.reading.correct(name, boxes, tag); },
       redraw: () => this.draw(),
@@ -187,6 +188,7 @@ export class StudyScreen {
     const { reading, editor, pane } = this;
     if (!this.compare.shown) this.active = pane;
     if (editor.taken && (!editor.box || !reading.visible.has(editor.taken.finding) || !this.boxes)) { editor.taken = null; editor.live = null; }
+    reading.overlay = this.maps || this.boxes;
     pane.opacity = this.opacity;
     pane.boxes = this.boxes ? this.onImage() : [];
     pane.corner("model", [reading.model, "research use only"].filter(Boolean).join("\n"));

@@ -15,6 +15,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
 from chestmap.errors import BadInput
+from chestmap.serving.store.store_files import Folders
 
 BUSY_SECONDS = 30
 
@@ -24,7 +25,7 @@ def open_database(folder: Path, url: str | None = None) -> Engine:
     engine = _engine(_url(folder, url))
     try:
         with engine.begin() as connection:
-            _migrate(connection)
+            _migrate(connection, folder)
     except DatabaseError as error:
         engine.dispose()
         said = " ".join(str(error.orig).split())[:160]
@@ -118,10 +119,10 @@ def _script() -> ScriptDirectory:
     return ScriptDirectory.from_config(_config())
 
 
-def _migrate(connection: Connection) -> None:
+def _migrate(connection: Connection, folder: Path) -> None:
     """Alembic, in the transaction of `connection`: a start that fails half-way leaves the tables as they were."""
     config = _config()
-    config.attributes["connection"] = connection
+    config.attributes |= {"connection": connection, "instance_of": Folders(folder).instance_of}
     current = MigrationContext.configure(connection).get_current_revision()
     known = ScriptDirectory.from_config(config)
     try:

@@ -1,21 +1,23 @@
-"""Out of a store: what reviewers said, as annotated images that a method learns from. Reads only, also beside a running service.
+"""Out of a store: what reviewers said, as annotated images that a method learns from. Only reads, also while the service runs.
 
 accept   present; the boxes are those that the reviewer saw
 reject   absent
 correct  present, with the boxes as drawn; without any, its place is unknown
 unset, or not named: unknown
 
-An accept that came without boxes has those of the model where only one had spoken: of several nobody knows which was meant.
+Only verdicts that somebody gave on their finding count, unless all are asked for: not those agreed to in bulk, nor those of
+versions that did not keep how they were given. A box of a model that did not call the finding is nobody's word, and left out.
+An accept without boxes has those of the model where only one had spoken and called it: of several nobody knows which was meant.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
@@ -24,6 +26,8 @@ from chestmap.annotations.annotated_image import Annotated, new_folder, place_im
 from chestmap.datasets.folder_tables import with_seen
 from chestmap.errors import BadInput
 from chestmap.serving.store.database import open_read_only
+from chestmap.serving.store.review_provenance import CORNERS
+from chestmap.serving.store.review_schema import How, KeptBox, KeptFinding
 from chestmap.serving.store.tables import File, Result, Review, Study
 from chestmap.types import Box, Findings
 
@@ -40,16 +44,19 @@ class Reviewed:
     origin: dict[str, Any]
 
 
-def read_reviews(folder: Path, url: str | None = None, *, only_done: bool = False) -> tuple[Findings, list[Reviewed]]:
+def read_reviews(
+    folder: Path, url: str | None = None, *, only_done: bool = False, all_verdicts: bool = False
+) -> tuple[Findings, list[Reviewed]]:
     """The newest version of each review, and every finding that a model or a reviewer named."""
     engine = open_read_only(folder, url)
     try:
-        return _read(engine, folder.resolve(), ("done",) if only_done else ("part", "done"))
+        ways = frozenset(get_args(How)) if all_verdicts else frozenset({"considered"})
+        return _read(engine, folder.resolve(), ("done",) if only_done else ("part", "done"), ways)
     finally:
         engine.dispose()
 
 
-def _read(engine: Engine, root: Path, states: Sequence[str]) -> tuple[Findings, list[Reviewed]]:
+def _read(engine: Engine, root: Path, states: Sequence[str], ways: Collection[str]) -> tuple[Findings, list[Reviewed]]:
     with Session(engine) as session:
         newest = (Review.study_id == Study.id) & (Review.version == Study.review_version)
         original = (File.study_id == Study.id) & (File.kind == "original")
@@ -70,7 +77,11 @@ def _read(engine: Engine, root: Path, states: Sequence[str]) -> tuple[Findings, 
         reviewed = []
         for study, review, file in found:
             seen = [one for one in results.get(study.id, ()) if one.at and one.at <= review.at]
-            annotated, sources = _annotated(study, review, seen, findings)
+            verdicts = {name: KeptFinding.model_validate(said) for name, said in review.findings.items()}
+            verdicts = {name: said for name, said in verdicts.items() if said.verdict != "unset"}
+            taken = {name: said for name, said in verdicts.items() if said.how in ways}
+            annotated, sources = _annotated(study, taken, seen, findings)
+            sources |= {name: _source(said) | {"left_out": True} for name, said in verdicts.items() if name not in taken}
             if annotated.labels:
                 origin = {
                     "image": annotated.image, "study": study.id, "sha256": study.sha256, "patient": study.patient,
@@ -82,35 +93,45 @@ def _read(engine: Engine, root: Path, states: Sequence[str]) -> tuple[Findings, 
     return findings, reviewed
 
 
-def _annotated(study: Study, review: Review, seen: Sequence[Result], findings: Findings) -> tuple[Annotated, dict[str, Any]]:
+def _source(said: KeptFinding) -> dict[str, Any]:
+    return {key: getattr(said, key) for key in ("verdict", "how", "by", "at", "seen")}
+
+
+def _annotated(
+    study: Study, verdicts: Mapping[str, KeptFinding], seen: Sequence[Result], findings: Findings
+) -> tuple[Annotated, dict[str, Any]]:
     """Two names of one finding with contrary verdicts leave it unknown."""
     labels: dict[str, bool] = {}
     boxes: list[Box] = []
     sources: dict[str, Any] = {}
-    verdicts = {name: said for name, said in review.findings.items() if said["verdict"] != "unset"}
-    told = {(findings.resolve(name), said["verdict"] != "reject") for name, said in verdicts.items()}
+    told = {(findings.resolve(name), said.verdict != "reject") for name, said in verdicts.items()}
     times = Counter(name for name, _ in told)
     for name, said in verdicts.items():
-        finding, present = findings.resolve(name), said["verdict"] != "reject"
+        finding, present = findings.resolve(name), said.verdict != "reject"
         if times[finding] > 1:
-            sources[name] = {"verdict": said["verdict"], "contradicted": True}
+            sources[name] = _source(said) | {"contradicted": True}
             continue
-        marks, whose = _boxes(name, said, seen) if present else ([], "")
+        marks = _boxes(name, said, seen) if present else []
         labels[finding] = present
-        boxes += [Box(finding, *corners) for corners in marks if Box(finding, *corners) not in boxes]
-        sources[name] = {"verdict": said["verdict"], "boxes": len(marks)} | ({"boxes_of": whose} if marks else {})
+        made = [Box(finding, one.x0, one.y0, one.x1, one.y1) for one in marks]
+        boxes += [box for box in made if box not in boxes]
+        sources[name] = _source(said) | {"boxes": [f"{one.origin} {one.model}".strip() for one in marks]}
     name = f"images/{study.id}{ENDINGS[study.image['source']]}"
     size = float(study.image["width"]), float(study.image["height"])
     return Annotated(name, size, labels, tuple(boxes), study.patient or study.id, study.view), sources
 
 
-def _boxes(name: str, said: dict[str, Any], seen: Sequence[Result]) -> tuple[list[tuple[float, ...]], str]:
-    """Corners, and whose they are."""
-    drawn, whose = said["boxes"], "reviewer" if said["verdict"] == "correct" else "model"
-    if not drawn and said["verdict"] == "accept":
-        shown = [found for one in seen for found in one.findings if found["name"] == name]
-        drawn = shown[0]["boxes"] if len(shown) == 1 else []
-    return [tuple(float(box[corner]) for corner in ("x0", "y0", "x1", "y1")) for box in drawn], whose
+def _boxes(name: str, said: KeptFinding, seen: Sequence[Result]) -> list[KeptBox]:
+    """Those that somebody drew or moved, and those of a model that called the finding."""
+    drawn = said.boxes
+    if not drawn and said.verdict == "accept":
+        shown = [(one, found) for one in seen for found in one.findings if found["name"] == name]
+        drawn = [
+            KeptBox(**{key: box[key] for key in CORNERS}, origin="model", model=one.model_id, called=bool(found["over"]))
+            for one, found in (shown if len(shown) == 1 else ())
+            for box in found["boxes"]
+        ]
+    return [box for box in drawn if box.origin != "model" or box.called]
 
 
 def write_reviewed(out: Path, findings: Findings, reviewed: Sequence[Reviewed], *, copy: bool = False) -> list[Reviewed]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, insert, select, update
@@ -11,7 +13,8 @@ from sqlalchemy.orm import Session
 
 from chestmap.serving.store.active_learning import worth
 from chestmap.serving.store.clock import now
-from chestmap.serving.store.tables import File, Result, Score, Study
+from chestmap.serving.store.store_files import Damaged
+from chestmap.serving.store.tables import OVER, SHOWN, Delivery, File, Result, Score, Study
 
 if TYPE_CHECKING:
     from chestmap.serving.store.store import Store
@@ -56,7 +59,7 @@ def want(session: Session, study_id: str, models: dict[str, str]) -> None:
     first = (session.scalar(select(func.max(Result.number))) or 0) + 1
     for place, (sha, name) in enumerate(models.items()):
         row = Result(study_id=study_id, model_sha=sha, model_id=name, state="queued", number=first + place, deaths=0)
-        row.error, row.at, row.findings, row.maps = None, None, [], {}
+        row.error, row.at, row.findings, row.maps, row.digest = None, None, [], {}, ""
         session.add(row)
 
 
@@ -64,7 +67,8 @@ def ask(store: Store, study_id: str, models: dict[str, str]) -> list[Asked]:
     """What is still to be predicted of a study that is there already; what failed is tried again."""
     with store.writing() as session:
         there = {row.model_sha: row for row in session.scalars(select(Result).where(Result.study_id == study_id))}
-        if session.get(Study, study_id) is None:
+        study = session.get(Study, study_id)
+        if study is None or study.state not in SHOWN:
             return []
         want(session, study_id, {sha: name for sha, name in models.items() if sha not in there})
         for sha in models.keys() & there.keys():
@@ -112,6 +116,7 @@ def answer(store: Store, answers: Sequence[Answer]) -> None:
                 continue
             row.state, row.error, row.at = ("failed" if one.error else "done"), one.error, now()
             row.findings, row.maps = one.findings, one.maps
+            row.digest = digest_of(row)
             new.append(one)
         session.add_all(file_row(store.folders, one.study_id, one.file) for one in new if one.file)
         session.flush()
@@ -129,6 +134,38 @@ def answer(store: Store, answers: Sequence[Answer]) -> None:
         if scores:  # a result that is queued has none
             session.execute(insert(Score), scores)
         _settle(session, [one.study_id for one in new], new)
+        _deliver(session, [one for one in new if not one.error], store.clock())
+
+
+def _deliver(session: Session, answers: Sequence[Answer], at: float) -> None:
+    """In the commit that says that a result is there."""
+    wanted = select(Study.id).where(Study.id.in_({one.study_id for one in answers}), Study.deliver, Study.state.not_in(OVER))
+    there = set(session.scalars(wanted))
+    for one in answers:
+        if one.study_id in there:
+            deliver(session, one.study_id, one.model_sha, at)
+
+
+def deliver(session: Session, study_id: str, subject: str, at: float) -> None:
+    """Sends a result, or sends it once more where the archive had it."""
+    row = session.get(Delivery, (study_id, subject)) or Delivery(study_id=study_id, subject=subject)
+    row.state, row.since, row.due, row.tries, row.error = "ready", at, 0.0, 0, ""
+    session.add(row)
+
+
+def digest_of(result: Result) -> str:
+    """Of everything that a model said of a study."""
+    text = json.dumps([result.study_id, result.model_sha, result.findings, result.maps], sort_keys=True)
+    return sha256(text.encode()).hexdigest()
+
+
+def checked(result: Result) -> Result:
+    """The same result, unless its row was damaged since it was written."""
+    if result.state == "done" and result.digest != digest_of(result):
+        raise Damaged(
+            f"the result of {result.model_id} for study {result.study_id} is damaged: restore the database from a backup"
+        )
+    return result
 
 
 def file_row(folders: Folders, study_id: str, new: NewFile) -> File:
@@ -145,6 +182,8 @@ def _settle(session: Session, study_ids: Collection[str], new: Sequence[Answer] 
         found.setdefault(row.study_id, []).append(row)
     chosen = select(Study).where(Study.id.in_(study_ids)).execution_options(populate_existing=True)
     for study in session.scalars(chosen):
+        if study.state in OVER:
+            continue
         results = found.get(study.id, [])
         states = {one.state for one in results}
         study.state = "queued" if "queued" in states else "done" if "done" in states else "failed"

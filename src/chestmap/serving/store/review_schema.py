@@ -1,4 +1,4 @@
-"""The shapes of a review: verdicts and boxes of each finding, versions, who wrote them and when."""
+"""The shapes of a review: verdicts and boxes of each finding, where each came from, versions, who wrote them and when."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Verdict = Literal["accept", "reject", "correct", "unset"]
 Reviewed = Literal["no", "part", "done"]
+How = Literal["considered", "bulk", "unknown"]
+"""A verdict on this finding, one of many agreed to at once, or one of a version that did not keep it."""
+Origin = Literal["drawn", "moved", "model", "unknown"]
 MOST_BOXES = 100
 
 
@@ -26,10 +29,43 @@ class Corners(BaseModel):
         return inside and all(math.isfinite(value) for value in (self.x0, self.y0, self.x1, self.y1))
 
 
+class ReviewBox(Corners):
+    """`moved` is for a client to say; a box where a model has one is that model's, whoever sends it."""
+
+    origin: Origin = "drawn"
+    model: str = Field(default="", max_length=64)
+
+
 class FindingReview(BaseModel):
+    """`seen` is the model with maps or boxes on the screen when the verdict was given, empty where none was.
+
+    Without `how`, a verdict that stays as it was keeps how it was given, and a new one is considered.
+    """
+
     model_config = ConfigDict(extra="forbid")
     verdict: Verdict = "unset"
-    boxes: Annotated[list[Corners], Field(max_length=MOST_BOXES)] = []
+    boxes: Annotated[list[ReviewBox], Field(max_length=MOST_BOXES)] = []
+    how: How | None = None
+    seen: str = Field(default="", max_length=64)
+
+
+class KeptBox(Corners):
+    """`model` is the one that made the box, or made what was moved; `called` tells whether that model called the finding."""
+
+    origin: Origin = "unknown"
+    model: str = ""
+    called: bool = False
+
+
+class KeptFinding(BaseModel):
+    """`by` and `at` are those of the verdict, which may be older than the version."""
+
+    verdict: Verdict
+    boxes: list[KeptBox] = []
+    how: How = "unknown"
+    seen: str = ""
+    by: str = ""
+    at: str = ""
 
 
 class NewReview(BaseModel):
@@ -50,5 +86,5 @@ class ReviewLine(BaseModel):
 
 
 class ReviewOut(ReviewLine):
-    findings: dict[str, FindingReview]
+    findings: dict[str, KeptFinding]
     note: str

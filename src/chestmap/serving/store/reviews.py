@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from chestmap.errors import BadInput, ChestmapError
 from chestmap.serving.store.clock import now
+from chestmap.serving.store.review_provenance import kept_findings
 from chestmap.serving.store.review_schema import NewReview, ReviewOut
 from chestmap.serving.store.store import Store
 from chestmap.serving.store.tables import Result, Review, Study
@@ -46,21 +47,21 @@ def put_review(store: Store, study_id: str, by: str, review: NewReview, served: 
             study = session.get(Study, study_id)
             if study is None:
                 return None
-            results = session.scalars(select(Result).where(Result.study_id == study_id))
+            results = session.scalars(select(Result).where(Result.study_id == study_id)).all()
             known = {one for row in results for one in row.maps.get("order", ())} or served
             check(review, (study.image["width"], study.image["height"]), known)
             if study.review_version != review.base:
                 raise Stale(f"version {review.base} was reviewed by {study.review_by} meanwhile; look at the current one")
-            content = review.model_dump()
-            content["note"] = review.note.replace("\0", "")  # PostgreSQL has no room for it
             version, at = review.base + 1, now()
+            before = session.get(Review, (study_id, review.base))
             row = Review(study_id=study_id, version=version, state=review.state, by=by, at=at)
-            row.findings, row.note = content["findings"], content["note"]
+            row.findings = kept_findings(review.findings, before.findings if before else {}, results, by, at)
+            row.note = review.note.replace("\0", "")  # PostgreSQL has no room for it
             session.add(row)
             study.review_version, study.review_state, study.review_by, study.review_at = version, review.state, by, at
     except IntegrityError:  # on PostgreSQL two may get so far
         raise Stale("somebody else reviewed it meanwhile; look at the current version") from None
-    return ReviewOut(version=version, state=review.state, by=by, at=at, findings=review.findings, note=content["note"])
+    return ReviewOut(version=version, state=review.state, by=by, at=at, findings=row.findings, note=row.note)
 
 
 def check(review: NewReview, size: tuple[float, float], known: Collection[str]) -> None:

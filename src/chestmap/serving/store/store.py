@@ -16,13 +16,15 @@ from sqlalchemy import Select, delete, func, or_, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from chestmap.errors import Refused
+from chestmap.errors import BadInput
 from chestmap.serving.store.active_learning_order import TEACHING, most_teaching
-from chestmap.serving.store.clock import now
+from chestmap.serving.store.arrivals import fill
+from chestmap.serving.store.clock import Clock, now
 from chestmap.serving.store.database import open_database
-from chestmap.serving.store.results import NewFile, file_row, want
+from chestmap.serving.store.node_folder import NAME
+from chestmap.serving.store.results import NewFile, checked, file_row, want
 from chestmap.serving.store.store_files import Folders
-from chestmap.serving.store.tables import File, Result, Score, Study
+from chestmap.serving.store.tables import SHOWN, Delivery, File, Result, Score, Study
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class NewStudy:
     patient: str = ""
     shown_patient: str | None = None
     taken: str = ""
-    sop_uid: str = ""
+    instance: str = ""
+    content: str = ""
     view: str = ""
     files: tuple[NewFile, ...] = ()
 
@@ -58,12 +61,12 @@ class Store:
     """For any number of threads. `models` maps the sha256 of what is served to its id."""
 
     def __init__(self, folder: Path, url: str | None = None) -> None:
-        if (folder / "queue.sqlite").exists():
-            raise Refused(f"{folder}: holds images of `chestmap node`; give the service a folder of its own")
         self.folders = Folders(folder)
         self.engine = open_database(self.folders.root, url)
         self._writer = self.engine.execution_options(writes=True)
-        self._moving = threading.Lock()  # a study's row and folder come and go together
+        self.moving = threading.Lock()  # a study's row and folder come and go together
+        with self.reading() as session:
+            self.clock = Clock(session.scalar(select(func.max(Delivery.since))) or 0.0)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -83,7 +86,7 @@ class Store:
     def add(self, new: NewStudy, received: Path, models: dict[str, str]) -> bool:
         """Whether it was new. The promise to predict is in the same commit as the study."""
         self.folders.make_durable(received)
-        with self._moving:
+        with self.moving:
             self.folders.place(received, new.id)
             return self._insert(new, models)
 
@@ -91,11 +94,17 @@ class Store:
         """False where the study is there already: another request brought the same file at the same time."""
         row = Study(
             id=new.id, sha256=new.sha256, received=now(), name=new.name, patient=new.patient, shown_patient=new.shown_patient,
-            taken=new.taken, sop_uid=new.sop_uid, view=new.view, image=new.image, state="queued", error=None, suspicion=0.0,
-            teaches=0.0, top=[], review_version=0, review_state="no", review_by="", review_at=None,
+            taken=new.taken, instance=new.instance, content=new.content, view=new.view, image=new.image, state="queued",
         )  # fmt: skip
         try:
             with self.writing() as session:
+                there = session.get(Study, new.id)
+                if there is not None and there.state == "received":
+                    fill(self, session, there, new, models)
+                    return True
+                if there is not None and there.state not in SHOWN:
+                    session.delete(there)
+                    session.flush()
                 session.add(row)
                 session.flush()
                 session.add_all(file_row(self.folders, new.id, one) for one in new.files)
@@ -115,13 +124,13 @@ class Store:
 
     def with_sha(self, sha256: str) -> str | None:
         with self.reading() as session:
-            return session.scalar(select(Study.id).where(Study.sha256 == sha256))
+            return session.scalar(select(Study.id).where(Study.sha256 == sha256, Study.state.in_(SHOWN)))
 
     def study(self, study_id: str) -> tuple[Study, list[Result]] | None:
         with self.reading() as session:
             study = session.get(Study, study_id)
             wanted = select(Result).where(Result.study_id == study_id).order_by(Result.number)
-            return None if study is None else (study, list(session.scalars(wanted)))
+            return None if study is None else (study, [checked(one) for one in session.scalars(wanted)])
 
     def images(self, study_ids: Collection[str]) -> dict[str, dict[str, Any]]:
         """What is known of the images of those studies that are there."""
@@ -132,13 +141,19 @@ class Store:
         """A finished result of one model, by its id."""
         with self.reading() as session:
             wanted = select(Result).where(Result.study_id == study_id, Result.model_id == model_id, Result.state == "done")
-            return session.scalar(wanted)
+            found = session.scalar(wanted)
+            return None if found is None else checked(found)
 
     def file(self, study_id: str, kind: str) -> Path | None:
-        """Where a file of a study lies; it may be gone a moment later, if the study is deleted."""
+        """A file of a study as it was written; None where there is none. It may be gone a moment later."""
         with self.reading() as session:
             row = session.get(File, (study_id, kind))
-            return None if row is None else self.folders.root / row.path
+        if row is None:
+            return None
+        try:
+            return self.folders.checked(self.folders.root / row.path, row.sha256)
+        except FileNotFoundError:
+            return None
 
     def priors(self, study: Study) -> list[str]:
         """Earlier images of the same patient, newest first."""
@@ -163,16 +178,24 @@ class Store:
 
     def delete(self, study_id: str) -> bool:
         """Row first: a crash in between leaves files that the next start sweeps."""
-        with self._moving:
+        with self.moving:
             with self.writing() as session:
                 gone = session.execute(delete(Study).where(Study.id == study_id).returning(Study.id)).all()
             self.folders.remove(study_id)
         return bool(gone)
 
 
+def existing(folder: Path, url: str | None = None) -> Store:
+    """A store that is there already, perhaps with its service at work."""
+    if (folder / NAME).exists():
+        raise BadInput(f"{folder}: is of an older `chestmap node`; start `chestmap node` on it once, which takes it over")
+    if url is None and not (folder / "store.sqlite").is_file():
+        raise BadInput(f"{folder}: holds no store.sqlite; give the --store of `chestmap node` or `chestmap serve`")
+    return Store(folder, url)
+
+
 def _filtered(chosen: Select[Any], query: Query) -> Select[Any]:
-    if query.state:
-        chosen = chosen.where(Study.state == query.state)
+    chosen = chosen.where(Study.state == query.state if query.state else Study.state.in_(SHOWN))
     if query.reviewed:
         chosen = chosen.where(Study.review_state == query.reviewed)
     if query.finding:

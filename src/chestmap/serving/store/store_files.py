@@ -12,23 +12,35 @@ Names are made here from digests; nothing that a client sends becomes part of a 
 from __future__ import annotations
 
 import fcntl
+import hmac
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Collection
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 
-from chestmap.errors import BadInput, Refused
+from chestmap.errors import BadInput, ChestmapError, Refused
 from chestmap.predictions.part_writer import to_disk as sync
 
 ID = re.compile(r"s-[0-9a-f]{24}")
+MOST_CHECKED = 100_000
+"""Files whose check is remembered: some 30 MB."""
+
+
+class Damaged(ChestmapError):
+    """What is kept is not what was written."""
 
 
 def digest(path: Path) -> str:
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
+
+
+def instance_of(key: bytes, sop_instance_uid: str) -> str:
+    """The same image has the same one; without the key nobody gets from one to the other."""
+    return hmac.new(key, sop_instance_uid.encode(), sha256).hexdigest()[:24]
 
 
 class Folders:
@@ -40,6 +52,8 @@ class Folders:
         for folder in (self.root, self.incoming, self.studies):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock: int | None = None
+        self._key: bytes | None = None
+        self._checked: set[tuple[str, int, int, str]] = set()
 
     def lock(self) -> None:
         """One service owns the folder; the lock ends with its process, however that ends."""
@@ -58,6 +72,11 @@ class Folders:
 
     def key(self) -> bytes:
         """32 random bytes, made once."""
+        if self._key is None:
+            self._key = self._read_key()
+        return self._key
+
+    def _read_key(self) -> bytes:
         path = self.root / "key"
         if not path.exists():
             beside = self.root / f"key.{os.getpid()}"
@@ -71,6 +90,9 @@ class Folders:
         if len(content) != 32:
             raise BadInput(f"{path}: {len(content)} bytes are no key; copy it back, or delete it: pseudonyms will change")
         return content
+
+    def instance_of(self, sop_instance_uid: str) -> str:
+        return instance_of(self.key(), sop_instance_uid)
 
     def new(self) -> Path:
         """An empty folder for what is being received."""
@@ -91,13 +113,16 @@ class Folders:
         sync(received)
 
     def place(self, received: Path, study_id: str) -> None:
-        """Moves a received folder to its place, durably; one that is there already holds the same content."""
+        """Moves a received folder to its place, durably; where one is, its files are those of the same content."""
         target = self.of(study_id)
         if not target.parent.exists():
             target.parent.mkdir(mode=0o700, exist_ok=True)
             sync(self.studies)
         if target.exists():
-            shutil.rmtree(received)
+            for path in received.iterdir():
+                path.replace(target / path.name)
+            received.rmdir()
+            sync(target)
         else:
             received.rename(target)
         sync(target.parent)
@@ -125,6 +150,20 @@ class Folders:
         for path in self.studies.glob("*/s-*/canvas-*"):  # not synced, so perhaps not whole: read anew
             path.unlink(missing_ok=True)
         return len(orphans)
+
+    def checked(self, path: Path, expected: str) -> Path:
+        """The same path, whose content is hashed when it is first used and whenever its size or time has changed."""
+        about = path.stat()
+        seen = (str(path), about.st_size, about.st_mtime_ns, expected)
+        if seen not in self._checked:
+            if digest(path) != expected:
+                raise Damaged(
+                    f"{path.name} of study {path.parent.name} is damaged: restore it from a backup, or send the image again"
+                )
+            if len(self._checked) >= MOST_CHECKED:
+                self._checked.clear()
+            self._checked.add(seen)
+        return path
 
     def free(self) -> int:
         """Bytes that are left on the disk."""

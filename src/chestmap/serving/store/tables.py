@@ -7,6 +7,11 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+OVER = ("replaced", "removed")
+"""States of studies that get no results any more."""
+SHOWN = ("queued", "done", "failed")
+"""States of studies that stand in the worklist unless another is asked for."""
+
 Long = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -15,27 +20,38 @@ class Base(DeclarativeBase):
 
 
 class Study(Base):
-    """One image. `id` follows from the content, so that the same file is the same study."""
+    """One image. `id` follows from the content, so that the same file is the same study.
+
+    received   safe, and not read yet: it came by DICOM    refused   cannot be read; `error` says why
+    queued     results are to come                         done, failed   all results are there, or none
+    replaced   its archive sent a corrected image          removed   its files are gone; the row knows that it was here
+    """
 
     __tablename__ = "study"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     sha256: Mapped[str] = mapped_column(String(64), unique=True)
     received: Mapped[str] = mapped_column(String(32), index=True)
-    name: Mapped[str] = mapped_column(String(128))
-    patient: Mapped[str] = mapped_column(String(32), index=True)  # a pseudonym, or "" where none is known
+    name: Mapped[str] = mapped_column(String(128), default="")
+    patient: Mapped[str] = mapped_column(String(32), default="", index=True)  # a pseudonym, or "" where none is known
     shown_patient: Mapped[str | None] = mapped_column(String(128))  # only kept where --show-patient asked for it
-    taken: Mapped[str] = mapped_column(String(32))  # when the image was made, for the order of priors; never given out
-    sop_uid: Mapped[str] = mapped_column(String(64), index=True)
-    view: Mapped[str] = mapped_column(String(16))
-    image: Mapped[dict[str, Any]] = mapped_column(JSON)
-    state: Mapped[str] = mapped_column(String(8), index=True)  # queued, done or failed
+    taken: Mapped[str] = mapped_column(
+        String(32), default=""
+    )  # when the image was made, for the order of priors; never given out
+    instance: Mapped[str] = mapped_column(String(64), index=True)  # keyed hash of the SOP Instance UID
+    origin: Mapped[str] = mapped_column(String(8), default="http", index=True)  # http, c-store or pull
+    deliver: Mapped[bool] = mapped_column(Boolean, default=False)  # whether its results go to the archive
+    revision: Mapped[int] = mapped_column(Integer, default=0)  # corrections of this SOP Instance UID before this one
+    content: Mapped[str] = mapped_column(String(64), default="")  # keyed hash of its pixels and of whose they are
+    view: Mapped[str] = mapped_column(String(16), default="")
+    image: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # empty until it is read
+    state: Mapped[str] = mapped_column(String(8), index=True)
     error: Mapped[str | None] = mapped_column(Text)
-    suspicion: Mapped[float] = mapped_column(Float, index=True)
-    teaches: Mapped[float] = mapped_column(Float, index=True)
-    top: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
-    review_version: Mapped[int] = mapped_column(Integer)
-    review_state: Mapped[str] = mapped_column(String(8), index=True)
-    review_by: Mapped[str] = mapped_column(String(64))
+    suspicion: Mapped[float] = mapped_column(Float, default=0.0, index=True)
+    teaches: Mapped[float] = mapped_column(Float, default=0.0, index=True)
+    top: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+    review_version: Mapped[int] = mapped_column(Integer, default=0)
+    review_state: Mapped[str] = mapped_column(String(8), default="no", index=True)
+    review_by: Mapped[str] = mapped_column(String(64), default="")
     review_at: Mapped[str | None] = mapped_column(String(32))
 
 
@@ -53,6 +69,7 @@ class Result(Base):
     at: Mapped[str | None] = mapped_column(String(32))
     findings: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
     maps: Mapped[dict[str, Any]] = mapped_column(JSON)  # size, frame and order of the maps file
+    digest: Mapped[str] = mapped_column(String(64))  # sha256 of findings and maps, checked when they are read
     __table_args__ = (Index("ix_result_state_number", "state", "number"),)
 
 
@@ -66,6 +83,24 @@ class Score(Base):
     score: Mapped[float] = mapped_column(Float)
     over: Mapped[bool] = mapped_column(Boolean)
     __table_args__ = (Index("ix_score_finding_over", "finding", "over"),)
+
+
+class Delivery(Base):
+    """A result on its way to the archive. `since` and `due` are seconds of `Clock`.
+
+    ready   to be sent       retry   failed, and is tried again     done   the archive has it
+    failed  cannot be made   dead    failed for so long that nobody tries any more
+    """
+
+    __tablename__ = "delivery"
+    study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(64), primary_key=True)  # sha256 of the model
+    state: Mapped[str] = mapped_column(String(8))
+    since: Mapped[float] = mapped_column(Float)
+    due: Mapped[float] = mapped_column(Float)
+    tries: Mapped[int] = mapped_column(Integer, default=0)
+    error: Mapped[str] = mapped_column(Text, default="")
+    __table_args__ = (Index("ix_delivery_state_due", "state", "due"),)
 
 
 class Review(Base):

@@ -1,0 +1,199 @@
+"""Images that came by DICOM: safe before anybody has read them, and replaced when their archive sends a corrected one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from chestmap.serving.store.clock import now
+from chestmap.serving.store.results import NewFile, deliver, file_row, want
+from chestmap.serving.store.tables import OVER, Delivery, File, Result, Study
+
+if TYPE_CHECKING:
+    from chestmap.serving.store.store import NewStudy, Store
+
+DICOM = ("c-store", "pull")
+"""Origins of images of archives."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An image as it lies in a received folder; `instance` is the keyed hash of its SOP Instance UID."""
+
+    id: str
+    sha256: str
+    instance: str
+    bytes: int
+    origin: str = "c-store"
+    deliver: bool = False
+
+
+def arrive(store: Store, new: Arrival, received: Path) -> None:
+    """Returns when the image is promised. The same file again is delivered again; another one of the instance replaces it."""
+    store.folders.make_durable(received)
+    with store.moving:
+        store.folders.place(received, new.id)
+        with store.writing() as session:
+            gone = _insert(store, session, new)
+        for study_id in gone:
+            store.folders.remove(study_id)
+
+
+def _insert(store: Store, session: Session, new: Arrival) -> list[str]:
+    """Studies whose files are to be removed."""
+    there = session.get(Study, new.id)
+    if there is not None and there.state not in (*OVER, "refused", "failed"):
+        _send_again(store, session, there, new)
+        return []
+    before = [one for one in session.scalars(select(Study).where(Study.instance == new.instance)) if one.id != new.id]
+    before += [there] if there is not None else []
+    latest = max(before, key=lambda one: (one.revision, one.received), default=None)
+    kept = [one for one in before if one.review_version and one is not there]
+    for one in kept:
+        one.state = "replaced"
+        session.execute(delete(Delivery).where(Delivery.study_id == one.id))
+    gone = [one for one in before if one not in kept]
+    for one in gone:
+        session.delete(one)
+    session.flush()
+    row = Study(
+        id=new.id, sha256=new.sha256, received=now(), instance=new.instance, origin=new.origin, deliver=new.deliver,
+        state="received", name=new.id, revision=latest.revision if latest else 0, content=latest.content if latest else "",
+    )  # fmt: skip
+    session.add(row)
+    session.flush()
+    session.add(file_row(store.folders, new.id, NewFile("original", "original", new.sha256, new.bytes)))
+    return [one.id for one in gone if one.id != new.id]
+
+
+def _send_again(store: Store, session: Session, there: Study, new: Arrival) -> None:
+    """What is there already is not predicted again; its archive may have lost the results."""
+    there.deliver = there.deliver or new.deliver
+    there.origin = new.origin if there.origin == "http" else there.origin
+    if there.deliver:
+        waiting = select(Delivery.subject).where(Delivery.study_id == there.id, Delivery.state.in_(("ready", "retry")))
+        done = select(Result.model_sha).where(Result.study_id == there.id, Result.state == "done")
+        for subject in session.scalars(done.where(Result.model_sha.not_in(waiting))).all():
+            deliver(session, there.id, subject, store.clock())
+
+
+def unread(store: Store, most: int, without: Collection[str] = ()) -> list[tuple[str, str]]:
+    """Ids and sha256 of the oldest that nobody has read."""
+    wanted = select(Study.id, Study.sha256).where(Study.state == "received", Study.id.not_in(list(without)))
+    with store.reading() as session:
+        return [(study_id, sha) for study_id, sha in session.execute(wanted.order_by(Study.received).limit(most))]
+
+
+def read(store: Store, found: NewStudy, models: dict[str, str]) -> bool:
+    """Its results are promised in the commit that says that it was read. False where it was replaced meanwhile."""
+    with store.writing() as session:
+        row = session.get(Study, found.id)
+        if row is None or row.state != "received":
+            return False
+        fill(store, session, row, found, models)
+    return True
+
+
+def fill(store: Store, session: Session, row: Study, found: NewStudy, models: dict[str, str]) -> None:
+    """Whether it is another image than the one that it replaces, or the same in another form, is known from here on."""
+    if row.content and row.content != found.content:
+        row.revision += 1
+    row.content, row.state, row.error = found.content, "queued", None
+    row.name, row.patient, row.shown_patient, row.view = found.name, found.patient, found.shown_patient, found.view
+    row.taken, row.image, row.instance = found.taken, found.image, found.instance
+    session.execute(delete(File).where(File.study_id == row.id, File.kind != "original"))
+    session.execute(delete(Result).where(Result.study_id == row.id))
+    session.add_all(file_row(store.folders, row.id, one) for one in found.files if one.kind != "original")
+    want(session, row.id, models)
+
+
+def refuse(store: Store, study_id: str, reason: str) -> None:
+    """It cannot be read; the file stays for a while."""
+    mine = (Study.id == study_id) & (Study.state == "received")
+    with store.writing() as session:
+        session.execute(update(Study).where(mine).values(state="refused", error=reason[:400], received=now()))
+
+
+def retry_failed(store: Store) -> int:
+    """Images of archives that could not be read or predicted are as if they had just come."""
+    mine = Study.origin.in_(DICOM) & Study.state.in_(("refused", "failed"))
+    with store.writing() as session:
+        ids = [
+            one for one in session.scalars(select(Study.id).where(mine)) if (store.folders.of(one) / "original").is_file()
+        ]
+        session.execute(delete(Result).where(Result.study_id.in_(ids)))
+        session.execute(update(Study).where(Study.id.in_(ids)).values(state="received", error=None))
+    return len(ids)
+
+
+def knows(store: Store, instance: str) -> bool:
+    with store.reading() as session:
+        return session.scalar(select(Study.id).where(Study.instance == instance).limit(1)) is not None
+
+
+def remove_delivered(store: Store, study_id: str) -> None:
+    """The files go; the row stays, so that pulling knows the image, and holds nothing of the patient any more."""
+    waiting = select(Delivery.study_id).where(Delivery.state != "done")
+    unfinished = select(Result.study_id).where(Result.state == "queued")
+    mine = (Study.id == study_id) & Study.id.not_in(waiting) & Study.id.not_in(unfinished) & (Study.review_version == 0)
+    with store.moving:
+        with store.writing() as session:
+            if not _empty(session, mine):
+                return
+        store.folders.remove(study_id)
+
+
+def _empty(session: Session, mine: ColumnElement[bool]) -> Sequence[str]:
+    empty = {
+        "name": "",
+        "patient": "",
+        "shown_patient": None,
+        "taken": "",
+        "view": "",
+        "image": {},
+        "top": [],
+        "error": None,
+    }
+    ids = session.scalars(
+        update(Study).where(mine).values(state="removed", received=now(), **empty).returning(Study.id)
+    ).all()
+    for table in (Result, File, Delivery):
+        session.execute(delete(table).where(table.study_id.in_(ids)))
+    return ids
+
+
+def tidy(store: Store, refused_before: str, removed_before: str, *, keep: bool) -> None:
+    """Removes images that could not be read, and rows of those that are gone, when they are old. Times are as `now` gives them.
+
+    Without `keep`, images that were read and could not be predicted go, too.
+    """
+    states = ("refused",) if keep else ("refused", "failed")
+    with store.moving:
+        with store.writing() as session:
+            old = Study.origin.in_(DICOM) & Study.state.in_(states) & (Study.received < refused_before)
+            ids = _empty(session, old & (Study.review_version == 0))
+            session.execute(delete(Study).where(Study.state == "removed", Study.received < removed_before))
+        for study_id in ids:
+            store.folders.remove(study_id)
+
+
+def take_place(store: Store, old: Sequence[str]) -> None:
+    """Rows for images that another store knew and holds no more: by their instances."""
+    with store.writing() as session:
+        there = set(session.scalars(select(Study.id)))
+        rows = [
+            Study(id=f"s-{one}", sha256=one, received=now(), instance=one, origin="c-store", state="removed") for one in old
+        ]
+        session.add_all(one for one in rows if one.id not in there)
+
+
+def count_waiting(store: Store) -> int:
+    """Images of archives without results."""
+    with store.reading() as session:
+        waiting = or_(Study.state == "received", (Study.state == "queued") & Study.origin.in_(DICOM))
+        return session.scalar(select(func.count()).select_from(Study).where(waiting)) or 0

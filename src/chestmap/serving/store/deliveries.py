@@ -1,0 +1,134 @@
+"""Results on their way to the archive: what is due, what failed, and what nobody took for days."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, distinct, exists, func, select, update
+
+from chestmap.serving.store.arrivals import DICOM
+from chestmap.serving.store.tables import Delivery, Study
+
+if TYPE_CHECKING:
+    from chestmap.serving.store.store import Store
+
+STATES = ("new", "queued", "ready", "retry", "done", "failed", "dead")
+"""Of images of archives, as `chestmap node --status` counts them."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """A result that is to be sent now, and how often that was tried."""
+
+    study_id: str
+    subject: str
+    tries: int
+
+
+def due(store: Store, most: int) -> list[Due]:
+    """The oldest first."""
+    wanted = select(Delivery.study_id, Delivery.subject, Delivery.tries)
+    wanted = wanted.where(Delivery.state.in_(("ready", "retry")), Delivery.due <= store.clock())
+    with store.reading() as session:
+        return [Due(*row) for row in session.execute(wanted.order_by(Delivery.due, Delivery.since).limit(most))]
+
+
+def _set(store: Store, mine: ColumnElement[bool], **values: Any) -> int:
+    with store.writing() as session:
+        return len(session.execute(update(Delivery).where(mine).values(**values).returning(Delivery.study_id)).all())
+
+
+def _of(one: Due) -> ColumnElement[bool]:
+    return (Delivery.study_id == one.study_id) & (Delivery.subject == one.subject)
+
+
+def delivered(store: Store, one: Due) -> None:
+    _set(store, _of(one), state="done", error="", since=store.clock())
+
+
+def postpone(store: Store, one: Due, seconds: float, reason: str) -> None:
+    _set(store, _of(one), state="retry", due=store.clock() + seconds, tries=one.tries + 1, error=reason[:400])
+
+
+def fail(store: Store, one: Due, reason: str) -> None:
+    """Its objects cannot be made."""
+    _set(store, _of(one), state="failed", error=reason[:400])
+
+
+def hurry(store: Store) -> None:
+    """The archive answers again: whatever waits is due."""
+    _set(store, Delivery.state == "retry", due=0.0)
+
+
+def give_up(store: Store, seconds: float) -> list[str]:
+    """Results whose delivery failed for so long become dead letters; the ids of their studies."""
+    old = (Delivery.state == "retry") & (Delivery.since <= store.clock() - seconds)
+    with store.writing() as session:
+        return list(session.scalars(update(Delivery).where(old).values(state="dead").returning(Delivery.study_id)))
+
+
+def retry_dead(store: Store) -> int:
+    """All dead letters are sent once more, with all their time before them."""
+    return _set(store, Delivery.state == "dead", state="retry", since=store.clock(), due=0.0, tries=0)
+
+
+def counts(store: Store) -> dict[str, int]:
+    """Images of archives by state; one with several results has the state of the one that is least far."""
+    with store.reading() as session:
+        mine = Study.origin.in_(DICOM)
+        rows = select(Study.state, func.count()).where(mine).group_by(Study.state)
+        found = dict(session.execute(rows).all())
+        sent = dict(
+            session.execute(select(Delivery.state, func.count(distinct(Delivery.study_id))).group_by(Delivery.state)).all()
+        )
+        with_open = exists().where(Delivery.study_id == Study.id, Delivery.state != "done")
+        finished = mine & Study.state.in_(("done", "removed")) & ~with_open
+        done = session.scalar(select(func.count()).select_from(Study).where(finished)) or 0
+    failed = sum(found.get(state, 0) for state in ("refused", "failed")) + sent.get("failed", 0)
+    counted = (found.get("received", 0), found.get("queued", 0), sent.get("ready", 0), sent.get("retry", 0), done, failed)
+    return dict(zip(STATES, (*counted, sent.get("dead", 0)), strict=True))
+
+
+def oldest(store: Store) -> float:
+    """Seconds since the oldest of those that are not finished came, or got its results."""
+    with store.reading() as session:
+        waiting = Study.origin.in_(DICOM) & Study.state.in_(("received", "queued"))
+        came = session.scalar(select(func.min(Study.received)).where(waiting))
+        ready = session.scalar(select(func.min(Delivery.since)).where(Delivery.state.in_(("ready", "retry"))))
+    ages = [store.clock() - ready] if ready is not None else []
+    ages += [datetime.now().astimezone().timestamp() - datetime.fromisoformat(came).timestamp()] if came else []
+    return max(0.0, *ages) if ages else 0.0
+
+
+def reasons(store: Store) -> list[tuple[str, str, int]]:
+    """State, reason and number, the most frequent first."""
+    refused = Study.origin.in_(DICOM) & Study.state.in_(("refused", "failed"))
+    number = func.count()
+    with store.reading() as session:
+        of_images = session.execute(select(Study.error, number).where(refused).group_by(Study.error)).all()
+        open_ = select(Delivery.state, Delivery.error, number).where(Delivery.error != "")
+        of_results = session.execute(open_.group_by(Delivery.state, Delivery.error)).all()
+    found = [("failed", error or "", count) for error, count in of_images]
+    found += [(state, error, count) for state, error, count in of_results]
+    return sorted(found, key=lambda row: (-row[2], row[0], row[1]))
+
+
+def status(store: Store, command: str) -> str:
+    """The counts as lines, whether the service runs or not."""
+    found = counts(store)
+    lines = [f"{state:7}{count:>8}" for state, count in found.items()]
+    if age := oldest(store):
+        lines.append(f"the oldest waits for {_time(age)}")
+    lines += (f"{state}: {reason} ({count})" for state, reason, count in reasons(store))
+    if found["dead"]:
+        lines.append(f"{command} sends the dead letters again")
+    return "\n".join(lines)
+
+
+def _time(seconds: float) -> str:
+    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} seconds"
