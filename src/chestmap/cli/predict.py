@@ -100,7 +100,7 @@ def predict(
     from chestmap.storage.results_folder import place_of
 
     kinds = checked_kinds(write or [])
-    if "dicom" in kinds:
+    if kinds & {"dicom", "scores", "seg", "pmap"}:
         needs("dicom", what="--write dicom")
     if cluster is not None:
         needs("cluster", what="--cluster")
