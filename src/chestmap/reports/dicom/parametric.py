@@ -59,9 +59,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 
 def _head(result: Result, place: int, finding: str) -> FileDataset:
     """Patient, study, series, equipment."""
-    series = series_of(
-        "pmap", "map", result.about, result.reference.SOPInstanceUID, part=finding, place=place, own_series=True
-    )
+    series = series_of("pmap", "map", result.about, result.reference.SOPInstanceUID, finding, place)
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = uid.ParametricMapStorage, series["sop_instance_uid"]
     meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian

@@ -227,16 +227,17 @@ class Batches:
             if (image := images.get(study_id)) is None:  # deleted
                 continue
             folder = self.store.folders.of(study_id)
-            canvases.append(self._canvas(model, folder))
+            canvases.append(self._canvas(model, study_id, folder))
             frames.append(canvas_frame((float(image["width"]), float(image["height"])), model.predictor.model.canvas))
             places.append((study_id, folder))
         return model.said(np.stack(canvases), frames, places) if places else None
 
-    def _canvas(self, model: Served, folder: Path) -> np.ndarray:
+    def _canvas(self, model: Served, study_id: str, folder: Path) -> np.ndarray:
         """As the upload left it, or made again from the original: after a restart, or for a model that is new."""
         settings, path = model.predictor.model.canvas, folder / model.canvas_name
         if not path.exists():
-            self.readers.canvases(folder / "original", folder, {model.canvas_name: settings})
+            original = self.store.file(study_id, "original") or folder / "original"
+            self.readers.canvases(original, folder, {model.canvas_name: settings})
         pixels = np.fromfile(path, dtype=np.uint8)
         if pixels.size != settings.width * settings.height:
             raise BadInput("its canvas is damaged")

@@ -79,16 +79,14 @@ class Reading:
         try:
             self._keep(study_id, sha)
         except Ended as problem:
-            self._ends[study_id] += 1
-            if self._ends[study_id] < MOST_DEATHS:
-                self.batches.metrics.say("again", f"image {study_id}: its reader died or was too slow; trying again later")
-            else:
-                self._refuse(study_id, str(problem))
+            self._again(study_id, str(problem))
         except (BadImage, Damaged) as problem:
             self._refuse(study_id, str(problem))
         except (OSError, SQLAlchemyError, Busy) as problem:  # no fault of the image
             self.batches.metrics.say("later", f"image {study_id}: {_said(problem)}; trying again")
             self._stopping.wait(PAUSE)
+        except Exception as problem:  # whatever an image brings about, it holds up no other
+            self._again(study_id, f"cannot be read ({type(problem).__name__})")
 
     def _keep(self, study_id: str, sha: str) -> None:
         made, kept = self.store.folders.new(), False
@@ -107,6 +105,14 @@ class Reading:
         self._ends.pop(study_id, None)
         if kept:
             self.batches.submit(Asked(study_id, sha) for sha in self._models)
+
+    def _again(self, study_id: str, reason: str) -> None:
+        """Perhaps a fault of the image: it is tried again after the others, a few times."""
+        self._ends[study_id] += 1
+        if self._ends[study_id] < MOST_DEATHS:
+            self.batches.metrics.say("again", f"image {study_id}: its reader died or was too slow; trying again later")
+        else:
+            self._refuse(study_id, reason)
 
     def _refuse(self, study_id: str, reason: str) -> None:
         log.warning("image %s cannot be read; `chestmap node --status` says why", study_id)
