@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
-EXTRAS := dicom,search,serve,starts,export,dev
+EXTRAS := dicom,search,serve,starts,train,export,dev
 MADE := $(VENV)/.made
 PYTEST_WORKERS ?= 2
 

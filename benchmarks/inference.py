@@ -203,7 +203,7 @@ def latency(chosen: argparse.Namespace) -> None:
     from chestmap.imaging.read import read_radiograph
     from chestmap.models.engines import ForwardSettings, open_forward
     from chestmap.models.largest_box import boxes_of
-    from chestmap.models.predictor import Predictor, tensor_of
+    from chestmap.models.predictor import Predictor, images_of
 
     with tempfile.TemporaryDirectory() as folder:
         path = chosen.file or phantom_film(Path(folder))
@@ -221,7 +221,7 @@ def latency(chosen: argparse.Namespace) -> None:
                 marks.append(time.perf_counter())
                 canvas, frame = on_canvas(radiograph, predictor.model.canvas)
                 marks.append(time.perf_counter())
-                scores, maps = predictor.raw(tensor_of(canvas[None]))
+                scores, maps = predictor.raw(images_of(canvas[None]))
                 marks.append(time.perf_counter())
                 boxes_of(predictor.findings, scores[0], maps[0], frame, predictor.rule)
                 marks.append(time.perf_counter())
@@ -337,7 +337,6 @@ def int8_forward(model, calibration, folder: Path):
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     from chestmap.models.graph import cached_onnx
-    from chestmap.nn.folding import folded
     from chestmap.packs.loader import Loader, LoaderSettings
 
     class Reader(CalibrationDataReader):
@@ -352,7 +351,7 @@ def int8_forward(model, calibration, folder: Path):
     path = folder / "int8.onnx"
     options = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}
     quantize_static(
-        cached_onnx(model, folded(model.network)),
+        cached_onnx(model),
         path,
         Reader(),
         quant_format=QuantFormat.QDQ,
@@ -378,7 +377,9 @@ def timed(step) -> float:
 def machine() -> str:
     with open("/proc/cpuinfo") as file:  # noqa: PTH123
         name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), platform.processor())
-    return f"{name}, {os.cpu_count()} cores, AMX: {'yes' if torch.cpu._is_amx_tile_supported() else 'no'}"
+    from chestmap.models.engines import processor_flags
+
+    return f"{name}, {os.cpu_count()} cores, AMX: {'yes' if 'amx_tile' in processor_flags() else 'no'}"
 
 
 if __name__ == "__main__":

@@ -252,7 +252,7 @@ def make(folder: Path, name: str, seed: int) -> None:
         train(config, run, write_model, progress=False)
     used = resource.getrusage(resource.RUSAGE_SELF)
     cost = {"processor_seconds": used.ru_utime + used.ru_stime, "gigabytes": used.ru_maxrss * 1024 / 1e9}
-    how = (PredictSettings(workers=0, batch_size=16), EvaluationSettings(presets=("ham",)))
+    how = (PredictSettings(batch_size=16), EvaluationSettings(presets=("ham",)))
     predict_and_score(run, config.data, METHODS, how, progress=False)
     (run / "cost.json").write_text(json.dumps(cost), encoding="utf-8")
 

@@ -29,7 +29,7 @@ from chestmap.imaging.canvas import on_canvas
 from chestmap.imaging.read import radiograph_of
 from chestmap.methods import METHODS
 from chestmap.models.folder import write_model
-from chestmap.models.predictor import Predictor, load, tensor_of
+from chestmap.models.predictor import Predictor, images_of, load
 from chestmap.packs.build import PackSettings
 from chestmap.training.train import Trained
 from chestmap.vocabulary import CHESTXRAY14
@@ -214,7 +214,7 @@ def bare(predictor: Predictor, folder: Path, arguments: argparse.Namespace) -> t
         for seed, one in zip(seeds, pictures, strict=True):
             (folder / str(seed)).write_bytes(one)
         canvases = [on_canvas(radiograph_of(one, "x"), predictor.model.canvas)[0] for one in pictures]
-        images = tensor_of(np.stack(canvases))
+        images = images_of(np.stack(canvases))
         begin, before = time.monotonic(), time.process_time()
         scores.append(predictor.arrays(images, ["x"] * len(seeds))[0])
         seconds, own = seconds + time.monotonic() - begin, own + time.process_time() - before

@@ -16,11 +16,22 @@ EXTRAS = {
         "pylibjpeg",
         "pynetdicom",
     ),
-    "export": ("onnx", "onnxruntime", "onnxscript", "openvino"),
+    "export": ("onnx", "onnxruntime", "onnxscript", "openvino", "torch"),
     "hub": ("huggingface_hub",),
+    "infer": ("onnxruntime",),
     "search": ("optuna",),
     "serve": ("alembic", "fastapi", "prometheus_client", "python_multipart", "sqlalchemy", "uvicorn"),
-    "train": ("lightning_fabric", "timm", "torch", "torchvision"),
+    "train": (
+        "lightning_fabric",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "safetensors",
+        "tensorboard",
+        "timm",
+        "torch",
+        "torchvision",
+    ),
 }
 """Modules of each extra of pyproject.toml, as they are imported."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,13 @@ class Settings(BaseModel):
     """Frozen, and an unknown key is a mistake."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def cache_folder() -> Path:
+    """`$CHESTMAP_CACHE`, or chestmap/ in `$XDG_CACHE_HOME` or ~/.cache; what chestmap itself put there can be deleted."""
+    if given := os.environ.get("CHESTMAP_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chestmap"
 
 
 def read_toml(path: Path) -> Tree:

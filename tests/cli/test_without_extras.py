@@ -21,7 +21,7 @@ main()
 """
 
 
-def plain(folder, *arguments, extras=tuple(set(EXTRAS) - {"train"})):
+def plain(folder, *arguments, extras=tuple(EXTRAS)):
     """The verb as a plain installation runs it."""
     modules = {name for extra in extras for name in EXTRAS[extra]} | {"multipart"}
     code = BLOCK.format(modules=modules, arguments=list(arguments))
@@ -38,7 +38,7 @@ def plain(folder, *arguments, extras=tuple(set(EXTRAS) - {"train"})):
         (["data", "phantom", "out", "--images", "1", "--set", "dicom=true"], "dicom"),
         (["data", "from-reviews", "--store", "store", "--out", "out"], "serve"),
         (["export", "model", "--out", "out"], "export"),
-        (["train", "ham/image-labels", "--search"], "search"),
+        (["train", "ham/image-labels", "--search"], "train"),
         (["model", "push", "model", "hf://me/mine"], "hub"),
         (["model", "pull", "hf://me/mine", "--out", "model"], "hub"),
     ],
@@ -55,7 +55,8 @@ def test_training_without_torch_is_one_line(tmp_path):
     done = plain(tmp_path, "train", "ham/image-labels", extras=("train",))
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "chestmap: chestmap train needs lightning_fabric, timm, torch, torchvision: pip install 'chestmap[train]'"
+        "chestmap: chestmap train needs lightning_fabric, onnx, onnxruntime, onnxscript, safetensors, tensorboard, timm, torch, "
+        "torchvision: pip install 'chestmap[train]'"
     ]
 
 
@@ -66,3 +67,9 @@ def test_what_needs_no_extra_runs_without(tmp_path):
         done = plain(tmp_path, *arguments)
         assert done.returncode in {0, 1}, done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_search_without_optuna_is_one_line(tmp_path):
+    done = plain(tmp_path, "train", "ham/image-labels", "--search", extras=("search",))
+    assert done.returncode == 2
+    assert "pip install 'chestmap[search]'" in done.stderr

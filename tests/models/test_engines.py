@@ -95,14 +95,14 @@ def test_bf16_is_near(model, images, wanted):
 
 @pytest.mark.parametrize(("amx", "precision"), [(True, "bf16"), (False, 32)])
 def test_auto_takes_bf16_where_the_processor_has_tiles(monkeypatch, amx, precision):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(module, "has_cuda", lambda: False)
+    monkeypatch.setattr(module, "processor_flags", lambda: {"amx_tile", "amx_bf16"} if amx else set())
     assert chosen(ForwardSettings(precision="auto"))[1:] == ("cpu", precision)
     assert chosen(ForwardSettings()) == ("torch", "cpu", 32)  # what moves boxes is not taken unasked
 
 
 def test_a_device_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(module.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(module, "has_cuda", lambda: False)
     with pytest.raises(BadInput, match='device "cuda"'):
         chosen(ForwardSettings(device="cuda"))
 
@@ -115,12 +115,12 @@ def test_a_device_that_is_not_there(monkeypatch):
     ],
 )
 def test_what_an_engine_cannot(settings, message, monkeypatch):
-    monkeypatch.setattr(module.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(module, "has_cuda", lambda: True)
     with pytest.raises(BadInput, match=message):
         chosen(ForwardSettings(**settings))
 
 
 def test_a_library_that_is_not_installed(model, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    with pytest.raises(BadInput, match=r"openvino is not installed; pip install .chestmap\[export\]"):
+    with pytest.raises(BadInput, match=r"openvino is not installed; pip install .chestmap\[infer\]"):
         open_forward(model, ForwardSettings(engine="openvino", device="cpu"))

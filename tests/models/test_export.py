@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from chestmap.models import export as module
 from chestmap.models.export import FORMATS, export, run
 from chestmap.models.folder import Model, open_model
 from chestmap.models.graph import Graph, traced
-from chestmap.models.predictor import Predictor, tensor_of
+from chestmap.models.predictor import Predictor, images_of
 from chestmap.predictions.folder import OwnRule
 from chestmap.tensors import Output
 from chestmap.types import Findings
@@ -34,7 +35,7 @@ def model(run_folder):
     opened = open_model(run_folder / "model", SMALL)
     labels = {"train": {"labels": {"Effusion": {"present": 3}, "Mass": {"present": 2}, "Nodule": {"present": 0}}}}
     changes = {"calibration": {"Effusion": {"slope": 1.5, "offset": -0.25}}, "data": {**opened.about["data"], **labels}}
-    return Model(**{**vars(opened), "about": {**opened.about, **changes}})
+    return replace(opened, about={**opened.about, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def canvases():
 def test_every_format_agrees_for_every_batch(name, model, exported, canvases):
     for count in (5, 1):
         scores, maps = run(exported, name, canvases[:count])
-        wanted = Predictor(model).raw(tensor_of(canvases[:count]))
+        wanted = Predictor(model).raw(images_of(canvases[:count]))
         assert scores.shape == (count, 2)  # "Nodule" had no label
         np.testing.assert_allclose(scores, wanted[0], atol=1e-5)
         np.testing.assert_allclose(maps, wanted[1], rtol=1e-3, atol=1e-4)
@@ -59,7 +60,7 @@ def test_every_format_agrees_for_every_batch(name, model, exported, canvases):
 
 def test_scores_are_calibrated(model, exported, canvases):
     with torch.no_grad():
-        logits = model.network(tensor_of(canvases)).logits.numpy()
+        logits = model.network(torch.from_numpy(images_of(canvases))).logits.numpy()
     scores, _ = run(exported, "onnx", canvases)
     np.testing.assert_allclose(scores[:, 0], 1 / (1 + np.exp(-(1.5 * logits[:, 0] - 0.25))), atol=1e-5)
     np.testing.assert_allclose(scores[:, 1], 1 / (1 + np.exp(-logits[:, 1])), atol=1e-5)
@@ -87,7 +88,7 @@ exec(open("program.py").read())
 
 @pytest.mark.parametrize(("name", "fit"), [("onnx", "letterbox"), ("openvino", "squash")])
 def test_the_readme_program_runs_where_there_is_no_torch(name, fit, model, tmp_path):
-    model = Model(**{**vars(model), "canvas": CanvasSettings(width=48, height=32, fit=fit)})
+    model = replace(model, canvas=CanvasSettings(width=48, height=32, fit=fit))
     folder = export(model, [name], tmp_path / "out")
     program = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
     assert len(program.splitlines()) <= 18
@@ -117,11 +118,18 @@ def test_every_room_is_a_graph(name, tmp_path):
     for buffer in ("thumbs", "attentions", "masks"):
         if buffer in dict(network.named_buffers()):
             network.get_buffer(buffer).copy_(torch.rand(network.get_buffer(buffer).shape) * 9)
-    about = {"sha256": "0", "data": {}, "own_rule": {"threshold": 0.5, "normalize": True}}
-    model = Model(tmp_path, method, settings, findings, canvas, OwnRule(0.5), network, about)
+    about = {
+        "method": name,
+        "title": method.title,
+        "paper": method.paper,
+        "sha256": "0",
+        "data": {},
+        "own_rule": {"threshold": 0.5, "normalize": True},
+    }
+    model = Model(tmp_path, findings, canvas, OwnRule(0.5), about, network)
     folder = export(model, ["onnx"] if name in QUICK else ["onnx", "openvino"], tmp_path / "out")
     canvases = np.random.default_rng(1).integers(0, 256, (3, 64, 96)).astype(np.uint8)
-    wanted = Predictor(model).raw(tensor_of(canvases))
+    wanted = Predictor(model).raw(images_of(canvases))
     for kind in json.loads((folder / "export.json").read_text())["scores_differ_from_torch"]:
         scores, maps = run(folder, kind, canvases)
         np.testing.assert_allclose(scores, wanted[0], atol=1e-4)

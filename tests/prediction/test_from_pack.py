@@ -17,7 +17,7 @@ from chestmap.predictions.folder import open_predictions
 from chestmap.training.training_data import open_part
 from training.small import METHODS, data_settings
 
-SETTINGS = PredictSettings(batch_size=3, workers=0, part_size=16, device="cpu")
+SETTINGS = PredictSettings(batch_size=3, part_size=16, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ FINDINGS = Findings(("Effusion", "Mass", "Nodule"))
 SIDE = 64
 
 
-def write_small_model(folder: Path, seed: int = 2) -> Path:
-    """A model of random weights; another seed is another model."""
+def trained_small(seed: int = 2) -> Trained:
+    """Random weights; another seed is another model."""
     torch.manual_seed(seed)
     method = METHODS["cam"]
     settings = method.settings.model_validate({"name": "cam", **method.tiny})
@@ -31,10 +31,12 @@ def write_small_model(folder: Path, seed: int = 2) -> Path:
         for name, weights in network.named_parameters():
             if name.startswith("head"):
                 weights.mul_(300)
+    return Trained(method, settings, FINDINGS, canvas, network, {"source": "none", "fingerprint": "0", "split": "none"})
+
+
+def write_small_model(folder: Path, seed: int = 2) -> Path:
     folder.mkdir(parents=True)
-    write_model(
-        folder, Trained(method, settings, FINDINGS, canvas, network, {"source": "none", "fingerprint": "0", "split": "none"})
-    )
+    write_model(folder, trained_small(seed))
     return folder
 
 

@@ -23,7 +23,7 @@ def train(
     'runs/other/model'
     """
     from chestmap.methods import METHODS
-    from chestmap.models.folder import write_model
+    from chestmap.models.export import write_with_graph
     from chestmap.settings import with_overrides
     from chestmap.training.config import config_of, read_config
     from chestmap.training.named_configs import config_path
@@ -34,4 +34,4 @@ def train(
     else:
         path = config_path(str(config))
         read, name = read_config(path, overrides, METHODS), path.stem
-    return train_model(read, Path(out) if out else Path("runs") / name, write_model, progress=progress)
+    return train_model(read, Path(out) if out else Path("runs") / name, write_with_graph, progress=progress)

@@ -133,6 +133,38 @@ def card(
 
 
 @app.command()
+def tune(
+    model: ModelArgument,
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="IMAGE...", help="Images to measure with; drawn ones by default.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.01, help="For each way and size of batch.")] = 1.0,
+    with_compile: Annotated[bool, typer.Option("--compile", help="Also torch.compile, which takes minutes.")] = False,
+) -> None:
+    """Measure every way to run a model on this processor, and keep the fastest for `--engine auto`.
+
+    Each way is compared with fp32: a score may differ by .005, and masks must overlap by .99. Predictions with `--precision 32`, the
+    default, take the fastest one in fp32; those with `--precision auto` take the fastest of all.
+
+    Example: `chestmap model tune runs/ham/model films/*.png`
+    """
+    from rich.console import Console
+
+    from chestmap.api.model_names import model_folder
+    from chestmap.imaging.read import read_radiograph
+    from chestmap.models.folder import open_model
+    from chestmap.models.tuned import drawn, table_of, tuned
+    from chestmap.models.tuned import tune as measure
+
+    opened = open_model(model_folder(model))
+    radiographs = [read_radiograph(path) for path in images] if images else drawn(opened)
+    found = measure(opened, radiographs, seconds, with_compile=with_compile, tell=lambda way: typer.echo(way, err=True))
+    Console().print(table_of(found))
+    typer.echo(f"In fp32: {tuned(opened, 32)}", err=True)
+    typer.echo(f"With --precision auto: {tuned(opened, 'auto')}", err=True)
+
+
+@app.command()
 def check(model: ModelArgument) -> None:
     """Open a model folder, compare the hash of its weights, predict a black image, and print one line of facts.
 

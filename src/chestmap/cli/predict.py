@@ -170,7 +170,10 @@ class _Order:
         from chestmap.models.predictor import load
         from chestmap.settings import checked
 
-        return load(self.model, checked(ForwardSettings, self.forward, name="options"))
+        predictor = load(self.model, checked(ForwardSettings, self.forward, name="options"))
+        if why := getattr(predictor.forward, "why", ""):
+            typer.echo(why, err=True)
+        return predictor
 
     def of_files(self, given: list[str], **settings: Any) -> "list[Failed]":
         from chestmap.prediction.inputs import Inputs
@@ -201,7 +204,7 @@ class _Order:
         from chestmap.predictions.folder import open_predictions
         from chestmap.settings import checked
 
-        sizes = {key: value for key, value in self.sizes.items() if value is not None}
+        sizes = {"batch_size": size} if (size := self.sizes["batch_size"]) else {}
         how = checked(PredictSettings, {**self.forward, **sizes}, name="options")
         predictor = self._predictor()
         predictions, aside = predict_source(predictor.model, source, ids, self.place, how, cache)

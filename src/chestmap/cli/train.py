@@ -58,7 +58,8 @@ def train(
 
     needs("train", *(["search"] if search else []), what="chestmap train --search" if search else "chestmap train")
     from chestmap.methods import METHODS
-    from chestmap.models.folder import write_model
+    from chestmap.models.export import write_with_graph
+    from chestmap.models.folder import read_about
     from chestmap.training.config import read_config
     from chestmap.training.launch import is_launcher, launch
     from chestmap.training.named_configs import config_path
@@ -78,7 +79,11 @@ def train(
     if is_launcher(read.run):
         launch(read.run, ["-m", "chestmap", *sys.argv[1:]])
         return
-    typer.echo(train_model(read, folder, write_model))
+    model = train_model(read, folder, write_with_graph)
+    about = read_about(model) if (model / "model.json").is_file() else {}
+    if reason := about.get("graph", {}).get("refused"):
+        typer.echo(f"The model has no graph, so it predicts with torch alone: {reason}", err=True)
+    typer.echo(model)
 
 
 def methods(as_json: JsonOption = False) -> None:

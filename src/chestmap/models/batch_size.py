@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
 
 WANTED = {"cpu": 4, "cuda": 32}
 """Images of 512 x 512: a processor gains nothing from more (`benchmarks/inference.md`), a GPU fills up there."""
@@ -34,15 +36,15 @@ def chosen_batch_size(forward: Callable[..., object], canvas: tuple[int, int]) -
 
 def _need(forward: Callable[..., object], canvas: tuple[int, int]) -> float:
     """Bytes that one more image takes at the highest, measured; the first pass also warms up."""
-    cuda = _device(forward) == "cuda"
+    cuda: Any = import_module("torch").cuda if _device(forward) == "cuda" else None
     peaks = []
     for count in (1, 2):
         if cuda:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated() if cuda else _status("VmRSS")
-        forward(torch.zeros(count, 1, canvas[1], canvas[0]))
-        peaks.append((torch.cuda.max_memory_allocated() if cuda else _status("VmHWM")) - before)
+            cuda.synchronize()
+            cuda.reset_peak_memory_stats()
+        before = cuda.memory_allocated() if cuda else _status("VmRSS")
+        forward(np.zeros((count, 1, canvas[1], canvas[0]), np.float32))
+        peaks.append((cuda.max_memory_allocated() if cuda else _status("VmHWM")) - before)
     return max(peaks[1] / 2, peaks[1] - peaks[0], 0.0)
 
 
@@ -52,8 +54,9 @@ def _device(forward: Callable[..., object]) -> str:
 
 def _free(device: str) -> float:
     if device == "cuda":
-        free, _ = torch.cuda.mem_get_info()
-        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        cuda: Any = import_module("torch").cuda
+        free, _ = cuda.mem_get_info()
+        return free + cuda.memory_reserved() - cuda.memory_allocated()
     group = Path("/sys/fs/cgroup/memory.max")
     text = group.read_text(encoding="ascii").strip() if group.is_file() else ""
     left = float(text) - _status("VmRSS") if text.isdigit() else float("inf")

@@ -12,7 +12,7 @@ from chestmap.evaluation.side_by_side import Table
 from chestmap.models.card_tables import calibration_table, figure_table, group_tables, images_of
 from chestmap.reports.number_format import number
 from chestmap.reports.reliability import reliability_picture
-from chestmap.training.checkpoint import write_beside
+from chestmap.storage.atomic import write_bytes
 
 FORMAT = 1
 FIGURES, PICTURE = "figures.json", "reliability.svg"
@@ -23,13 +23,13 @@ Figures = dict[str, Any]
 def write_card(folder: Path, about: Mapping[str, Any], figures: Figures | None = None) -> str:
     """README.md made anew, and returned; new figures are kept beside it, or else those that are there are told."""
     if figures is not None:
-        write_beside(folder / FIGURES, (json.dumps(figures, indent=1, allow_nan=False) + "\n").encode())
+        write_bytes(folder / FIGURES, (json.dumps(figures, indent=1, allow_nan=False) + "\n").encode())
         if figures["reliability"]:
-            write_beside(folder / PICTURE, _picture(figures).encode())
+            write_bytes(folder / PICTURE, _picture(figures).encode())
         else:
             (folder / PICTURE).unlink(missing_ok=True)
     text = card(about, figures or read_figures(folder))
-    write_beside(folder / "README.md", text.encode())
+    write_bytes(folder / "README.md", text.encode())
     return text
 
 

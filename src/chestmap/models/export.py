@@ -23,14 +23,17 @@ from jaxtyping import Float, UInt8
 from torch.export import ExportedProgram
 
 from chestmap import __version__
-from chestmap.errors import BadInput, Diverged
-from chestmap.models.engines import ForwardSettings, open_forward
+from chestmap.errors import BadInput, ChestmapError, Diverged
+from chestmap.models.engines import ForwardSettings, onnx_compute, open_forward
 from chestmap.models.export_card import card, first_of, program
-from chestmap.models.folder import Model
-from chestmap.models.graph import MOST, PixelGraph, compiled_by_openvino, needed, quiet, traced, write_onnx
-from chestmap.models.predictor import Predictor, tensor_of
+from chestmap.models.folder import GRAPH, Model, open_model, write_about, write_model
+from chestmap.models.graph import MOST, PixelGraph, engine_graph, quiet, traced, write_onnx
+from chestmap.models.graph import NAMES as ENGINE_NAMES
+from chestmap.models.predictor import Predictor, images_of
+from chestmap.models.runtimes import compiled_by_openvino, needed, session_of, threads
 from chestmap.nn.folding import folded
-from chestmap.training.checkpoint import write_beside
+from chestmap.storage.atomic import replacing, write_bytes
+from chestmap.training.train import Trained
 
 Format = Literal["onnx", "openvino", "pt2"]
 FORMATS: tuple[Format, ...] = ("onnx", "openvino", "pt2")
@@ -61,8 +64,37 @@ def export(model: Model, formats: Sequence[Format], out: Path) -> Path:
     return out
 
 
+def write_with_graph(folder: Path, trained: Trained) -> None:
+    """Fill an empty model folder, with the graph; where there can be none, model.json holds the reason."""
+    write_model(folder, trained)
+    model = open_model(folder, {trained.method.name: trained.method})
+    try:
+        add_graph(model)
+    except ChestmapError as problem:
+        write_about(folder, {**model.about, "graph": {"refused": str(problem).removeprefix(f"{folder}: ")}})
+
+
+def add_graph(model: Model) -> Path:
+    """Write the graph of a model into its folder, once it is found to agree with torch; return its path."""
+    path = model.folder / GRAPH
+    about = {key: value for key, value in model.about.items() if key != "graph"}
+    with replacing(path) as made:
+        write_onnx(engine_graph(model), made, ENGINE_NAMES)
+        canvases = images_of(_trial(model))
+        apart = _apart(Predictor(model, onnx_compute(made)).raw(canvases), _predictor(model).raw(canvases), str(path))
+        digest = hashlib.sha256(made.read_bytes()).hexdigest()
+        write_about(model.folder, about)  # without the graph that is replaced
+    graph = {"sha256": digest, "weights": model.sha256, "differs_from_torch": apart, "torch": str(torch.__version__)}
+    write_about(model.folder, {**about, "graph": graph})
+    return path
+
+
+def _predictor(model: Model) -> Predictor:
+    return Predictor(model, open_forward(model, ForwardSettings(engine="torch", device="cpu", precision=32)))
+
+
 def _fill(model: Model, formats: Sequence[Format], folder: Path) -> None:
-    predictor = Predictor(model, open_forward(model, ForwardSettings(engine="torch", device="cpu", precision=32)))
+    predictor = _predictor(model)
     graph = traced(_graph(predictor), model.canvas.canvas, str(model.folder))
     if "onnx" in formats or "openvino" in formats:
         write_onnx(graph, folder / "network.onnx", NAMES)
@@ -75,12 +107,12 @@ def _fill(model: Model, formats: Sequence[Format], folder: Path) -> None:
         with quiet():
             torch.export.save(graph, folder / "network.pt2")
     canvases = _trial(model)
-    wanted = predictor.raw(tensor_of(canvases))
+    wanted = predictor.raw(images_of(canvases))
     apart = {name: _apart(run(folder, name, canvases), wanted, f"{model.folder} as {name}") for name in formats}
     about = _about(predictor, folder, wanted[1].shape[2:], apart)
-    write_beside(folder / "export.json", (json.dumps(about, indent=1) + "\n").encode())
-    write_beside(folder / "program.py", program(first_of(about), model.canvas.fit).encode())
-    write_beside(folder / "README.md", card(about).encode())
+    write_bytes(folder / "export.json", (json.dumps(about, indent=1) + "\n").encode())
+    write_bytes(folder / "program.py", program(first_of(about), model.canvas.fit).encode())
+    write_bytes(folder / "README.md", card(about).encode())
 
 
 def _graph(predictor: Predictor) -> PixelGraph:
@@ -104,14 +136,11 @@ def run(folder: Path, name: Format, canvases: Canvases) -> Found:
     """Scores and maps of an export folder's graph, as its README says to compute them; in fp32."""
     pixels = np.ascontiguousarray(canvases[:, None])
     if name == "onnx":
-        runtime = needed("onnxruntime")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = runtime.InferenceSession(folder / "network.onnx", options, providers=["CPUExecutionProvider"])
+        session = session_of(folder / "network.onnx")
         scores, maps = session.run(["scores", "maps"], {"pixels": pixels})
         return scores, maps
     if name == "openvino":
-        hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads()}
         compiled = compiled_by_openvino(folder / "network.xml", hints)
         found = compiled({"pixels": pixels})
         return np.array(found["scores"]), np.array(found["maps"])

@@ -3,8 +3,11 @@
 model.json           method, settings, what stands around it, findings, canvas, own rule, what it was trained on and with, sha256 of
                      the weights, format number; calibration, operating points, thresholds where `chestmap model calibrate` chose them
 weights.safetensors  the network
+graph.onnx           the same network for programs without torch; model.json holds its sha256 and that of its weights
 config.toml          the configuration that trained it, without the places of the machine
 README.md            the model card; figures.json and reliability.svg belong to it
+
+Nothing here imports torch: a model with a graph predicts without it.
 """
 
 from __future__ import annotations
@@ -13,53 +16,91 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import tomli_w
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from chestmap import __version__
 from chestmap.datasets.folder_tables import folder_findings
-from chestmap.errors import BadInput, BadModel, did_you_mean
+from chestmap.errors import BadInput, BadModel
 from chestmap.imaging.canvas import CanvasSettings
-from chestmap.models.card import card
 from chestmap.predictions.folder import OwnRule
-from chestmap.settings import Settings, checked
-from chestmap.training.checkpoint import read_weights, save_weights, write_beside
-from chestmap.training.method import Method
-from chestmap.training.train import Trained
-from chestmap.training.wrapper_settings import AroundSettings, build_around
+from chestmap.settings import checked
+from chestmap.storage.atomic import write_bytes, write_json
+from chestmap.storage.manifest import sha256_of
 from chestmap.types import Findings
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from chestmap.training.method import Method
+    from chestmap.training.train import Trained
+
 FORMAT = 1
+GRAPH = "graph.onnx"
 NEEDED: Mapping[str, type] = {
     "method": str, "settings": dict, "findings": list, "canvas": dict, "own_rule": dict, "sha256": str, "data": dict,
 }  # fmt: skip
 WORDS = {str: "text", dict: "a table", list: "a list"}
 
 
+@dataclass(frozen=True)
+class MadeBy:
+    """The method of a model, by its names."""
+
+    name: str
+    title: str
+    paper: str
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A network in evaluation mode with what it needs to know of images; `about` is model.json as it was read."""
+    """What a model folder says of itself; `about` is model.json as it was read, `built` a network that is there already."""
 
     folder: Path
-    method: Method
-    settings: Settings
     findings: Findings
     canvas: CanvasSettings
     own_rule: OwnRule
-    network: nn.Module
     about: Mapping[str, Any]
+    built: Any = None
 
     @property
     def sha256(self) -> str:
         return self.about["sha256"]
 
+    @cached_property
+    def method(self) -> MadeBy:
+        name = str(self.about["method"])
+        return MadeBy(name, str(self.about.get("title", name)), str(self.about.get("paper", "")))
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The torch network in evaluation mode, built from the weights when it is first asked for."""
+        from chestmap.models.network import network_of
+
+        return network_of(self) if self.built is None else self.built
+
+    @cached_property
+    def graph(self) -> Path | None:
+        """The graph of this model's weights, compared with its sha256; None where the folder holds none of them."""
+        kept = self.about.get("graph")
+        if not isinstance(kept, Mapping) or kept.get("weights") != self.sha256:
+            return None
+        path = self.folder / GRAPH
+        if sha256_of(path, "write it again with `chestmap export --into`") != kept.get("sha256"):
+            raise BadModel(
+                f"{path}: is not the graph that model.json describes; write it again with `chestmap export --into {self.folder}`"
+            )
+        return path
+
 
 def write_model(folder: Path, trained: Trained) -> None:
-    """Fills an empty folder; `Run.put` makes it beside and renames it."""
+    """Fill an empty folder; `Run.put` makes it under another name and renames it."""
+    import tomli_w
+
+    from chestmap.models.card import card
+    from chestmap.training.checkpoint import save_weights
+
     method, settings = trained.method, trained.settings
     about = {
         "format": FORMAT,
@@ -79,40 +120,29 @@ def write_model(folder: Path, trained: Trained) -> None:
     if trained.made:
         about["made"] = trained.made
     if trained.config:
-        write_beside(folder / "config.toml", tomli_w.dumps(trained.config).encode())
-    write_beside(folder / "README.md", card(about).encode())
+        write_bytes(folder / "config.toml", tomli_w.dumps(trained.config).encode())
+    write_bytes(folder / "README.md", card(about).encode())
     write_about(folder, about)
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
     """model.json: the new one or the old one, whatever happens."""
-    write_beside(folder / "model.json", (json.dumps(about, indent=1, allow_nan=False) + "\n").encode())
+    write_json(folder / "model.json", about)
 
 
-def open_model(folder: Path, methods: Mapping[str, Method]) -> Model:
-    """Refuses whatever is missing, changed, newer or unknown; fetches nothing. Keys beside those of this version are kept unread."""
-    about = read_about(folder)
-    name = about["method"]
-    if name not in methods:
-        raise BadModel(
-            f'{folder}: made by method "{name}", which this version ({__version__}) does not have '
-            f"({', '.join(methods)}){did_you_mean(str(name), methods)}"
-        )
-    method, where = methods[name], f"{folder}/model.json"
-    settings = checked(method.settings, about["settings"], name=f"{where} (chestmap {about.get('chestmap', '?')})")
-    around = checked(AroundSettings, about["around"], name=f"{where}: around") if "around" in about else None
+def open_model(folder: Path, methods: Mapping[str, Method] | None = None) -> Model:
+    """Refuse whatever is missing, changed or newer; fetch nothing. Keys beside those of this version are kept unread.
+
+    With `methods` the network is built at once, and its weights are compared with model.json.
+    """
+    about, where = read_about(folder), f"{folder}/model.json"
     canvas = checked(CanvasSettings, about["canvas"], name=where)
-    findings, own_rule = _findings(about["findings"], where), _own_rule(about["own_rule"], where)
-    with torch.device("meta"):
-        network = build_around(method, settings, around, findings, canvas.canvas)
-    state = read_weights(folder / "weights.safetensors", about["sha256"])
-    try:
-        network.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise BadModel(
-            f"{folder}: the weights do not fit the network of model.json: {' '.join(str(error).split())[:300]}"
-        ) from None
-    return Model(folder, method, settings, findings, canvas, own_rule, network.eval(), about)
+    model = Model(folder, _findings(about["findings"], where), canvas, _own_rule(about["own_rule"], where), about)
+    if methods is None:
+        return model
+    from chestmap.models.network import network_of
+
+    return Model(folder, model.findings, canvas, model.own_rule, about, network_of(model, methods))
 
 
 def read_about(folder: Path) -> dict[str, Any]:

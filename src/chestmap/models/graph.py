@@ -12,10 +12,8 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, Shaped
@@ -23,12 +21,15 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from chestmap import __version__
-from chestmap.errors import BadInput, Refused
+from chestmap.errors import Refused
 from chestmap.models.folder import Model
-from chestmap.nn.weights import cache_folder
+from chestmap.models.runtimes import needed
+from chestmap.nn.folding import folded
+from chestmap.settings import cache_folder
 
 MOST = 1024
 """Images in a batch of a graph."""
+NAMES = ("images", "logits", "maps")
 RULES = 1
 """Raised when graphs are made in another way, so that older ones in the cache are not read."""
 
@@ -107,7 +108,11 @@ def write_onnx(program: ExportedProgram, path: Path, names: tuple[str, str, str]
     onnx.save(model, path)
 
 
-def cached_onnx(model: Model, network: nn.Module) -> Path:
+def engine_graph(model: Model) -> ExportedProgram:
+    return traced(Graph(folded(model.network)), model.canvas.canvas, str(model.folder))
+
+
+def cached_onnx(model: Model) -> Path:
     """The graph of the engines, made once for these weights, settings and versions."""
     told = json.dumps([dict(model.about), __version__, torch.__version__, RULES], sort_keys=True, default=str)
     key = hashlib.blake2b(told.encode(), digest_size=12).hexdigest()
@@ -116,28 +121,9 @@ def cached_onnx(model: Model, network: nn.Module) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as beside:
             made = Path(beside) / path.name
-            write_onnx(traced(Graph(network), model.canvas.canvas, str(model.folder)), made, ("images", "logits", "maps"))
+            write_onnx(engine_graph(model), made, NAMES)
             shutil.move(made, path)
     return path
-
-
-def needed(name: str) -> Any:
-    """An optional library, or a line that says how to get it."""
-    try:
-        return __import__(name)
-    except ImportError:
-        raise BadInput(f'{name} is not installed; pip install "chestmap[export]"') from None
-
-
-def compiled_by_openvino(path: Path, hints: dict[str, Any]) -> Any:
-    """The graph at `path` made ready for the CPU, in a thread that ends with it.
-
-    OpenVINO replaces the calling thread's alternate signal stack and, when several models are dropped out of order, leaves it
-    pointing at memory that is no longer there: the next signal that Python handles ends the process without a word.
-    """
-    openvino = needed("openvino")
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: openvino.Core().compile_model(path, "CPU", hints)).result()
 
 
 @contextmanager

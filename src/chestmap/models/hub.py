@@ -23,7 +23,7 @@ from chestmap.models.hub_card import front_matter
 
 SCHEME = "hf://"
 ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(#sha256=(?P<sha256>[0-9a-f]{64}))?")
-FILES = ("model.json", "weights.safetensors", "config.toml", "README.md", "figures.json", "reliability.svg")
+FILES = ("model.json", "weights.safetensors", "graph.onnx", "config.toml", "README.md", "figures.json", "reliability.svg")
 """All that a model folder holds; whatever else a hub has under that name stays there."""
 
 

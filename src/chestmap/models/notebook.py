@@ -9,7 +9,6 @@ from io import BytesIO
 from PIL import Image
 
 from chestmap.predictions.folder import OwnRule
-from chestmap.reports.overlay import OverlayStyle, overlay
 from chestmap.types import Prediction, Radiograph
 
 
@@ -22,6 +21,8 @@ class ShownPrediction(Prediction):
 
     def show(self, longest: int = 512, most: int = 3) -> Image.Image:
         """The image, then the `most` findings of the highest scores with map and box; `longest` side of each in pixels."""
+        from chestmap.reports.overlay import OverlayStyle, overlay
+
         assert self.radiograph is not None
         return Image.fromarray(overlay(self.radiograph, self, OverlayStyle(longest, most, rule=self.rule)))
 

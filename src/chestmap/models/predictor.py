@@ -16,10 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float16, Float32, Int64, UInt8
-from scipy.special import expit
-from torch import Tensor
 
 from chestmap.errors import BadModel, Diverged
 from chestmap.imaging.canvas import on_canvas
@@ -31,8 +28,10 @@ from chestmap.models.notebook import ShownPrediction
 from chestmap.predictions.folder import GREATEST
 from chestmap.types import Findings, Frame, Prediction, Radiograph
 
-Forward = Callable[[Float[Tensor, "batch 1 h w"]], tuple[np.ndarray, np.ndarray]]
-"""Images in [0, 1] to logits [batch, finding] and raw maps [batch, finding, h, w]; see `forward.py`."""
+Forward = Callable[[Any], tuple[np.ndarray, np.ndarray]]
+"""Images in [0, 1] to logits [batch, finding] and raw maps [batch, finding, h, w]; see `engines.py`."""
+Images = Float[Any, "batch 1 h w"]
+"""An array, or a tensor of torch."""
 
 Arrays = tuple[Float32[np.ndarray, "batch finding"], Float16[np.ndarray, "batch finding map_h map_w"]]
 
@@ -81,11 +80,11 @@ class Predictor:
             return []
         pairs = [on_canvas(radiograph, self.model.canvas) for radiograph in radiographs]
         canvases, frames = np.stack([canvas for canvas, _ in pairs]), [frame for _, frame in pairs]
-        scores, maps = self.arrays(tensor_of(canvases), [one.image_id for one in radiographs])
+        scores, maps = self.arrays(images_of(canvases), [one.image_id for one in radiographs])
         rows = zip(radiographs, frames, scores, maps, strict=True)
         return [self._prediction(*row) for row in rows]
 
-    def arrays(self, images: Float[Tensor, "batch 1 h w"], ids: Sequence[str]) -> Arrays:
+    def arrays(self, images: Images, ids: Sequence[str]) -> Arrays:
         """As `raw`, refused where a score is no number."""
         scores, maps = self.raw(images)
         if not np.isfinite(scores).all():
@@ -95,11 +94,11 @@ class Predictor:
             )
         return scores, maps
 
-    def raw(self, images: Float[Tensor, "batch 1 h w"]) -> Arrays:
+    def raw(self, images: Images) -> Arrays:
         """Scores, calibrated where model.json says how, and maps as they are kept, of images on the canvas in [0, 1]."""
         logits, maps = self.forward(images)
         slopes, offsets = self.calibration
-        scores = expit(logits.astype(np.float64) * slopes + offsets).astype(np.float32)[:, self._columns]
+        scores = _logistic(logits.astype(np.float64) * slopes + offsets).astype(np.float32)[:, self._columns]
         return scores, np.clip(maps[:, self._columns], 0, GREATEST).astype(np.float16)
 
     def _prediction(
@@ -113,15 +112,18 @@ class Predictor:
         return Prediction(radiograph.image_id, radiograph.patient_id, self.findings, scores, maps, frame, boxes)
 
 
-def tensor_of(canvases: UInt8[np.ndarray, "batch h w"]) -> Float[Tensor, "batch 1 h w"]:
-    return torch.from_numpy(canvases).unsqueeze(1).float().div_(255.0)
+def images_of(canvases: UInt8[np.ndarray, "batch h w"]) -> Float32[np.ndarray, "batch 1 h w"]:
+    return canvases[:, None].astype(np.float32) / np.float32(255)
+
+
+def _logistic(values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-values))
 
 
 def load(folder: Path | str, settings: ForwardSettings | None = None) -> Predictor:
     """The model of a folder, ready to predict; `settings` choose device, precision and engine."""
-    from chestmap.methods import METHODS
-
-    model = open_model(Path(folder), METHODS)
+    model = open_model(Path(folder))
     return Predictor(model, open_forward(model, settings))
 
 

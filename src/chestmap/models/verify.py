@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from chestmap.errors import did_you_mean
 from chestmap.models.engines import ForwardSettings, open_forward
-from chestmap.models.folder import NEEDED, Model, open_model
+from chestmap.models.folder import GRAPH, NEEDED, Model, open_model
 from chestmap.models.predictor import Predictor
 from chestmap.training.method import Method
 
 KEYS = (
-    "format", "chestmap", "title", "paper", "around", "made", "calibration", "operating_points", "thresholds", "calibrated_on",
+    "format", "chestmap", "title", "paper", "around", "made", "calibration", "operating_points", "thresholds", "calibrated_on", "graph",
     *NEEDED,
 )  # fmt: skip
-FILES = ("model.json", "weights.safetensors", "README.md", "config.toml", "figures.json", "reliability.svg")
+FILES = ("model.json", "weights.safetensors", GRAPH, "README.md", "config.toml", "figures.json", "reliability.svg")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ def look_over(folder: Path, methods: Mapping[str, Method]) -> Looked:
     model = open_model(folder, methods)
     predictor = Predictor(model, open_forward(model, ForwardSettings(engine="torch", device="cpu", precision=32)))
     width, height = model.canvas.canvas
-    predictor.arrays(torch.zeros(1, 1, height, width), ["a black image"])
+    _ = model.graph  # compares its hash
+    predictor.arrays(np.zeros((1, 1, height, width), np.float32), ["a black image"])
     unknown = [f"{folder}/model.json: {key}: not a key of this version{did_you_mean(key, KEYS)}" for key in _beyond(model)]
     beside = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
     strays = [f"{folder}/{name}: not part of a model folder, and never read; move it elsewhere" for name in beside]

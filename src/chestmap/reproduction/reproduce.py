@@ -167,8 +167,9 @@ def _tested(tree: Any) -> Any:
 
 def _how(plan: Plan, config: Config, order: Order) -> tuple[PredictSettings, EvaluationSettings]:
     precision = "bf16" if config.run.precision == "bf16" else 32
-    workers = config.run.workers
-    predicting = PredictSettings(batch_size=32, device=config.run.device, precision=precision, workers=workers)
+    predicting = PredictSettings(
+        batch_size=32, device="cpu" if config.run.device == "mps" else config.run.device, precision=precision
+    )
     preset = plan.table.rule.preset
     presets = (cast("PresetName", preset),) if preset else ()
     return predicting, EvaluationSettings(presets=presets, resamples=100 if order.quick else 1000)

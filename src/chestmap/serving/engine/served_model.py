@@ -15,10 +15,10 @@ from jaxtyping import Float16, Float32, UInt8
 
 from chestmap.models.folder import measured_points
 from chestmap.models.largest_box import boxes_of
-from chestmap.models.predictor import Predictor, tensor_of
+from chestmap.models.predictor import Predictor, images_of
 from chestmap.serving.store.active_learning import scaled_score
 from chestmap.serving.store.results import Answer, NewFile
-from chestmap.training.checkpoint import write_beside
+from chestmap.storage.atomic import write_bytes
 from chestmap.types import Box, Frame
 from chestmap.vocabulary import NO_FINDING, SUPPORT_DEVICES
 
@@ -59,7 +59,7 @@ class Served:
         """Whether the model still answers at all."""
         canvas = self.predictor.model.canvas
         try:
-            self.predictor.arrays(tensor_of(np.zeros((1, canvas.height, canvas.width), np.uint8)), ["an empty canvas"])
+            self.predictor.arrays(images_of(np.zeros((1, canvas.height, canvas.width), np.uint8)), ["an empty canvas"])
         except Exception:
             return False
         return True
@@ -87,7 +87,7 @@ class Served:
         self, canvases: UInt8[np.ndarray, "batch h w"], frames: Sequence[Frame], places: Sequence[tuple[str, Path]]
     ) -> Said:
         """The network's part, for one caller at a time."""
-        scores, maps = self.predictor.arrays(tensor_of(canvases), [study_id for study_id, _ in places])
+        scores, maps = self.predictor.arrays(images_of(canvases), [study_id for study_id, _ in places])
         return Said(scores, maps, frames, places)
 
     def kept(self, said: Said) -> list[Answer]:
@@ -105,7 +105,7 @@ class Served:
         np.save(coded, maps, allow_pickle=False)
         name, content = f"maps-{self.id}.npy", coded.getvalue()
         if folder.is_dir():  # else the study was deleted
-            write_beside(folder / name, content)
+            write_bytes(folder / name, content)
         points = self.predictor.operating_points
         findings = [_finding(one, float(score), points.get(one), boxes) for one, score in zip(found, scores, strict=True)]
         height, width = maps.shape[1:]
