@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
-EXTRAS := dicom,search,serve,starts,train,export,dev
+EXTRAS := dicom,search,serve,starts,train,export,hub,docs,dev
 MADE := $(VENV)/.made
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format golden bench docs lock clean
+.PHONY: help setup demo test test-all check format golden bench docs site notebooks dist lock clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -50,9 +50,19 @@ bench: setup ## measure; results go to benchmarks/*.md by hand, with the machine
 docs: setup ## rewrite the pictures of docs/
 	@$(BIN)/python docs/pictures.py
 
+site: setup ## the documentation as pages in site/, made without a network
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+notebooks: setup ## run the notebooks of examples/ anew
+	@$(BIN)/python examples/run_notebooks.py
+
+dist: setup ## wheel and source archive in dist/, checked as the index does
+	@$(RUN) build --no-isolation --outdir dist
+	@$(RUN) twine check --strict dist/*
+
 lock: setup ## pin all versions anew
 	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-annotate --no-header --upgrade -o requirements.lock
 
 clean: ## remove what was made, except .venv
-	@rm -rf demo runs dist .pytest_cache .ruff_cache .hypothesis
+	@rm -rf demo runs dist site .pytest_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ EXTRAS = {
         "highdicom",
         "imagecodecs",
         "pydicom",
-        "pyjpegls",
+        "jpeg_ls",
         "pylibjpeg",
         "pynetdicom",
     ),

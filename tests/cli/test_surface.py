@@ -36,6 +36,8 @@ def test_tables_and_images_need_no_torch():
             [],
             [
                 *(
+                    "init",
+                    "all",
                     "train",
                     "methods",
                     "configs",

@@ -61,7 +61,7 @@ def test_training_without_torch_is_one_line(tmp_path):
 
 
 def test_what_needs_no_extra_runs_without(tmp_path):
-    done = plain(tmp_path, "data", "phantom", "out", "--images", "2", "--side", "64")
+    done = plain(tmp_path, "data", "phantom", "out", "--images", "16", "--side", "64")
     assert done.returncode == 0, done.stderr
     for arguments in (["data", "check", "nih", "out", "--no-files"], ["methods"], ["configs"], ["--help"]):
         done = plain(tmp_path, *arguments)

@@ -1,5 +1,6 @@
 """`chestmap predict` as it is typed: files or a dataset, exit codes, and what goes where."""
 
+import shutil
 import sys
 
 import pytest
@@ -61,7 +62,7 @@ def test_a_dataset_by_name_and_as_it_was_typed_before(run_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [("--source", "nih"), ("x.png", "--source", "nih", "--root", "."), (), ("nih",), ("--write", "pictures", ".")]
+    "words", [("--source", "nih"), ("x.png", "--source", "nih", "--root", "."), ("nih",), ("--write", "pictures", ".")]
 )
 def test_what_does_not_fit_together_is_told(run_folder, tmp_path, words):
     with pytest.raises(BadInput) as caught:
@@ -85,6 +86,16 @@ def test_shares_of_a_list_and_the_tables_at_the_end(run_folder, tmp_path):
     assert typed(*words, "--shard", "0/1", "--write", "csv").exit_code == 0
     assert len((out / "scores.csv").read_text().splitlines()) == 6
     assert "films/003.png" in (out / "errors.csv").read_text()
+
+
+def test_a_run_folder_knows_its_images_and_where_they_go(run_folder, tmp_path):
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    done = typed(run, *FP32)
+    assert done.exit_code == 0
+    assert done.stdout.strip() == str(run / "predictions")
+    assert len(open_predictions(run / "predictions")) > 5
+    with pytest.raises(BadInput, match="--out FOLDER: say where the predictions go"):
+        typed(run, run_folder.parent, *FP32)
 
 
 def test_shares_that_cannot_be_are_told(run_folder, tmp_path):

@@ -38,7 +38,8 @@ def read_yolo(folder: Path, sizes: Sizes) -> tuple[list[Annotated], SetAside]:
             aside.add(f"{path.name}: no image of this name")
             continue
         boxes = []
-        for number, line in enumerate(read_text(path).splitlines(), 1):
+        lines = read_text(path).splitlines() if path.stat().st_size else []  # an image without a finding
+        for number, line in enumerate(lines, 1):
             try:
                 boxes += [_yolo_box(line, names, size)] if line.strip() else []
             except (ValueError, IndexError) as problem:
@@ -133,8 +134,8 @@ class _VocTree:
         self.text = ""
 
 
-def read_createml(path: Path) -> tuple[list[Annotated], SetAside]:
-    """One JSON list; centers and sizes in pixels."""
+def read_createml(path: Path, sizes: Sizes) -> tuple[list[Annotated], SetAside]:
+    """One JSON list; centers and sizes in pixels. The images say how large they are."""
     found, aside = [], SetAside(path.name)
     for number, row in enumerate(read_json(path, list), 1):
         match row:
@@ -145,7 +146,8 @@ def read_createml(path: Path) -> tuple[list[Annotated], SetAside]:
                         boxes.append(_createml_box(mark))
                     except (KeyError, TypeError, ValueError) as problem:
                         aside.add(f"{image}: a box is not usable ({problem})")
-                found.append(Annotated(image, (0.0, 0.0), {}, tuple(boxes)))
+                size = sizes.get(image) or sizes.get(image.rpartition(".")[0]) or (0.0, 0.0)
+                found.append(Annotated(image, size, {}, tuple(boxes)))
             case _:
                 raise BadTable(f"{path}: entry {number} has no image and annotations; expected CreateML's list")
     return found, aside

@@ -114,7 +114,11 @@ def read_annotations(path: Path, images: Path | None = None) -> tuple[list[Annot
         return read_cvat(path)
     if start == "[":
         first = next(iter(read_json(path, list)), {})
-        return read_createml(path) if isinstance(first, dict) and "image" in first else read_label_studio(path)
+        return (
+            read_createml(path, image_sizes(images or path.parent))
+            if isinstance(first, dict) and "image" in first
+            else read_label_studio(path)
+        )
     if start == "{":
         return _coco_images(path)
     raise BadTable(f"{path}: neither JSON of COCO or Label Studio nor XML of CVAT")

@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from shutil import which
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from chestmap.annotations.box_files import class_file
+from chestmap.annotations.box_files import Sizes, class_file
 from chestmap.annotations.formats import image_sizes, import_annotations
-from chestmap.api.box_units import in_pixels
+from chestmap.api.own_config import CONFIG, OwnFolder, config_text, machine
+from chestmap.datasets.box_units import guessed_unit
 from chestmap.datasets.folder import FolderSettings, read_folder
 from chestmap.datasets.folder_tables import read_box_table
 from chestmap.datasets.source import UNKNOWN
-from chestmap.errors import BadInput
+from chestmap.errors import BadInput, BadTable
 
 if TYPE_CHECKING:
     from chestmap.datasets.source import Source
 
-CONFIG, BOXES, DATA = "chestmap.toml", "chestmap-boxes.csv", "chestmap-data"
+BOXES, DATA = "chestmap-boxes.csv", "chestmap-data"
 OWN = {BOXES, "scores.csv", "cases.csv", "set_aside.csv", "errors.csv"}
+WORDS = {"fraction": "fractions", "percent": "percent"}
 LEAST = 20
 """Images with a known label, below which nothing can be learned and scored."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnFolder:
-    """What was found. `root` is the folder or, where labels were made from boxes, a folder inside it; `notes` are for the user."""
-
-    folder: Path
-    root: Path
-    labels: str | None = None
-    boxes: str | None = None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def settings(self) -> FolderSettings:
-        return FolderSettings(root=self.root, labels=self.labels, boxes=self.boxes)
 
 
 def look(folder: Path) -> tuple[OwnFolder, Source]:
     """Finds labels and boxes; whatever was assumed is a note, whatever stops a training is one error."""
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; name the one that holds the images")
-    sizes = image_sizes(folder)
+    try:
+        sizes = image_sizes(folder)
+    except BadTable:
+        sizes = {}
     if not sizes:
         raise BadInput(f"{folder}: no PNG, JPEG or DICOM image in it or below; export the images first")
     found = OwnFolder(folder=folder, root=folder)
@@ -101,20 +89,32 @@ def _best_labels(found: OwnFolder, tables: list[Path], reasons: list[str]) -> Pa
     return best[1] if best else None
 
 
-def _with_boxes(found: OwnFolder, tables: dict[Path, pl.DataFrame], sizes: dict[str, tuple[float, float]]) -> OwnFolder:
-    """Boxes of a table, in pixels; or of a COCO file, which holds pixels by its definition."""
+def _with_boxes(found: OwnFolder, tables: dict[Path, pl.DataFrame], sizes: Sizes) -> OwnFolder:
+    """Boxes of a table with their unit; or of a COCO file, which holds pixels by its definition."""
     for path, rows in tables.items():
-        pixels, unit = in_pixels(rows, sizes)
-        if pixels is None:
-            return replace(found, boxes=_relative(path, found.folder))
-        pixels.write_csv(found.folder / BOXES)
-        found.notes.append(f"{path.name}: boxes are {unit}; written as pixels to {BOXES}")
-        return replace(found, boxes=BOXES)
+        unit = guessed_unit(rows, _with_sizes(rows, sizes), sides="w" in rows.columns)
+        if unit == "corners":
+            rows.select("image", "finding", x0="x", y0="y", x1="w", y1="h").write_csv(found.folder / BOXES)
+            found.notes.append(f"{path.name}: its x, y, width, height are corners; written as x0, y0, x1, y1 to {BOXES}")
+            return replace(found, boxes=BOXES)
+        if unit != "pixels":
+            found.notes.append(f'{path.name}: boxes are {WORDS[unit]} of the image, so box_unit = "{unit}"')
+        return replace(found, boxes=_relative(path, found.folder), unit=unit)
     for path in _below(found.folder, {".json"}):
         text = path.read_text(encoding="utf-8", errors="replace")[:1_000_000]
         if '"annotations"' in text and '"categories"' in text:
             return replace(found, boxes=_relative(path, found.folder))
     return found
+
+
+def _with_sizes(rows: pl.DataFrame, sizes: Sizes) -> pl.DataFrame:
+    """Boxes of images that are there, with `wide` and `high`; images are found by path, name or stem."""
+    path = pl.col("image").str.replace_all("\\", "/", literal=True)
+    name = path.str.split("/").list.last()
+    keys = pl.concat_list(path, name, name.str.replace(r"\.[^.]*$", ""))
+    kept = [next((sizes[key] for key in three if key in sizes), None) for three in rows.select(keys).to_series().to_list()]
+    sides = {side: [size and size[place] for size in kept] for place, side in enumerate(("wide", "high"))}
+    return rows.with_columns(pl.DataFrame(sides, schema=dict.fromkeys(sides, pl.Float64))).drop_nulls("wide")
 
 
 def _other_boxes(folder: Path) -> Path | None:
@@ -158,53 +158,6 @@ def _check(found: OwnFolder, source: Source) -> None:
         raise BadInput(f"{found.folder}: no finding is both present and absent: {', '.join(poor)}; nothing can be learned")
     if poor:
         found.notes.append(f"{', '.join(poor)}: only present or only absent, so it cannot be learned or scored")
-
-
-def machine() -> str:
-    """cuda, mps or cpu, without importing torch."""
-    if which("nvidia-smi"):
-        return "cuda"
-    return "mps" if sys.platform == "darwin" else "cpu"
-
-
-def config_text(found: OwnFolder, source: Source, device: str) -> str:
-    """The TOML with its comments; sizes are such that this machine trains in minutes on a CPU, in an hour on a GPU."""
-    named = source.images["patient_id"].n_unique()
-    patients = f"{named:,} patients" if named < len(source) else "no patients named, so every image counts as one"
-    large = device != "cpu"
-    side, backbone = (512, "resnet50") if large else (224, "resnet18")
-    epochs = 30 if large else max(5, min(30, 9000 // max(len(source), 1)))
-    root = found.root.relative_to(found.folder).as_posix()
-    tables = "".join(f', {key} = "{value}"' for key, value in (("labels", found.labels), ("boxes", found.boxes)) if value)
-    boxes = sum(map(len, source.boxes.values()))
-    return f"""\
-# Written by `chestmap init`. Everything in one go: chestmap all {CONFIG}
-# {len(source):,} images, {patients}; {boxes:,} boxes, in pixels.
-# Findings: {", ".join(source.findings)}
-
-[data]
-source = {{ name = "folder", root = "{root}"{tables} }}
-split = {{ name = "patients", validation = 0.15, test = 0.25 }}  # by patient: nobody is in two parts
-pack = {{ width = {side}, height = {side} }}  # what the network sees; larger finds smaller findings and takes longer
-cache = "chestmap-cache"
-augment = {{ flip = 0.5 }}
-
-[run]
-device = "auto"
-{'precision = "bf16"' if device == "cuda" else "precision = 32"}
-
-[method]
-name = "cam"  # `chestmap methods` lists the others
-pooling = "lse"
-backbone = {{ name = "{backbone}", output_stride = 16 }}  # for this machine: {device}
-
-[method.classify]
-epochs = {epochs}
-batch_size = {24 if large else 16}
-learning_rate = 3e-4
-weight_decay = 1e-4
-decay = "cosine"
-"""
 
 
 def write_config(folder: Path, *, again: bool = False) -> tuple[Path, OwnFolder, Source]:

@@ -96,6 +96,7 @@ def _scores(subject: Subject, predictions: Predictions, part: str, presets: set[
             return kept, read_cases(cases)
         presets |= there
     how = checked(EvaluationSettings, {"presets": sorted(presets)}, name="report")
+    sys.stderr.write(f"Scoring {images:,} images\n")
     evaluation, notes = score(predictions, subject.source, subject.split, part, how)
     for note in notes:
         sys.stderr.write(f"{folder}: {note}\n")

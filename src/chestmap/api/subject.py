@@ -43,7 +43,7 @@ class Subject:
         """The predictions folder. Where a run has none yet: predicts `part`, and the validation images for thresholds."""
         folder = self.predictions
         if folder is None:
-            raise BadInput("no predictions: name a predictions folder or a run folder")
+            raise BadInput("no predictions: expected a run folder or a predictions folder")
         header = folder / "predictions.json"
         if self.run is None or (header.is_file() and json.loads(header.read_text(encoding="utf-8")).get("complete")):
             return folder

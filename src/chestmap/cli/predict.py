@@ -1,17 +1,17 @@
 """`chestmap predict`: what a model says of images, wherever they come from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chestmap.cli.options import READERS, Set, SplitOption
+from chestmap.cli.options import READERS, Set, SplitOption, named
 from chestmap.cli.predict_many import ActorsOption, ClusterOption, CpusOption, GpusOption, Many, ShardOption, tell
 from chestmap.reports.formats import WRITERS
 
 if TYPE_CHECKING:
-    from chestmap.datasets.source import Source
+    from chestmap.api.subject import Subject
     from chestmap.models.predictor import Predictor
     from chestmap.prediction.decoding import Failed
     from chestmap.prediction.output_formats import Outputs
@@ -39,14 +39,17 @@ def add_to(app: typer.Typer) -> None:
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, such as runs/NAME/model.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, a known name, or hf://OWNER/NAME.")
+    ],
     out: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="FOLDER|ADDRESS",
-            help="The predictions folder, here or in an object store (s3://bucket/folder); a half-made one there is finished.",
+            help="The predictions folder, here or in an object store (s3://bucket/folder); a half-made one there is finished. "
+            "By default predictions/ of the run, for its own images.",
         ),
-    ],
+    ] = None,
     inputs: InputsArgument = None,
     write: WriteOption = None,
     kind: Annotated[str | None, typer.Option("--source", metavar="KIND", help=f"Who laid a dataset out: {READERS}.")] = None,
@@ -87,13 +90,16 @@ def predict(
 
     Example: `chestmap predict runs/ham/model films/ --out results --write csv,overlays`
 
+    Example: `chestmap predict runs/ham`
+
     Example: `chestmap predict runs/ham/model list.parquet --out results --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT`
 
     Example: `chestmap predict runs/ham/model s3://bucket/list.parquet --out s3://bucket/results --shard 0/64`
 
     Example: `chestmap predict runs/ham/model --source nih --root /data/nih --split official --out predictions/ham`
     """
-    from chestmap.api.subject import source_of
+    from chestmap.api.model_names import model_folder
+    from chestmap.api.subject import subject_of
     from chestmap.errors import BadInput
     from chestmap.extras import needs
     from chestmap.prediction.output_formats import checked_kinds
@@ -102,32 +108,35 @@ def predict(
     kinds = checked_kinds(write or [])
     if kinds & {"dicom", "scores", "seg", "pmap"}:
         needs("dicom", what="--write dicom")
-    if cluster is not None:
-        needs("cluster", what="--cluster")
     given = list(inputs or [])
     if kind is None and root is None and _is_dataset(given):
         kind, root, given = given[0], Path(given[1]), []
-    if (kind is None) != (root is None) or (kind is not None and given):
+    if given and (kind is not None or root is not None):
         raise BadInput(
             "a dataset is named by --source KIND and --root ROOT, without further inputs; images are inputs alone"
         )
+    folder = model_folder(model)
+    several = shard is not None or cluster is not None
+    subject = None if given or several else subject_of(folder, named(kind, root, split, overrides))
+    if out is None and (subject is None or subject.run is None or kind is not None):
+        raise BadInput("--out FOLDER: say where the predictions go; only the own images of a run go into the run by default")
+    out = out or str(subject.run / "predictions" if subject and subject.run else "")
     chosen = {"engine": engine, "device": device, "precision": 32 if precision == "32" else precision}
     if deidentify and not kinds & {"dicom", "scores", "seg", "pmap"}:
         raise BadInput("--deidentify is for DICOM results: add --write dicom; whatever else is written has pseudonyms alone")
-    if shard is not None or cluster is not None:
+    if several:
         if kind is not None or deidentify or (shard and cluster):
             raise BadInput("--shard or --cluster, not both, take files, folders and lists: no --source, and no --deidentify")
         sizes = {"batch_size": batch_size, "workers": workers, "show_patient": show_patient}
-        many = Many(model, given, (out, scratch), kinds, chosen, {**sizes, "views": "any" if any_view else "frontal"})
+        many = Many(folder, given, (out, scratch), kinds, chosen, {**sizes, "views": "any" if any_view else "frontal"})
         place = {"address": cluster, "actors": actors, "cpus": cpus, "gpus": gpus}
         tell(many.in_shard(shard) if shard is not None else many.on_cluster(place), out)
         typer.echo(out)
         return
-    where = place_of(out, scratch, whole=kind is not None or kinds != {"predictions"})
-    order = _Order(model, where, kinds, chosen, {"batch_size": batch_size, "workers": workers}, deidentify)
-    if kind is not None and root is not None:
-        source = source_of(kind, root, overrides)
-        failed = order.of_source(source, _ids(source, split, part or ["validation", "test"]), split, cache)
+    where = place_of(out, scratch, whole=subject is not None or kinds != {"predictions"})
+    order = _Order(folder, where, kinds, chosen, {"batch_size": batch_size, "workers": workers}, deidentify)
+    if subject is not None:
+        failed = order.of_source(subject, _ids(subject, part or ["validation", "test"]), cache)
     else:
         failed = order.of_files(given, show_patient=show_patient, views="any" if any_view else "frontal")
     typer.echo(out)
@@ -195,7 +204,7 @@ class _Order:
         _tell_of_dicom(outputs)
         return failed
 
-    def of_source(self, source: "Source", ids: tuple[str, ...], split: str | None, cache: Path) -> "list[Failed]":
+    def of_source(self, subject: "Subject", ids: list[str], cache: Path) -> "list[Failed]":
         """Names and ids are the dataset's own: whoever publishes it has seen to them."""
         from chestmap.prediction.decoding import Failed, Input
         from chestmap.prediction.from_pack import PredictSettings, predict_source
@@ -204,6 +213,7 @@ class _Order:
         from chestmap.predictions.folder import open_predictions
         from chestmap.settings import checked
 
+        source = subject.source
         sizes = {"batch_size": size} if (size := self.sizes["batch_size"]) else {}
         how = checked(PredictSettings, {**self.forward, **sizes}, name="options")
         predictor = self._predictor()
@@ -229,11 +239,8 @@ class _Order:
         _tell_of_dicom(outputs)
         if "report" in self.kinds:
             from chestmap.api.reporting import ReportSettings, report_of
-            from chestmap.api.subject import Subject, split_of
 
-            parts = split_of(source, split) if split else None
-            subject = Subject(source=source, split=parts, predictions=self.out, cache=cache)
-            report_of(subject, ReportSettings(out=self.out / "report.html"))
+            report_of(replace(subject, run=None, predictions=self.out), ReportSettings(out=self.out / "report.html"))
         self.place.send("errors.csv")
         self.place.send_rest()
         return failed
@@ -244,14 +251,11 @@ def _tell_of_dicom(outputs: "Outputs") -> None:
         typer.echo(f"{outputs.without_dicom:,} images are no DICOM, so they have no DICOM results", err=True)
 
 
-def _ids(source: "Source", split: str | None, parts: list[str]) -> tuple[str, ...]:
-    from chestmap.api.subject import split_of
+def _ids(subject: "Subject", parts: list[str]) -> list[str]:
     from chestmap.errors import BadInput, did_you_mean
 
-    if split is None:
-        return source.ids
-    found = split_of(source, split)
+    allowed = subject.split.parts if subject.split else {}
     for name in parts:
-        if name not in found.parts:
-            raise BadInput(f"--part {name}: allowed: {', '.join(found.parts)}{did_you_mean(name, found.parts)}")
-    return tuple(image_id for name in parts for image_id in found.parts[name])
+        if allowed and name not in allowed:
+            raise BadInput(f"--part {name}: allowed: {', '.join(allowed)}{did_you_mean(name, allowed)}")
+    return subject.part_ids(parts)

@@ -17,6 +17,8 @@ from chestmap.errors import BadImage, BadTable
 from chestmap.imaging.size import size_of
 
 Unit = Literal["pixels", "percent", "fraction"]
+Guess = Literal["pixels", "percent", "fraction", "corners"]
+"""`corners`: x0, y0, x1, y1 under a header of x, y, width, height."""
 CORNERS = ("x0", "y0", "x1", "y1")
 
 SAMPLE = 24
@@ -72,29 +74,42 @@ def _sizes(rows: Iterable[tuple[str, str, float | None, float | None]], root: Pa
     return found
 
 
-def _refuse_other_units(marks: Table, sized: pl.DataFrame, *, sides: bool) -> None:
-    rows = marks.rows.filter(pl.all_horizontal(pl.col(CORNERS).is_finite()))
+def guessed_unit(rows: pl.DataFrame, sized: pl.DataFrame, *, sides: bool) -> Guess:
+    """What the numbers are; `sized` are those boxes whose image has a known size, as `wide` and `high`."""
+    rows = rows.filter(pl.all_horizontal(pl.col(CORNERS).is_finite()))
     if rows.is_empty():
-        return
+        return "pixels"
     right, down = (float(rows[name].max() or 0.0) for name in ("x1", "y1"))  # pyright: ignore[reportArgumentType]
-    say = 'set box_unit="{0}", or box_unit="pixels" if they are pixels all the same'
     if 0 < max(right, down) <= 1:
-        raise BadTable(
-            f"{marks.file}: no box reaches beyond 1, so they are fractions of the image; {say.format('fraction')}"
-        )
+        return "fraction"
     if sized.is_empty() or len(rows) < FEWEST:
-        return
-    smallest = float(sized.select(pl.min_horizontal(pl.col("wide").min(), pl.col("high").min())).item())
-    if smallest >= SMALLEST_SIDE and max(right, down) <= 100 and max(right, down) > FAR:
-        raise BadTable(
-            f"{marks.file}: no box reaches beyond 100 in images of {smallest:g} pixels and more, so they are percent; "
-            f"{say.format('percent')}"
-        )
-    if sides and _are_corners(sized):
-        raise BadTable(
-            f"{marks.file}: boxes of x, y, width, height leave their images, and as corners x0, y0, x1, y1 they lie inside; "
-            'name them so, or set box_unit="pixels" if they are right'
-        )
+        return "pixels"
+    if _smallest(sized) >= SMALLEST_SIDE and max(right, down) <= 100 and max(right, down) > FAR:
+        return "percent"
+    return "corners" if sides and _are_corners(sized) else "pixels"
+
+
+def _smallest(sized: pl.DataFrame) -> float:
+    return float(sized.select(pl.min_horizontal(pl.col("wide").min(), pl.col("high").min())).item())
+
+
+def _refuse_other_units(marks: Table, sized: pl.DataFrame, *, sides: bool) -> None:
+    say = 'set box_unit="{0}", or box_unit="pixels" if they are pixels all the same'
+    match guessed_unit(marks.rows, sized, sides=sides):
+        case "fraction":
+            raise BadTable(
+                f"{marks.file}: no box reaches beyond 1, so they are fractions of the image; {say.format('fraction')}"
+            )
+        case "percent":
+            raise BadTable(
+                f"{marks.file}: no box reaches beyond 100 in images of {_smallest(sized):g} pixels and more, so they are percent; "
+                f"{say.format('percent')}"
+            )
+        case "corners":
+            raise BadTable(
+                f"{marks.file}: boxes of x, y, width, height leave their images, and as corners x0, y0, x1, y1 they lie inside; "
+                'name them so, or set box_unit="pixels" if they are right'
+            )
 
 
 def _are_corners(sized: pl.DataFrame) -> bool:

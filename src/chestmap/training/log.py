@@ -20,6 +20,7 @@ from torch import Tensor
 from chestmap.errors import Diverged
 from chestmap.training.checkpoint import Position, write_beside
 from chestmap.training.run_settings import RunSettings
+from chestmap.training.trackers import open_trackers
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -35,6 +36,7 @@ class Log:
         _cut(path, step, at.logged)
         self.file = path.open("a", newline="", encoding="utf-8")
         self.rows = csv.writer(self.file, lineterminator="\n")
+        self.trackers = open_trackers(settings.trackers, folder, settings.model_dump(mode="json") | {"step": step})
         self.board = _board(folder / "tensorboard" / step, at.update) if settings.tensorboard else None
 
     def write(self, at: Position, values: Mapping[str, float]) -> None:
@@ -42,11 +44,15 @@ class Log:
             self.rows.writerow((self.step, at.epoch + 1, at.update, f"{at.seconds:.1f}", name, f"{value:.7g}"))
             if self.board is not None:
                 self.board.add_scalar(f"{self.step}/{name}", value, at.update)
+        for tracker in self.trackers:
+            tracker.log({f"{self.step}/{name}": value for name, value in values.items()}, at.update)
         self.file.flush()
         at.logged += len(values)
 
     def close(self) -> None:
         self.file.close()
+        for tracker in self.trackers:
+            tracker.close()
         if self.board is not None:
             self.board.close()
 

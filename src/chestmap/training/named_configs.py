@@ -16,9 +16,9 @@ def configs_folder() -> Path:
 
 
 def config_names() -> list[str]:
-    """Every shipped config as FOLDER/NAME, sorted."""
+    """Every shipped config as FOLDER/NAME or NAME, sorted."""
     folder = configs_folder()
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/*.toml"))
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.toml"))
 
 
 def config_path(text: str) -> Path:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from chestmap.errors import BadSettings
 from chestmap.settings import Settings
+from chestmap.training.trackers import TrackerName
 
 RESULT = ("seed", "precision")
 """The fields that decide a step's result; the others may differ when a run goes on."""
@@ -35,6 +36,7 @@ class RunSettings(Settings):
     checkpoint_minutes: float = Field(default=10.0, ge=0)  # inside an epoch; 0: after every optimizer step
     log_every: int = Field(default=20, ge=1)  # optimizer steps
     tensorboard: bool = True
+    trackers: tuple[TrackerName, ...] = ()  # wandb, mlflow: what log.csv gets goes there, too
     accept_code_change: bool = False  # go on with steps that earlier code made
 
     def accelerator(self) -> Literal["cpu", "cuda", "mps"]:

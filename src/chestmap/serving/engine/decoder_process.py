@@ -9,7 +9,6 @@ import errno
 import hmac
 import json
 import os
-import resource
 import sys
 import time
 from hashlib import sha256
@@ -33,6 +32,11 @@ from chestmap.types import Radiograph
 
 if TYPE_CHECKING:
     from chestmap.imaging.dicom_header import Header
+
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None
 
 MEMORY = 4 << 30
 SECONDS = 300
@@ -147,16 +151,24 @@ def answered(line: bytes) -> dict[str, Any]:
         return {"error": f"cannot be decoded ({type(problem).__name__}): export it again"}
 
 
-def main() -> None:
+def _bound_memory() -> None:
+    """Where the system has such limits."""
+    if resource is None:
+        return
     for kind, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, LARGEST_FILE), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def main() -> None:
+    _bound_memory()
     cv2.setNumThreads(1)
     talk = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing that a library prints gets into the conversation
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    hard = None if resource is None else resource.getrlimit(resource.RLIMIT_CPU)[1]
     for line in sys.stdin.buffer:
-        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + SECONDS, hard))
+        if resource is not None and hard is not None:
+            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + SECONDS, hard))
         talk.write(json.dumps(answered(line)).encode() + b"\n")
         talk.flush()
 

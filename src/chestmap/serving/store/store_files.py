@@ -11,7 +11,6 @@ Names are made here from digests; nothing that a client sends becomes part of a 
 
 from __future__ import annotations
 
-import fcntl
 import hmac
 import os
 import re
@@ -21,8 +20,11 @@ from collections.abc import Collection
 from hashlib import file_digest, sha256
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from chestmap.errors import BadInput, ChestmapError, Refused
 from chestmap.predictions.part_writer import to_disk as sync
+from chestmap.storage.locks import lock_of
 
 ID = re.compile(r"s-[0-9a-f]{24}")
 MOST_CHECKED = 100_000
@@ -51,23 +53,22 @@ class Folders:
         self.incoming, self.studies = self.root / "incoming", self.root / "studies"
         for folder in (self.root, self.incoming, self.studies):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock: int | None = None
+        self._lock: FileLock | None = None
         self._key: bytes | None = None
         self._checked: set[tuple[str, int, int, str]] = set()
 
     def lock(self) -> None:
         """One service owns the folder; the lock ends with its process, however that ends."""
-        handle = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = lock_of(self.root / "lock")
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
+            lock.acquire(blocking=False)
+        except Timeout:
             raise Refused(f"{self.root}: another service holds this store; stop it, or give another --store") from None
-        self._lock = handle
+        self._lock = lock
 
     def unlock(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
     def key(self) -> bytes:

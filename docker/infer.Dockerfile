@@ -1,0 +1,13 @@
+# Predicts images on a CPU, without torch: docker build -f docker/infer.Dockerfile -t chestmap-infer .
+# docker run --rm -v "$PWD:/data" chestmap-infer predict /data/model /data/films --out /data/results
+FROM python:3.11-slim
+RUN useradd --create-home --uid 10001 chestmap
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY src ./src
+COPY configs ./configs
+RUN pip install --no-cache-dir ".[dicom,infer]"
+USER chestmap
+WORKDIR /data
+ENTRYPOINT ["chestmap"]
+CMD ["predict", "--help"]

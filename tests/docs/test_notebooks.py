@@ -1,0 +1,39 @@
+"""The notebooks run from the first cell to the last, and are kept with what they showed."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "examples"
+NOTEBOOKS = sorted((FOLDER / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def runner():
+    pytest.importorskip("IPython", reason="ipykernel is not installed; it is in the docs extra")
+    pytest.importorskip("nbformat", reason="nbformat is not installed; it is in the docs extra")
+    spec = importlib.util.spec_from_file_location("run_notebooks", FOLDER / "run_notebooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path, runner, monkeypatch):
+    import chestmap
+
+    monkeypatch.delitem(chestmap.METHODS._loaded, "mine", raising=False)
+    if path.stem == "from-pacs-to-training":
+        pytest.importorskip("pydicom", reason="the extra dicom is not installed")
+    assert runner.run(path, keep=False) > 3
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_kept_with_its_outputs(path):
+    import json
+
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in cells)
+    assert sum(bool(cell["outputs"]) for cell in cells) > 2
+    assert path.stat().st_size < 1_000_000

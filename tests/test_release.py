@@ -1,0 +1,98 @@
+"""What a release consists of: one version, files that say the same, images whose commands exist, a package that an index takes."""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+
+import chestmap
+from chestmap.cli import app
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+COMMAND = typer.main.get_command(app)
+
+
+def test_the_version_is_written_once():
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "src/chestmap/__init__.py"
+    cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert cited
+    assert cited[1] == chestmap.__version__
+
+
+def test_the_extras_are_those_that_verbs_name():
+    from chestmap.extras import EXTRAS
+
+    optional = PROJECT["project"]["optional-dependencies"]
+    assert set(EXTRAS) - {"train"} <= set(optional)
+    names = {
+        "python_multipart": "python-multipart",
+        "prometheus_client": "prometheus-client",
+        "huggingface_hub": "huggingface-hub",
+    }
+    names |= {"dicomanonymizer": "dicom-anonymizer", "dicomweb_client": "dicomweb-client", "jpeg_ls": "pyjpegls"}
+    for extra in set(EXTRAS) & set(optional):
+        wanted = packages(extra)
+        assert {names.get(module, module) for module in EXTRAS[extra]} <= wanted, extra
+
+
+def packages(extra):
+    """Of an extra, and of the extras that it takes in."""
+    found = set()
+    for line in PROJECT["project"]["optional-dependencies"][extra]:
+        if inner := re.match(r"chestmap\[([\w,]+)\]", line):
+            found |= set().union(*map(packages, inner[1].split(",")))
+        found.add(re.split(r"[\[>=<~! ]", line)[0])
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docker").glob("*.Dockerfile")), ids=lambda path: path.stem)
+def test_an_image_runs_as_a_user_and_its_verbs_exist(path):
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    words = [line.split()[0] for line in lines]
+    assert set(words) <= {"FROM", "RUN", "WORKDIR", "COPY", "USER", "EXPOSE", "ENTRYPOINT", "CMD"}
+    assert words.index("USER") < words.index("ENTRYPOINT")
+    assert re.match(r"FROM [\w/-]+:[\w.-]+$", lines[0]), "the base image has a tag"
+    for line in lines:
+        if line.startswith("COPY"):
+            assert all((ROOT / name).exists() for name in line.split()[1:-1]), line
+    extras = re.search(r'"\.\[([\w,]+)\]"', path.read_text())
+    assert extras
+    assert set(extras[1].split(",")) <= set(PROJECT["project"]["optional-dependencies"])
+    for line in re.findall(r"^# docker run.*? chestmap-\w+ (.*)$", path.read_text(), re.MULTILINE):
+        verb, *rest = shlex.split(line)
+        COMMAND.commands[verb].make_context(verb, rest)
+
+
+def test_the_forge_calls_the_gate_and_files_that_exist():
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert "bash .ci/run" in text
+    for name in re.findall(r"tests/[\w/]+(?:\.py)?", text):
+        assert (ROOT / name).exists(), name
+    for extras in re.findall(r'"\.\[([\w,]+)\]"', text):
+        assert set(extras.split(",")) <= set(PROJECT["project"]["optional-dependencies"])
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_configs_and_passes_the_index_checks(tmp_path):
+    pytest.importorskip("build", reason="build is not installed; it is in the dev extra")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    files = sorted(map(str, tmp_path.iterdir()))
+    done = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", *files], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    import zipfile
+
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "chestmap/configs/ham/image-labels.toml" in names
+    assert "chestmap/py.typed" in names
