@@ -6,17 +6,22 @@ RUN := $(BIN)/python -m
 EXTRAS := dicom,search,serve,starts,train,export,hub,docs,dev
 MADE := $(VENV)/.made
 PYTEST_WORKERS ?= 2
+CELLS ?= 400
+SECONDS ?= 600
+CYCLONEDX := 7.5.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format golden bench docs site notebooks dist lock clean
+.PHONY: help setup demo test test-all check faults fuzz sbom audit format golden bench docs site notebooks dist lock clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
 $(MADE): pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(RUN) pip install --quiet --disable-pip-version-check "$$(sed -nE 's/^(uv==[^ ;\\]+).*/\1/p' requirements.lock)"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable '.[$(EXTRAS)]'
+	@awk '/^[^ ]/ {keep = /^uv==/} keep' requirements.lock > $(VENV)/uv.txt
+	@$(RUN) pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(VENV)/uv.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --build-constraint requirements.lock \
+	  --editable '.[$(EXTRAS)]'
 	@touch $@
 
 setup: $(MADE) ## make .venv with the locked versions
@@ -37,6 +42,20 @@ check: setup ## style, types, import contracts, spelling
 	@PYTHONPATH=src $(BIN)/lint-imports
 	@$(BIN)/codespell src docs benchmarks README.md CHANGELOG.md CONTRIBUTING.md
 
+faults: setup ## hundreds of faults at random moments: nothing lost, nothing doubled, one line
+	@PYTHONPATH=src:tests $(RUN) faults.run --slow --cells $(CELLS)
+
+fuzz: setup ## mutated contents for every parser, for SECONDS
+	@PYTHONPATH=src:tests $(RUN) fuzz.run --seconds $(SECONDS)
+
+sbom: setup ## what the lock installs, as CycloneDX in dist/sbom.json; fetches its tool
+	@mkdir -p dist
+	@$(BIN)/uv tool run --quiet --from cyclonedx-bom==$(CYCLONEDX) cyclonedx-py requirements requirements.lock --output-reproducible -o dist/sbom.json
+	@echo dist/sbom.json
+
+audit: setup ## known holes of the locked versions; asks a server, so it is no part of check
+	@$(BIN)/uv tool run --quiet pip-audit --disable-pip --require-hashes -r requirements.lock
+
 format: setup ## format and mend what can be mended
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
@@ -56,9 +75,10 @@ site: setup ## the documentation as pages in site/, made without a network
 notebooks: setup ## run the notebooks of examples/ anew
 	@$(BIN)/python examples/run_notebooks.py
 
-dist: setup ## wheel and source archive in dist/, checked as the index does
-	@$(RUN) build --no-isolation --outdir dist
-	@$(RUN) twine check --strict dist/*
+dist: setup ## wheel and source archive in dist/, twice the same bytes, checked as the index does
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/uv build --quiet --python $(BIN)/python --build-constraint requirements.lock \
+	  --require-hashes --out-dir dist
+	@$(RUN) twine check --strict dist/*.whl dist/*.tar.gz
 
 lock: setup ## pin all versions anew
 	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

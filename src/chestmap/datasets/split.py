@@ -130,7 +130,9 @@ def read_split(folder: Path, source: Source | None = None) -> Split:
         fingerprint = about["fingerprint"]
     except FileNotFoundError as error:
         raise BadInput(f"{error.filename}: missing; a split folder holds split.json, {'.txt, '.join(PARTS)}.txt") from None
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except BadInput:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadInput(f"{folder}: not a split folder ({error.__class__.__name__}); make the split again") from None
     if split.fingerprint != fingerprint:
         raise Refused(f"{folder}: split {split.name} was edited after it was made (fingerprint differs); make it again")

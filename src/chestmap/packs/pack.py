@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from pydantic import ValidationError
 
 from chestmap.datasets.source import Source
 from chestmap.errors import BadModel
@@ -184,7 +183,9 @@ def read_about(folder: Path) -> dict[str, Any] | None:
         return {"fingerprint": "", **about, "complete": bool(about["complete"]), "source": str(about["source"])}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, KeyError, TypeError, ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except BadModel:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise BadModel(
             f"{folder}/pack.json: not readable ({error.__class__.__name__}); delete the folder, pack again"
         ) from None

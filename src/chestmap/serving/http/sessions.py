@@ -26,7 +26,8 @@ class Sessions:
             now = time.time()
             self._known = {one: found for one, found in self._known.items() if found[1] > now}
             own = [one for one, found in self._known.items() if found[0] == token]
-            for one in [*own[: len(own) - MOST_OF_TOKEN + 1], *list(self._known)[: len(self._known) - MOST + 1]]:
+            too_many = own[: max(0, len(own) - MOST_OF_TOKEN + 1)]
+            for one in [*too_many, *list(self._known)[: max(0, len(self._known) - MOST + 1)]]:
                 self._known.pop(one, None)
             self._known[_digest(value)] = token, now + SECONDS
         return value
