@@ -6,13 +6,13 @@ the second, an Enhanced SR by template TID 2000.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 from highdicom import ContributingEquipment, sr
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept, GraphicTypeValues, RelationshipTypeValues
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from chestmap.reports.dicom.finding_marks import LOCAL, Mark, Result, code_of, printable
@@ -50,11 +50,12 @@ def boxes_report(result: Result) -> Dataset:
 
 def _for_library(reference: Dataset) -> tuple[Dataset, list[str]]:
     lent = [keyword for keyword in LENT if not reference.get(keyword)]
-    library = copy.copy(reference)
+    library = Dataset()
+    library.update(reference)  # copy.copy would share the elements, and lend them to every later object
     if "ImagerPixelSpacing" in lent:
-        library.ImagerPixelSpacing = [1, 1]
+        library["ImagerPixelSpacing"] = DataElement("ImagerPixelSpacing", "DS", [1, 1])
     if "PatientOrientation" in lent:
-        library.PatientOrientation = ["L", "F"]
+        library["PatientOrientation"] = DataElement("PatientOrientation", "CS", ["L", "F"])
     return library, lent
 
 
