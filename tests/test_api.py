@@ -115,6 +115,7 @@ def test_options_of_load_are_those_of_the_verb(here):
         chestmap.load("runs/own", devise="cpu")
 
 
+@pytest.mark.slow
 def test_a_users_file_passes_the_strict_checkers(tmp_path):
     pytest.importorskip("mypy", reason="mypy is not installed; it is in the dev extra")
     shutil.copy(Path(__file__).parent / "users_sample.py", tmp_path / "sample.py")

