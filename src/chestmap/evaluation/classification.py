@@ -14,6 +14,7 @@ from chestmap.evaluation.auc import AucInterval, average_precision, delong, know
 from chestmap.evaluation.auc_by_patient import PatientAuc, clustered
 from chestmap.evaluation.calibration import Calibration, Kind, brier, fit_calibration, reliability
 from chestmap.evaluation.intervals import patient_means
+from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.operating_points import Aim, OperatingPoint, choose_point
 from chestmap.evaluation.resampling import numbered, patient_weights
 from chestmap.evaluation.score_columns import Parts, Resampling, macro, resampled_ends
@@ -90,19 +91,21 @@ def ranking_rows(images: Images, how: Classifying, resampling: Resampling) -> li
         scores, labels = images.scores[:, finding], images.labels[:, finding]
         found, counts = clustered(scores, labels, images.patient), images.counts(finding)
         if found is None:
-            rows += [Score(measure, value=None, **counts) for measure in ("AUC", "AP")]
+            rows += [Score(measure, value=None, **counts) for measure in (Measure.AUC, Measure.AP)]
             continue
         low, high = auc_interval(found, scores, labels, how.interval, resampling.confidence)
         errors = np.pad(found.errors.influence, (0, total - len(found.errors.influence)))
         parts[0].append((found.auc.value, low, high, errors))
-        rows.append(Score("AUC", value=found.auc.value, low=number(low), high=number(high), **counts))
+        rows.append(Score(Measure.AUC, value=found.auc.value, low=number(low), high=number(high), **counts))
         value = np.array([average_precision(scores, labels)])
         drawn = resampled(scores, labels, images.patient, weights)[1][:, None]
         low, high, errors = resampled_ends(value, drawn, np.bincount(images.patient[labels == 1]), resampling)
         parts[1].append((value[0], low[0], high[0], errors[:, 0]))
-        rows.append(Score("AP", value=number(value[0]), low=number(low[0]), high=number(high[0]), **counts))
+        rows.append(Score(Measure.AP, value=number(value[0]), low=number(low[0]), high=number(high[0]), **counts))
     return rows + [
-        row for measure, part in zip(("AUC", "AP"), parts, strict=True) for row in _means(measure, part, rows, resampling)
+        row
+        for measure, part in zip((Measure.AUC, Measure.AP), parts, strict=True)
+        for row in _means(measure, part, rows, resampling)
     ]
 
 
@@ -133,10 +136,10 @@ def calibration_rows(images: Images, how: Classifying, rule: str = "") -> list[S
         scores, labels = images.scores[:, finding], images.labels[:, finding]
         curves = [reliability(scores, labels, how.bins, binning) for binning in ("width", "mass")]
         counts = images.counts(finding)
-        for measure, curve in zip(("ECE", "ECE by equal counts"), curves, strict=True):
+        for measure, curve in zip((Measure.ECE, Measure.ECE_BY_COUNT), curves, strict=True):
             rows.append(Score(measure, value=curve.error if curve else None, rule=rule, **counts))
-        rows.append(Score("Brier", value=brier(scores, labels), rule=rule, **counts))
-    measures = ("ECE", "ECE by equal counts", "Brier")
+        rows.append(Score(Measure.BRIER, value=brier(scores, labels), rule=rule, **counts))
+    measures = (Measure.ECE, Measure.ECE_BY_COUNT, Measure.BRIER)
     for column, measure in enumerate(measures):
         values = [row.value for row in rows[column :: len(measures)] if row.value is not None]
         if values:
@@ -164,7 +167,7 @@ def called_rows(images: Images, finding: int, threshold: float, confidence: floa
     known(values, labels)
     both = {0.0, 1.0} <= set(np.unique(labels[~np.isnan(labels)]).tolist())
     found = patient_means(right, images.patient, int(images.patient.max()) + 1, confidence)
-    ends = zip(("sensitivity", "specificity"), found.value, found.low, found.high, strict=True)
+    ends = zip((Measure.SENSITIVITY, Measure.SPECIFICITY), found.value, found.low, found.high, strict=True)
     shared = {"threshold": threshold, "rule": rule, **images.counts(finding)}
     return [
         Score(measure, value=number(value), low=number(low), high=number(high), **shared)

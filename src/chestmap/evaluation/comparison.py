@@ -18,6 +18,7 @@ from chestmap.errors import BadInput
 from chestmap.evaluation.auc_by_patient import PairedAuc, clustered, mean_of_paired, paired_by_patient, paired_delong
 from chestmap.evaluation.classification import Images
 from chestmap.evaluation.intervals import mean_of_means, paired_difference
+from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.rates import Localization, at_columns
 from chestmap.evaluation.resampling import exchanged, holm, paired_hits
 from chestmap.evaluation.score_columns import Resampling
@@ -153,7 +154,7 @@ def _ranked(first: Images, second: Images, how: ComparisonSettings) -> tuple[lis
 
 
 def _auc(test: PairedAuc, name: str, support: int) -> Difference:
-    return Difference("AUC", name, test.first, test.second, test.difference, test.low, test.high, test.p, 1.0, support)
+    return Difference(Measure.AUC, name, test.first, test.second, test.difference, test.low, test.high, test.p, 1.0, support)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +190,7 @@ def _met(one: _Change, key: tuple[Geometry, Rule], limit: float, how: Comparison
     test = paired_hits(one.first, one.second, one.patient, how.draws, how.resampling.seed)
     low, high, _ = paired_difference(one.change, one.patient, how.resampling.confidence)
     return Difference(
-        "T(IoU)",
+        Measure.IOU_MET,
         one.finding,
         float(one.first.mean()),
         float(one.second.mean()),
@@ -229,4 +230,6 @@ def _mean_met(changes: Sequence[_Change], how: ComparisonSettings) -> Difference
     interval = float(center[0]), float(below[0]), float(above[0])
     support = sum(len(one.change) for one in changes)
     geometry, rule = PRIMARY_HITS
-    return Difference("T(IoU)", MEAN, first, second, *interval, p, 1.0, support, PRIMARY_IOU, geometry, rule, "primary")
+    return Difference(
+        Measure.IOU_MET, MEAN, first, second, *interval, p, 1.0, support, PRIMARY_IOU, geometry, rule, "primary"
+    )

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from chestmap.evaluation.localization import Absent, Thresholds
 from chestmap.evaluation.map_overlap import OWN
+from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.rates import Localization
 from chestmap.evaluation.score_columns import Block, Resampling, Sums, scores_of, scores_of_sums
 from chestmap.evaluation.scores import Curve, Score, thinned
@@ -37,13 +38,13 @@ def afp_rows(loc: Localization, absent: Absent, rules: Sequence[Rule], how: Resa
     score is below the operating point that validation chose.
     """
     thresholds = [loc.columns["any", rule].typical(thresholds_of("any", loc.own)) for rule in rules]
-    heads = [{"measure": "AFP", "geometry": "any", "rule": rule} for rule in rules]
+    heads = [{"measure": Measure.AFP, "geometry": "any", "rule": rule} for rule in rules]
     values = absent.counts
     if loc.gates is not None:
         gate = loc.gates[absent.finding]
         called = np.where(np.isnan(gate), np.nan, absent.score >= gate)
         values = np.concatenate([values, values * called[:, None]], axis=1)
-        heads += [head | {"measure": "gated AFP"} for head in heads]
+        heads += [head | {"measure": Measure.GATED_AFP} for head in heads]
         thresholds += thresholds
     block = Block(absent.finding, loc.patient[absent.image], values, heads, "images", np.stack(thresholds, axis=1))
     return scores_of(block, loc.names, how)
@@ -73,7 +74,7 @@ def froc_rows(loc: Localization, absent: Absent, rule: Rule, how: Resampling) ->
         rate = np.concatenate([np.arange(len(false) + 1), [len(false)]]) / images
         share = (found[:, None] > np.concatenate([[np.inf], false, [-np.inf]])).mean(axis=0)
         curves.append(Curve("froc", loc.names[finding], *thinned(rate, share), rule=rule, geometry="any"))
-    heads = [{"measure": "FROC", "geometry": "any", "rule": rule, "at": allowed} for allowed in FALSE_POSITIVES]
+    heads = [{"measure": Measure.FROC, "geometry": "any", "rule": rule, "at": allowed} for allowed in FALSE_POSITIVES]
     block = Block(pairs.finding[pair], loc.pair_patient("each"), values, heads, "boxes")
     return scores_of(block, loc.names, how), curves
 
@@ -87,7 +88,7 @@ def _cut(false: Float[np.ndarray, "region"], allowed: float) -> float:
 def pointing_rows(loc: Localization, how: Resampling) -> list[Score]:
     """The pointing game: the map's highest pixel (the first in reading order) lies in a box of the finding, no tolerance."""
     pairs = loc.pairs
-    block = Block(pairs.finding, loc.pair_patient(), pairs.pointed[:, None], [{"measure": "pointing game"}])
+    block = Block(pairs.finding, loc.pair_patient(), pairs.pointed[:, None], [{"measure": Measure.POINTING_GAME}])
     return scores_of(block, loc.names, how)
 
 
@@ -98,7 +99,10 @@ def searched_rows(loc: Localization, how: Resampling) -> list[Score]:
     """
     pairs = loc.pairs
     hits = np.stack([overlap(pairs, "any", "IoU")[:, searched("any")] >= limit for limit in MAX_BOX_ACC], axis=1)
-    heads = [{"measure": "MaxBoxAccV2", "geometry": "any", "rule": "oracle"}, {"measure": "PxAP", "geometry": "mask"}]
+    heads = [
+        {"measure": Measure.MAX_BOX_ACC_V2, "geometry": "any", "rule": "oracle"},
+        {"measure": Measure.PXAP, "geometry": "mask"},
+    ]
     columns = np.concatenate(
         [hits.reshape(len(pairs), -1), pairs.area[:, OWN + 1 :], pairs.inside[:, OWN + 1 :], np.ones((len(pairs), 1))],
         axis=1,

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
+from chestmap.evaluation.measure import MEAN_OVERLAP, MET, Measure
 from chestmap.evaluation.overlap import areas, as_array, clipped, disjoint, intersections, ious
 from chestmap.evaluation.rates import Limits
 from chestmap.evaluation.score_columns import Block, Resampling, scores_of
@@ -120,9 +121,9 @@ def floor_rows(floors: Floors, truth: Truth, limits: Limits, how: Resampling) ->
             for step in steps:
                 met = [one[index] > step if limits.strict else one[index] >= step for one in overlaps]
                 values.append([one.mean() if len(one) else np.nan for one in met])
-                heads.append({"measure": f"T({what})", "at": step, "rule": f"floor {floor}"})
+                heads.append({"measure": MET[what], "at": step, "rule": f"floor {floor}"})
             values.append([one[index].mean() if one.shape[1] else np.nan for one in overlaps])
-            heads.append({"measure": f"mean {what}", "rule": f"floor {floor}"})
+            heads.append({"measure": MEAN_OVERLAP[what], "rule": f"floor {floor}"})
     patient = truth.patient[pairs.image]
     return scores_of(Block(pairs.finding, patient, np.array(values).T.reshape(len(patient), -1), heads), names, how)
 
@@ -161,7 +162,7 @@ def ceiling_rows(truth: Truth, limits: Limits, how: Resampling, grids: tuple[int
         )
         for step in limits.iou:
             values.append(best > step if limits.strict else best >= step)
-            heads.append({"measure": "T(IoU)", "at": step, "rule": f"ceiling {grid}x{grid}", "geometry": "mask"})
+            heads.append({"measure": Measure.IOU_MET, "at": step, "rule": f"ceiling {grid}x{grid}", "geometry": "mask"})
     patient = truth.patient[pairs.image]
     table = np.array(values, dtype=np.float64).T.reshape(len(patient), -1)
     return scores_of(Block(pairs.finding, patient, table, heads), truth.findings.names, how)

@@ -27,6 +27,7 @@ from chestmap.evaluation import wsol
 from chestmap.evaluation.comparison_space import Levels, Surface, reached, sampler
 from chestmap.evaluation.localization import Map
 from chestmap.evaluation.map_overlap import confidences
+from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.overlap import areas, intersections, ious, painted, pixel_spans, regions
 from chestmap.evaluation.published import find
 from chestmap.evaluation.rates import Localization
@@ -80,7 +81,11 @@ def _nearest(boxes: Float[np.ndarray, "box 4"], frame: Frame) -> np.ndarray:
 
 def ham_rows(noted: np.ndarray, loc: Localization, how: Resampling) -> list[Score]:
     hits = [noted[:, :1] >= np.array(IOU), noted[:, 1:] >= np.array(IOR)]
-    heads = [{"measure": measure, "at": step} for measure, steps in (("T(IoU)", IOU), ("T(IoR)", IOR)) for step in steps]
+    heads = [
+        {"measure": measure, "at": step}
+        for measure, steps in ((Measure.IOU_MET, IOU), (Measure.IOR_MET, IOR))
+        for step in steps
+    ]
     return _block(loc, np.concatenate(hits, axis=1), heads, "ham", "mask", how)
 
 
@@ -111,7 +116,7 @@ def wang_rows(noted: np.ndarray, loc: Localization, how: Resampling) -> list[Sco
     pairs = loc.pairs
     hits = [noted[:, :1] > np.array(IOU), noted[:, 1:2] > np.array(IOR)]
     share = np.bincount(pairs.finding, minlength=len(loc.names))[pairs.finding, None] / max(len(pairs.box_pair), 1)
-    kinds = ("T(IoU)", IOU), ("T(IoR)", IOR), ("AFP", IOU), ("AFP by IoR", IOR)
+    kinds = (Measure.IOU_MET, IOU), (Measure.IOR_MET, IOR), (Measure.AFP, IOU), (Measure.AFP_BY_IOR, IOR)
     heads = [{"measure": measure, "at": step} for measure, steps in kinds for step in steps]
     return _block(loc, np.concatenate([*hits, noted[:, 2:] * share], axis=1), heads, "wang2017", "any", how)
 
@@ -143,7 +148,7 @@ def _filled(mask: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
 def chexlocalize_rows(noted: np.ndarray, loc: Localization, how: Resampling) -> list[Score]:
     """The reference's mean leaves out empty masks; "mIoU with misses" counts them as 0."""
     values = np.stack([noted[:, 0], np.nan_to_num(noted[:, 0]), noted[:, 1]], axis=1)
-    heads = [{"measure": measure} for measure in ("mIoU", "mIoU with misses", "hit rate")]
+    heads = [{"measure": measure} for measure in (Measure.MIOU, Measure.MIOU_WITH_MISSES, Measure.HIT_RATE)]
     return _block(loc, values, heads, "chexlocalize", "mask", how)
 
 
@@ -182,7 +187,7 @@ def cai_rows(noted: np.ndarray, loc: Localization, how: Resampling) -> list[Scor
             for column, step in enumerate(IOU):
                 budget = budgets.get((names[finding], step), math.inf)
                 hits[here, column], false[here, column] = within_budget(iou[here], step, budget)
-        heads = [{"measure": measure, "at": step} for measure in ("T(IoU)", "AFP") for step in IOU]
+        heads = [{"measure": measure, "at": step} for measure in (Measure.IOU_MET, Measure.AFP) for step in IOU]
         rows += _block(loc, np.concatenate([hits, false], axis=1), heads, label, "any", how)
     return rows
 

@@ -15,6 +15,7 @@ from chestmap.evaluation.auc import resampled
 from chestmap.evaluation.calibration import brier, reliability
 from chestmap.evaluation.floors import Floors
 from chestmap.evaluation.localization import Absent, Ranked
+from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.overlap import ious
 from chestmap.evaluation.rates import Localization
 from chestmap.evaluation.resampling import numbered, patient_weights
@@ -128,7 +129,7 @@ def _of_medoid(
 def _ap_rows(each: dict[str, Detections], how: Resampling, rule: str) -> list[Score]:
     if not each:
         return []
-    heads = [{"measure": "box AP", "at": limit, "geometry": "each", "rule": rule} for limit in LIMITS]
+    heads = [{"measure": Measure.BOX_AP, "at": limit, "geometry": "each", "rule": rule} for limit in LIMITS]
     rows, parts = [], []
     for name, found in each.items():
         value = np.array([coco_ap(found.score, found.met[:, one], int(found.true.sum())) for one in range(len(LIMITS))])
@@ -172,7 +173,7 @@ def _calibration_rows(each: dict[str, Detections], rule: str) -> list[Score]:
         right = found.met[:, column].astype(np.float64)
         curve, share = reliability(found.score, right), float(right.mean())
         shared = {"finding": name, "support": len(right), "unit": "boxes", "at": MET, "geometry": "each"}
-        rows.append(Score("box ECE", value=curve.error if curve else None, rule=rule, **shared))
-        rows.append(Score("box Brier", value=brier(found.score, right), rule=rule, **shared))
-        rows.append(Score("box Brier", value=share * (1 - share), rule="floor share", **shared))
+        rows.append(Score(Measure.BOX_ECE, value=curve.error if curve else None, rule=rule, **shared))
+        rows.append(Score(Measure.BOX_BRIER, value=brier(found.score, right), rule=rule, **shared))
+        rows.append(Score(Measure.BOX_BRIER, value=share * (1 - share), rule="floor share", **shared))
     return rows

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from chestmap.evaluation.localization import Pairs
+from chestmap.evaluation.measure import MEAN_OVERLAP, MET, Measure
 from chestmap.evaluation.score_columns import Block, Resampling, scores_of
 from chestmap.evaluation.scores import Curve, Score, finding_groups
 from chestmap.evaluation.thresholds import (
@@ -108,15 +109,15 @@ def _fixed(loc: Localization, geometry: Geometry, rule: Rule) -> list[_Column]:
         head = {"geometry": geometry, "rule": rule}
         for step in steps:
             hits = met(values, step, strict=limits.strict).astype(np.float64)
-            columns.append(_Column(head | {"measure": f"T({what})", "at": step}, hits, values == step, thresholds))
+            columns.append(_Column(head | {"measure": MET[what], "at": step}, hits, values == step, thresholds))
             if what == "IoU" and loc.gates is not None:
                 pair = rows_of(pairs, geometry)
                 gate = loc.gates[pairs.finding[pair]]
                 gated = np.where(np.isnan(gate), np.nan, hits * (pairs.score[pair] >= gate))
                 columns.append(
-                    _Column(head | {"measure": "gated T(IoU)", "at": step}, gated, np.zeros(len(gated)), thresholds)
+                    _Column(head | {"measure": Measure.GATED_IOU_MET, "at": step}, gated, np.zeros(len(gated)), thresholds)
                 )
-        columns.append(_Column(head | {"measure": f"mean {what}"}, values, np.zeros(len(values)), thresholds))
+        columns.append(_Column(head | {"measure": MEAN_OVERLAP[what]}, values, np.zeros(len(values)), thresholds))
     return columns
 
 
@@ -132,7 +133,7 @@ def _oracle(loc: Localization, geometry: Geometry) -> list[_Column]:
         for index in np.unique(finding):
             best[index] = allowed[int(hits[finding == index][:, allowed].mean(axis=0).argmax())]
         ties = np.zeros(len(rows)) if step is None else values[rows, best[finding]] == step
-        head = {"measure": "mean IoU"} if step is None else {"measure": "T(IoU)", "at": step}
+        head = {"measure": Measure.MEAN_IOU} if step is None else {"measure": Measure.IOU_MET, "at": step}
         head |= {"geometry": geometry, "rule": "oracle"}
         columns.append(_Column(head, hits[rows, best[finding]], ties, levels[best]))
     return columns

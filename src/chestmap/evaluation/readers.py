@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.overlap import areas, as_array, disjoint, intersections
 from chestmap.evaluation.rates import Limits
 from chestmap.evaluation.resampling import numbered
@@ -45,8 +46,8 @@ def reader_rows(
     iou = np.array(overlap)
     met = [iou > limit if limits.strict else iou >= limit for limit in limits.iou]
     head = {"geometry": "mask", "rule": RULE}
-    heads = [head | {"measure": "T(IoU)", "at": limit} for limit in limits.iou]
-    heads += [head | {"measure": "mean IoU"}, head | {"measure": "also marked"}]
+    heads = [head | {"measure": Measure.IOU_MET, "at": limit} for limit in limits.iou]
+    heads += [head | {"measure": Measure.MEAN_IOU}, head | {"measure": Measure.ALSO_MARKED}]
     values = np.stack([*met, iou, np.array(marked)], axis=1).astype(np.float64)
     return scores_of(Block(np.array(finding), numbered(patient), values, heads, "pairs of readers"), names, how)
 

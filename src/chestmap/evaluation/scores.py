@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from chestmap.errors import BadInput
+from chestmap.evaluation.measure import Measure
 from chestmap.predictions.image_set import ImageSet
 from chestmap.types import Findings
 
@@ -31,7 +32,7 @@ class Score:
     comes from (own, validation, oracle), or names a preset ("preset ham") or a floor ("floor medoid"). None is "n/a".
     """
 
-    measure: str
+    measure: str  # one of Measure, or the text of a metrics.json of another version
     finding: str
     value: float | None
     low: float | None = None
@@ -124,11 +125,11 @@ class Evaluation:
 
     def met(self, finding: str, at: float, rule: str) -> Score:
         """T(IoU) of a threshold rule, a floor or a ceiling, under the geometry that stands first."""
-        return self.find("T(IoU)", finding, at, "" if rule.startswith("floor") else HEADLINE, rule)
+        return self.find(Measure.IOU_MET, finding, at, "" if rule.startswith("floor") else HEADLINE, rule)
 
     @cached_property
     def _met(self) -> list[Score]:
-        return [row for row in self.rows if row.measure == "T(IoU)"]
+        return [row for row in self.rows if row.measure == Measure.IOU_MET]
 
     @cached_property
     def rules(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
 from chestmap.evaluation.comparison import Difference
+from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.scores import MEAN, Evaluation, Score
 
 NOTHING = "n/a"
@@ -118,7 +119,7 @@ def cell(score: Score | None, digits: int = 3, *, interval: bool = False) -> str
     return text
 
 
-def classification_table(evaluations: Sequence[Evaluation], measure: str = "AUC", *, digits: int = 3) -> Table:
+def classification_table(evaluations: Sequence[Evaluation], measure: str = Measure.AUC, *, digits: int = 3) -> Table:
     """Findings down, evaluations across, with intervals; the means last."""
     found = [{row.finding: row for row in one.select(measure) if row.rule == ""} for one in evaluations]
     names = [name for name in dict.fromkeys(name for rows in found for name in rows) if not name.startswith(MEAN)]
@@ -136,7 +137,7 @@ def classification_table(evaluations: Sequence[Evaluation], measure: str = "AUC"
 
 def localization_table(
     evaluations: Sequence[Evaluation],
-    measure: str = "T(IoU)",
+    measure: str = Measure.IOU_MET,
     *,
     geometry: str = "mask",
     rules: Sequence[str] = ("own", "validation", "oracle"),
@@ -191,19 +192,25 @@ def preset_table(evaluations: Sequence[Evaluation], preset: str, *, digits: int 
 def summary_table(evaluations: Sequence[Evaluation], *, digits: int = 3) -> Table:
     """The means that a reader looks for first, one line each; the headline is the validation threshold."""
     wanted = [
-        ("AUC", {"measure": "AUC"}),
-        ("average precision", {"measure": "AP"}),
+        (Measure.AUC, {"measure": Measure.AUC}),
+        ("average precision", {"measure": Measure.AP}),
         *(
-            (f"T(IoU) {at:g}, {geometry}, {rule}", {"measure": "T(IoU)", "at": at, "geometry": geometry, "rule": rule})
+            (
+                f"T(IoU) {at:g}, {geometry}, {rule}",
+                {"measure": Measure.IOU_MET, "at": at, "geometry": geometry, "rule": rule},
+            )
             for at in (0.1, 0.3, 0.5)
             for geometry in ("mask", "any")
             for rule in ("validation", "own", "oracle")
         ),
-        *((f"T(IoU) {at:g}, medoid box", {"measure": "T(IoU)", "at": at, "rule": "floor medoid"}) for at in (0.1, 0.3, 0.5)),
-        ("pointing game", {"measure": "pointing game"}),
-        ("MaxBoxAccV2", {"measure": "MaxBoxAccV2", "rule": "oracle"}),
-        ("PxAP", {"measure": "PxAP", "rule": ""}),
-        ("AFP, validation", {"measure": "AFP", "rule": "validation"}),
+        *(
+            (f"T(IoU) {at:g}, medoid box", {"measure": Measure.IOU_MET, "at": at, "rule": "floor medoid"})
+            for at in (0.1, 0.3, 0.5)
+        ),
+        (Measure.POINTING_GAME, {"measure": Measure.POINTING_GAME}),
+        (Measure.MAX_BOX_ACC_V2, {"measure": Measure.MAX_BOX_ACC_V2, "rule": "oracle"}),
+        (Measure.PXAP, {"measure": Measure.PXAP, "rule": ""}),
+        ("AFP, validation", {"measure": Measure.AFP, "rule": "validation"}),
     ]
     lines = []
     for label, fields in wanted:
@@ -260,7 +267,7 @@ def brief_table(
     rules = ("own", "validation")
     lines = []
     for one in evaluations:
-        found = {(row.finding, row.rule, row.at): row for row in one.select("T(IoU)", geometry=geometry)}
+        found = {(row.finding, row.rule, row.at): row for row in one.select(Measure.IOU_MET, geometry=geometry)}
         for name in dict.fromkeys(finding for finding, _, _ in found):
             scores = [found.get((name, rule, at)) for rule in rules for at in iou]
             support = next((score.support for score in scores if score), 0)

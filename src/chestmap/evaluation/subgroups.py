@@ -15,6 +15,7 @@ from chestmap.evaluation.auc import delong
 from chestmap.evaluation.auc_by_patient import PatientAuc, clustered
 from chestmap.evaluation.classification import Images
 from chestmap.evaluation.intervals import mean_of_means
+from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.resampling import numbered
 from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import MEAN, Score, number
@@ -107,9 +108,9 @@ def _of_finding(images: Images, index: int, how: Resampling, *, known: bool) -> 
     found = clustered(images.scores[:, index], images.labels[:, index], images.patient) if known else None
     counts = images.counts(index)
     if found is None:
-        return Score("AUC", value=None, **counts), None
+        return Score(Measure.AUC, value=None, **counts), None
     low, high = found.auc.interval(how.confidence)
-    return Score("AUC", value=found.auc.value, low=number(low), high=number(high), **counts), found
+    return Score(Measure.AUC, value=found.auc.value, low=number(low), high=number(high), **counts), found
 
 
 def _mean(images: Images, found: Sequence[tuple[Score, PatientAuc | None]]) -> Score:
@@ -117,8 +118,8 @@ def _mean(images: Images, found: Sequence[tuple[Score, PatientAuc | None]]) -> S
     patients = int(images.patient.max()) + 1 if len(images.patient) else 0
     there = [(row, auc.errors.influence) for row, auc in found if auc is not None]
     if not there:
-        return Score("AUC", MEAN, None, unit="findings", patients=patients)
+        return Score(Measure.AUC, MEAN, None, unit="findings", patients=patients)
     value, low, high = (np.array([[getattr(row, key)] for row, _ in there]) for key in ("value", "low", "high"))
     errors = np.stack([np.pad(one, (0, patients - len(one))) for _, one in there])[..., None]
     center, below, above = (float(one[0]) for one in mean_of_means(value, (low, high), errors))
-    return Score("AUC", MEAN, center, number(below), number(above), len(there), "findings", patients)
+    return Score(Measure.AUC, MEAN, center, number(below), number(above), len(there), "findings", patients)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from chestmap.evaluation.comparison_space import Surface, sampler, tells
 from chestmap.evaluation.localization import Map
+from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.overlap import ious, painted, pixel_spans
 from chestmap.evaluation.rates import Localization
 from chestmap.evaluation.score_columns import Resampling, Sums, scores_of_sums
@@ -71,12 +72,16 @@ def note_any(seen: Map) -> Float[np.ndarray, "255"]:
 
 def v1_rows(noted: np.ndarray, loc: Localization, how: Resampling) -> list[Score]:
     """MaxBoxAcc: IoU >= 0.5 with the best cut of all."""
-    return _max_box_acc(noted, loc, how, (0.5,), {"measure": "MaxBoxAcc", "geometry": "largest", "rule": "preset wsol-v1"})
+    return _max_box_acc(
+        noted, loc, how, (0.5,), {"measure": Measure.MAX_BOX_ACC, "geometry": "largest", "rule": "preset wsol-v1"}
+    )
 
 
 def v2_rows(noted: np.ndarray, loc: Localization, how: Resampling) -> list[Score]:
     """MaxBoxAccV2: the mean over IoU >= 0.3, 0.5 and 0.7, each with its own best cut."""
-    return _max_box_acc(noted, loc, how, LIMITS, {"measure": "MaxBoxAccV2", "geometry": "any", "rule": "preset wsol-v2"})
+    return _max_box_acc(
+        noted, loc, how, LIMITS, {"measure": Measure.MAX_BOX_ACC_V2, "geometry": "any", "rule": "preset wsol-v2"}
+    )
 
 
 def _max_box_acc(
@@ -115,7 +120,9 @@ def pxap_rows(noted: np.ndarray, loc: Localization, how: Resampling) -> list[Sco
             recall, precision = true / true[..., -1:], np.where(true + false > 0, true / (true + false), 0.0)
         return (precision[..., 1:] * np.diff(recall, axis=-1)).sum(axis=-1, keepdims=True)
 
-    return _together_and_apart(noted, measures, loc, how, {"measure": "PxAP", "geometry": "mask", "rule": "preset pxap"})
+    return _together_and_apart(
+        noted, measures, loc, how, {"measure": Measure.PXAP, "geometry": "mask", "rule": "preset pxap"}
+    )
 
 
 def _together_and_apart(

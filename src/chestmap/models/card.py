@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chestmap.errors import BadModel
+from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.side_by_side import Table
 from chestmap.models.card_tables import calibration_table, figure_table, group_tables, images_of
 from chestmap.reports.number_format import number
@@ -53,7 +54,7 @@ def chosen_in(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _picture(figures: Mapping[str, Any]) -> str:
-    rows = {row["finding"]: row for row in figures["scores"] if row["measure"] == "ECE"}
+    rows = {row["finding"]: row for row in figures["scores"] if row["measure"] == Measure.ECE}
     told = {name: f"ECE {number(row.get('value'))}" for name, row in rows.items()}
     return reliability_picture(figures["reliability"], told)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.scores import MEAN
 from chestmap.evaluation.side_by_side import Table
 from chestmap.reports.number_format import interval, number
@@ -24,7 +25,7 @@ def calibration_table(about: Mapping[str, Any]) -> Table:
                 f"{line['slope']:.2f}, {line['offset']:+.2f}" if line else NOTHING,
                 "{:.3f} → {:.3f}".format(*told["ece"]) if "ece" in told else NOTHING,
                 NOTHING if point is None else f"{point:.3f}",
-                f"{told['sensitivity']:.2f} / {told['specificity']:.2f}" if "sensitivity" in told else NOTHING,
+                f"{told['sensitivity']:.2f} / {told['specificity']:.2f}" if Measure.SENSITIVITY in told else NOTHING,
                 f"{told['boxed']:,}",
                 "own rule" if level is None else f"{level:.3f}",
             )
@@ -47,15 +48,26 @@ Row = Mapping[str, Any]
 def figure_table(figures: Mapping[str, Any]) -> Table:
     """A line for each finding, then the means; columns of which nothing was measured are left out."""
     rows = {(row["measure"], row["finding"], row.get("at")): row for row in figures["scores"] if not _is_floor(row)}
-    names = dict.fromkeys(row["finding"] for row in figures["scores"] if row["measure"] == "AUC")
-    limits = sorted({at for measure, _, at in rows if measure == "T(IoU)"})
-    columns = [("AUC", "AUC", None), ("AP", "AP", None), ("ECE", "ECE", None), ("sensitivity", "sens.", None)]
-    columns += [("specificity", "spec.", None), *(("T(IoU)", f"box met at {number(at, 1)}", at) for at in limits)]
+    names = dict.fromkeys(row["finding"] for row in figures["scores"] if row["measure"] == Measure.AUC)
+    limits = sorted({at for measure, _, at in rows if measure == Measure.IOU_MET})
+    columns = [
+        (Measure.AUC, Measure.AUC, None),
+        (Measure.AP, Measure.AP, None),
+        (Measure.ECE, Measure.ECE, None),
+        (Measure.SENSITIVITY, "sens.", None),
+    ]
+    columns += [
+        (Measure.SPECIFICITY, "spec.", None),
+        *((Measure.IOU_MET, f"box met at {number(at, 1)}", at) for at in limits),
+    ]
     columns = [one for one in columns if any(measure == one[0] and at == one[2] for measure, _, at in rows)]
     lines = []
     for name in names:
-        auc, boxed = rows["AUC", name, None], rows.get(("T(IoU)", name, limits[0]), {}) if limits else {}
-        cells = [_cell(rows.get((measure, name, at)), bare=measure not in ("AUC", "T(IoU)")) for measure, _, at in columns]
+        auc, boxed = rows[Measure.AUC, name, None], rows.get((Measure.IOU_MET, name, limits[0]), {}) if limits else {}
+        cells = [
+            _cell(rows.get((measure, name, at)), bare=measure not in (Measure.AUC, Measure.IOU_MET))
+            for measure, _, at in columns
+        ]
         boxes = [f"{boxed.get('support', 0):,}"] if limits else []
         lines.append((name, f"{auc['support']:,} / {auc.get('negatives', 0):,}", *boxes, *cells))
     headers = ("finding", "with / without", *(["boxed"] if limits else []), *(title for _, title, _ in columns))
@@ -67,7 +79,7 @@ def _is_floor(row: Row) -> bool:
 
 
 def _told_of_boxes(figures: Mapping[str, Any]) -> Iterator[str]:
-    if not any(row["measure"] == "T(IoU)" for row in figures["scores"]):
+    if not any(row["measure"] == Measure.IOU_MET for row in figures["scores"]):
         yield "No image here carries a box: where the findings are was not measured."
         return
     floor = [row for row in figures["scores"] if _is_floor(row) and row["finding"] == MEAN]

@@ -21,6 +21,7 @@ from chestmap.evaluation.calibration import reliability
 from chestmap.evaluation.classification import Classifying, Images, calibration_rows, called_rows, images_of, ranking_rows
 from chestmap.evaluation.evaluated_set import matched
 from chestmap.evaluation.floors import fit_floors, floor_rows
+from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.rates import Limits
 from chestmap.evaluation.score_columns import Block, Resampling, scores_of
 from chestmap.evaluation.scores import Evaluation, Score
@@ -99,9 +100,11 @@ def of_metrics(folder: Path, evaluation: Evaluation) -> Figures:
     same = (said["model"].get("calibration") or {}) == (about.get("calibration") or {})
     levels = about.get("thresholds") or {}
     rows = [
-        row for row in evaluation.rows if row.measure in ("AUC", "AP") or (same and row.measure == "ECE" and not row.rule)
+        row
+        for row in evaluation.rows
+        if row.measure in (Measure.AUC, Measure.AP) or (same and row.measure == Measure.ECE and not row.rule)
     ]
-    for row in evaluation.select("T(IoU)"):
+    for row in evaluation.select(Measure.IOU_MET):
         rule = "validation" if row.finding in levels or (levels and row.is_mean) else "own"
         if row.at in LIMITS and (row.geometry, row.rule) in {("largest", rule), ("", "floor medoid")}:
             rows.append(row)
@@ -139,13 +142,13 @@ def _met(
         return []
     finding, image, overlap = (np.array(column) for column in zip(*rows, strict=True))
     values = (overlap[:, None] >= np.array(LIMITS)).astype(np.float64)
-    heads = [{"measure": "T(IoU)", "at": at, "geometry": "largest", "rule": "model"} for at in LIMITS]
+    heads = [{"measure": Measure.IOU_MET, "at": at, "geometry": "largest", "rule": "model"} for at in LIMITS]
     found = scores_of(Block(finding, truth.patient[image], values, heads), names, how)
     floors = fit_floors(training) if training.boxes else None
     if floors is None or not floors.boxes:
         return found
     told = floor_rows(floors, truth, Limits(iou=LIMITS), how)
-    return found + [row for row in told if row.measure == "T(IoU)" and row.rule == "floor medoid"]
+    return found + [row for row in told if row.measure == Measure.IOU_MET and row.rule == "floor medoid"]
 
 
 def _overlaps(

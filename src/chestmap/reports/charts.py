@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from html import escape
 
+from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.scores import HEADLINE, MEAN, Curve, Evaluation
 from chestmap.reports.number_format import interval, number
 from chestmap.reports.svg_plot import Axis, Chart, Line, shared_lines, svg
@@ -46,13 +47,13 @@ def _measure(measure: str) -> Callable[[Evaluation, str], str]:
 def _froc(metrics: Evaluation, finding: str) -> str:
     """Share of boxes found at one false region for each image, by the rule and geometry of the curve."""
     curve = metrics.curves_of("froc").get(finding)
-    row = metrics.find("FROC", finding, 1.0, curve.geometry if curve else "", curve.rule if curve else "")
+    row = metrics.find(Measure.FROC, finding, 1.0, curve.geometry if curve else "", curve.rule if curve else "")
     return f"{number(row.value)} {interval(row.low, row.high)}".strip()
 
 
 def _prevalence(metrics: Evaluation, finding: str) -> float:
     """What a score that knows nothing reaches in precision."""
-    row = metrics.find("AUC", finding)
+    row = metrics.find(Measure.AUC, finding)
     return row.support / max(row.support + row.negatives, 1)
 
 
@@ -62,19 +63,19 @@ def _diagonal(_: Evaluation, __: str) -> None:
 
 KINDS = (
     Kind(
-        "roc", "ROC", Axis("1 − specificity", ticks=HALVES), Axis("sensitivity", ticks=HALVES), _measure("AUC"), _diagonal,
+        "roc", "ROC", Axis("1 − specificity", ticks=HALVES), Axis(Measure.SENSITIVITY, ticks=HALVES), _measure(Measure.AUC), _diagonal,
         "Dotted: a score that knows nothing. Faint: the other findings.",
     ),
     Kind(
         "precision-recall", "Precision and recall", Axis("recall", ticks=HALVES), Axis("precision", ticks=HALVES),
-        _measure("AP"), _prevalence, "Dotted: the share of images with the finding, which a score that knows nothing reaches.",
+        _measure(Measure.AP), _prevalence, "Dotted: the share of images with the finding, which a score that knows nothing reaches.",
     ),
     Kind(
         "reliability", "Reliability", Axis("score", ticks=HALVES), Axis("share with the finding", ticks=HALVES),
-        _measure("ECE"), _diagonal, "On the dotted line a score is a probability. The fuller a bin, the larger its dot.", others=False,
+        _measure(Measure.ECE), _diagonal, "On the dotted line a score is a probability. The fuller a bin, the larger its dot.", others=False,
     ),
     Kind(
-        "froc", "FROC", Axis("false regions per image", 0.0625, 8.0, (0.125, 0.5, 2.0, 8.0), log=True, names=("⅛", "½", "2", "8")),
+        "froc", Measure.FROC, Axis("false regions per image", 0.0625, 8.0, (0.125, 0.5, 2.0, 8.0), log=True, names=("⅛", "½", "2", "8")),
         Axis("boxes found", ticks=HALVES), _froc, lambda *_: 0.0,
         "The number is the share of boxes found at one false region for each image where the finding is labelled absent.",
     ),
@@ -165,7 +166,7 @@ def accuracy_panels(metrics: Evaluation) -> str:
         lines = tuple(_within(line, 0.7) for line in (floor, Line(curve.x, curve.y, RULES[rule])) if len(line.x))
         row = metrics.met(finding, 0.3, rule)
         told = f"{number(row.value)} {interval(row.low, row.high)} at .3"
-        x, y = Axis("T(IoU)", 0.1, 0.7, TENTHS), Axis("share met", ticks=HALVES)
+        x, y = Axis(Measure.IOU_MET, 0.1, 0.7, TENTHS), Axis("share met", ticks=HALVES)
         chart = Chart(f"{finding}: {told}", x, y, lines, SMALL, style="plot small")
         found.append(
             f'<figure class="panel" data-finding="{escape(finding)}"><figcaption><b>{escape(finding)}</b>'

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from html import escape
 
+from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.published import Row, Table
 from chestmap.evaluation.scores import HEADLINE, MEAN, Evaluation, Score
 from chestmap.reports.charts import RULES
@@ -20,9 +21,9 @@ FLOORS = {
 
 def tiles(metrics: Evaluation) -> str:
     """The headline: mean AUC, and T(IoU) at three limits beside its floor."""
-    auc = metrics.find("AUC")
+    auc = metrics.find(Measure.AUC)
     about = metrics.about
-    known = [name for name in metrics.findings if metrics.find("AUC", name).value is not None]
+    known = [name for name in metrics.findings if metrics.find(Measure.AUC, name).value is not None]
     found = [
         _tile("Mean AUC", auc, [("findings", str(len(known))), ("images", count(about.get("images", 0)))], scale=(0.5, 1.0))
     ]
@@ -84,8 +85,8 @@ def findings_table(metrics: Evaluation) -> str:
     rule = metrics.rules[0] if metrics.rules else ""
     means = [label for label in _labels(metrics) if label.startswith(MEAN)]
     limits = HEADLINES if rule else ()
-    head = ["finding", "AUC", (0.5, 1.0), "AP", "present", "absent"]
-    head += [*(f"T(IoU) {short(limit)}" for limit in limits), (0.0, 1.0, "at .3"), "mean IoU", "boxed"] if rule else []
+    head = ["finding", Measure.AUC, (0.5, 1.0), Measure.AP, "present", "absent"]
+    head += [*(f"T(IoU) {short(limit)}" for limit in limits), (0.0, 1.0, "at .3"), Measure.MEAN_IOU, "boxed"] if rule else []
     body = [_finding_row(metrics, name, rule, limits) for name in [*metrics.findings, *means]]
     cells = "".join(f'<th scope="col">{escape(name) if isinstance(name, str) else _ends(*name)}</th>' for name in head)
     return f'<table class="findings"><thead><tr>{cells}</tr></thead><tbody>{"".join(body)}</tbody></table>'
@@ -103,13 +104,13 @@ def _labels(metrics: Evaluation) -> list[str]:
 
 def _finding_row(metrics: Evaluation, name: str, rule: str, limits: Sequence[float]) -> str:
     """A mean has no counts of its own: an image counts for several findings."""
-    auc, is_mean = metrics.find("AUC", name), name.startswith(MEAN)
+    auc, is_mean = metrics.find(Measure.AUC, name), name.startswith(MEAN)
     counts = ["", ""] if is_mean else [count(auc.support), count(auc.negatives)]
-    cells = [_value(auc), forest(auc, (0.5, 1.0)), _value(metrics.find("AP", name)), *counts]
+    cells = [_value(auc), forest(auc, (0.5, 1.0)), _value(metrics.find(Measure.AP, name)), *counts]
     if rule:
         rows = [metrics.met(name, limit, rule) for limit in limits]
         floors = [metrics.met(name, limit, "floor medoid").value for limit in limits]
-        overlap = metrics.find("mean IoU", name, None, HEADLINE, rule)
+        overlap = metrics.find(Measure.MEAN_IOU, name, None, HEADLINE, rule)
         cells += [_value(row, floor) for row, floor in zip(rows, floors, strict=True)]
         cells += [
             forest(rows[1], floor=floors[1]),
@@ -202,16 +203,16 @@ def _ours(metrics: Evaluation, table: Table, metric: str) -> list[str]:
 
 def _comparable(metrics: Evaluation, table: Table, measure: str) -> list[tuple[str, str, str]]:
     """Label, rule and geometry of our rows that may stand beside a printed metric: the table's preset first."""
-    if measure == "AUC":
+    if measure == Measure.AUC:
         return [("chestmap", "", "")]
-    if measure not in ("T(IoU)", "T(IoR)", "AFP"):
+    if measure not in (Measure.IOU_MET, Measure.IOR_MET, Measure.AFP):
         return []
     preset = f"preset {table.rule.preset}"
     preset += " without budget" if "without a limit" in table.rule.threshold else ""
     geometries = {row.geometry for row in metrics.rows if row.rule == preset}
     found = [(f"chestmap, {preset}", preset, min(geometries))] if geometries else []
-    found += [(f"chestmap, {RULES[rule]}", rule, "any" if measure == "AFP" else HEADLINE) for rule in metrics.rules]
-    if measure != "AFP":
+    found += [(f"chestmap, {RULES[rule]}", rule, "any" if measure == Measure.AFP else HEADLINE) for rule in metrics.rules]
+    if measure != Measure.AFP:
         found += [(FLOORS[rule], rule, "") for rule in metrics.floors if rule == "floor medoid"]
         found += [(f"ceiling of {rule.split()[1]} cells", rule, HEADLINE) for rule in metrics.ceilings[-1:]]
     return found

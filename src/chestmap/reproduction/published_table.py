@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.published import Figure, Row
 from chestmap.evaluation.published import Table as Published
 from chestmap.evaluation.scores import MEAN, Evaluation, Score
@@ -80,8 +81,8 @@ def figures_of(evaluation: Evaluation, table: Published, row: Row) -> list[float
 
 def _following(evaluation: Evaluation, table: Published, row: Row) -> list[Score]:
     measure, _, at = row.metric.partition("@")
-    if measure == "AUC":
-        return evaluation.select("AUC", rule="")
+    if measure == Measure.AUC:
+        return evaluation.select(Measure.AUC, rule="")
     step = {"at": float(at)} if at else {}
     rule = rule_of(table)
     return evaluation.select(measure, rule=rule, **step, **({"geometry": "mask"} if rule == "own" else {}))
