@@ -44,7 +44,7 @@ def fill(folder: Path, studies: int, *, whole: bool) -> float:
     """Made-up studies; `whole` with results, scores and files. Gives bytes of the database for each."""
     store = Store(folder)
     rows = [
-        f"INSERT INTO study (id, sha256, received, name, patient, shown_patient, taken, sop_uid, view, image, state, error, "
+        f"INSERT INTO study (id, sha256, received, name, patient, shown_patient, taken, instance, view, image, state, error, "
         "suspicion, teaches, top, review_version, review_state, review_by, review_at) "
         f"SELECT {ID}, {SHA}, strftime('%Y-%m-%dT%H:%M:%f', n, 'unixepoch'), 'film-' || n || '.dcm', "
         f"printf('p-%012x', n / 3), NULL, '', '1.2.826.' || n, 'PA', :image, 'done', NULL, (n * 7919 % 99991) / 99991.0, "

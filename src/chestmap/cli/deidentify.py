@@ -19,6 +19,12 @@ def deidentify(
     new_key: Annotated[
         bool, typer.Option("--new-key", help="Forget the key afterwards: no later batch can be matched, not even by you.")
     ] = False,
+    keep_age_sex: Annotated[
+        bool, typer.Option("--keep-age-sex", help="Keep age (90 at most) and sex, an option of PS3.15.")
+    ] = False,
+    shift_dates: Annotated[
+        bool, typer.Option("--shift-dates", help="Keep dates, shifted by one span for all images of a patient.")
+    ] = False,
     show_names: Annotated[
         bool, typer.Option("--show-names", help="Name the files that were left out; names may tell of patients.")
     ] = False,
@@ -38,7 +44,7 @@ def deidentify(
     from chestmap.prediction.inputs import Inputs
     from chestmap.prediction.pseudonym import own_key
     from chestmap.progress import progress_of
-    from chestmap.reports.dicom.deidentify import write_deidentified
+    from chestmap.reports.dicom.deidentify import Keeping, write_deidentified
 
     found = Inputs(inputs)
     salt = secrets.token_bytes(32) if new_key else own_key()
@@ -49,7 +55,7 @@ def deidentify(
             try:
                 if source.problem:
                     raise BadImage(source.problem)
-                silent += not write_deidentified(content(source), salt, out)
+                silent += not write_deidentified(content(source), salt, out, Keeping(keep_age_sex, shift_dates))
                 written += 1
             except BadImage as problem:
                 left_out += 1

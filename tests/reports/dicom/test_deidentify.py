@@ -1,6 +1,7 @@
 """De-identification: markers are planted wherever a header can hold one, and looked for, byte by byte, in whatever comes out."""
 
 import copy
+from datetime import datetime
 from io import BytesIO
 
 import numpy as np
@@ -14,8 +15,8 @@ from chestmap.cli import data
 from chestmap.errors import BadImage
 from chestmap.imaging.read import ReadSettings, radiograph_of
 from chestmap.reports.dicom import KINDS, result_objects, write_dicom
-from chestmap.reports.dicom.deidentify import deidentified, write_deidentified
-from imaging.dicom_samples import as_bytes, compressed, look_up_table
+from chestmap.reports.dicom.deidentify import Keeping, deidentified, write_deidentified
+from imaging.dicom_samples import as_bytes, chest, compressed, look_up_table, radiograph
 from reports.dicom.conftest import FOUND, HEIGHT, WIDTH, errors_of, predicted
 
 SALT = b"sixteen letters."
@@ -225,3 +226,18 @@ def test_the_verb(phantoms, dx, tmp_path, monkeypatch):
     again = CliRunner().invoke(data.app, [*command, "--show-names"])
     assert f"{MARK} burned.dcm" in again.output
     assert sorted((tmp_path / "out").iterdir()) == sorted(made)  # the same key, the same names
+
+
+def test_options_of_the_profile_are_kept_and_named():
+    """Age and sex as they are, dates moved by one span for each patient, so that intervals stay."""
+    films = [radiograph(chest(), PatientAge="093Y", PatientSex="F", StudyDate=date) for date in ("20240101", "20240401")]
+    salt, keeping = SALT, Keeping(age_and_sex=True, shifted_dates=True)
+    first, second = (deidentified(one, salt, keeping) for one in films)
+    assert (first.PatientAge, first.PatientSex) == ("090Y", "F")
+    dates = [datetime.strptime(one.StudyDate, "%Y%m%d") for one in (first, second)]  # noqa: DTZ007
+    assert (dates[1] - dates[0]).days == 91
+    assert first.StudyDate < "20240101"
+    assert first.LongitudinalTemporalInformationModified == "MODIFIED"
+    assert [one.CodeValue for one in first.DeidentificationMethodCodeSequence] == ["113100", "113108", "113107"]
+    plain = deidentified(films[0], salt)
+    assert (plain.get("PatientAge"), plain.PatientSex, plain.StudyDate) == (None, None, None)

@@ -15,6 +15,8 @@ import hmac
 import re
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from chestmap.imaging.dicom_header import FAILURES, Header, quiet
 from chestmap.imaging.dicom_view import STORAGES, VIEW_CODES
 from chestmap.imaging.read import ReadSettings, radiograph_of
 from chestmap.reports.dicom.source_header import syntax_of
+from chestmap.reports.dicom.stream_comments import without_comments
 
 NUMBER = re.compile(r"[-+0-9.eE]{1,16}")
 TERMS: dict[str, str] = {
@@ -72,9 +75,23 @@ TABLES = ("ModalityLUTSequence", "VOILUTSequence")
 IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 THORAX = ("51185008", "SCT", "Thorax")
 BASIC_PROFILE = ("113100", "DCM", "Basic Application Confidentiality Profile")
+CHARACTERISTICS = ("113108", "DCM", "Retain Patient Characteristics Option")
+MODIFIED_DATES = ("113107", "DCM", "Retain Longitudinal Temporal Information Modified Dates Option")
+DATES = ("StudyDate", "AcquisitionDate")
+LONGEST_SHIFT = 3650
+OLDEST = 90
+"""Years; ages from there on are told as this one, since few people have them."""
 
 
-def deidentified(dataset: Dataset, salt: bytes) -> Dataset:
+@dataclass(frozen=True)
+class Keeping:
+    """Options of PS3.15: age and sex as they are, dates shifted by one span for all images of a patient."""
+
+    age_and_sex: bool = False
+    shifted_dates: bool = False
+
+
+def deidentified(dataset: Dataset, salt: bytes, keeping: Keeping | None = None) -> Dataset:
     """A new data set, ready to be written; `dataset`, as `pydicom.dcmread` gives it, is not changed.
 
     The same salt gives the same identifiers over a batch; keep it as secret as a key, or throw it away. Result objects are
@@ -91,13 +108,14 @@ def deidentified(dataset: Dataset, salt: bytes) -> Dataset:
         if header.text("BurnedInAnnotation").upper() == "YES":
             raise BadImage("text is burned into the pixels (BurnedInAnnotation YES): remove it from the picture first")
         made = _kept(_by_profile(dataset))
-        _name(made, header, salt)
+        whose = _name(made, header, salt)
         _say_so(made)
+        _keep(made, header, keeping or Keeping(), hashed(salt, "shift", whose))
         _add_pixels(made, dataset)
     return made
 
 
-def write_deidentified(data: bytes, salt: bytes, folder: Path) -> bool:
+def write_deidentified(data: bytes, salt: bytes, folder: Path, keeping: Keeping | None = None) -> bool:
     """A file's content, first read as a radiograph within all bounds, into `folder` under its new identifier.
 
     False where the file does not say whether text is burned into the pixels.
@@ -110,7 +128,7 @@ def write_deidentified(data: bytes, salt: bytes, folder: Path) -> bool:
             dataset = dcmread(BytesIO(data))
         except FAILURES as problem:
             raise BadImage(f"header cannot be read ({type(problem).__name__}): export it again") from None
-    made = deidentified(dataset, salt)
+    made = deidentified(dataset, salt, keeping)
     path, stream = folder / f"{made.SOPInstanceUID}.dcm", BytesIO()
     with quiet():
         dcmwrite(stream, made, enforce_file_format=True)
@@ -193,8 +211,31 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     return code
 
 
-def _name(made: Dataset, header: Header, salt: bytes) -> None:
-    """Patients stay apart from each other, so that a split by patient is still one; without an id a study is a patient."""
+def _keep(made: Dataset, header: Header, keeping: Keeping, shift: bytes) -> None:
+    """Names each option among the methods, as PS3.15 asks."""
+    if keeping.age_and_sex:
+        age, sex = header.text("PatientAge"), header.text("PatientSex")
+        if re.fullmatch(r"\d{3}[DWMY]", age):
+            made.PatientAge = f"{min(int(age[:3]), OLDEST):03d}Y" if age.endswith("Y") else age
+        made.PatientSex = sex if sex in {"M", "F", "O"} else None
+        made.DeidentificationMethodCodeSequence.append(_code(*CHARACTERISTICS))
+    if keeping.shifted_dates:
+        days = timedelta(days=1 + int.from_bytes(shift[:4]) % LONGEST_SHIFT)
+        for keyword in DATES:
+            try:
+                date = datetime.strptime(header.text(keyword), "%Y%m%d") - days  # noqa: DTZ007 - a date has no zone
+            except (ValueError, OverflowError):
+                continue
+            setattr(made, keyword, date.strftime("%Y%m%d"))
+        made.LongitudinalTemporalInformationModified = "MODIFIED"
+        made.DeidentificationMethodCodeSequence.append(_code(*MODIFIED_DATES))
+
+
+def _name(made: Dataset, header: Header, salt: bytes) -> str:
+    """Patients stay apart from each other, so that a split by patient is still one; without an id a study is a patient.
+
+    Returns what tells the patient.
+    """
     for keyword in IDENTIFIERS:
         if value := header.text(keyword):
             setattr(made, keyword, hashed_uid(salt, value))
@@ -207,6 +248,7 @@ def _name(made: Dataset, header: Header, salt: bytes) -> None:
     made.PatientID, made.PatientName = f"anon-{name}", f"anon^{name}"
     for keyword in EMPTIED:
         setattr(made, keyword, None)
+    return whose
 
 
 def _say_so(made: Dataset) -> None:
@@ -235,7 +277,7 @@ def _add_pixels(made: Dataset, source: Dataset) -> None:
     element = source["PixelData"]
     value: Any = element.value
     if syntax.is_compressed and syntax != uid.DeflatedExplicitVRLittleEndian:
-        frames = [_without_comments(frame) for frame in generate_frames(value, number_of_frames=1)]
+        frames = [without_comments(frame) for frame in generate_frames(value, number_of_frames=1)]
         made.add_new("PixelData", "OB", encapsulate(frames))
         made["PixelData"].is_undefined_length = True
     else:
@@ -249,18 +291,3 @@ def _add_pixels(made: Dataset, source: Dataset) -> None:
     made.file_meta = meta
     if isinstance(source, FileDataset):
         made.set_original_encoding(syntax.is_implicit_VR, syntax.is_little_endian)
-
-
-def _without_comments(frame: bytes) -> bytes:
-    """A JPEG's segments up to the first scan, without COM and APP1 … APP15; APP14, which tells its colors, stays."""
-    if not frame.startswith(b"\xff\xd8\xff"):
-        return frame
-    kept, place = [b"\xff\xd8"], 2
-    while frame[place : place + 1] == b"\xff" and place + 4 <= len(frame):
-        marker, length = frame[place + 1], int.from_bytes(frame[place + 2 : place + 4], "big")
-        if marker == 0xDA or marker == 0xFF or length < 2:
-            break
-        if marker != 0xFE and (not 0xE1 <= marker <= 0xEF or marker == 0xEE):
-            kept.append(frame[place : place + 2 + length])
-        place += 2 + length
-    return b"".join(kept) + frame[place:]

@@ -9,6 +9,7 @@ import errno
 import hmac
 import json
 import os
+import re
 import sys
 import time
 from hashlib import sha256
@@ -46,7 +47,16 @@ THUMBNAIL = 256
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
 """No fault of an image; decoders raise errors without a number."""
 OF_CONTENT = ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "PatientName", "PatientBirthDate", "PatientSex")
-OF_PATIENT = (*OF_CONTENT, "SpecificCharacterSet", "StudyDate", "AcquisitionDate", "AcquisitionTime", "SOPInstanceUID")
+OF_PATIENT = (
+    *OF_CONTENT,
+    "SpecificCharacterSet",
+    "StudyDate",
+    "StudyTime",
+    "AcquisitionDate",
+    "AcquisitionTime",
+    "PatientAge",
+    "SOPInstanceUID",
+)
 
 
 def read(request: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +95,7 @@ def _patient(data: bytes, radiograph: Radiograph, depth: Depth, request: dict[st
     known: dict[str, Any] = {
         "patient": "p-" + pseudonyms.patient(patient).removeprefix("patient-") if patient else "",
         "label": pseudonyms.name(request["name"], words_of_patient(data)),
-        "shown": None, "taken": "", "instance": "", "content": "",
+        "shown": None, "taken": "", "instance": "", "content": "", "exam": "", "sex": "", "age": "",
     }  # fmt: skip
     if not is_dicom(data):
         return known
@@ -93,14 +103,27 @@ def _patient(data: bytes, radiograph: Radiograph, depth: Depth, request: dict[st
 
     with quiet():
         header = read_header(data, Limits(file_bytes=request["file_bytes"]), OF_PATIENT)
-        date = header.text("AcquisitionDate") or header.text("StudyDate")
-        instance, key = header.text("SOPInstanceUID"), bytes.fromhex(request["key"])
-        known |= {"taken": f"{date}{header.text('AcquisitionTime')}"[:32], "content": _content(header, depth, key)}
+        date, key = header.text("AcquisitionDate") or header.text("StudyDate"), bytes.fromhex(request["key"])
+        time_of_day = header.text("AcquisitionTime") or header.text("StudyTime")
+        instance, exam = header.text("SOPInstanceUID"), header.text("StudyInstanceUID")
+        known |= {"taken": f"{date}{time_of_day}"[:32], "content": _content(header, depth, key), "age": _age(header, date)}
         known["instance"] = instance_of(key, instance) if instance else ""
+        known["exam"] = instance_of(key, f"study {exam}") if exam else ""
+        known["sex"] = sex if (sex := header.text("PatientSex")) in {"M", "F", "O"} else ""
         if request["show_patient"]:
             words = [header.text("PatientName").replace("^", " ").strip(), radiograph.patient_id]
             known["shown"] = " · ".join(word for word in words if word)[:128] or None
     return known
+
+
+def _age(header: Header, date: str) -> str:
+    """As DICOM writes it, such as 062Y: as the header says it, or from the dates of birth and of the image."""
+    if re.fullmatch(r"\d{3}[DWMY]", said := header.text("PatientAge")):
+        return said
+    born = header.text("PatientBirthDate")
+    if not (re.fullmatch(r"\d{8}", born) and re.fullmatch(r"\d{8}", date)) or date < born:
+        return ""
+    return f"{min(999, (int(date) - int(born)) // 10000):03d}Y"
 
 
 def _content(header: Header, depth: Depth, key: bytes) -> str:

@@ -115,10 +115,10 @@ class Reading:
             self._refuse(study_id, reason)
 
     def _refuse(self, study_id: str, reason: str) -> None:
-        log.warning("image %s cannot be read; `chestmap node --status` says why", study_id)
-        refuse(self.store, study_id, reason)
         self._ends.pop(study_id, None)
-        self.batches.metrics.unreadable.inc()
+        if refuse(self.store, study_id, reason):
+            log.warning("image %s cannot be read; `chestmap node --status` says why", study_id)
+            self.batches.metrics.unreadable.inc()
 
 
 def _said(problem: Exception) -> str:

@@ -248,7 +248,7 @@ class Service:
         label = found["shown"] or found["label"] or study_id
         return NewStudy(
             study_id, sha, label[:128], found["image"], found["patient"], found["shown"], found["taken"], found["instance"],
-            found["content"], found["view"], files,
+            found["content"], found["exam"], found["age"], found["sex"], found["view"], files,
         )  # fmt: skip
 
 

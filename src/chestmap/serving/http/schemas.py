@@ -43,6 +43,11 @@ class Row(BaseModel):
     name: str
     patient: str
     view: str
+    taken: str | None  # when the film was taken, ISO 8601 without a zone
+    shifted: bool  # by a span that is the same for all films of the patient
+    age: str
+    sex: str
+    exam: str
     state: State
     error: str | None
     suspicion: float
@@ -106,12 +111,21 @@ class Conflict(Error):
     current: ReviewOut
 
 
+class Earlier(BaseModel):
+    """An earlier image of the patient, and how many days before this one it was taken."""
+
+    id: str
+    days: int | None
+
+
 class StudyOut(Row):
     image: Picture
     results: list[ModelResult]
     review: ReviewOut  # pyright: ignore[reportIncompatibleVariableOverride]
     prior: str | None
     priors: list[str]
+    earlier: list[Earlier]
+    exam_images: list[str]
 
 
 class FailedUpload(BaseModel):

@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from chestmap.serving.engine.service import Service
+from chestmap.serving.store.film_dates import days_between, shown_date
 from chestmap.serving.store.reviews import current
 from chestmap.serving.store.tables import Result, Study
 
 
 def row_of(service: Service, study: Study) -> dict[str, Any]:
-    """A line of the worklist; a patient's name is in it only where --show-patient asked for it."""
+    """A line of the worklist; a patient's name and true dates are in it only where --show-patient asked for them."""
     shown = study.shown_patient if service.settings.show_patient else None
+    true, key = service.settings.show_patient, service.store.folders.key()
     kept = study.name if shown is not None or study.shown_patient is None else study.id
     return {
         "id": study.id, "received": study.received, "name": shown or kept, "patient": study.patient, "view": study.view,
+        "taken": shown_date(study.taken, study.patient, key, true=true) or None, "shifted": not true,
+        "age": study.age, "sex": study.sex, "exam": study.exam,
         "state": study.state, "error": study.error, "suspicion": study.suspicion, "top": study.top,
         "review": {
             "version": study.review_version, "state": study.review_state, "by": study.review_by, "at": study.review_at,
@@ -30,8 +34,10 @@ def study_of(service: Service, study: Study, results: list[Result]) -> dict[str,
         "image": study.image,
         "results": [_result(one) for one in results if one.state == "done"],
         "review": current(service.store, study.id),
-        "prior": priors[0] if priors else None,
-        "priors": priors,
+        "prior": priors[0][0] if priors else None,
+        "priors": [study_id for study_id, _ in priors],
+        "earlier": [{"id": study_id, "days": days_between(taken, study.taken)} for study_id, taken in priors],
+        "exam_images": service.store.exam_images(study),
     }
 
 

@@ -67,7 +67,10 @@ export function studyActions(screen, page) {
     },
     escape: () => {
       if (document.activeElement?.matches("textarea, input, select")) document.activeElement.blur();
+      else if (editor.live) editor.letGo();
       else if (editor.taken) editor.take(null);
+      else if (screen.tool === "box") screen.setTool("window");
+      else if (["conflict", "refused", "full"].includes(screen.saving?.state)) note(`Not saved: ${one("status").textContent}; Back leaves it as a draft`, true);
       else page.list();
     },
   };

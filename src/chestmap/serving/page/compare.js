@@ -1,7 +1,7 @@
 // The second pane: an earlier image of the patient, or the same image with another model. Zoom and place follow each other.
 
 import * as api from "./api.js";
-import { make, one, note, when } from "./dom.js";
+import { before, filmed, make, one, note } from "./dom.js";
 import { attach } from "./pointer.js";
 import { Pane } from "./pane.js";
 
@@ -24,12 +24,15 @@ export class Compare {
     this.study = study;
     this.priors.clear();
     const priors = (study.priors?.length ? study.priors : [study.prior]).filter(Boolean);
-    const options = [["", "nothing"], ...priors.map((id, i) => [`study ${id}`, i ? `prior ${i + 1}` : "prior"])];
+    const days = new Map((study.earlier ?? []).map(one => [one.id, one.days]));
+    const options = [["", "nothing"], ...priors.map((id, i) => [`study ${id}`, days.has(id) ? `prior, ${before(days.get(id))}` : i ? `prior ${i + 1}` : "prior"])];
+    options.push(...(study.exam_images ?? []).map((id, i) => [`study ${id}`, `same exam, image ${i + 2}`]));
+    this.days = days;
     if (study.results.length > 1) options.push(...study.results.map(result => [`model ${result.model}`, title(result.model)]));
     this.select.replaceChildren(...options.map(([value, text]) => make("option", { value }, text)));
     this.select.disabled = options.length === 1;
     this.choose("");
-    priors.forEach((id, i) => this.date(id, i));
+    priors.filter(id => !days.has(id)).forEach((id, i) => this.date(id, i));
   }
 
   /** The options name the date of each prior once it is known. */
@@ -37,7 +40,7 @@ export class Compare {
     if (i > 4) return;
     const prior = await this.prior(id).catch(() => null);
     const option = prior && [...this.select.options].find(one => one.value === `study ${id}`);
-    if (option) option.textContent = `prior, ${when(prior.received, true)}`;
+    if (option) option.textContent = `prior, ${filmed(prior)}`;
   }
 
   prior(id) {
@@ -69,7 +72,7 @@ export class Compare {
       const other = kind === "study" ? await this.prior(id) : study;
       const pixels = await api.pixelsOnce(other.id);
       if (this.value !== value || this.study !== study) return;
-      this.shown = { study: other, model: kind === "model" ? id : null, prior: kind === "study" };
+      this.shown = { study: other, model: kind === "model" ? id : null, prior: kind === "study", same: (study.exam_images ?? []).includes(id) };
       this.pane.load(other, pixels);
       if (kind === "model") this.pane.setWindow(this.main.window.center, this.main.window.width, this.main.preset);
       if (!this.main.fitted) this.follow();
@@ -84,8 +87,9 @@ export class Compare {
   async draw() {
     if (!this.shown || !this.pane.ready) return;
     const { study, prior } = this.shown, model = this.shown.model ?? this.scene.model(study);
-    this.pane.corner("name", [prior ? "Prior" : "Same image", study.view].filter(Boolean).join(" · "));
-    this.pane.corner("date", prior ? when(study.received, true) : "");
+    this.pane.corner("name", [this.shown.same ? "Same exam" : prior ? "Prior" : "Same image", study.view].filter(Boolean).join(" · "));
+    const ago = this.days.get(study.id);
+    this.pane.corner("date", prior ? [filmed(study), ago === undefined ? "" : before(ago)].filter(Boolean).join("\n") : "");
     this.pane.corner("model", [model, "research use only"].filter(Boolean).join("\n"));
     this.pane.boxes = this.scene.boxes(study, model, prior);
     this.pane.opacity = this.main.opacity;

@@ -57,3 +57,28 @@ export function when(text, brief = false) {
 
 export const percent = value => (typeof value === "number" ? value.toFixed(2).replace(/^0/, "") : "–");
 export const plural = (count, word, words = `${word}${/(s|x)$/.test(word) ? "es" : "s"}`) => `${count} ${count === 1 ? word : words}`;
+
+const DAY = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+/** When a film was taken. A shifted date says so; without any, when the image came. */
+export function filmed(study) {
+  if (!study.taken) return `received ${when(study.received, true)}`;
+  const at = new Date(study.taken);
+  return `${Number.isNaN(at.getTime()) ? study.taken : DAY.format(at)}${study.shifted ? " (shifted)" : ""}`;
+}
+
+/** "62 y F", from an age as DICOM writes it. */
+export function person(study) {
+  const age = /^(\d{3})([DWMY])$/.exec(study.age ?? "");
+  return [age ? `${Number(age[1])} ${age[2].toLowerCase()}` : "", study.sex ?? ""].filter(Boolean).join(" ");
+}
+
+/** How long before: days, weeks, months or years, whichever says it in small numbers. */
+export function before(days) {
+  if (days === null || days === undefined) return "earlier";
+  if (days < 1) return "the same day";
+  for (const [unit, length, least] of [["year", 365.25, 730], ["month", 30.44, 61], ["week", 7, 14]]) {
+    if (days >= least) return `${plural(Math.round(days / length), unit)} before`;
+  }
+  return `${plural(days, "day")} before`;
+}

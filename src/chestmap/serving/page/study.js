@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { Autosave, draftOf } from "./autosave.js";
 import { Compare } from "./compare.js";
 import { settle } from "./conflict.js";
-import { all, make, note, one, percent, press, say, when } from "./dom.js";
+import { all, filmed, make, note, one, percent, person, plural, press, say } from "./dom.js";
 import { Editor } from "./editor.js";
 import { FindingList } from "./findings.js";
 import { History, reviewed } from "./history.js";
@@ -14,6 +14,9 @@ import { attach } from "./pointer.js";
 import { Reading } from "./reading.js";
 import { content, same } from "./review.js";
 import { Scene } from "./scene.js";
+
+/** How many images its exam has, where there are others. */
+const exam = study => (study.exam_images?.length ? `${plural(study.exam_images.length + 1, "image")} of this exam` : "");
 
 export class StudyScreen {
   /** `landed(id, review)` hears of every saved review; `titles(model)` is the short name of a model. */
@@ -130,12 +133,12 @@ export class StudyScreen {
     const { study } = this.reading, { image } = study;
     one("study-name").textContent = study.name;
     document.title = `${study.name} · chestmap review`;
-    const parts = [study.patient, study.view, when(study.received, true), `${image.width} × ${image.height}, ${image.bits} bit`, `suspicion ${percent(study.suspicion)}`];
+    const parts = [study.patient, person(study), study.view, filmed(study), exam(study), `${image.width} × ${image.height}, ${image.bits} bit`, `suspicion ${percent(study.suspicion)}`];
     one("study-facts").textContent = parts.filter(Boolean).join(" · ");
     one("study-review").textContent = reviewed(review);
     one("study-review").dataset.state = review.state;
     this.pane.corner("name", [study.patient, study.view].filter(Boolean).join(" · "));
-    this.pane.corner("date", when(study.received, true));
+    this.pane.corner("date", filmed(study));
   }
 
   status(state, text) {

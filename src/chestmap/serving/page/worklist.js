@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { drafts } from "./autosave.js";
-import { all, make, note, one, percent, plural, press, when } from "./dom.js";
+import { all, filmed, make, note, one, percent, person, plural, press } from "./dom.js";
 import { reviewed } from "./history.js";
 
 const PAGE = 40, POLL = 8000, SOON = 1500, FILTERS = "chestmap.filters";
@@ -133,7 +133,7 @@ export class Worklist {
     const top = row.top.map(({ finding, score }) => make("span", { class: "tag" }, finding, " ", make("b", {}, percent(score))));
     const line = [
       make("span", { class: "thumb" }, ready ? make("img", { src: api.thumbnail(row.id), alt: "", loading: "lazy", decoding: "async" }) : null),
-      make("span", { class: "who" }, make("b", {}, row.name), make("span", { class: "soft" }, [row.patient, row.view, when(row.received, true)].filter(Boolean).join(" · "))),
+      make("span", { class: "who" }, make("b", {}, row.name), make("span", { class: "soft" }, [row.patient, person(row), row.view, filmed(row)].filter(Boolean).join(" · "))),
       make("span", { class: "tags" }, ready ? top : make("span", { class: row.state === "failed" ? "problem" : "soft" }, row.state === "failed" ? row.error ?? "failed" : "waiting for the model")),
       ready ? this.suspicion(row.suspicion) : make("span", { class: "suspicion" }),
       make("span", { class: "reviewed", "data-state": row.review.state }, make("i", { class: "dot", "aria-hidden": "true" }), unsaved ? "not saved yet" : reviewed(row.review)),

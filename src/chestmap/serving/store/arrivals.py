@@ -106,17 +106,19 @@ def fill(store: Store, session: Session, row: Study, found: NewStudy, models: di
     row.content, row.state, row.error = found.content, "queued", None
     row.name, row.patient, row.shown_patient, row.view = found.name, found.patient, found.shown_patient, found.view
     row.taken, row.image, row.instance = found.taken, found.image, found.instance
+    row.exam, row.age, row.sex = found.exam, found.age, found.sex
     session.execute(delete(File).where(File.study_id == row.id, File.kind != "original"))
     session.execute(delete(Result).where(Result.study_id == row.id))
     session.add_all(file_row(store.folders, row.id, one) for one in found.files if one.kind != "original")
     want(session, row.id, models)
 
 
-def refuse(store: Store, study_id: str, reason: str) -> None:
-    """It cannot be read; the file stays for a while."""
+def refuse(store: Store, study_id: str, reason: str) -> bool:
+    """It cannot be read; the file stays for a while. False where it was replaced or deleted meanwhile."""
     mine = (Study.id == study_id) & (Study.state == "received")
     with store.writing() as session:
-        session.execute(update(Study).where(mine).values(state="refused", error=reason[:400], received=now()))
+        change = update(Study).where(mine).values(state="refused", error=reason[:400], received=now())
+        return bool(session.scalars(change.returning(Study.id)).all())
 
 
 def retry_failed(store: Store) -> int:
@@ -155,6 +157,9 @@ def _empty(session: Session, mine: ColumnElement[bool]) -> Sequence[str]:
         "shown_patient": None,
         "taken": "",
         "view": "",
+        "exam": "",
+        "age": "",
+        "sex": "",
         "image": {},
         "top": [],
         "error": None,

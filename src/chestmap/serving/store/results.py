@@ -160,8 +160,8 @@ def digest_of(result: Result) -> str:
 
 
 def checked(result: Result) -> Result:
-    """The same result, unless its row was damaged since it was written."""
-    if result.state == "done" and result.digest != digest_of(result):
+    """The same result, unless its row was damaged since it was written. A row without a digest was not written by a service."""
+    if result.state == "done" and result.digest and result.digest != digest_of(result):
         raise Damaged(
             f"the result of {result.model_id} for study {result.study_id} is damaged: restore the database from a backup"
         )

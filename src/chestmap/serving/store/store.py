@@ -40,6 +40,9 @@ class NewStudy:
     taken: str = ""
     instance: str = ""
     content: str = ""
+    exam: str = ""
+    age: str = ""
+    sex: str = ""
     view: str = ""
     files: tuple[NewFile, ...] = ()
 
@@ -94,7 +97,8 @@ class Store:
         """False where the study is there already: another request brought the same file at the same time."""
         row = Study(
             id=new.id, sha256=new.sha256, received=now(), name=new.name, patient=new.patient, shown_patient=new.shown_patient,
-            taken=new.taken, instance=new.instance, content=new.content, view=new.view, image=new.image, state="queued",
+            taken=new.taken, instance=new.instance, content=new.content, exam=new.exam, age=new.age, sex=new.sex, view=new.view,
+            image=new.image, state="queued",
         )  # fmt: skip
         try:
             with self.writing() as session:
@@ -155,15 +159,26 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def priors(self, study: Study) -> list[str]:
-        """Earlier images of the same patient, newest first."""
+    def priors(self, study: Study) -> list[tuple[str, str]]:
+        """Ids and dates of earlier images of the patient, newest first; other images of the same exam are none."""
         if not study.patient:
             return []
         with self.reading() as session:
             mine = (study.taken or "", study.received, study.id)
             earlier = tuple_(Study.taken, Study.received, Study.id) < mine
+            chosen = (Study.patient == study.patient) & earlier & Study.state.in_(SHOWN)
+            other = (Study.exam != study.exam) | (Study.exam == "")
             order = (Study.taken.desc(), Study.received.desc(), Study.id.desc())
-            return list(session.scalars(select(Study.id).where(Study.patient == study.patient, earlier).order_by(*order)))
+            found = session.execute(select(Study.id, Study.taken).where(chosen, other).order_by(*order))
+            return [(study_id, taken) for study_id, taken in found]
+
+    def exam_images(self, study: Study) -> list[str]:
+        """The other images of its exam, in the order in which they were taken."""
+        if not study.exam:
+            return []
+        with self.reading() as session:
+            mine = (Study.exam == study.exam) & (Study.id != study.id) & Study.state.in_(SHOWN)
+            return list(session.scalars(select(Study.id).where(mine).order_by(Study.taken, Study.received, Study.id)))
 
     def page(self, query: Query) -> tuple[int, list[Study]]:
         """How many match, and those of one page."""

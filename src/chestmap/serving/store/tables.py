@@ -36,12 +36,15 @@ class Study(Base):
     shown_patient: Mapped[str | None] = mapped_column(String(128))  # only kept where --show-patient asked for it
     taken: Mapped[str] = mapped_column(
         String(32), default=""
-    )  # when the image was made, for the order of priors; never given out
+    )  # when the image was made, for the order of priors; given out as film_dates.py says
     instance: Mapped[str] = mapped_column(String(64), index=True)  # keyed hash of the SOP Instance UID
     origin: Mapped[str] = mapped_column(String(8), default="http", index=True)  # http, c-store or pull
     deliver: Mapped[bool] = mapped_column(Boolean, default=False)  # whether its results go to the archive
     revision: Mapped[int] = mapped_column(Integer, default=0)  # corrections of this SOP Instance UID before this one
     content: Mapped[str] = mapped_column(String(64), default="")  # keyed hash of its pixels and of whose they are
+    exam: Mapped[str] = mapped_column(String(32), default="", index=True)  # keyed hash of the Study Instance UID
+    age: Mapped[str] = mapped_column(String(4), default="")  # as DICOM has it, such as 062Y
+    sex: Mapped[str] = mapped_column(String(1), default="")
     view: Mapped[str] = mapped_column(String(16), default="")
     image: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # empty until it is read
     state: Mapped[str] = mapped_column(String(8), index=True)
