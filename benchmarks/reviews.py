@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from chestmap.serving.http.schemas import NewReview
+from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.reviews import put_review
 from chestmap.serving.store.store import Query, Store
 from chestmap.vocabulary import CHESTXRAY14
