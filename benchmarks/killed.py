@@ -17,8 +17,7 @@ import torch
 from cluster import Cluster, simulate
 
 from chestmap.models.predictor import load
-from chestmap.prediction.inputs import Inputs
-from chestmap.prediction.stream import StreamSettings, predict_inputs
+from chestmap.prediction.job import JobSettings, predict_all
 from serving import picture, random_model
 
 SLEEP = 0.2
@@ -45,8 +44,8 @@ def child(model: Path, images: str, out: Path, part_size: int) -> None:
             return np.repeat(logits, len(batch), 0), np.repeat(maps, len(batch), 0)
 
     predictor.forward = Sleeping()
-    settings = StreamSettings(batch_size=BATCH, workers=0, part_size=part_size)
-    predict_inputs(predictor, Inputs([images]), out, settings, progress=False)
+    settings = JobSettings(batch_size=BATCH, workers=0, part_size=part_size)
+    predict_all(predictor, [images], out, settings, progress=False)
 
 
 @dataclass(frozen=True)

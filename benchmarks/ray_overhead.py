@@ -13,8 +13,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).parents[1] / "tests")  # not this folder, whose inference.py would stand for theirs
 
 from chestmap.models.folder import write_model
-from chestmap.prediction.inputs import Inputs
-from chestmap.prediction.stream import StreamSettings, predict_inputs
+from chestmap.prediction.job import JobSettings, predict_all
 from chestmap.training.config import config_of
 from chestmap.training.train import train
 from prediction.cluster_small import SIZES, slow_predictor
@@ -57,7 +56,7 @@ def tell(name: str, seconds: list[float], images: tuple[int, int], ideal: float 
 
 def in_process(model: Path, films: Path, out: Path) -> float:
     predictor, start = slow_predictor(model, PAUSE), time.perf_counter()
-    predict_inputs(predictor, Inputs([str(films)]), out, StreamSettings(**SIZES, workers=0), progress=False)
+    predict_all(predictor, [str(films)], out, JobSettings(**SIZES, workers=0), progress=False)
     return time.perf_counter() - start
 
 

@@ -12,6 +12,7 @@ import torch
 from chestmap.methods import METHODS
 from chestmap.methods import ag_cnn as ag
 from chestmap.models.folder import open_model, write_model
+from chestmap.storage.manifest import seal
 from chestmap.training import Data, Run, RunSettings
 from chestmap.training.config import read_config
 from chestmap.training.train import Trained
@@ -121,6 +122,7 @@ def test_one_training_answers_for_every_branch(part, tmp_path):
         about = json.loads((place / "model.json").read_text())
         about["settings"]["answer"] = name
         (place / "model.json").write_text(json.dumps(about))
+        seal(place)
         said[name] = open_model(place, METHODS).network(images).logits
         torch.testing.assert_close(said[name], net.look(images, ag.ALL).logits[name][:, :3])
     assert not torch.allclose(said["fusion"], said["global"])

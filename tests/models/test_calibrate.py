@@ -19,6 +19,7 @@ from chestmap.models.folder import open_model, read_about
 from chestmap.models.largest_box import BoxRule, boxes_of
 from chestmap.models.leakage import check_split
 from chestmap.predictions.folder import OwnRule
+from chestmap.storage.manifest import seal
 from chestmap.types import Box, Findings
 from models.toy_model import BOXES, FRAME, SPLIT, Toy, toy_maps, toy_predictions
 from prediction.predict_small import small_predictor
@@ -192,6 +193,7 @@ def test_another_model_and_missing_images_are_told(toy, tmp_path):
     about = read_about(toy.model) | {"sha256": "0" * 64}
     other = shutil.copytree(toy.model, tmp_path / "other")
     (other / "model.json").write_text(json.dumps(about))
+    seal(other)
     with pytest.raises(Refused, match=r"made by weights .*predict with it"):
         calibrate(other, toy.predictions, toy.source, toy.split)
     half = toy_predictions(tmp_path / "half", toy.model, toy.ids[:100], expit(toy.of(toy.ids[:100])))

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from chestmap.errors import BadModel, BadSettings
 from chestmap.models.folder import open_model, write_model
+from chestmap.storage.manifest import seal
 from chestmap.training.config import config_of
 from chestmap.training.train import train
 from training.small import METHODS, Net, small_tree
@@ -22,6 +23,7 @@ def folder(run_folder, tmp_path):
 def edited(folder, **changes):
     about = json.loads((folder / "model.json").read_text()) | changes
     (folder / "model.json").write_text(json.dumps({key: value for key, value in about.items() if value is not None}))
+    seal(folder)
 
 
 def test_an_opened_model_computes_what_was_trained(run_folder, dataset):

@@ -14,6 +14,7 @@ from chestmap.errors import BadImage, BadModel
 from chestmap.methods import METHODS as ALL
 from chestmap.models.largest_box import BoxRule, boxes_of
 from chestmap.predictions.folder import OwnRule
+from chestmap.storage.manifest import seal
 from chestmap.types import Findings, Frame, Radiograph
 from prediction.predict_small import small_predictor
 from training.small import METHODS
@@ -30,6 +31,7 @@ def edited(run_folder, tmp_path):
         folder = shutil.copytree(run_folder / "model", tmp_path / "model")
         about = json.loads((folder / "model.json").read_text())
         (folder / "model.json").write_text(json.dumps(about | changes))
+        seal(folder)
         return folder
 
     return edit

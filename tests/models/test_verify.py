@@ -7,6 +7,7 @@ import pytest
 
 from chestmap.errors import BadModel
 from chestmap.models.verify import look_over
+from chestmap.storage.manifest import seal
 from training.small import METHODS
 
 
@@ -18,6 +19,7 @@ def folder(run_folder, tmp_path):
 def edited(folder, **changes):
     about = json.loads((folder / "model.json").read_text()) | changes
     (folder / "model.json").write_text(json.dumps(about))
+    seal(folder)
 
 
 def test_a_whole_folder_is_one_line(folder):

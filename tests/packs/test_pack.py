@@ -23,6 +23,7 @@ from chestmap.errors import BadInput, BadModel
 from chestmap.imaging.canvas import CanvasSettings, canvas_frame, on_canvas
 from chestmap.imaging.worker_pool import CHUNK, Job, pack_all, pack_chunk
 from chestmap.packs.build import WORTH_A_PROCESS, Pack, PackSettings, make_pack, open_pack
+from chestmap.storage.manifest import seal
 from chestmap.types import Box, Radiograph
 from datasets.toys import source_in, write_png
 
@@ -314,7 +315,7 @@ def test_damage_is_found_and_mended(tmp_path):
     state = bytearray((folder / "state.bin").read_bytes())
     state[1] ^= 255
     (folder / "state.bin").write_bytes(state)
-    with pytest.raises(BadModel, match="its records changed after packing"):
+    with pytest.raises(BadModel, match=r"state\.bin: changed after it was written"):
         open_pack(folder)
     mended, read = packed(source, folder)
     assert (read, mended.fingerprint) == (30, fingerprint)
@@ -357,11 +358,11 @@ def test_another_canvas_source_or_folder_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("pack.json", b"{", "not readable"),
-        ("pack.json", b'{"settings": {"width": -1}}', "not readable"),
-        ("ids.txt", b"00000\n", "1 ids, 3 records and 3072 bytes of pixels disagree"),
+        ("pack.json", b"{", r"pack\.json: changed after it was written"),
+        ("pack.json", b'{"settings": {"width": -1}}', r"pack\.json: changed after it was written"),
+        ("ids.txt", b"00000\n", r"ids\.txt: changed after it was written"),
         ("images.bin", b"\0" * 3000, "3 ids, 3 records and 3000 bytes of pixels disagree"),
-        ("state.bin", b"", "3 ids, 0 records"),
+        ("state.bin", b"", r"state\.bin: changed after it was written"),
         ("ids.txt", None, "No such file"),
     ],
 )
@@ -383,6 +384,7 @@ def test_an_older_form_is_refused(tmp_path):
     packed(source_in(tmp_path / "images", 3), folder)
     about = json.loads((folder / "pack.json").read_text())
     (folder / "pack.json").write_text(json.dumps(about | {"form": 0}))
+    seal(folder, ["pack.json"])
     with pytest.raises(BadModel, match="a pack of form 0, this version reads form 1; delete it and pack again"):
         open_pack(folder)
 

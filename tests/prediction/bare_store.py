@@ -110,7 +110,7 @@ def send(folder: Path, address: str) -> None:
     place = Remote(address)
     for part in sorted(folder.glob("part-?????")):
         shutil.copytree(part, place.folder / part.name)
-        place.send_part(int(part.name[5:]), alone=False)
+        place.send_part(int(part.name[5:]))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from chestmap.models.predictor import Predictor
-from chestmap.prediction.ray import ClusterSettings, Work, predict_on_cluster
+from chestmap.prediction.ray import ClusterSettings, predict_on_cluster
+from chestmap.prediction.request import Request
 from prediction.predict_small import small_predictor
 
 SIZES = {"batch_size": 4, "part_size": 32}
@@ -35,10 +36,11 @@ def slow_predictor(folder: Path, pause: float) -> Predictor:
 
 
 def main(model: str, data: str, out: str, address: str, actors: str, pause: str) -> None:
-    work = Work(partial(slow_predictor, Path(model), float(pause)), [data], Path(out), SIZES)
+    opened = partial(slow_predictor, Path(model), float(pause))
+    work = Request(model=Path(model), out=out, given=(data,), settings=SIZES, open_predictor=opened)
     start = time.perf_counter()
     share = predict_on_cluster(work, ClusterSettings(address=address, actors=int(actors)), partial(print, file=sys.stderr))
-    sys.stdout.write(f"{share.images} {share.failed} {share.left} {time.perf_counter() - start:.2f}\n")
+    sys.stdout.write(f"{share.images} {len(share.failed)} {share.left} {time.perf_counter() - start:.2f}\n")
 
 
 if __name__ == "__main__":

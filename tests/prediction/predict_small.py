@@ -14,11 +14,10 @@ import torch
 from chestmap.models.engines import ForwardSettings, open_forward
 from chestmap.models.folder import open_model
 from chestmap.models.predictor import Predictor
-from chestmap.prediction.inputs import Inputs
-from chestmap.prediction.stream import StreamSettings, predict_inputs
+from chestmap.prediction.job import JobSettings, predict_all
 from training.small import METHODS
 
-SETTINGS = StreamSettings(batch_size=3, part_size=8, workers=0)
+SETTINGS = JobSettings(batch_size=3, part_size=8, workers=0)
 
 
 def small_predictor(folder: Path) -> Predictor:
@@ -26,7 +25,7 @@ def small_predictor(folder: Path) -> Predictor:
     return Predictor(model, open_forward(model, ForwardSettings(engine="torch", device="cpu", precision=32)))
 
 
-def main(model: str, data: str, out: str, last: str, pause: str = "0") -> None:
+def main(model: str, data: str, out: str, last: str, pause: str = "0", names: str = "") -> None:
     torch.set_num_threads(1)
     predictor, seen = small_predictor(Path(model)), []
     forward = predictor.forward
@@ -41,7 +40,8 @@ def main(model: str, data: str, out: str, last: str, pause: str = "0") -> None:
     for name in ("engine", "device", "precision"):
         setattr(dying, name, getattr(forward, name))
     predictor.forward = dying
-    predict_inputs(predictor, Inputs([data]), Path(out), SETTINGS, progress=False)
+    settings = SETTINGS.model_copy(update={"show_patient": names == "shown"})
+    predict_all(predictor, [data], Path(out), settings, progress=False)
 
 
 if __name__ == "__main__":

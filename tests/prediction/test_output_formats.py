@@ -11,9 +11,8 @@ from pydicom import dcmread
 from chestmap.datasets.coco import read_coco
 from chestmap.datasets.folder_tables import read_box_table
 from chestmap.errors import BadInput
-from chestmap.prediction.inputs import Inputs
+from chestmap.prediction.job import predict_all, reading_for
 from chestmap.prediction.output_formats import Outputs, checked_kinds
-from chestmap.prediction.stream import predict_inputs, reading_for
 from chestmap.predictions.folder import open_predictions
 from chestmap.reports.dicom.deidentify import write_deidentified
 from chestmap.reports.result_tables import safe_cell
@@ -31,7 +30,7 @@ def predictor(run_folder):
 
 def write(predictor, films, out, *kinds, key=None):
     with Outputs(out, predictor, reading_for(predictor, SETTINGS), checked_kinds(kinds), key) as outputs:
-        predict_inputs(predictor, Inputs([str(films)]), out, SETTINGS, on_part=outputs.on_part, progress=False)
+        predict_all(predictor, [str(films)], out, SETTINGS, on_part=outputs.on_part, progress=False)
         outputs.finish()
     return outputs
 

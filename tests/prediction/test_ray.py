@@ -11,8 +11,8 @@ from chestmap.prediction import ray as cluster
 from chestmap.prediction import ray_decoding as cluster_decoding
 from chestmap.prediction.decoding import Decoded, Failed
 from chestmap.prediction.inputs import Inputs
+from chestmap.prediction.job import JobSettings, reading_for
 from chestmap.prediction.ray import ClusterSettings
-from chestmap.prediction.stream import StreamSettings, reading_for
 from prediction.predict_small import small_predictor
 from training.small import write_dataset
 
@@ -133,7 +133,7 @@ def test_a_picture_that_kills_is_found_among_its_group(run_folder, tmp_path, mon
         return decode_some(sources, reading)
 
     monkeypatch.setattr(cluster_decoding, "decode_some", dying)
-    reading = reading_for(small_predictor(run_folder / "model"), StreamSettings())
+    reading = reading_for(small_predictor(run_folder / "model"), JobSettings())
     found = list(cluster_decoding.decode_apart(Inputs([str(films)]), reading, 2))
     assert [source.name for source, _ in found] == [f"{number:03d}.png" for number in range(10)]
     assert [one for _, one in found if isinstance(one, Failed)] == [Failed("005.png", DIED)]

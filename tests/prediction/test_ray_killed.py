@@ -8,8 +8,7 @@ import time
 
 import pytest
 
-from chestmap.prediction.inputs import Inputs
-from chestmap.prediction.stream import StreamSettings, predict_inputs
+from chestmap.prediction.job import JobSettings, predict_all
 from chestmap.predictions.folder import open_predictions
 from prediction.cluster_small import SIZES
 from prediction.local_ray import TESTS, local_ray
@@ -33,8 +32,8 @@ def films(tmp_path_factory):
 def whole(run_folder, films, tmp_path_factory):
     os.environ["CHESTMAP_KEY"] = "of the tests"
     out = tmp_path_factory.mktemp("cluster") / "whole"
-    settings = StreamSettings(**SIZES, workers=0)
-    predict_inputs(small_predictor(run_folder / "model"), Inputs([str(films)]), out, settings, progress=False)
+    settings = JobSettings(**SIZES, workers=0)
+    predict_all(small_predictor(run_folder / "model"), [str(films)], out, settings, progress=False)
     return out
 
 

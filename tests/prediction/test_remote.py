@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from chestmap.errors import BadInput, BadModel, Refused
-from chestmap.prediction.inputs import Inputs
-from chestmap.prediction.shard import Shard, open_job, predict_shard
-from chestmap.prediction.stream import StreamSettings, predict_inputs
+from chestmap.errors import BadInput, BadModel
+from chestmap.prediction.job import JobSettings, Shard, open_job, predict_all, predict_shard
+from chestmap.prediction.providers import FileProvider
 from chestmap.predictions.folder import open_predictions, read_header
 from chestmap.storage import stores
 from chestmap.storage.results_folder import Remote, place_of
@@ -22,7 +21,7 @@ from training.small import write_dataset
 
 TESTS = Path(__file__).parents[1]
 AT = "bare://bucket/results/of it"
-SETTINGS = StreamSettings(batch_size=2, part_size=3, workers=0)
+SETTINGS = JobSettings(batch_size=2, part_size=3, workers=0)
 
 
 @pytest.fixture(autouse=True)
@@ -47,12 +46,14 @@ def films(tmp_path_factory):
 
 
 def streamed(predictor, films, out):
-    return predict_inputs(predictor, Inputs([str(films)]), out, SETTINGS, progress=False)
+    return predict_all(predictor, [str(films)], out, SETTINGS, progress=False)
 
 
 def shared(predictor, films, out, shard="0/1"):
     shard = Shard.parse(shard)
-    return predict_shard(open_job(predictor, [str(films)], out, SETTINGS, shard.count), shard, 0, progress=False)
+    return predict_shard(
+        open_job(predictor, FileProvider([str(films)]), out, SETTINGS, shard.count), shard, 0, progress=False
+    )
 
 
 WAYS = {"stream": streamed, "shard": shared}
@@ -68,11 +69,11 @@ def local(predictor, films, tmp_path_factory):
 
 
 def files_in(folder):
-    """Names and bytes; the lock of a local call is empty and stays there."""
+    """Names and bytes; hidden files are locks and caches."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and not path.name.startswith(".")
     }
 
 
@@ -123,7 +124,7 @@ def test_shares_in_any_order_and_nothing_is_done_twice(predictor, films, local, 
     assert (share.images, share.left) == (3, 1)
     before = {name: (store / name).stat().st_mtime_ns for name in Bare.names()}
     share = shared(predictor, films, AT, "1/3")
-    assert (share.images, share.failed, share.left) == (8, 1, 0)
+    assert (share.images, len(share.failed), share.left) == (8, 1, 0)
     after = {name: (store / name).stat().st_mtime_ns for name in Bare.names()}
     assert all(after[name] == time for name, time in before.items() if name.endswith(("scores.parquet", "maps.npy")))
     assert files_in(store / "bucket/results/of it") == files_in(local / "shard")
@@ -132,7 +133,7 @@ def test_shares_in_any_order_and_nothing_is_done_twice(predictor, films, local, 
 def test_two_that_meet_at_the_start_and_at_the_end(predictor, films, local, store):
     """Both found no plan, one is chosen; both make all parts, the first stays; both complete the folder."""
     one, other = place_of(AT), place_of(AT)
-    jobs = [open_job(predictor, [str(films)], place, SETTINGS) for place in (one, other)]
+    jobs = [open_job(predictor, FileProvider([str(films)]), place, SETTINGS) for place in (one, other)]
     assert len([name for name in Bare.names() if name.endswith("plan.json")]) == 1
     times = []
     for job in jobs:
@@ -146,23 +147,18 @@ def test_a_plan_that_lost_is_replaced_by_the_one_that_was_chosen(predictor, film
     first, second = place_of(AT), place_of(AT)
     with monkeypatch.context() as patch:
         patch.setattr(Remote, "bring_plan", lambda self: False)  # both looked before either wrote
-        open_job(predictor, [str(films)], first, SETTINGS)
-        job = open_job(predictor, [str(films)], second, SETTINGS.model_copy(update={"part_size": 5}))
+        open_job(predictor, FileProvider([str(films)]), first, SETTINGS)
+        job = open_job(predictor, FileProvider([str(films)]), second, SETTINGS.model_copy(update={"part_size": 5}))
     assert (job.blocks.part_size, job.blocks.parts) == (3, 3)
 
 
-def test_a_folder_that_grew_and_a_second_call_meanwhile(predictor, films, tmp_path):
+def test_a_folder_that_grew(predictor, films, tmp_path):
     folder = shutil.copytree(films, tmp_path / "films")
     late = (folder / "000.png").rename(tmp_path / "late.png")
     assert streamed(predictor, folder, AT).images == 7
     late.rename(folder / "000.png")
     assert streamed(predictor, folder, AT).images == 8
     assert open_predictions(AT, tmp_path / "cache").image_ids[-1] == "000.png"
-    place = Remote(AT)
-    shutil.copytree(place.folder, tmp_path / "other")
-    (place.folder / "part-00000").mkdir()
-    with pytest.raises(Refused, match="part-00000 came from another call meanwhile"):
-        place.send_part(0, alone=True)
 
 
 def test_a_reader_fetches_once_what_does_not_change(predictor, films, local, store, tmp_path, monkeypatch):
@@ -175,15 +171,15 @@ def test_a_reader_fetches_once_what_does_not_change(predictor, films, local, sto
     found = open_predictions(AT, tmp_path)
     assert found.folder.name == "of_it"
     assert found.image_ids == open_predictions(local / "shard").image_ids
-    assert len(names) == 7  # the header, scores and maps of three parts
+    assert len(names) == 11  # the header, scores and maps of three parts, and four sums
     open_predictions(AT, tmp_path)
-    assert len(names) == 7
+    assert len(names) == 11
     score = store / "bucket/results/of it/part-00002/scores.parquet"
     score.write_bytes(score.read_bytes())
     shutil.rmtree(store / "bucket/results/of it/part-00001")
     with pytest.raises(BadModel, match="without a gap"):
         open_predictions(AT, tmp_path)
-    assert len(names) == 8
+    assert len(names) == 12
     with pytest.raises(BadModel, match=r"no predictions\.json; expected a folder that"):
         open_predictions("bare://bucket/nothing", tmp_path)
 

@@ -10,8 +10,8 @@ from chestmap.errors import BadImage, BadInput, BadTable, Unreachable
 from chestmap.imaging.limits import Limits
 from chestmap.prediction import decoding
 from chestmap.prediction.inputs import Inputs
-from chestmap.prediction.shard import Shard, open_job, predict_shard
-from chestmap.prediction.stream import StreamSettings, predict_inputs
+from chestmap.prediction.job import JobSettings, Shard, open_job, predict_all, predict_shard
+from chestmap.prediction.providers import FileProvider
 from chestmap.predictions.folder import open_predictions
 from chestmap.storage import stores
 from chestmap.storage.addresses import content_at, plain_path, site
@@ -22,7 +22,7 @@ from prediction.test_shard import ODD
 from prediction.test_stream import same
 from training.small import write_dataset
 
-SETTINGS = StreamSettings(batch_size=2, part_size=4, workers=0)
+SETTINGS = JobSettings(batch_size=2, part_size=4, workers=0)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def predictor(run_folder):
 
 
 def predicted(predictor, given, out):
-    return predict_inputs(predictor, Inputs([str(one) for one in given]), out, SETTINGS, progress=False)
+    return predict_all(predictor, [str(one) for one in given], out, SETTINGS, progress=False)
 
 
 def test_a_folder_there_is_read_as_a_folder_here(predictor, store, tmp_path):
@@ -70,8 +70,8 @@ def test_rows_may_be_addresses_and_a_list_may_lie_at_one(predictor, store, tmp_p
     rows = ["bare://bucket/films/000.png", "bare://bucket/films/none.png", str(films / "001.png"), f"file://{films}/002.png"]
     pl.DataFrame({"path": rows, "image_id": ["", "", "mine", ""]}).write_parquet(tmp_path / "list.parquet")
     given, out = [str(tmp_path / "list.parquet")], tmp_path / "out"
-    share = predict_shard(open_job(predictor, given, out, SETTINGS), Shard(), 0, progress=False)
-    assert (share.images, share.failed) == (3, 1)
+    share = predict_shard(open_job(predictor, FileProvider(given), out, SETTINGS), Shard(), 0, progress=False)
+    assert (share.images, len(share.failed)) == (3, 1)
     assert open_predictions(out).image_ids[:2] == ("bucket/films/000.png", "mine")
     assert "bucket/films/none.png,there is no such file: check the address" in (out / "errors.csv").read_text()
     (store / "bucket" / "list.txt").write_text("films/000.png\nfilms/003.png\n")
@@ -89,7 +89,7 @@ def test_a_list_there_names_its_rows_as_here(predictor, store, tmp_path, kind):
     folder.mkdir(parents=True)
     (table.write_parquet if kind == "parquet" else table.write_csv)(folder / f"list.{kind}")
     far, near = f"bare://bucket/sub/list.{kind}", folder / f"list.{kind}"
-    job = open_job(predictor, [far], tmp_path / "out", SETTINGS)
+    job = open_job(predictor, FileProvider([far]), tmp_path / "out", SETTINGS)
     quick = [source for number in range(job.blocks.parts) for source in job.blocks.inputs(number)]
     assert quick == list(Inputs([far]))
     here = list(Inputs([str(near)]))
@@ -137,7 +137,7 @@ def test_a_store_that_denies_is_told_once_and_a_single_image_set_aside(predictor
     with pytest.raises(Unreachable, match=r"^bare://bucket: gave none of 16 inputs in a row") as caught:
         predicted(predictor, ["bare://bucket/films"], tmp_path / "more")
     assert "\n" not in str(caught.value)
-    job = open_job(predictor, ["bare://bucket/films"], tmp_path / "shared", SETTINGS)
+    job = open_job(predictor, FileProvider(["bare://bucket/films"]), tmp_path / "shared", SETTINGS)
     with pytest.raises(Unreachable):
         predict_shard(job, Shard(), 0, progress=False)
 

@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 from chestmap.cli import predict, score
 from chestmap.errors import BadInput
 from chestmap.methods import METHODS as ALL
-from chestmap.prediction.ray import PartActor, Work
+from chestmap.prediction.ray import PartActor
+from chestmap.prediction.request import Request
 from chestmap.predictions.folder import open_predictions
 from chestmap.storage import stores
 from prediction.bare_store import Bare
@@ -99,9 +100,10 @@ def test_a_dataset_and_what_reads_it(run_folder, tmp_path, store):
 def test_an_actor_of_a_cluster_makes_parts_for_an_address(run_folder, tmp_path, store):
     films = write_dataset(tmp_path / "films", count=4)
     sizes = {"batch_size": 2, "part_size": 2}
-    work = Work(
-        lambda: small_predictor(run_folder / "model"), [str(films)], "bare://bucket/out", sizes, tmp_path / "scratch"
-    )
+    work = Request(
+        model=run_folder / "model", out="bare://bucket/out", given=(str(films),), settings=sizes, scratch=tmp_path / "scratch",
+        open_predictor=lambda: small_predictor(run_folder / "model"),
+    )  # fmt: skip
     one, other = (PartActor(work, 2, apart=False) for _ in range(2))
     assert one.missing() == {0: 2, 1: 2}
     assert (one.predict(0), other.predict(1), other.predict(0)) == (0, 1, 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chestmap.datasets import open_source, source_settings
+from chestmap.datasets.split import split_of
 from chestmap.errors import BadInput
 from chestmap.settings import checked, read_toml, with_overrides
 
@@ -124,12 +125,3 @@ def _split(source: Source, named: Named, config: Mapping[str, Any]) -> Split | N
 def source_of(kind: str, root: Path, overrides: Sequence[str] | None = None) -> Source:
     """A dataset by the name of its reader and its folder."""
     return open_source(source_settings(with_overrides({"name": kind, "root": str(root)}, overrides or [])))
-
-
-def split_of(source: Source, name: str) -> Split:
-    """A split by name, or read from a folder that `chestmap data split` wrote."""
-    from chestmap.datasets.split import SplitSettings, make_split, read_split
-
-    if Path(name).is_dir():
-        return read_split(Path(name))
-    return make_split(source, checked(SplitSettings, {"name": name}, name="--split"))

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from chestmap import __version__
-from chestmap.cli import data, demo, export, model, node, own, predict, report, reproduce, score, serve, train
+from chestmap.cli import check, data, demo, export, model, node, own, predict, report, reproduce, score, serve, train
 from chestmap.cli.ending import ended
 
 app = typer.Typer(
@@ -50,6 +50,7 @@ reproduce.add_to(app)
 demo.add_to(app)
 serve.add_to(app)
 node.add_to(app)
+check.add_to(app)
 
 
 def main() -> None:

@@ -104,6 +104,9 @@ def pack(
             metavar="ADDRESS", help="Also publish the pack in shards, such as to `s3://bucket/nih-512`, for `[data.shards]`."
         ),
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every packed image with its hash first; what is damaged is made again.")
+    ] = False,
     shard_mb: Annotated[float, typer.Option(min=0.001, help="Size of a shard in 10⁶ bytes.")] = 64,
     overrides: Set = None,
 ) -> None:
@@ -117,7 +120,7 @@ def pack(
 
     source = source_of(kind, root, overrides)
     settings = checked(PackSettings, {"width": width, "height": height, "fit": fit}, name="options")
-    made = make_pack(source, out, settings, workers=workers)
+    made = make_pack(source, out, settings, workers=workers, verify=verify)
     typer.echo(f"{len(made):,} images in {out}", err=True)
     if shards is not None:
         from chestmap.packs.shards import write_shards

@@ -1,21 +1,30 @@
 """`chestmap predict`: what a model says of images, wherever they come from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chestmap.cli.options import READERS, Set, SplitOption, named
-from chestmap.cli.predict_many import ActorsOption, ClusterOption, CpusOption, GpusOption, Many, ShardOption, tell
+from chestmap.cli.predict_many import (
+    ActorsOption,
+    ClusterOption,
+    CpusOption,
+    GpusOption,
+    ShardOption,
+    on_cluster,
+    tell_share,
+)
 from chestmap.reports.formats import WRITERS
 
 if TYPE_CHECKING:
-    from chestmap.api.subject import Subject
-    from chestmap.models.predictor import Predictor
-    from chestmap.prediction.decoding import Failed
+    from chestmap.api.subject import Named, Subject
+    from chestmap.datasets.source import Source
+    from chestmap.prediction.completing import Share
     from chestmap.prediction.output_formats import Outputs
-    from chestmap.storage.results_folder import Place
+    from chestmap.prediction.request import Request
 
 InputsArgument = Annotated[
     list[str] | None,
@@ -103,7 +112,6 @@ def predict(
     from chestmap.errors import BadInput
     from chestmap.extras import needs
     from chestmap.prediction.output_formats import checked_kinds
-    from chestmap.storage.results_folder import place_of
 
     kinds = checked_kinds(write or [])
     if kinds & {"dicom", "scores", "seg", "pmap"}:
@@ -115,34 +123,57 @@ def predict(
         raise BadInput(
             "a dataset is named by --source KIND and --root ROOT, without further inputs; images are inputs alone"
         )
-    folder = model_folder(model)
-    several = shard is not None or cluster is not None
-    subject = None if given or several else subject_of(folder, named(kind, root, split, overrides))
+    folder, about = model_folder(model), named(kind, root, split, overrides)
+    subject = None if given else subject_of(folder, about)
     if out is None and (subject is None or subject.run is None or kind is not None):
         raise BadInput("--out FOLDER: say where the predictions go; only the own images of a run go into the run by default")
     out = out or str(subject.run / "predictions" if subject and subject.run else "")
-    chosen = {"engine": engine, "device": device, "precision": 32 if precision == "32" else precision}
     if deidentify and not kinds & {"dicom", "scores", "seg", "pmap"}:
         raise BadInput("--deidentify is for DICOM results: add --write dicom; whatever else is written has pseudonyms alone")
-    if several:
-        if kind is not None or deidentify or (shard and cluster):
-            raise BadInput("--shard or --cluster, not both, take files, folders and lists: no --source, and no --deidentify")
-        sizes = {"batch_size": batch_size, "workers": workers, "show_patient": show_patient}
-        many = Many(folder, given, (out, scratch), kinds, chosen, {**sizes, "views": "any" if any_view else "frontal"})
-        place = {"address": cluster, "actors": actors, "cpus": cpus, "gpus": gpus}
-        tell(many.in_shard(shard) if shard is not None else many.on_cluster(place), out)
-        typer.echo(out)
-        return
-    where = place_of(out, scratch, whole=subject is not None or kinds != {"predictions"})
-    order = _Order(folder, where, kinds, chosen, {"batch_size": batch_size, "workers": workers}, deidentify)
+    if shard is not None and cluster is not None:
+        raise BadInput("--shard or --cluster, not both")
+    from chestmap.prediction.job import Shard
+    from chestmap.prediction.request import Dataset, Request
+
+    dataset = None
     if subject is not None:
-        failed = order.of_source(subject, _ids(subject, part or ["validation", "test"]), cache)
-    else:
-        failed = order.of_files(given, show_patient=show_patient, views="any" if any_view else "frontal")
+        dataset = Dataset(opened=partial(_images, folder, about, tuple(part or ("validation", "test"))), cache=cache)
+    sizes = {"batch_size": batch_size, "workers": workers, "show_patient": show_patient}
+    request = Request(
+        model=folder, out=out, given=tuple(given), dataset=dataset, kinds=kinds, scratch=scratch, deidentify=deidentify,
+        forward={"engine": engine, "device": device, "precision": 32 if precision == "32" else precision},
+        settings={**sizes, "views": "any" if any_view else "frontal"},
+    )  # fmt: skip
+    if cluster is not None:
+        tell_share(on_cluster(request, {"address": cluster, "actors": actors, "cpus": cpus, "gpus": gpus}), out)
+        return
+    chosen = Shard.parse(shard) if shard is not None else None
+    share, outputs = request.run(chosen, partial(_write_report, subject) if subject else None)
+    if chosen is not None:
+        tell_share(share, out)
+        return
+    _tell(request, share, outputs)
+
+
+def _tell(request: "Request", share: "Share", outputs: "Outputs") -> None:
+    failed, out = [*share.failed, *outputs.failed], request.out
+    over = f"; {share.passed_over:,} files that are no images were passed over" if share.passed_over else ""
+    anew = f"; {share.changed:,} of them changed since an earlier call, and were predicted anew" if share.changed else ""
+    if why := getattr(outputs.predictor.forward, "why", ""):
+        typer.echo(why, err=True)
+    typer.echo(f"{share.images:,} images{anew}{over}", err=True)
+    if outputs.without_dicom:
+        typer.echo(f"{outputs.without_dicom:,} images are no DICOM, so they have no DICOM results", err=True)
     typer.echo(out)
     if failed:
         typer.echo(f"{len(failed):,} inputs were set aside; their reasons are in {out.rstrip('/')}/errors.csv", err=True)
         raise typer.Exit(1)
+
+
+def _write_report(subject: "Subject", folder: Path) -> None:
+    from chestmap.api.reporting import ReportSettings, report_of
+
+    report_of(replace(subject, run=None, predictions=folder), ReportSettings(out=folder / "report.html"))
 
 
 def _is_dataset(given: list[str]) -> bool:
@@ -152,110 +183,14 @@ def _is_dataset(given: list[str]) -> bool:
     return len(given) == 2 and given[0] in SOURCES and not Path(given[0]).exists()
 
 
-@dataclass(frozen=True)
-class _Order:
-    """What is asked for, wherever the images come from."""
-
-    model: Path
-    place: "Place"
-    kinds: frozenset[str]
-    forward: dict[str, Any]
-    sizes: dict[str, int | None]
-    deidentify: bool = False
-
-    @property
-    def out(self) -> Path:
-        """On this machine."""
-        return self.place.folder
-
-    @property
-    def _key(self) -> bytes | None:
-        from chestmap.prediction.pseudonym import own_key
-
-        return own_key() if self.deidentify else None
-
-    def _predictor(self) -> "Predictor":
-        from chestmap.models.engines import ForwardSettings
-        from chestmap.models.predictor import load
-        from chestmap.settings import checked
-
-        predictor = load(self.model, checked(ForwardSettings, self.forward, name="options"))
-        if why := getattr(predictor.forward, "why", ""):
-            typer.echo(why, err=True)
-        return predictor
-
-    def of_files(self, given: list[str], **settings: Any) -> "list[Failed]":
-        from chestmap.prediction.inputs import Inputs
-        from chestmap.prediction.output_formats import Outputs
-        from chestmap.prediction.stream import StreamSettings, predict_inputs, reading_for, write_errors
-        from chestmap.settings import checked
-
-        inputs, how = Inputs(given), checked(StreamSettings, {**self.sizes, **settings}, name="options")
-        predictor = self._predictor()
-        with Outputs(self.out, predictor, reading_for(predictor, how), self.kinds, self._key) as outputs:
-            outcome = predict_inputs(predictor, inputs, self.place, how, on_part=outputs.on_part)
-            outputs.finish()
-        failed = [*outcome.failed, *outputs.failed]
-        write_errors(self.out / "errors.csv", failed)
-        self.place.send("errors.csv")
-        self.place.send_rest()
-        over = f"; {outcome.passed_over:,} files that are no images were passed over" if outcome.passed_over else ""
-        typer.echo(f"{outcome.images:,} images{over}", err=True)
-        _tell_of_dicom(outputs)
-        return failed
-
-    def of_source(self, subject: "Subject", ids: list[str], cache: Path) -> "list[Failed]":
-        """Names and ids are the dataset's own: whoever publishes it has seen to them."""
-        from chestmap.prediction.decoding import Failed, Input
-        from chestmap.prediction.from_pack import PredictSettings, predict_source
-        from chestmap.prediction.output_formats import Outputs
-        from chestmap.prediction.stream import StreamSettings, reading_for, write_errors
-        from chestmap.predictions.folder import open_predictions
-        from chestmap.settings import checked
-
-        source = subject.source
-        sizes = {"batch_size": size} if (size := self.sizes["batch_size"]) else {}
-        how = checked(PredictSettings, {**self.forward, **sizes}, name="options")
-        predictor = self._predictor()
-        predictions, aside = predict_source(predictor.model, source, ids, self.place, how, cache)
-        failed = [
-            Failed(image_id, reason.removeprefix(f"{source.path(source.row_of[image_id])}: "))
-            for image_id, reason in aside.items()
-        ]
-        tables = self.kinds - {"report"}
-        reading = reading_for(predictor, StreamSettings(show_patient=True))
-        files = dict(source.images.select("image_id", "path").iter_rows())
-        with Outputs(self.out, predictor, reading, tables, self._key, files) as outputs:
-            first = 0
-            for number, maps in enumerate(open_predictions(self.out).parts if outputs.wanted else ()):
-                names = predictions.image_ids[first : first + len(maps)]
-                inputs = [Input(name, str(source.path(source.row_of[name])), given=True) for name in names]
-                outputs.on_part(self.out / f"part-{number:05d}", inputs)
-                first += len(maps)
-            outputs.finish()
-        failed += outputs.failed
-        write_errors(self.out / "errors.csv", failed)
-        typer.echo(f"{len(predictions):,} images", err=True)
-        _tell_of_dicom(outputs)
-        if "report" in self.kinds:
-            from chestmap.api.reporting import ReportSettings, report_of
-
-            report_of(replace(subject, run=None, predictions=self.out), ReportSettings(out=self.out / "report.html"))
-        self.place.send("errors.csv")
-        self.place.send_rest()
-        return failed
-
-
-def _tell_of_dicom(outputs: "Outputs") -> None:
-    if outputs.without_dicom:
-        typer.echo(f"{outputs.without_dicom:,} images are no DICOM, so they have no DICOM results", err=True)
-
-
-def _ids(subject: "Subject", parts: list[str]) -> list[str]:
+def _images(folder: Path, about: "Named", parts: tuple[str, ...]) -> "tuple[Source, list[str]]":
+    """A dataset and the images of it that are meant; each process of a job opens it."""
+    from chestmap.api.subject import subject_of
     from chestmap.errors import BadInput, did_you_mean
 
+    subject = subject_of(folder, about)
     allowed = subject.split.parts if subject.split else {}
     for name in parts:
         if allowed and name not in allowed:
             raise BadInput(f"--part {name}: allowed: {', '.join(allowed)}{did_you_mean(name, allowed)}")
-    return subject.part_ids(parts)
+    return subject.source, subject.part_ids(parts)

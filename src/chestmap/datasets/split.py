@@ -18,6 +18,7 @@ from typing import NamedTuple
 from chestmap.datasets.source import Source
 from chestmap.datasets.split_rules import RULES, SplitSettings, patients_of
 from chestmap.errors import BadInput, BadTable, Leak, Refused
+from chestmap.settings import checked
 
 __all__ = ["PARTS", "Shared", "Split", "SplitSettings", "leaks", "make_split", "read_split"]
 
@@ -175,3 +176,10 @@ def make_split(source: Source, settings: SplitSettings) -> Split:
     split = Split(settings.name, parts, settings.seed, source.fingerprint, shares_patients)
     split.check(source)
     return split
+
+
+def split_of(source: Source, name: str) -> Split:
+    """A split by name, or read from a folder that `chestmap data split` wrote."""
+    if Path(name).is_dir():
+        return read_split(Path(name))
+    return make_split(source, checked(SplitSettings, {"name": name}, name="--split"))

@@ -253,7 +253,7 @@ class Partners:
 
 
 def _pixels(part: Part, positions: Int64[np.ndarray, "some"]) -> Images:
-    return torch.from_numpy(np.asarray(part.pack.images[part.pack_rows[positions]]))[:, None].float() / 255
+    return torch.from_numpy(part.pack.pixels(part.pack_rows[positions]))[:, None].float() / 255
 
 
 def _load(folder: Path, name: str) -> np.ndarray:

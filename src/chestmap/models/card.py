@@ -14,6 +14,7 @@ from chestmap.models.card_tables import calibration_table, figure_table, group_t
 from chestmap.reports.number_format import number
 from chestmap.reports.reliability import reliability_picture
 from chestmap.storage.atomic import write_bytes
+from chestmap.storage.manifest import is_sealed, seal, verified_bytes
 
 FORMAT = 1
 FIGURES, PICTURE = "figures.json", "reliability.svg"
@@ -31,16 +32,20 @@ def write_card(folder: Path, about: Mapping[str, Any], figures: Figures | None =
             (folder / PICTURE).unlink(missing_ok=True)
     text = card(about, figures or read_figures(folder))
     write_bytes(folder / "README.md", text.encode())
+    if is_sealed(folder):
+        seal(folder)
     return text
 
 
 def read_figures(folder: Path) -> Figures | None:
     """None where nothing was measured yet."""
     path = folder / FIGURES
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    try:
+        found = json.loads(verified_bytes(folder, FIGURES, "delete it and measure again with `chestmap model card`"))
+    except BadModel:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise BadModel(f"{path}: cannot be read ({error}); delete it and measure again with `chestmap model card`") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:

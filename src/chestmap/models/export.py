@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +31,8 @@ from chestmap.models.graph import NAMES as ENGINE_NAMES
 from chestmap.models.predictor import Predictor, images_of
 from chestmap.models.runtimes import compiled_by_openvino, needed, session_of, threads
 from chestmap.nn.folding import folded
-from chestmap.storage.atomic import replacing, write_bytes
+from chestmap.storage.atomic import making_folder, replacing, write_bytes
+from chestmap.storage.manifest import extend, is_sealed, seal
 from chestmap.training.train import Trained
 
 Format = Literal["onnx", "openvino", "pt2"]
@@ -53,14 +53,9 @@ def export(model: Model, formats: Sequence[Format], out: Path) -> Path:
     for name in {"onnx": ("onnx", "onnxscript"), "openvino": ("onnx", "onnxscript", "openvino"), "pt2": ()}.items():
         for library in name[1] if name[0] in formats else ():
             needed(library)
-    beside = out.with_name(out.name + ".making")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        _fill(model, formats, beside)
-        beside.replace(out)  # over an empty folder, or none
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with making_folder(out) as made:
+        _fill(model, formats, made)
+        seal(made)
     return out
 
 
@@ -86,6 +81,8 @@ def add_graph(model: Model) -> Path:
         write_about(model.folder, about)  # without the graph that is replaced
     graph = {"sha256": digest, "weights": model.sha256, "differs_from_torch": apart, "torch": str(torch.__version__)}
     write_about(model.folder, {**about, "graph": graph})
+    if is_sealed(model.folder):
+        extend(model.folder, GRAPH)
     return path
 
 

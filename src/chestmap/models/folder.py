@@ -27,7 +27,7 @@ from chestmap.imaging.canvas import CanvasSettings
 from chestmap.predictions.folder import OwnRule
 from chestmap.settings import checked
 from chestmap.storage.atomic import write_bytes, write_json
-from chestmap.storage.manifest import sha256_of
+from chestmap.storage.manifest import extend, is_sealed, seal, sha256_of, verified_bytes
 from chestmap.types import Findings
 
 if TYPE_CHECKING:
@@ -123,11 +123,14 @@ def write_model(folder: Path, trained: Trained) -> None:
         write_bytes(folder / "config.toml", tomli_w.dumps(trained.config).encode())
     write_bytes(folder / "README.md", card(about).encode())
     write_about(folder, about)
+    seal(folder)
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
     """model.json: the new one or the old one, whatever happens."""
     write_json(folder / "model.json", about)
+    if is_sealed(folder):
+        extend(folder, "model.json")
 
 
 def open_model(folder: Path, methods: Mapping[str, Method] | None = None) -> Model:
@@ -149,9 +152,11 @@ def read_about(folder: Path) -> dict[str, Any]:
     """model.json, looked over but not yet compared with the weights."""
     path = folder / "model.json"
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadModel(f"{folder}: no model.json; expected a model folder, such as model/ of a finished run") from None
+        if not path.exists():
+            raise BadModel(f"{folder}: no model.json; expected a model folder, such as model/ of a finished run")
+        about = json.loads(verified_bytes(folder, "model.json", "copy the model folder again"))
+    except BadModel:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise BadModel(f"{path}: cannot be read ({error}); copy the model folder again") from None
     found = about.get("format") if isinstance(about, dict) else None

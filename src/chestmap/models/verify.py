@@ -12,13 +12,14 @@ from chestmap.errors import did_you_mean
 from chestmap.models.engines import ForwardSettings, open_forward
 from chestmap.models.folder import GRAPH, NEEDED, Model, open_model
 from chestmap.models.predictor import Predictor
+from chestmap.storage.manifest import SUMS, damage_in
 from chestmap.training.method import Method
 
 KEYS = (
     "format", "chestmap", "title", "paper", "around", "made", "calibration", "operating_points", "thresholds", "calibrated_on", "graph",
     *NEEDED,
 )  # fmt: skip
-FILES = ("model.json", "weights.safetensors", GRAPH, "README.md", "config.toml", "figures.json", "reliability.svg")
+FILES = ("model.json", "weights.safetensors", GRAPH, "README.md", "config.toml", "figures.json", "reliability.svg", SUMS)
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def look_over(folder: Path, methods: Mapping[str, Method]) -> Looked:
     unknown = [f"{folder}/model.json: {key}: not a key of this version{did_you_mean(key, KEYS)}" for key in _beyond(model)]
     beside = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
     strays = [f"{folder}/{name}: not part of a model folder, and never read; move it elsewhere" for name in beside]
-    return Looked(_facts(predictor), (*unknown, *strays))
+    return Looked(_facts(predictor), (*unknown, *strays, *damage_in(folder)))
 
 
 def _beyond(model: Model) -> list[str]:

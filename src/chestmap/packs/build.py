@@ -7,7 +7,6 @@ is killed in between is done again; whatever was finished is not.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -26,7 +25,9 @@ from chestmap.packs.pack import (
     ASIDE,
     FORM,
     NEW,
+    PACK_AGAIN,
     PACKED,
+    RECORDS,
     RECORDS_CHANGED,
     STATE,
     Pack,
@@ -39,8 +40,9 @@ from chestmap.packs.pack import (
     read_about,
 )
 from chestmap.progress import Report, progress_of
-from chestmap.storage.atomic import cannot_write
+from chestmap.storage.atomic import cannot_write, replacing, write_bytes, write_json, write_text
 from chestmap.storage.locks import in_turn
+from chestmap.storage.manifest import is_sealed, seal, sha256_of, sums_of, unseal, verified
 
 WORTH_A_PROCESS = 64
 """With fewer images for each, processes cost more time to start than they save."""
@@ -74,6 +76,8 @@ def make_pack(
             jobs = making.jobs(source)
             if jobs or not making.complete:
                 making.run(jobs, workers, show=progress)
+            if not is_sealed(folder):
+                seal(folder, RECORDS)  # it was stopped between its last two files
             return open_pack(folder, source, settings)
     except OSError as error:
         raise cannot_write(Path(error.filename or folder), error) from None
@@ -110,7 +114,8 @@ class _Making:
         about = read_about(folder)
         if about is None:
             return cls(folder, settings, source.name, list(source.ids), np.zeros(len(source), STATE), {}, complete=False)
-        pack = mapped(folder, about)
+        changed = damaged_records(folder)
+        pack = mapped(folder, about, compare=False)
         known = set(pack.ids)
         added = [image_id for image_id in source.ids if image_id not in known]
         check_fits(pack, None if added else source, settings)
@@ -121,7 +126,7 @@ class _Making:
         state[:known_rows] = pack.state[:known_rows]
         complete = about["complete"] and not added
         making = cls(folder, settings, source.name, [*pack.ids, *added], state, dict(pack.set_aside), complete)
-        if about["complete"] and (what := damage(pack)):
+        if about["complete"] and (what := changed or damage(pack)):
             _tell(f"{folder}: {what}; looking at every image")
             if what == RECORDS_CHANGED:
                 state[:] = np.zeros((), STATE)
@@ -154,14 +159,14 @@ class _Making:
     def run(self, jobs: list[Job], workers: int | None, *, show: bool | Report) -> None:
         """From here to the end the pack counts as unfinished."""
         self._require_room(jobs)
+        unseal(self.folder)
         if (self.folder / "pack.json").exists():
             self._write_about(fingerprint="", complete=False)
-        self._write("ids.txt", "".join(f"{image_id}\n" for image_id in self.ids))
+        write_text(self.folder / "ids.txt", "".join(f"{image_id}\n" for image_id in self.ids))
         target = self.folder / "images.bin"
         with target.open("ab") as file:
             file.truncate(len(self.ids) * self.settings.width * self.settings.height)
-        self.state.tofile(self.folder / "state.bin.part")
-        (self.folder / "state.bin.part").replace(self.folder / "state.bin")
+        write_bytes(self.folder / "state.bin", self.state.tobytes())
         self._write_about(fingerprint="", complete=False)
         processes = min(workers or cores(), len(jobs) // WORTH_A_PROCESS)
         with (
@@ -177,6 +182,7 @@ class _Making:
                 advance(len(results))
         self._write_reasons()
         self._write_about(fingerprint_of(self._pack()), complete=True)
+        seal(self.folder, RECORDS)
 
     def _note(self, result: Packed) -> None:
         """A file found unchanged leaves its row and its reason as they were; only the new time is kept."""
@@ -216,18 +222,21 @@ class _Making:
             "complete": complete,
             "fingerprint": fingerprint,
         }
-        self._write("pack.json", json.dumps(about, indent=2) + "\n")
+        write_json(self.folder / "pack.json", about)
 
     def _write_reasons(self) -> None:
-        path = self.folder / "set_aside.csv"
-        with path.with_name("set_aside.csv.part").open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.folder / "set_aside.csv") as made, made.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("image_id", "reason"), *sorted(self.reasons.items())])
-        path.with_name("set_aside.csv.part").replace(path)
 
-    def _write(self, name: str, text: str) -> None:
-        beside = self.folder / (name + ".part")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(self.folder / name)
+
+def damaged_records(folder: Path) -> str:
+    """Records of rows that changed are made again from the files; names that changed cannot be."""
+    if not is_sealed(folder):
+        return ""
+    for name in RECORDS:
+        if name != "state.bin":
+            verified(folder, name, PACK_AGAIN)
+    return RECORDS_CHANGED if sha256_of(folder / "state.bin") != sums_of(folder).get("state.bin") else ""
 
 
 def _touched(path: Path, was: np.void) -> bool:

@@ -263,6 +263,6 @@ class _Reader(Dataset[Tensor]):
     def __getitem__(self, picks: Picks) -> Tensor:
         if self.views is not None:
             return torch.from_numpy(self.views.read(self.rows[list(picks.positions)], self.numbers(picks))).float()
-        pixels = np.asarray(self.pack.images[self.rows[list(picks.positions)]])
+        pixels = self.pack.pixels(self.rows[list(picks.positions)])
         images = torch.from_numpy(pixels).unsqueeze(1).float().div_(255.0)
         return images if self.augment is None else augmented(images, self.changes(picks), self.augment)

@@ -7,6 +7,7 @@ hash, hash of the pixels), `ids.txt`, `set_aside.csv`, and `pack.json` with the 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from chestmap.datasets.source import Source
 from chestmap.errors import BadModel
 from chestmap.imaging.canvas import CanvasSettings, canvas_frame
 from chestmap.imaging.worker_pool import pixel_hash
 from chestmap.progress import Report, progress_of
+from chestmap.storage.manifest import is_sealed, sums_of, verified_bytes
 from chestmap.types import Frame
 
 FORM = 1
@@ -33,9 +35,13 @@ STATE = np.dtype([
     ("status", "u1"), ("width", "<f4"), ("height", "<f4"), ("bytes", "<i8"), ("mtime", "<i8"),
     ("content", "u1", 16), ("pixels", "u1", 16),
 ])  # fmt: skip
+PACK_AGAIN = "delete the folder and pack again"
 SAMPLE = 8
 """Rows checked by their pixels when a pack is opened."""
 
+
+RECORDS = ("ids.txt", "pack.json", "set_aside.csv", "state.bin")
+"""Sealed when packing is finished; each row's pixels have their hash in state.bin."""
 
 RECORDS_CHANGED = "its records changed after packing"
 
@@ -99,6 +105,23 @@ class Pack:
             )
         return np.array([self.row_of[image_id] for image_id in ids], dtype=np.int64)
 
+    def pixels(self, rows: Int64[np.ndarray, "image"]) -> UInt8[np.ndarray, "image height width"]:
+        """Rows of `images`, each compared with its hash when this process reads it first."""
+        found = np.asarray(self.images[rows])
+        for place in np.flatnonzero(~self._compared[rows]):
+            row = int(rows[place])
+            if pixel_hash(np.ascontiguousarray(found[place]).data) != self.state["pixels"][row].tobytes():
+                raise BadModel(
+                    f'{self.folder}: the pixels of {self.ids[row]} changed after packing; run "chestmap data pack … --verify", '
+                    "which mends what is damaged"
+                )
+            self._compared[row] = True
+        return found
+
+    @cached_property
+    def _compared(self) -> Bool[np.ndarray, "row"]:
+        return np.zeros(len(self.ids), dtype=bool)
+
     def frame(self, row: int | np.integer) -> Frame:
         """Where the row's image lies on the canvas, in the source's image space."""
         size = float(self.state["width"][row]), float(self.state["height"][row])
@@ -123,6 +146,7 @@ def open_pack(folder: Path, source: Source | None = None, settings: PackSettings
         raise BadModel(f'{folder}: not a pack (no pack.json); make one with "chestmap data pack"')
     if not about["complete"]:
         raise BadModel(f'{folder}: packing was not finished; run "chestmap data pack" again, it goes on where it stopped')
+    sums_of(folder, PACK_AGAIN)
     pack = mapped(folder, about)
     check_fits(pack, source, settings)
     if what := damage(pack):
@@ -174,7 +198,7 @@ def fingerprint_of(pack: Pack) -> str:
 
 def read_about(folder: Path) -> dict[str, Any] | None:
     try:
-        about = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
+        about = json.loads(_record(folder, "pack.json"))
         about["settings"] = PackSettings.model_validate(about["settings"])
         if about["form"] != FORM:
             raise BadModel(
@@ -191,12 +215,19 @@ def read_about(folder: Path) -> dict[str, Any] | None:
         ) from None
 
 
-def mapped(folder: Path, about: dict[str, Any]) -> Pack:
+def _record(folder: Path, name: str, *, compare: bool = True) -> bytes:
+    """A pack that is being made has no sums yet."""
+    if compare and is_sealed(folder):
+        return verified_bytes(folder, name, PACK_AGAIN)
+    return (folder / name).read_bytes()
+
+
+def mapped(folder: Path, about: dict[str, Any], *, compare: bool = True) -> Pack:
     try:
-        ids = tuple((folder / "ids.txt").read_text(encoding="utf-8").split("\n")[:-1])
-        state = np.fromfile(folder / "state.bin", dtype=STATE)
+        ids = tuple(_record(folder, "ids.txt", compare=compare).decode("utf-8").split("\n")[:-1])
+        state = np.frombuffer(_record(folder, "state.bin", compare=compare), dtype=STATE).copy()
         size = (folder / "images.bin").stat().st_size
-        reasons = read_reasons(folder)
+        reasons = read_reasons(folder, compare=compare)
     except OSError as error:
         raise BadModel(f"{error.filename}: {error.strerror}; delete the folder and pack again") from None
     settings = about["settings"]
@@ -207,10 +238,10 @@ def mapped(folder: Path, about: dict[str, Any]) -> Pack:
     return Pack(folder, settings, about["source"], ids, state, about["fingerprint"], reasons)
 
 
-def read_reasons(folder: Path) -> dict[str, str]:
+def read_reasons(folder: Path, *, compare: bool = True) -> dict[str, str]:
     """Why images were set aside; where an image is listed twice, the later line counts."""
-    path = folder / "set_aside.csv"
-    if not path.is_file():
+    if not (folder / "set_aside.csv").is_file():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["image_id"]: row["reason"] or "" for row in csv.DictReader(file) if row.get("image_id")}
+    text = _record(folder, "set_aside.csv", compare=compare).decode("utf-8")
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    return {row["image_id"]: row["reason"] or "" for row in rows if row.get("image_id")}

@@ -200,8 +200,9 @@ def write_shards(pack: Pack, address: str, megabytes: float = 64, *, progress: b
 def _contents(pack: Pack, rows: int) -> Iterator[tuple[int, bytes]]:
     """First row and file of each shard; rows that were set aside are black, whatever lies there."""
     for first in range(0, len(pack.ids), rows):
-        images = np.array(pack.images[first : first + rows])
-        images[pack.state["status"][first : first + rows] != PACKED] = 0
+        images = np.zeros((min(rows, len(pack.ids) - first), *pack.images.shape[1:]), np.uint8)
+        good = np.flatnonzero(pack.state["status"][first : first + rows] == PACKED)
+        images[good] = pack.pixels(first + good)
         file = io.BytesIO()
         np.save(file, images)
         yield first, file.getvalue()

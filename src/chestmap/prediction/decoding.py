@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import lzma
 import multiprocessing
+import time
 import zipfile
 import zlib
 from collections import deque
@@ -16,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from pathlib import Path
 
 import cv2
@@ -29,7 +30,8 @@ from chestmap.imaging.limits import LIMITS
 from chestmap.imaging.read import DEFAULTS, ReadSettings, content_of, radiograph_of
 from chestmap.imaging.worker_pool import DEATHS, DIED, begin
 from chestmap.prediction.pseudonym import Pseudonyms, words_of_patient
-from chestmap.storage.addresses import Away, content_at, is_address, site
+from chestmap.storage.addresses import Away, address_state, content_at, is_address, site
+from chestmap.storage.manifest import SETTLED
 from chestmap.types import Frame, Radiograph
 
 AHEAD = 24
@@ -61,6 +63,26 @@ class Input:
         return blake2b(self.name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What an input held when it was read: the start of its SHA-256, and by which size and time a change would show."""
+
+    content: str
+    size: int = -1
+    time: int = -1
+
+    @property
+    def state(self) -> tuple[int, int]:
+        return self.size, self.time
+
+
+UNKNOWN = Identity("")
+
+
+def content_hash(data: bytes) -> str:
+    return sha256(data).hexdigest()[:32]
+
+
 @dataclass(frozen=True)
 class Reading:
     """How inputs are read."""
@@ -76,6 +98,7 @@ class Decoded:
     frame: Frame
     image_id: str
     patient_id: str
+    identity: Identity = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -85,29 +108,26 @@ class Failed:
     name: str
     reason: str
     away: bool = False  # a store did not give it
+    identity: Identity = UNKNOWN
 
 
-def read_input(source: Input, reading: Reading) -> Radiograph:
-    """Its image id and patient id are those that may be written; the message of a `BadImage` starts with the former."""
-    name, data = opened(source, reading)
+def read_input(source: Input, reading: Reading, data: bytes) -> Radiograph:
+    """The content as a radiograph; its image id and patient id are those that may be written."""
+    name = shown_name(source, reading, data)
     radiograph = radiograph_of(data, name, reading.settings)
     patient = reading.pseudonyms.patient(radiograph.patient_id) or name
     return replace(radiograph, image_id=name, patient_id=patient, source="")
 
 
-def opened(source: Input, reading: Reading) -> tuple[str, bytes]:
-    """The name that may be written, and the content; where that cannot be read the name is the input's own."""
-    try:
-        if source.problem:
-            raise BadImage(source.problem)
-        data = content(source)
-    except BadImage as problem:
-        raise type(problem)(f"{source.name}: {problem}") from None
-    return source.name if source.given else reading.pseudonyms.name(source.name, words_of_patient(data)), data
+def shown_name(source: Input, reading: Reading, data: bytes) -> str:
+    """The name that may be written."""
+    return source.name if source.given else reading.pseudonyms.name(source.name, words_of_patient(data))
 
 
 def content(source: Input) -> bytes:
     """The bytes of an input, no more than the limit; a message without its name."""
+    if source.problem:
+        raise BadImage(source.problem)
     if is_address(source.path):
         data = content_at(source.path, LIMITS.file_bytes + 1)
         LIMITS.check_bytes(len(data))
@@ -146,17 +166,45 @@ def _archive(path: str) -> zipfile.ZipFile:
 
 
 def decode(source: Input, reading: Reading) -> Decoded | Failed:
-    name = source.name
+    name, identity = source.name, UNKNOWN
     try:
-        name, data = opened(source, reading)
+        state = state_of(source)
+        data = content(source)
+        identity = Identity(content_hash(data), *state)
+        name = shown_name(source, reading, data)
         radiograph = radiograph_of(data, name, reading.settings)
         canvas, frame = on_canvas(radiograph, reading.canvas)
     except BadInput as problem:
-        return Failed(name, str(problem).removeprefix(f"{name}: "), isinstance(problem, Away))
+        return Failed(name, str(problem).removeprefix(f"{name}: "), isinstance(problem, Away), identity)
     except (OSError, MemoryError, cv2.error) as error:
-        return Failed(name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        return Failed(name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", identity=identity)
     patient = reading.pseudonyms.patient(radiograph.patient_id) or name
-    return Decoded(canvas, frame, name, patient)
+    return Decoded(canvas, frame, name, patient, identity)
+
+
+def state_of(source: Input) -> tuple[int, int]:
+    """Size and time of an input's file, as cheaply as they can be had; (-1, -1) where they prove nothing."""
+    if source.problem:
+        return UNKNOWN.state
+    try:
+        if is_address(source.path):
+            return address_state(source.path)
+        status = Path(source.path).stat()
+    except (OSError, BadInput):
+        return UNKNOWN.state
+    changed = max(status.st_mtime_ns, status.st_ctime_ns)  # a copy may keep the former, never the latter
+    settled = time.time_ns() - changed > SETTLED  # else another change may not show in the time
+    return (status.st_size, changed) if settled else UNKNOWN.state
+
+
+def current_content(source: Input, known: Identity) -> str:
+    """The hash of what an input holds now; it is read only where size or time are not those that are known."""
+    if known.state != UNKNOWN.state and state_of(source) == known.state:
+        return known.content
+    try:
+        return content_hash(content(source))
+    except BadImage:
+        return UNKNOWN.content
 
 
 def decode_all(inputs: Iterable[Input], reading: Reading, workers: int) -> Iterator[tuple[Input, Decoded | Failed]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import polars as pl
 
+from chestmap.datasets.text_files import read_text
 from chestmap.errors import BadTable, did_you_mean
 
 TABLES = {".parquet", ".csv", ".tsv"}
@@ -23,32 +25,50 @@ Naming = Callable[[str], tuple[str, str]]
 
 def frames_of(path: Path) -> Iterator[pl.DataFrame]:
     """Columns `path` and `image_id`, "" where the list gives none; rows without a path are left out."""
-    try:
-        scan = _scan(path)
-        names = scan.collect_schema().names()
-        columns = {"path": _column(names, PATHS), "image_id": _column(names, IDS)}
-        if columns["path"] is None:
-            raise BadTable(
-                f'{path}: no column "path"{did_you_mean("path", names, count=1)}; it holds {", ".join(names)[:200]}'
-            )
-        texts = [
-            (pl.col(theirs).cast(pl.String).fill_null("").str.strip_chars() if theirs else pl.lit("")).alias(ours)
-            for ours, theirs in columns.items()
-        ]
-        rows = scan.select(texts).filter(pl.col("path") != "")
-        yield from rows.collect_batches(chunk_size=ROWS, maintain_order=True)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise BadTable(f"{path}: cannot be read as a table ({said}); write it as Parquet, or as CSV in UTF-8") from None
+    done = 0
+    for decoded in (False, True):
+        try:
+            for frame in (
+                _rows(path, _scan(path, decoded=decoded)).slice(done).collect_batches(chunk_size=ROWS, maintain_order=True)
+            ):
+                yield frame
+                done += len(frame)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            said = " ".join(str(error).split())[:200]
+            if decoded or "utf-8" not in said or path.suffix.lower() == ".parquet":
+                hint = (
+                    'put names with a comma in quotation marks ("a, b.png")' if "more fields" in said else "write it as CSV"
+                )
+                raise BadTable(f"{path}: cannot be read as a table ({said}); {hint}, or as Parquet") from None
+        else:
+            return
 
 
-def _scan(path: Path) -> pl.LazyFrame:
+def _rows(path: Path, scan: pl.LazyFrame) -> pl.LazyFrame:
+    names = scan.collect_schema().names()
+    columns = {"path": _column(names, PATHS), "image_id": _column(names, IDS)}
+    if columns["path"] is None:
+        raise BadTable(f'{path}: no column "path"{did_you_mean("path", names, count=1)}; it holds {", ".join(names)[:200]}')
+    texts = [
+        (pl.col(theirs).cast(pl.String).fill_null("").str.strip_chars() if theirs else pl.lit("")).alias(ours)
+        for ours, theirs in columns.items()
+    ]
+    return scan.select(texts).filter(pl.col("path") != "")
+
+
+def _scan(path: Path, *, decoded: bool) -> pl.LazyFrame:
+    """`decoded`: a CSV that is no UTF-8 goes through memory."""
     if path.suffix.lower() == ".parquet":
         return pl.scan_parquet(path)
     with path.open("rb") as file:
         first = file.readline(1 << 16)
+    if decoded or first.startswith((b"\xff\xfe", b"\xfe\xff")):
+        content = read_text(path).encode()
+        first, table = content.partition(b"\n")[0], BytesIO(content)
+    else:
+        table = path
     separator = max("\t,;", key=lambda mark: first.count(mark.encode()))
-    return pl.scan_csv(path, separator=separator, infer_schema=False, low_memory=True)
+    return pl.scan_csv(table, separator=separator, infer_schema=False, low_memory=True)
 
 
 def _column(names: list[str], spellings: tuple[str, ...]) -> str | None:

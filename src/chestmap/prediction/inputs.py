@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from chestmap.errors import BadImage, BadInput, did_you_mean
 from chestmap.prediction.decoding import Input, unpacked
-from chestmap.prediction.input_lists import IDS, PATHS, frames_of
+from chestmap.prediction.input_lists import frames_of
 from chestmap.prediction.input_names import digest, joined, placed, plain_name
 from chestmap.prediction.remote_inputs import Root, entries_at, list_at, roots_at, starts_as_dicom_at, told_as
 from chestmap.storage.addresses import is_address, plain_path, without_scheme
@@ -198,20 +198,14 @@ class Inputs:
 
     def _listed(self, path: Path, folder: Path | str) -> Iterator[Input]:
         """Rows of a CSV with a column of paths (and, if wanted, `image_id`), or lines of a text file; `folder` is the list's own."""
-        from chestmap.datasets.csv_table import read_csv
-        from chestmap.datasets.text_files import read_list
-
         if path.suffix.lower() == ".txt":
+            from chestmap.datasets.text_files import read_list
+
             yield from (self._row(line, folder) for line in read_list(path))
             return
-        if path.suffix.lower() == ".parquet":
-            rows = (row for frame in frames_of(path) for row in frame.iter_rows(named=True))
-        else:
-            rows = read_csv(path, {"path": PATHS}, {"image_id": IDS}).rows.iter_rows(named=True)
-        for row in rows:
-            if row["path"]:
-                source = self._row(row["path"], folder)
-                yield replace(source, name=plain_name(row["image_id"]), given=True) if row.get("image_id") else source
+        for row in (row for frame in frames_of(path) for row in frame.iter_rows(named=True)):
+            source = self._row(row["path"], folder)
+            yield replace(source, name=plain_name(row["image_id"]), given=True) if row["image_id"] else source
 
     def _row(self, text: str, folder: Path | str) -> Input:
         text = without_scheme(text)

@@ -1,10 +1,10 @@
-"""The inputs as several processes see them: written down once, cut into blocks; block b of the list becomes part b of the folder.
+"""The inputs as several processes see them: written down once, cut into blocks; block b becomes part b of the folder.
 
 OUT/plan/plan.json           how many inputs and how they are cut, batch size, what must be the same in every process
 OUT/plan/rows-00000.parquet  the inputs in order, ROWS to a file
 
-Whoever comes first writes it beside and renames it, all others read that one, and it goes when the folder is complete, as it
-holds the names of files. Lists in tables are streamed: their length costs 8 bytes a row.
+The process that comes first writes it and renames it, all others read that one. It goes when the folder is complete, as it holds
+the names of files. Lists in tables are streamed: their length costs 8 bytes a row.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from hashlib import blake2b
-from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from secrets import token_hex
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -28,16 +25,15 @@ import polars as pl
 
 from chestmap.errors import BadInput, BadTable, Refused
 from chestmap.prediction.decoding import Input
-from chestmap.prediction.input_lists import ROWS, TABLES, frames_of, named
-from chestmap.prediction.input_names import placed, plain_name
-from chestmap.prediction.inputs import Inputs
-from chestmap.prediction.remote_inputs import list_at, told_as
-from chestmap.storage.addresses import is_address, plain_path, without_scheme
+from chestmap.prediction.input_lists import ROWS
+from chestmap.prediction.providers import COLUMNS, Provider
 from chestmap.storage.results_folder import Place
 
-COLUMNS = {"name": pl.String, "path": pl.String, "member": pl.Int64, "problem": pl.String, "given": pl.Boolean}
 MOST_PARTS = 99_999
 """Names of parts have five digits."""
+
+Keys = Sequence[Sequence[str]]
+"""Of the inputs of each finished part, in order."""
 
 
 class Gone(Exception):
@@ -53,7 +49,16 @@ class Way:
     key: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How a list is cut. `part_size` 0: chosen by length and by how many `shards` share the work."""
+
+    batch_size: int
+    part_size: int = 0
+    shards: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Blocks:
     folder: Path
     count: int  # of inputs
@@ -61,18 +66,27 @@ class Blocks:
     batch_size: int
     data: str  # fingerprint of all names, in order
     way: Way
+    shards: int = 1
+    kept: tuple[int, ...] = ()  # sizes of the first blocks, where an earlier call cut them otherwise
 
     @property
     def parts(self) -> int:
-        return -(-self.count // self.part_size)
+        return len(self.kept) + -(-(self.count - sum(self.kept)) // self.part_size)
+
+    def bounds(self, number: int) -> tuple[int, int]:
+        """The rows of one block."""
+        if number < len(self.kept):
+            return sum(self.kept[:number]), sum(self.kept[: number + 1])
+        first = sum(self.kept) + (number - len(self.kept)) * self.part_size
+        return first, min(first + self.part_size, self.count)
 
     def inputs_in(self, numbers: Iterable[int]) -> int:
         """How many inputs these blocks hold."""
-        return sum(min(self.part_size, self.count - number * self.part_size) for number in numbers)
+        return sum(last - first for first, last in map(self.bounds, numbers))
 
     def inputs(self, number: int) -> list[Input]:
         """One block."""
-        first, last = number * self.part_size, min((number + 1) * self.part_size, self.count)
+        first, last = self.bounds(number)
         files = range(first // ROWS, (last - 1) // ROWS + 1)
         try:
             rows = pl.concat(pl.read_parquet(self.folder / f"rows-{file:05d}.parquet") for file in files)
@@ -81,23 +95,39 @@ class Blocks:
         return [Input(*row) for row in rows[first - files[0] * ROWS : last - files[0] * ROWS].iter_rows()]
 
 
-def write_blocks(folder: Path, given: Sequence[str], way: Way, sizes: dict[str, int]) -> Blocks:
-    """A plan in an empty folder. `sizes`: `part_size`, `batch_size`, and `shards`, how many processes will share the work."""
+def write_blocks(folder: Path, frames: Iterable[pl.DataFrame], way: Way, sizes: Sizes, kept: Keys = ()) -> Blocks:
+    """A plan in an empty folder. Inputs of finished parts (`kept`) come first, in blocks as they were cut."""
     digest, hashes, count = blake2b(digest_size=16), [], 0
-    for number, rows in enumerate(_filled(_frames(given))):
+    for number, rows in enumerate(_filled(_after(frames, kept) if kept else frames)):
         rows.write_parquet(folder / f"rows-{number:05d}.parquet")
         digest.update("\n".join([*rows["name"], ""]).encode("utf-8", "surrogatepass"))
         hashes.append(rows["name"].hash().to_numpy())
         count += len(rows)
     if not count:
-        raise BadInput(f"{', '.join(given)[:200]}: no PNG, JPEG or DICOM file; name images")
-    _check_unique(folder, np.concatenate(hashes), given)
-    wanted = sizes.get("part_size") or min(max(64, -(-count // max(64, 8 * sizes.get("shards", 1)))), 4096)
+        raise BadInput("no PNG, JPEG or DICOM file; name images")
+    _check_unique(folder, np.concatenate(hashes))
+    wanted = sizes.part_size or min(max(64, -(-count // max(64, 8 * sizes.shards))), 4096)
     part_size = max(wanted, -(-count // MOST_PARTS))
-    blocks = Blocks(folder, count, part_size, sizes["batch_size"], f"list:{digest.hexdigest()}", way)
+    if kept:
+        digest.update(repr([len(keys) for keys in kept]).encode())
+    blocks = Blocks(
+        folder=folder, count=count, part_size=part_size, batch_size=sizes.batch_size, data=f"list:{digest.hexdigest()}",
+        way=way, shards=sizes.shards, kept=tuple(len(keys) for keys in kept),
+    )  # fmt: skip
     about = {key: value for key, value in asdict(blocks).items() if key != "folder"}
     (folder / "plan.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     return blocks
+
+
+def _after(frames: Iterable[pl.DataFrame], kept: Keys) -> Iterator[pl.DataFrame]:
+    """All inputs, those of finished parts first; refused where one of these is no longer given."""
+    rows = pl.concat(list(frames))
+    keys = [Input(name, "").key for name in rows["name"]]
+    known = {key: place for place, key in enumerate(key for part in kept for key in part)}
+    if gone := known.keys() - set(keys):
+        raise Refused(f"holds {len(gone)} images that are not among these inputs; give a new folder for others")
+    places = [known.get(key, len(known) + row) for row, key in enumerate(keys)]
+    yield rows.with_columns(pl.Series("place", places)).sort("place").drop("place")
 
 
 def read_blocks(folder: Path) -> Blocks:
@@ -105,23 +135,64 @@ def read_blocks(folder: Path) -> Blocks:
         about: dict[str, Any] = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Gone from None
-    return Blocks(folder, **{**about, "way": Way(**about["way"])})
+    return Blocks(folder=folder, **{**about, "way": Way(**about["way"]), "kept": tuple(about["kept"])})
 
 
-def shared_blocks(out: Place, given: Sequence[str], way: Way, sizes: Callable[[], dict[str, int]]) -> Blocks:
-    """The plan that all processes of a folder use; one of other inputs, or another way of reading them, is refused."""
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """What a folder holds: the fingerprint of its header, and its finished parts' inputs up to the first gap."""
+
+    data: str
+    keys: Callable[[], Keys]
+
+
+def shared_blocks(out: Place, provider: Provider, way: Way, sizes: Callable[[], Sizes], earlier: Earlier) -> Blocks:
+    """The plan that all processes of a folder use; a call for the whole may replace one that another such call left."""
     plan = out.folder / "plan"
-    if not plan.is_dir() and not out.bring_plan():
-        with passing_folder(out.folder) as beside:
-            write_blocks(beside, given, way, sizes())
-            try:
-                beside.rename(plan)
-            except OSError:
-                if not plan.is_dir():
-                    raise
-        out.offer_plan()
-    blocks = read_blocks(plan)
-    for key, what in (("given", "other inputs"), ("views", "another --any-view"), ("key", "another pseudonym key")):
+    there = plan.is_dir() or out.bring_plan()
+    if there and read_blocks(plan).way.given == way.given and sizes().shards > 1:
+        return _checked(out, read_blocks(plan), way)
+    with passing_folder(out.folder) as made:
+        new = _planned(out, made, provider, way, sizes(), earlier)
+        if there:
+            old = read_blocks(plan)
+            if old.data == new.data or old.shards > 1 or new.shards > 1:
+                return _checked(out, old, way, None if old.data == new.data else new)
+            out.drop_plan()
+            remove_blocks(out.folder)
+        try:
+            made.rename(plan)
+        except OSError:
+            if not plan.is_dir():
+                raise
+    out.offer_plan()
+    return _checked(out, read_blocks(plan), way)
+
+
+def _planned(out: Place, made: Path, provider: Provider, way: Way, sizes: Sizes, earlier: Earlier) -> Blocks:
+    """As a fresh folder would be cut; where other inputs were there before, theirs come first."""
+    try:
+        new = write_blocks(made, provider.frames(), way, sizes)
+        keys = earlier.keys() if earlier.data not in ("", new.data) else ()
+        if not keys:
+            return new
+        for path in made.iterdir():
+            path.unlink()
+        return write_blocks(made, provider.frames(), way, sizes, keys)
+    except BadInput as problem:
+        if str(problem).startswith("no PNG"):
+            given = ", ".join(provider.asked.split("\0"))[:200]
+            raise BadInput(f"{given}: no PNG, JPEG or DICOM file among {provider.passed_over} files; name images") from None
+        raise
+    except Refused as problem:
+        raise Refused(f"{out}: {problem}") from None
+
+
+def _checked(out: Place, blocks: Blocks, way: Way, new: Blocks | None = None) -> Blocks:
+    """Refused where the plan is one of other inputs (then those of this call are `new`), or of another way of reading them."""
+    if new is not None:
+        raise Refused(f"{out}: was begun with other inputs; all processes of a folder need the same; or give a new folder")
+    for key, what in (("views", "another --any-view"), ("key", "another pseudonym key")):
         if getattr(blocks.way, key) != getattr(way, key):
             raise Refused(
                 f"{out}: was begun with {what}; all processes of a folder need the same"
@@ -155,32 +226,12 @@ def remove_blocks(out: Path) -> None:
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def way_of(given: Sequence[str], views: str, key: bytes | None) -> Way:
-    whole = "\0".join(text if "://" in text else str(Path(text).absolute()) for text in given)
+def way_of(asked: str, views: str, key: bytes | None) -> Way:
     mark = "shown" if key is None else blake2b(b"which key", key=key, digest_size=8).hexdigest()
-    return Way(blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(), views, mark)
+    return Way(blake2b(asked.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(), views, mark)
 
 
-def _frames(given: Sequence[str]) -> Iterator[pl.DataFrame]:
-    """One list that is a table is streamed as a table; anything else is walked."""
-    text = without_scheme(given[0]) if given else ""
-    if len(given) == 1 and is_address(text) and PurePosixPath(plain_path(text)).suffix.lower() in TABLES:
-        with TemporaryDirectory() as passing:
-            path, base = list_at(text, Path(passing)), text.rpartition("/")[0]
-            with told_as(text, path):
-                yield from (named(frame, base, partial(placed, base=base), plain_name) for frame in frames_of(path))
-        return
-    if len(given) == 1 and (path := Path(text)).suffix.lower() in TABLES and path.is_file():
-        folder = path.parent.absolute()
-        for frame in frames_of(path):
-            yield named(frame, folder, partial(placed, base=folder), plain_name)
-        return
-    walk = iter(Inputs(given))
-    while sources := list(islice(walk, ROWS)):
-        yield pl.DataFrame([[getattr(one, name) for name in COLUMNS] for one in sources], COLUMNS, orient="row")
-
-
-def _filled(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+def _filled(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
     """The same rows, ROWS at a time."""
     held = pl.DataFrame(schema=COLUMNS)
     for frame in frames:
@@ -192,7 +243,7 @@ def _filled(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         yield held
 
 
-def _check_unique(folder: Path, hashes: np.ndarray, given: Sequence[str]) -> None:
+def _check_unique(folder: Path, hashes: np.ndarray) -> None:
     """A name that stands twice would make two images one; hashes that agree by chance are looked at again."""
     hashes.sort()
     twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
@@ -204,4 +255,4 @@ def _check_unique(folder: Path, hashes: np.ndarray, given: Sequence[str]) -> Non
     )
     same = again.filter(again.is_duplicated())
     if len(same):
-        raise BadTable(f'{given[0]}: "{same[0]}" stands {(same == same[0]).sum()} times; keep one row of each image')
+        raise BadTable(f'the list: "{same[0]}" stands {(same == same[0]).sum()} times; keep one row of each image')

@@ -16,7 +16,6 @@ from pathlib import Path
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import polars as pl
 
 from chestmap.errors import BadImage, BadInput, did_you_mean
@@ -25,11 +24,15 @@ from chestmap.models.folder import measured_points
 from chestmap.models.largest_box import boxes_of
 from chestmap.models.predictor import Predictor
 from chestmap.packs.build import cores
-from chestmap.prediction.decoding import Failed, Input, Reading, content, read_input
+from chestmap.prediction.decoding import Failed, Input, Reading, content, content_hash, read_input
+from chestmap.prediction.part_inputs import read_inputs
+from chestmap.predictions.folder import read_part
 from chestmap.progress import progress_of
 from chestmap.reports.contact_page import Card, write_contact_page
 from chestmap.reports.formats import WRITERS, Facts
 from chestmap.reports.overlay import OverlayStyle, overlay, write_overlay
+from chestmap.storage.atomic import making_folder, replacing
+from chestmap.storage.manifest import extend, sums_of, verified_bytes
 from chestmap.types import Box, Frame, Prediction
 
 if TYPE_CHECKING:
@@ -120,34 +123,37 @@ class Outputs:
             write_boxes(folder, self.predictor, self._hands.map)
             if self.kinds & {"overlays", *OBJECTS}:
                 predictions = list(self._of_folder(folder))
-                list(self._hands.map(self._of_image, predictions, inputs))
+                contents = read_inputs(folder.parent, int(folder.name[5:])).filter(pl.col("row").is_not_null()).sort("row")
+                list(self._hands.map(self._of_image, predictions, inputs, contents["content"]))
             if "report" in self.kinds:
                 self._note_best(folder, inputs)
         finally:
             self._room.release()
 
-    def _of_image(self, prediction: Prediction, source: Input) -> None:
-        """A file that is no longer there, or cannot carry results, is told; the others go on."""
+    def _of_image(self, prediction: Prediction, source: Input, predicted: str) -> None:
+        """A file that is gone, changed or cannot carry results is set aside; the others go on."""
         try:
+            data = content(source)
+            if content_hash(data) != predicted:
+                raise BadImage("is another image than the one that was predicted: call again, it is predicted anew")
             if "overlays" in self.kinds:
-                self._write_overlay(prediction, source)
+                self._write_overlay(prediction, source, data)
             if self.kinds & set(OBJECTS):
-                self._write_dicom(prediction, source)
+                self._write_dicom(prediction, data)
         except BadImage as problem:
             name = prediction.image_id
             self.failed.append(Failed(name, str(problem).removeprefix(f"{source.name}: ").removeprefix(f"{name}: ")))
 
-    def _write_overlay(self, prediction: Prediction, source: Input) -> None:
+    def _write_overlay(self, prediction: Prediction, source: Input, data: bytes) -> None:
         ending = "" if prediction.image_id.lower().endswith(".png") else ".png"
         path = self.out / "overlays" / f"{prediction.image_id}{ending}"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             style = OverlayStyle(rule=self.predictor.model.own_rule)
-            write_overlay(path, overlay(read_input(source, self.reading), prediction, style))
+            write_overlay(path, overlay(read_input(source, self.reading, data), prediction, style))
 
-    def _write_dicom(self, prediction: Prediction, source: Input) -> None:
-        """In a folder for each image, which counts as done when it has its name."""
-        data = content(source)
+    def _write_dicom(self, prediction: Prediction, data: bytes) -> None:
+        """In a folder for each image, which counts as done when it has its name; of the very file that was predicted."""
         if data[128:132] != b"DICM":
             self.without_dicom += 1
             return
@@ -173,12 +179,11 @@ class Outputs:
         dataset = dcmread(BytesIO(data))
         dataset = dataset if self.key is None else deidentified(dataset, self.key)
         for kind, final in missing.items():
-            beside = final.with_name(final.name + ".making")
-            write_dicom(dataset, prediction, about, beside, OBJECTS[kind])
-            beside.replace(final)
+            with making_folder(final) as made:
+                write_dicom(dataset, prediction, about, made, OBJECTS[kind])
 
     def _note_best(self, folder: Path, inputs: Sequence[Input]) -> None:
-        table = pl.read_parquet(folder / "scores.parquet")
+        table, _ = read_part(folder, self.predictor.findings.names)
         highest = table.select(pl.max_horizontal(self.predictor.findings.names).alias("score"))["score"]
         for row, (score, image_id) in enumerate(zip(highest, table["image_id"], strict=True)):
             heapq.heappush(self._best, (float(score), image_id, folder, row, inputs[row]))
@@ -188,10 +193,11 @@ class Outputs:
     def _of_folder(self, folder: Path) -> Iterator[Prediction]:
         """The predictions of a part, with their boxes; maps stay on disk until they are used."""
         findings = self.predictor.findings
-        table, maps = pl.read_parquet(folder / "scores.parquet"), np.load(folder / "maps.npy", mmap_mode="r")
+        table, found = read_part(folder, findings.names)
+        maps = found[:]
         scores = table.select(findings.names).to_numpy()
         boxes: dict[int, list[Box]] = {}
-        for row, finding, *numbers in pl.read_parquet(folder / "boxes.parquet").iter_rows():
+        for row, finding, *numbers in read_boxes(folder).iter_rows():
             boxes.setdefault(row, []).append(Box(finding, *numbers))
         for row, (image_id, patient_id, frame) in enumerate(table.select("image_id", "patient_id", "frame").iter_rows()):
             place = Frame.from_list(frame)
@@ -233,18 +239,23 @@ class Outputs:
             for name, score in zip(prediction.findings, prediction.scores, strict=True)
             if score >= points.get(name, CERTAIN_ENOUGH)
         }
-        canvas, frame = on_canvas(read_input(source, self.reading), self.reading.canvas)
+        canvas, frame = on_canvas(read_input(source, self.reading, content(source)), self.reading.canvas)
         boxes = frame.to_canvas([box for box in prediction.boxes if box.finding in present])
         notes = ", ".join(f"{name} {score:.2f}" for name, score in sorted(present.items(), key=lambda one: -one[1]))
         return Card(canvas, prediction.image_id, tuple(present), boxes, notes)
 
 
+def read_boxes(folder: Path) -> pl.DataFrame:
+    return pl.read_parquet(BytesIO(verified_bytes(folder, "boxes.parquet", "delete it and call again")))
+
+
 def write_boxes(folder: Path, predictor: Predictor, each: Callable[..., Iterator[tuple[Box, ...]]] = map) -> Path:
     """boxes.parquet of a part, from its scores and maps; what is there is kept. `each` is how rows are gone through."""
     path = folder / "boxes.parquet"
-    if path.exists():
+    if path.exists() and path.name in sums_of(folder):
         return path
-    table, maps = pl.read_parquet(folder / "scores.parquet"), np.load(folder / "maps.npy", mmap_mode="r")
+    table, found = read_part(folder, predictor.findings.names)
+    maps = found[:]
     scores = table.select(predictor.findings.names).to_numpy()
     frames = [Frame.from_list(numbers) for numbers in table["frame"].to_list()]
 
@@ -256,6 +267,7 @@ def write_boxes(folder: Path, predictor: Predictor, each: Callable[..., Iterator
         for row, found in enumerate(each(boxes, range(len(table))))
         for box in found
     ]
-    beside = path.with_name(path.name + ".part")
-    pl.DataFrame(rows, schema=BOXES, orient="row").write_parquet(beside)
-    return beside.replace(path)
+    with replacing(path) as made:
+        pl.DataFrame(rows, schema=BOXES, orient="row").write_parquet(made)
+    extend(folder, path.name)
+    return path

@@ -1,36 +1,32 @@
-"""Prediction on a Ray cluster: actors hold the model and make parts, tasks decode for them, the driver hands out numbers of parts.
+"""Runs the parts of a prediction job on a Ray cluster: actors hold the model, tasks decode for them, the driver hands out numbers.
 
-Ray Data is not used: its unit is a row, a checkpoint of it keeps the ids of all rows in memory, and a part that is written once is a
-checkpoint already. All nodes see model, inputs and predictions folder under the same paths. An actor or a driver that dies costs the
-parts that it had not finished. The driver imports no torch.
+All nodes see model, inputs and predictions folder under the same paths. An actor or a driver that dies costs the parts that it had
+not finished.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from chestmap.errors import BadInput, ChestmapError
-from chestmap.prediction.decoding import decode_all
 from chestmap.prediction.job_plan import Gone
 from chestmap.prediction.ray_decoding import decode_apart, ray_or_told
 from chestmap.progress import progress_of
 from chestmap.settings import Settings
-from chestmap.storage.results_folder import place_of
 
 if TYPE_CHECKING:
-    from chestmap.models.predictor import Predictor
     from chestmap.prediction.completing import Share
-    from chestmap.prediction.shard import Job
+    from chestmap.prediction.job import Job
+    from chestmap.prediction.request import Request
 
 AHEAD = 4
 """Tasks that decode for one actor at once."""
@@ -49,65 +45,53 @@ class ClusterSettings(Settings):
     gpus: float | None = Field(default=None, ge=0)  # of each actor; by default 1 where the cluster has any, else 0
 
 
-@dataclass(frozen=True)
-class Work:
-    """What an actor needs; `open_predictor` is called in the actor."""
-
-    open_predictor: Callable[[], Predictor]
-    given: Sequence[str]
-    out: Path | str  # or an address
-    settings: dict[str, Any]  # of `StreamSettings`
-    scratch: Path | None = None  # where an actor makes parts for an address
-
-
 class PartActor:
     """Opens the job at the first call, so that what is wrong with it comes to the driver as it is."""
 
-    def __init__(self, work: Work, shards: int, *, apart: bool) -> None:
-        self.work, self.shards, self.apart = work, shards, apart
+    def __init__(self, request: Request, shards: int, *, apart: bool) -> None:
+        self.request, self.shards, self.apart, self.changed = request, shards, apart, 0
 
     @cached_property
     def _job(self) -> Job:
-        from chestmap.prediction.shard import open_job
-        from chestmap.prediction.stream import StreamSettings
-
-        work = self.work
-        place = place_of(work.out, work.scratch)
-        return open_job(work.open_predictor(), work.given, place, StreamSettings(**work.settings), self.shards)
+        return self.request.job(self.shards)
 
     def missing(self) -> dict[int, int]:
-        """Parts that are not there, with how many inputs each has."""
-        there, blocks = self._job.there(), self._job.blocks
-        return {number: blocks.inputs_in([number]) for number in range(blocks.parts) if number not in there}
+        """Parts that are to be made, with how many inputs each has."""
+        numbers, self.changed = self._job.missing(range(self._job.blocks.parts))
+        return {number: self._job.blocks.inputs_in([number]) for number in numbers}
 
     def predict(self, number: int) -> int:
-        reading = self._job.reading
-        if not self._job.place.has(number):
-            far = self._job.predict([number], lambda inputs: decode_apart(inputs, reading, AHEAD))
-            near = self._job.predict([number], lambda inputs: decode_all(inputs, reading, 0))
+        job = self._job
+        if not job.place.has(number):
             with suppress(Gone):  # another driver has completed the folder
-                for _ in far if self.apart else near:
+                for _ in job.predict([number], self._decode, lambda *_: None):
                     pass
         return number
+
+    def _decode(self, inputs: Any) -> Any:
+        job = self._job
+        if self.apart and self.request.dataset is None:
+            return decode_apart(inputs, job.reading, AHEAD)
+        return job.provider.decode(inputs, job.reading, 0, 0)
 
     def complete(self) -> Share:
         from chestmap.prediction.completing import complete
 
-        return complete(self._job, range(self._job.blocks.parts))
+        return complete(self._job, range(self._job.blocks.parts), self.changed)
 
 
 def predict_on_cluster(
-    work: Work, settings: ClusterSettings, tell: Callable[[str], None], *, progress: bool = True
+    request: Request, settings: ClusterSettings, tell: Callable[[str], None], *, progress: bool = True
 ) -> Share:
-    """`tell` hears what the user should know of the cluster."""
+    """`tell` is called with what the user should know of the cluster."""
     with _connected(settings.address, tell) as ray:
         actors, gpus, apart = _shape(ray, settings)
         kind = ray.remote(num_cpus=settings.cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES)(PartActor)
         tell(f"{actors} actors of {settings.cpus:g} CPU and {gpus:g} GPU; decoding {'apart' if apart else 'in the actors'}")
-        first = kind.remote(work, actors, apart=apart)
+        first = kind.remote(request, actors, apart=apart)
         missing = _got(ray, first.missing.remote())
         others = min(actors, max(len(missing), 1)) - 1
-        crew = _Crew(ray, [first, *(kind.remote(work, actors, apart=apart) for _ in range(others))], tell)
+        crew = _Crew(ray, [first, *(kind.remote(request, actors, apart=apart) for _ in range(others))], tell)
         with progress_of("predict", sum(missing.values()), show=progress) as advance:
             for number in crew.run(missing):
                 advance(missing[number])
@@ -219,12 +203,3 @@ def _connected(address: str, tell: Callable[[str], None]) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
-
-
-def opened(model: str, forward: dict[str, Any]) -> Predictor:
-    """What the command line gives as `open_predictor`."""
-    from chestmap.models.engines import ForwardSettings
-    from chestmap.models.predictor import load
-    from chestmap.settings import checked
-
-    return load(model, checked(ForwardSettings, forward, name="options"))

@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,10 @@ from chestmap.predictions.part_maps import PartMaps
 from chestmap.predictions.part_writer import GREATEST, Chunk, GrowingPart
 from chestmap.settings import Settings, checked
 from chestmap.storage.addresses import is_address, without_scheme
+from chestmap.storage.atomic import write_text
 from chestmap.storage.download import Copy
-from chestmap.storage.results_folder import Place, place_of
+from chestmap.storage.manifest import SUMS, is_sealed, seal, unseal, verified, verified_bytes
+from chestmap.storage.results_folder import HEADER, Place, place_of
 from chestmap.types import Findings, Frame, Prediction
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
 ]  # fmt: skip
 
 FORMAT = 1
+AGAIN = "run the same `chestmap predict` again"
 BESIDE_SCORES = ("image_id", "patient_id", "width", "height", "frame")
 
 
@@ -69,10 +72,11 @@ class Header:
     part_size: int = 0  # images in each part but the last; inputs, readable or not, where several processes made it
     dataset: Mapping[str, Any] = field(default_factory=dict, hash=False)  # image_set.ImageSet, where a dataset was predicted
 
-    def as_json(self, *, complete: bool) -> dict[str, Any]:
+    def as_json(self, *, complete: bool, parts: int = 0) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "complete": complete,
+            "parts": parts,
             "findings": list(self.findings.names),
             "canvas": list(self.canvas),
             "model": dict(self.model),
@@ -96,6 +100,7 @@ class _Header(Settings):
     own_rule: _Rule
     data: str
     part_size: int = Field(ge=0)
+    parts: int = Field(default=0, ge=0)
     dataset: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("canvas")
@@ -107,9 +112,9 @@ class _Header(Settings):
 
 
 class PredictionsWriter:
-    """Writes parts beside and renames them, so a killed job leaves whole parts and goes on with the missing ones.
+    """Writes parts that are there whole or not at all, so that a killed job goes on with the missing ones.
 
-    `out` may be an address; `folder` is where parts are made, on this machine.
+    `out` may be an address; `folder` is where parts are made, on this machine. Which images they are of is the job's to check.
     """
 
     def __init__(self, out: Path | str | Place, header: Header) -> None:
@@ -117,23 +122,21 @@ class PredictionsWriter:
         self.folder = folder = self.place.folder
         folder.mkdir(parents=True, exist_ok=True)
         self.place.bring_header()
-        if (folder / "predictions.json").exists():
-            earlier = read_header(folder)
-            changed = [
-                key for key, value in header.as_json(complete=earlier["complete"]).items() if earlier.get(key) != value
-            ]
-            if changed:
-                raise Refused(
-                    f"{self.place}: holds other predictions ({', '.join(changed)} differ); give a new folder or delete it"
-                )
+        if not (folder / HEADER).exists():
+            self.reopen()
         else:
-            self._write_header(complete=False)
+            check_same(self.place, read_header(folder), header)
 
-    def _write_header(self, *, complete: bool) -> None:
-        beside = self.folder / f"predictions.json.{token_hex(4)}.part"  # processes of one array may write it at once
-        beside.write_text(json.dumps(self.header.as_json(complete=complete), indent=1), encoding="utf-8")
-        beside.replace(self.folder / "predictions.json")
-        self.place.send("predictions.json")
+    def _write_header(self, *, complete: bool, parts: int = 0) -> None:
+        text = json.dumps(self.header.as_json(complete=complete, parts=parts), indent=1)
+        if complete and is_sealed(self.folder) and (self.folder / HEADER).read_text(encoding="utf-8") == text:
+            return
+        unseal(self.folder)
+        write_text(self.folder / HEADER, text)
+        if complete:
+            seal(self.folder, [HEADER])
+        for name in (HEADER, SUMS) if complete else (SUMS, HEADER):
+            self.place.send(name)
 
     def has(self, part: int) -> bool:
         return self.place.has(part)
@@ -147,16 +150,52 @@ class PredictionsWriter:
             raise Refused(f"{growing.final}: {growing.done} images came for a part of {count}")
         growing.commit()
 
-    def grow(self, part: int, mark: str = "") -> GrowingPart:
-        """A part whose number of images is not known yet; `mark` keeps apart processes that may make the same one."""
-        return GrowingPart(self.place, part, self.header.findings, mark)
+    def grow(self, part: int) -> GrowingPart:
+        """A part whose number of images is not known yet."""
+        return GrowingPart(self.place, part, self.header.findings)
 
     def reopen(self) -> None:
         """From here to `finish` the folder counts as unfinished."""
         self._write_header(complete=False)
 
-    def finish(self) -> None:
-        self._write_header(complete=True)
+    def finish(self, parts: int | None = None) -> None:
+        """`parts` is how many there are, where the caller knows: the listing of a store may be late."""
+        self._write_header(complete=True, parts=len(self.place.parts()) if parts is None else parts)
+
+
+def check_same(place: Place, earlier: Mapping[str, Any], header: Header) -> None:
+    """Refused where a folder was made by another model, or in another way."""
+    if differing := _differing(earlier, header.as_json(complete=False)):
+        raise Refused(
+            f"{place}: holds other predictions ({'; '.join(differing)}); give a new folder, or the same model and settings"
+        )
+
+
+def _differing(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Each setting that differs, by name; which images they are, and how far the folder is, does not count."""
+    before, after = _flat(earlier), _flat(now)
+    return [
+        f"{key} was {_shown(before, key)}, is {_shown(after, key)}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key) and key not in {"complete", "parts", "data", "dataset"}
+    ]
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and key in {"model", "forward", "own_rule"}:
+            found |= {
+                name if key != "model" or name != "data" else "training data": one for name, one in _flat(value).items()
+            }
+        else:
+            found[key] = value
+    return found
+
+
+def _shown(tree: Mapping[str, Any], key: str) -> str:
+    text = str(tree.get(key, "not recorded"))
+    return text if len(text) <= 40 else f"{text[:36]}…"
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,8 +266,9 @@ def open_predictions(folder: Path | str, cache: Path = Path("cache")) -> Predict
     found = read_header(folder)
     if not found["complete"]:
         raise BadModel(f"{folder}: predictions are unfinished; run the same `chestmap predict` again to finish them")
-    names = _part_names(folder)
-    tables, maps = zip(*(_read_part(folder / name, found["findings"]) for name in names), strict=True)
+    verified(folder, HEADER, AGAIN)
+    names = _part_names(folder, found.get("parts"))
+    tables, maps = zip(*(read_part(folder / name, found["findings"]) for name in names), strict=True)
     header = Header(
         folder_findings(found["findings"]),
         (found["canvas"][0], found["canvas"][1]),
@@ -248,16 +288,19 @@ def fetched_predictions(text: str, cache: Path = Path("cache")) -> Path:
         return Path(path)
 
     copy = Copy(path, cache)
-    copy.fetch("predictions.json", lambda name: name == "predictions.json")
+    for wanted in (HEADER, SUMS):
+        copy.fetch(wanted, lambda name, wanted=wanted: name == wanted)
     if not (copy.folder / "predictions.json").exists():
         raise BadModel(f"{text}: no predictions.json; expected a folder that `chestmap predict --out` wrote")
     if read_header(copy.folder)["complete"]:
-        copy.fetch("part-", lambda name: name.endswith(("/scores.parquet", "/maps.npy")))
+        copy.fetch("part-", lambda name: name.endswith(("/scores.parquet", "/maps.npy", f"/{SUMS}")))
     return copy.folder
 
 
-def _part_names(folder: Path) -> Sequence[str]:
+def _part_names(folder: Path, count: int | None = None) -> Sequence[str]:
     names = sorted(entry.name for entry in folder.glob("part-?????"))
+    if count and len(names) != count:
+        raise BadModel(f"{folder}: holds {len(names)} of {count} parts; expected all, without a gap; predict again")
     if not names or names != [f"part-{number:05d}" for number in range(len(names))]:
         raise BadModel(f"{folder}: parts {names}: expected part-00000, part-00001 … without a gap; predict again")
     return names
@@ -284,10 +327,13 @@ def read_header(folder: Path) -> dict[str, Any]:
     return header
 
 
-def _read_part(folder: Path, findings: Sequence[str]) -> tuple[pl.DataFrame, PartMaps]:
+def read_part(folder: Path, findings: Sequence[str]) -> tuple[pl.DataFrame, PartMaps]:
+    """Scores and maps of a part, verified."""
+    remedy = "delete this part and predict again"
+    scores, maps_file = verified_bytes(folder, "scores.parquet", remedy), verified(folder, "maps.npy", remedy)
     try:
-        table = pl.read_parquet(folder / "scores.parquet")
-        maps = np.load(folder / "maps.npy", mmap_mode="r", allow_pickle=False)
+        table = pl.read_parquet(BytesIO(scores))
+        maps = np.load(maps_file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         said = " ".join(str(error).split())[:200]
         raise BadModel(f"{folder}: cannot be read ({said}); delete this part and predict again") from None

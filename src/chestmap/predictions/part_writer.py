@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float16, Float32
 
+from chestmap.storage.atomic import sync
+from chestmap.storage.manifest import is_sealed, seal
 from chestmap.storage.results_folder import Place
 from chestmap.types import Findings, Frame
 
@@ -34,22 +35,22 @@ class Chunk:
 
 
 class GrowingPart:
-    """Until `commit` nothing of it counts. `place` is where further files of the part may be put.
+    """A part while images come; until `commit` nothing of it counts. Further files of the part may be put into `made`.
 
-    With a `mark`, other processes may make the same part: the first one stays. Maps go through the file, never through a map of it: a full disk is then an error, not a signal that kills.
+    Several processes may make the same part: the first one stays. Maps go through the file, never through a map of it: a full
+    disk is then an error, not a signal that kills.
     """
 
-    def __init__(self, where: Place, number: int, findings: Findings, mark: str = "") -> None:
-        self.where, self.number, self.mark, self.findings, self.done = where, number, mark, findings, 0
+    def __init__(self, where: Place, number: int, findings: Findings) -> None:
+        self.where, self.number, self.findings, self.done = where, number, findings, 0
         self.final = where.folder / f"part-{number:05d}"
-        self.place = self.final.with_name(f"{self.final.name}.making{mark}")
-        shutil.rmtree(self.place, ignore_errors=True)
-        self.place.mkdir()
+        self.made = self.final.with_name(f"{self.final.name}.making-{token_hex(8)}")
+        self.made.mkdir()
         self._tables: list[pl.DataFrame] = []
         self._shape: tuple[int, ...] = ()
 
     def add(self, chunk: Chunk) -> None:
-        with (self.place / "maps.npy").open("ab") as maps:
+        with (self.made / "maps.npy").open("ab") as maps:
             if not self._shape:
                 self._shape = chunk.maps.shape[1:]
                 maps.write(_npy_header((0, *self._shape)))
@@ -58,20 +59,23 @@ class GrowingPart:
         self.done += len(chunk)
 
     def commit(self) -> None:
-        """All of it is on the disk before it has its name; where another process was first, its part stays."""
-        with (self.place / "maps.npy").open("r+b") as maps:
+        """Seal the part and give it its name; where another process was first, its part stays."""
+        with (self.made / "maps.npy").open("r+b") as maps:
             maps.write(_npy_header((self.done, *self._shape)))
-        pl.concat(self._tables).write_parquet(self.place / "scores.parquet")
-        for path in (*self.place.iterdir(), self.place):
-            to_disk(path)
+        pl.concat(self._tables).write_parquet(self.made / "scores.parquet")
+        seal(self.made)
+        for path in (*self.made.iterdir(), self.made):
+            sync(path)
+        if self.final.is_dir() and not is_sealed(self.final):
+            shutil.rmtree(self.final)  # of a process that was killed
         try:
-            self.place.replace(self.final)
+            self.made.replace(self.final)
         except OSError:
-            if not self.final.is_dir():
+            if not is_sealed(self.final):
                 raise
-            shutil.rmtree(self.place)
-        to_disk(self.final.parent)
-        self.where.send_part(self.number, alone=not self.mark)
+            shutil.rmtree(self.made)
+        sync(self.final.parent)
+        self.where.send_part(self.number)
 
 
 def _npy_header(shape: tuple[int, ...]) -> bytes:
@@ -79,15 +83,6 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
     stream = BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"descr": "<f2", "fortran_order": False, "shape": shape})
     return stream.getvalue()
-
-
-def to_disk(path: Path) -> None:
-    """A file's content, or a folder's list of names."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def _table(chunk: Chunk, findings: Findings) -> pl.DataFrame:

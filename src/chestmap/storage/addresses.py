@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeVar
@@ -110,6 +111,13 @@ def tried(address: str, action: Callable[[Any, str], Found], *, sending: bool = 
                 raise
             said = told(error, "")
     raise BadInput(f"{address}: {said}; check address, credentials and network, then call again: what is there is kept")
+
+
+def address_state(address: str) -> tuple[int, int]:
+    """Size of a file, and a number that changes with whatever else the store says of it."""
+    entry = tried(address, lambda store, path: store.info(path))
+    facts = repr(sorted((key, str(value)) for key, value in entry.items())).encode()
+    return int(entry.get("size") or 0), int.from_bytes(blake2b(facts, digest_size=7).digest())
 
 
 def listed(address: str, start: str = "") -> dict[str, dict[str, Any]]:

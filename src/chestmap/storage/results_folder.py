@@ -1,7 +1,7 @@
 """Where a predictions folder lies: on this machine, or at an fsspec address with a working copy on this machine.
 
 An object store has no rename, but a file that is put there is there whole or not at all. So a part is made in the working copy, its
-files are sent under the names that they have, and `scores.parquet` last: with it the part is there (ADR 18).
+files are sent under the names that they have, and `SHA256SUMS` last: with it the part is there, here as there (ADR 18).
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeVar
 
-from chestmap.errors import BadInput, Refused
+from chestmap.errors import BadInput
 from chestmap.storage.addresses import fetched, is_address, listed, tried, without_scheme
+from chestmap.storage.manifest import SUMS
 from chestmap.storage.scratch import Scratch
 from chestmap.storage.stores import store
 
 HEADER = "predictions.json"
-MARK = "scores.parquet"
-LARGE = ("maps.npy", MARK)
+MARK = SUMS
+LARGE = ("maps.npy", "scores.parquet")
 """Not kept in the working copy once they are sent."""
 
 NOT_WHOLE = {
@@ -45,10 +46,14 @@ class Place:
         return str(self.folder)
 
     def parts(self) -> set[int]:
-        return {int(entry.name[5:]) for entry in self.folder.glob("part-?????") if entry.name[5:].isdecimal()}
+        return {
+            int(entry.parent.name[5:])
+            for entry in self.folder.glob(f"part-?????/{MARK}")
+            if entry.parent.name[5:].isdecimal()
+        }
 
     def has(self, part: int) -> bool:
-        return self._part(part).is_dir()
+        return (self._part(part) / MARK).is_file()
 
     def _part(self, part: int) -> Path:
         return self.folder / f"part-{part:05d}"
@@ -62,8 +67,21 @@ class Place:
     def bring(self, parts: Iterable[int], *names: str) -> None:
         """These files of finished parts; without names all of them."""
 
-    def send_part(self, part: int, *, alone: bool) -> None:
-        """Where the part is there already, the one that is there stays; refused where this call should be `alone`."""
+    def send_part(self, part: int) -> None:
+        """Where the part is there already, the one that is there stays."""
+
+    def drop_part(self, part: int) -> None:
+        """Remove a part, its mark first."""
+        (self._part(part) / MARK).unlink(missing_ok=True)
+        shutil.rmtree(self._part(part), ignore_errors=True)
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder."""
+        path = self.folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
     def send(self, name: str) -> None:
         """A file as it is here now, or that it is no longer."""
@@ -126,14 +144,9 @@ class Remote(Place):
         listed = (name.split("/", 1) for name in self._names("part-"))
         self._get_all([f"{part}/{name}" for part, name in listed if part in wanted and (not names or name in names)])
 
-    def send_part(self, part: int, *, alone: bool) -> None:
+    def send_part(self, part: int) -> None:
         folder = self._part(part)
         if self.has(part):
-            if alone:
-                raise Refused(
-                    f"{self}: {folder.name} came from another call meanwhile; one call at a time writes there (or --shard); "
-                    "call again when the other has ended"
-                )
             shutil.rmtree(folder)
             return
         names = [f"{folder.name}/{path.name}" for path in folder.iterdir()]
@@ -144,6 +157,20 @@ class Remote(Place):
         self._sent.add(part)
         for name in () if self.whole else LARGE:
             (folder / name).unlink()
+
+    def drop_part(self, part: int) -> None:
+        name = f"part-{part:05d}"
+        self._delete(f"{name}/{MARK}")
+        self.remove(name)
+        self._sent.discard(part)
+
+    def remove(self, name: str) -> None:
+        super().remove(name)
+        for known in [one for one in self._known if one == name or one.startswith(f"{name}/")]:
+            del self._known[known]
+        for there in self._names(name):
+            if there == name or there.startswith(f"{name}/"):
+                self._delete(there)
 
     # ---- other files
 

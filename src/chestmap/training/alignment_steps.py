@@ -133,7 +133,7 @@ def _write_anchor(part: Part, count: int, crop: tuple[float, float, float, float
     width, height = part.pack.settings.canvas
     total = np.zeros((height, width))
     for row in sorted(part.pack.rows(ids)):
-        total += part.pack.images[row]
+        total += part.pack.pixels(np.array([row]))[0]
     columns, rows = (
         slice(round(crop[axis] * side), round(crop[axis + 2] * side)) for axis, side in enumerate((width, height))
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from chestmap.errors import BadModel
+from chestmap.storage.atomic import write_bytes
 
 KEPT = 2
 PICKLES = (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
@@ -42,21 +42,6 @@ class Position:
     logged: int = 0  # rows in log.csv
 
 
-def write_beside(path: Path, content: bytes | memoryview) -> None:
-    """All of it on disk under its name, or nothing."""
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def save_weights(module: nn.Module, path: Path) -> str:
     """The whole state of `module`; returns the file's sha256. Tied weights are written once per name."""
     tensors = {
@@ -64,7 +49,7 @@ def save_weights(module: nn.Module, path: Path) -> str:
         for name, value in module.state_dict().items()
     }
     content = safetensors.torch.save(tensors)
-    write_beside(path, content)
+    write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -100,7 +85,7 @@ def save_resume(folder: Path, epoch: int, batch: int, state: dict[str, Any]) -> 
     buffer = io.BytesIO()
     torch.save(state, buffer)
     name = f"resume-{epoch:05d}-{batch:08d}-{_digest(buffer.getbuffer())}.pt"
-    write_beside(folder / name, buffer.getbuffer())
+    write_bytes(folder / name, buffer.getbuffer())
     for old in resume_files(folder)[KEPT:]:
         old.unlink()
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from chestmap.errors import Diverged
-from chestmap.training.checkpoint import Position, write_beside
+from chestmap.storage.atomic import write_bytes
+from chestmap.training.checkpoint import Position
 from chestmap.training.run_settings import RunSettings
 from chestmap.training.trackers import open_trackers
 
@@ -65,7 +66,7 @@ def _cut(path: Path, step: str, count: int) -> None:
             rows = [row for row in csv.reader(file) if len(row) == len(COLUMNS)][1:]
     own = counter(1)
     kept = [row for row in rows if row[0] != step or next(own) <= count]
-    write_beside(path, "".join(",".join(row) + "\n" for row in [COLUMNS, *kept]).encode())
+    write_bytes(path, "".join(",".join(row) + "\n" for row in [COLUMNS, *kept]).encode())
 
 
 def _board(folder: Path, update: int) -> SummaryWriter:

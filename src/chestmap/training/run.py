@@ -16,6 +16,8 @@ import torch
 from chestmap.nn.process_sums import synchronized_norms
 from chestmap.packs.augment import AugmentSettings
 from chestmap.packs.loader import Part
+from chestmap.storage.atomic import making_folder
+from chestmap.storage.manifest import seal
 from chestmap.training.checkpoint import load_weights
 from chestmap.training.environment import record_start
 from chestmap.training.progress import Screen, Summary
@@ -130,14 +132,11 @@ class Run:
         """A folder made under a temporary name by the first process and renamed; one that is there is replaced."""
         if not self.first:
             return
-        beside = folder.with_name(folder.name + ".making")
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        make(beside)
-        if record:
-            write_json(beside / "step.json", record.as_json())
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.replace(folder)
+        with making_folder(folder) as made:
+            make(made)
+            if record:
+                write_json(made / "step.json", record.as_json())
+            seal(made)
 
     def _drop_model(self) -> None:
         """What was written of other steps than those of this folder."""

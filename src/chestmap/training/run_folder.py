@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,13 +10,16 @@ from typing import Any
 from filelock import Timeout
 
 from chestmap.errors import BadModel, Refused, StepChanged
+from chestmap.storage.atomic import write_bytes
 from chestmap.storage.locks import lock_of
-from chestmap.training.checkpoint import write_beside
+from chestmap.storage.manifest import extend, is_sealed, seal, verified
 from chestmap.training.step_record import Record, check_same
 
 AGAIN = "delete its folder to make the step anew"
 DONE = {"epochs", "measure", "score", "seconds", "images_per_second", "peak_memory_gb", "sha256"}
 """What the marker of a finished step holds."""
+
+SEALED = ("step.json", "done.json", "weights.safetensors")
 
 
 class Lock:
@@ -36,7 +38,7 @@ class Lock:
 
 
 def write_json(path: Path, value: object) -> None:
-    write_beside(path, (json.dumps(value, indent=1) + "\n").encode())
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -50,24 +52,24 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_done(folder: Path, done: dict[str, Any]) -> None:
-    """The marker of a finished step, with a hash of what it holds."""
-    write_json(folder / "done.json", done | {"seal": _seal(done)})
+    """The marker of a finished step, and the sums of what the step left."""
+    write_json(folder / "done.json", done)
+    seal(folder, [name for name in SEALED if (folder / name).exists()])
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:
-    """The marker, where there is one and it holds what was written; markers without a hash are of earlier versions."""
+    """The marker, where there is one and it holds what was written; a step without sums was stopped between its last two files."""
     path = folder / "done.json"
-    done = read_json(path)
-    if done is None:
+    if not path.exists():
         return None
-    sealed = isinstance(done, dict) and done.pop("seal", None)
-    if not isinstance(done, dict) or set(done) != DONE or (sealed is not None and sealed != _seal(done)):
+    if is_sealed(folder):
+        verified(folder, path.name, AGAIN)
+    done = read_json(path)
+    if not isinstance(done, dict) or set(done) != DONE:
         raise BadModel(f"{path}: damaged (it no longer holds what was written); {AGAIN}")
+    if not is_sealed(folder):
+        write_done(folder, done)
     return done
-
-
-def _seal(done: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(done, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def step_folder(run: Path, number: int, name: str) -> Path:
@@ -97,7 +99,11 @@ def is_begun(folder: Path, record: Record, *, accept_code: bool, write: bool) ->
     recorded = read_json(folder / "step.json")
     if recorded is None:
         return False
+    if is_sealed(folder):
+        verified(folder, "step.json", AGAIN)
     check_same(folder, recorded, record, accept_code=accept_code)
     if write and recorded["code"] != record.code:
         write_json(folder / "step.json", record.as_json() | {"code_before": recorded["code"]})
+        if is_sealed(folder):
+            extend(folder, "step.json")
     return True

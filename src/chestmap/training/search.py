@@ -30,8 +30,8 @@ from rich.table import Table
 
 from chestmap.errors import BadInput, BadSettings, Diverged, StepChanged
 from chestmap.settings import Tree
+from chestmap.storage.atomic import write_bytes
 from chestmap.storage.locks import in_turn
-from chestmap.training.checkpoint import write_beside
 from chestmap.training.config import Config, config_of
 from chestmap.training.method import Method
 from chestmap.training.run_folder import read_done
@@ -279,13 +279,13 @@ def _write_results(optuna: ModuleType, study: Study, config: Config, folder: Pat
     ]
     text = io.StringIO()
     csv.writer(text).writerows([["trial", "state", "score", *keys], *rows])
-    write_beside(folder / "trials.csv", text.getvalue().encode())
+    write_bytes(folder / "trials.csv", text.getvalue().encode())
     if trials[0].value is None:
         raise Diverged(f"{folder}: every trial diverged; narrow the search space, e.g. to lower learning rates")
     scored = sorted((one for one in trials if one.value is not None), key=lambda one: one.number)
-    write_beside(folder / "search.svg", draw_search([(one.value, one.params) for one in scored], keys).encode())
+    write_bytes(folder / "search.svg", draw_search([(one.value, one.params) for one in scored], keys).encode())
     best = _with_values(config.tree, trials[0].params)
-    write_beside(folder / "best.toml", tomli_w.dumps(best).encode())
+    write_bytes(folder / "best.toml", tomli_w.dumps(best).encode())
     table = Table("trial", "state", "score", *keys)
     for row in rows:
         table.add_row(*row)

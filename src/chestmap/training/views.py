@@ -110,7 +110,7 @@ def _write(
     with progress_of("views", len(rows), show=progress) as advance, torch.inference_mode():
         for first in range(0, len(rows), BATCH):
             some = rows[first : first + BATCH]
-            images = torch.from_numpy(np.asarray(pack.images[some])).unsqueeze(1).float().div_(255.0)
+            images = torch.from_numpy(pack.pixels(np.array(some))).unsqueeze(1).float().div_(255.0)
             for number in range(views.count + 1):
                 seen = images
                 if number:

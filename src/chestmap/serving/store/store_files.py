@@ -23,7 +23,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from chestmap.errors import BadInput, ChestmapError, Refused
-from chestmap.predictions.part_writer import to_disk as sync
+from chestmap.storage.atomic import sync
 from chestmap.storage.locks import lock_of
 
 ID = re.compile(r"s-[0-9a-f]{24}")
