@@ -215,3 +215,11 @@ def test_a_database_cut_short_is_told_in_one_line(tmp_path, left):
     for opening in (open_database, open_read_only):
         with pytest.raises(BadInput, match=r"malformed|not a database|disk image|schema"):
             opening(tmp_path / "store").dispose()
+
+
+def test_a_folder_that_was_open_to_all_is_closed(tmp_path):
+    for name in ("store", "store/studies", "store/incoming"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(0o755)
+    Store(tmp_path / "store").close()
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("store", "store/studies", "store/incoming")] == [0o700] * 3

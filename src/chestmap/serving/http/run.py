@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
 import tempfile
@@ -38,6 +39,7 @@ def run(
     server: type[Server] = Server,
 ) -> None:
     """Until a signal ends it, or no model predicts any more. `other` makes a second door, which is open as long as this one."""
+    os.umask(0o077)  # database and files are for their owner alone
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     for name in ("alembic", "uvicorn.error", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -45,6 +45,15 @@ def instance_of(key: bytes, sop_instance_uid: str) -> str:
     return hmac.new(key, sop_instance_uid.encode(), sha256).hexdigest()[:24]
 
 
+def _close_to_others(folder: Path) -> None:
+    """A folder that was there before may be open to all."""
+    if folder.stat().st_mode & 0o077:
+        try:
+            folder.chmod(0o700)
+        except OSError:
+            raise Refused(f"{folder}: others may read it; chmod 700 {folder}") from None
+
+
 class Folders:
     """The store's folder. Nobody else may read it: it holds images of patients."""
 
@@ -53,6 +62,7 @@ class Folders:
         self.incoming, self.studies = self.root / "incoming", self.root / "studies"
         for folder in (self.root, self.incoming, self.studies):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _close_to_others(folder)
         self._lock: FileLock | None = None
         self._key: bytes | None = None
         self._checked: set[tuple[str, int, int, str]] = set()
