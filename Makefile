@@ -11,7 +11,7 @@ SECONDS ?= 600
 CYCLONEDX := 7.5.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check faults fuzz sbom audit format golden bench docs site notebooks dist lock clean
+.PHONY: help setup demo test test-all check faults fuzz sbom audit format golden bench docs model site notebooks dist lock clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -79,6 +79,15 @@ dist: setup ## wheel and source archive in dist/, twice the same bytes, checked 
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/uv build --quiet --python $(BIN)/python --build-constraint requirements.lock \
 	  --require-hashes --out-dir dist
 	@$(RUN) twine check --strict dist/*.whl dist/*.tar.gz
+
+FILMS ?= films
+WORK ?= runs/films
+model: setup ## make the starter model again from FILMS, a folder in ChestX-ray14's layout, in WORK
+	@$(BIN)/python benchmarks/real.py $(FILMS) $(WORK) pretrain
+	@$(BIN)/chestmap train configs/starter.toml --out $(WORK)/runs/starter --set data.source.root=$(FILMS) \
+	  --set data.cache=$(WORK)/cache --set method.backbone.weights=$(WORK)/pretrained.safetensors
+	@$(BIN)/python benchmarks/real.py $(FILMS) $(WORK) run combined
+	@$(BIN)/python benchmarks/real_starter.py $(FILMS) $(WORK) $(WORK)/runs/starter/model src/chestmap/models/starter
 
 lock: setup ## pin all versions anew
 	@$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

@@ -1,0 +1,76 @@
+"""The starter: a model that comes with the package, found by its name, small, and honest about what it saw."""
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from chestmap.api.model_names import model_folder
+from chestmap.cli import app
+from chestmap.methods import METHODS
+from chestmap.models.folder import open_model
+from chestmap.models.hub import known_models
+from chestmap.models.predictor import load
+
+FOLDER = model_folder("starter")
+
+
+@pytest.fixture(scope="module")
+def film():
+    """Two dark lungs in a gray chest; no film of a patient is needed to see that boxes come out."""
+    y, x = np.mgrid[0:300, 0:280]
+    lungs = sum(np.exp(-(((x - center) / 45) ** 2) - ((y - 140) / 90) ** 2) for center in (80, 200))
+    return (200 - 150 * np.clip(lungs, 0, 1)).astype(np.uint8)
+
+
+def test_it_is_found_by_name_and_small():
+    assert FOLDER.name == "starter"
+    assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 12e6
+    assert open_model(FOLDER, METHODS).sha256 == known_models()["starter"]["sha256"]
+    assert {path.suffix for path in FOLDER.iterdir()} <= {".safetensors", ".json", ".md", ".svg", ".toml"}
+
+
+def test_it_computes_in_single_precision_and_gives_boxes(film):
+    predictor = load(FOLDER)
+    assert {value.dtype for value in predictor.model.network.state_dict().values() if value.is_floating_point()} == {
+        torch.float32
+    }
+    prediction = predictor.predict(film)
+    assert np.isfinite(prediction.scores).all()
+    assert ((prediction.scores > 0) & (prediction.scores < 1)).all()
+    boxes = {box.finding: box for box in prediction.boxes}
+    assert {"Cardiomegaly", "Effusion", "Pneumonia"} <= boxes.keys()
+    for box in boxes.values():
+        assert 0 <= box.x0 < box.x1 <= 280
+        assert 0 <= box.y0 < box.y1 <= 300
+    heart = boxes["Cardiomegaly"]
+    assert (heart.x1 - heart.x0) * (heart.y1 - heart.y0) < 0.6 * film.size
+
+
+def test_its_card_says_what_it_saw_and_what_it_is_for():
+    text = (FOLDER / "README.md").read_text()
+    for words in ("Research use only", "NIH Clinical Center", "ChestX-ray8", "2,746", "711", "By sex, age and view"):
+        assert words in text
+    assert not re.search(r"/(work|home|root|tmp)/", text + (FOLDER / "model.json").read_text())
+
+
+def test_predict_takes_the_name(film, tmp_path: Path):
+    cv2.imwrite(str(tmp_path / "film.png"), film)
+    words = [
+        "predict",
+        "starter",
+        str(tmp_path / "film.png"),
+        "--out",
+        str(tmp_path / "out"),
+        "--write",
+        "csv",
+        "--workers",
+        "0",
+    ]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "Cardiomegaly" in "".join(path.read_text() for path in (tmp_path / "out").rglob("*.csv"))
