@@ -3,7 +3,7 @@
     python benchmarks/real.py FILMS WORK pretrain            # once, 12 minutes: the frozen stages, on patients without boxes
     python benchmarks/real.py FILMS WORK run ROW FOLD        # 6 minutes: trains a row on a fold and predicts its test films
     python benchmarks/real.py FILMS WORK medoid              # the floor: the medoid box of each fold's training
-    python benchmarks/real_table.py FILMS WORK               # scores of every row that is there: real.json and the tables
+    python benchmarks/real_table.py FILMS WORK               # scores of every row that is there: real_table.json and the table
 
 FILMS is a folder in ChestX-ray14's layout. Folds are of patients with boxes. Of the patients without any box a fifth is never
 trained on and shared out over the folds' tests as negatives; the others train in every fold and pretrain the frozen stages.
@@ -54,7 +54,7 @@ AUGMENT = AugmentSettings(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Films:
     """The films on one canvas, and who is in which part."""
 
@@ -122,6 +122,7 @@ ROWS = {
     "patch-0": Row("patch_mil", "attend", {"width": 64, "box_weight": 0.0}),
     "patch-80": Row("patch_mil", "attend", {"width": 64}),
     "combined": Row("combined", "learn", {"width": 64}),
+    "combined-8-epochs": Row("combined", "learn", {"width": 64, "learn": {"epochs": 8}}),
     "combined-no-prior": Row("combined", "learn", {"width": 64, "place_prior": False}),
     "combined-cells": Row("combined", "learn", {"width": 64, "decode": "cells"}),
     "combined-imagenet": Row("combined", "learn", {"width": 64}, trunk=2),
@@ -162,7 +163,8 @@ def run_row(films: Films, name: str, fold: int, seed: int = 0) -> dict[str, Any]
     """Trains one row on one fold and writes its test predictions as part `fold` of the row's folder."""
     row = ROWS[name]
     method, views = METHODS[row.method], views_for(films, row.trunk)
-    tree = {"name": row.method, "backbone": backbone_of(films.work, row.trunk), row.step: SCHEDULE, **row.settings}
+    tree = {"name": row.method, "backbone": backbone_of(films.work, row.trunk), **row.settings}
+    tree[row.step] = SCHEDULE | row.settings.get(row.step, {})
     settings = checked(method.settings, tree, name=name)
     source = with_fewer_boxes(films.source, row.boxes)
     train, validation = (part_of(films, ids, views, source) for ids in (films.train_ids(fold), films.free_validation))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ MEANS = {"": "mean", " without Cardiomegaly": "mean without Cardiomegaly"}
 HERE = Path(__file__).with_suffix(".json")
 
 
-def folds_of(films: Films, name: str) -> list[int]:
+def folds_of(films: Films, name: str) -> tuple[int, ...]:
     folder = films.work / "predictions" / name
-    return [fold for fold in range(FOLDS) if (folder / f"part-{fold:05d}").is_dir()]
+    return tuple(fold for fold in range(FOLDS) if (folder / f"part-{fold:05d}").is_dir())
 
 
-def scored(films: Films, name: str, folds: list[int]) -> Evaluation:
+@cache
+def scored(films: Films, name: str, folds: tuple[int, ...]) -> Evaluation:
     ids = [one for fold in folds for one in films.test_ids(fold)]
     predictions = open_predictions(films.work / "predictions" / name)
     settings = EvaluationSettings(resamples=500, workers=1, iou=LIMITS)
@@ -88,7 +90,7 @@ def main(root: str, work: str) -> None:
     table = json.loads(HERE.read_text()) if HERE.is_file() else {}
     for name in [*ROWS, "medoid"]:
         every = folds_of(films, name)
-        for folds in {"1": [0], ",".join(str(fold + 1) for fold in every): every}.values() if every else ():
+        for folds in {"1": (0,), ",".join(str(fold + 1) for fold in every): every}.values() if every else ():
             key = f"{name} {','.join(str(fold + 1) for fold in folds)}"
             one, floor = scored(films, name, folds), scored(films, "medoid", folds)
             table[key] = figures(one) | {f"excess {at}": excess(one, floor, at) for at in HEAD}

@@ -10,10 +10,10 @@ import torch
 from typer.testing import CliRunner
 
 from chestmap.api.model_names import model_folder
-from chestmap.cli import app
 from chestmap.methods import METHODS
 from chestmap.models.folder import open_model
 from chestmap.models.hub import known_models
+from chestmap.models.network import network_of
 from chestmap.models.predictor import load
 
 FOLDER = model_folder("starter")
@@ -36,7 +36,7 @@ def test_it_is_found_by_name_and_small():
 
 def test_it_computes_in_single_precision_and_gives_boxes(film):
     predictor = load(FOLDER)
-    assert {value.dtype for value in predictor.model.network.state_dict().values() if value.is_floating_point()} == {
+    assert {value.dtype for value in network_of(predictor.model).state_dict().values() if value.is_floating_point()} == {
         torch.float32
     }
     prediction = predictor.predict(film)
@@ -59,18 +59,10 @@ def test_its_card_says_what_it_saw_and_what_it_is_for():
 
 
 def test_predict_takes_the_name(film, tmp_path: Path):
+    app = typer.Typer()
+    predict.add_to(app)
     cv2.imwrite(str(tmp_path / "film.png"), film)
-    words = [
-        "predict",
-        "starter",
-        str(tmp_path / "film.png"),
-        "--out",
-        str(tmp_path / "out"),
-        "--write",
-        "csv",
-        "--workers",
-        "0",
-    ]
-    result = CliRunner().invoke(app, words)
+    words = ["starter", str(tmp_path / "film.png"), "--out", str(tmp_path / "out"), "--write", "csv", "--workers", "0"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "Cardiomegaly" in "".join(path.read_text() for path in (tmp_path / "out").rglob("*.csv"))

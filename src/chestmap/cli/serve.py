@@ -7,7 +7,7 @@ import typer
 
 from chestmap.cli.node import Allow, ArchiveCa, ClientCa, Credentials, Database, Every, PullFrom, Stow, Title, To, Write
 
-ModelFolders = Annotated[list[Path], typer.Argument(metavar="MODEL...", help="One or more model folders.")]
+ModelFolders = Annotated[list[Path], typer.Argument(metavar="MODEL...", help="One or more model folders, or known names.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,6 +63,7 @@ def serve(
     from chestmap.extras import needs
 
     needs("serve", what="chestmap serve")
+    from chestmap.api.model_names import model_folder
     from chestmap.serving.engine.settings import ServeSettings
     from chestmap.serving.http.access import is_loopback, read_tokens
     from chestmap.settings import checked, with_overrides
@@ -93,4 +94,4 @@ def serve(
     elif named := [name for name, given in {"--to": to, "--stow": stow, "--pull": pull, "--allow": allow}.items() if given]:
         raise BadInput(f"{named[0]} belongs to the DICOM door; give --dicom PORT as well")
     door = Door(tokens, trust_proxy_header or "", tuple(proxy or ("127.0.0.1", "::1")), tuple(allow_host or ()))
-    run(open_service(models, store, how), Address(host, port, certificate, key), door, other=other)
+    run(open_service([model_folder(one) for one in models], store, how), Address(host, port, certificate, key), door, other=other)

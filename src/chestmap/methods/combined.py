@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from chestmap.nn.backbone import Backbone, BackboneSettings
+from chestmap.nn.boxes import resized
 from chestmap.nn.cam import full_precision, normalized, without_autocast
 from chestmap.nn.losses import known_bce
 from chestmap.nn.pooling import log_sum_exp, mean
@@ -107,7 +108,11 @@ class Member(nn.Module):
         vector = torch.cat([log_sum_exp(joined, self.r), mean(maps[-1])], dim=1)
         features = full_precision(self.recognize(joined))
         with without_autocast(features):
-            cells = self.cells(features) + self.place
+            cells = self.cells(features)
+            place = resized(self.place[None], cells.shape[-1], cells.shape[-2])[
+                0
+            ]  # of another canvas than it was learned on
+            cells = cells + place
             return Seen(self.classifier(self.dropout(vector)), torch.sigmoid(cells), cells)
 
 

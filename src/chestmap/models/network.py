@@ -32,6 +32,7 @@ def network_of(model: Model, methods: Mapping[str, Method] | None = None) -> nn.
     with torch.device("meta"):
         network = build_around(method, settings, around, model.findings, model.canvas.canvas)
     state = read_weights(model.folder / "weights.safetensors", model.sha256)
+    state = {key: value.float() if value.dtype == torch.float16 else value for key, value in state.items()}  # kept small
     try:
         network.load_state_dict(state, assign=True)
     except RuntimeError as error:
