@@ -94,4 +94,9 @@ def serve(
     elif named := [name for name, given in {"--to": to, "--stow": stow, "--pull": pull, "--allow": allow}.items() if given]:
         raise BadInput(f"{named[0]} belongs to the DICOM door; give --dicom PORT as well")
     door = Door(tokens, trust_proxy_header or "", tuple(proxy or ("127.0.0.1", "::1")), tuple(allow_host or ()))
-    run(open_service([model_folder(one) for one in models], store, how), Address(host, port, certificate, key), door, other=other)
+    run(
+        open_service([model_folder(one) for one in models], store, how),
+        Address(host, port, certificate, key),
+        door,
+        other=other,
+    )
