@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 from chestmap.api.model_names import model_folder
