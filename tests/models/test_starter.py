@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from chestmap.api.model_names import model_folder
+from chestmap.cli import predict
 from chestmap.methods import METHODS
 from chestmap.models.folder import open_model
 from chestmap.models.hub import known_models
