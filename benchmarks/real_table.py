@@ -51,7 +51,7 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
             for word, finding in MEANS.items():
                 found[f"T(IoU) {at} {rule}{word}"] = cell(evaluation, "T(IoU)", finding, at=at, rule=rule, geometry="mask")
     found["AFP"] = cell(evaluation, "AFP", "mean", rule="validation")
-    found["pointing"] = cell(evaluation, "pointing", "mean")
+    found["pointing"] = cell(evaluation, "pointing game", "mean")
     names = [
         name for name in evaluation.findings if cell(evaluation, "T(IoU)", name, at=0.3, rule="validation")[0] is not None
     ]
