@@ -28,6 +28,7 @@ from chestmap.models.card import FORMAT, chosen_in, write_card
 from chestmap.models.folder import read_about, write_about
 from chestmap.models.performance_figures import FigureSettings, _curves, _met, _present
 from chestmap.predictions.folder import Predictions, open_predictions
+from chestmap.storage.manifest import seal
 from chestmap.training.checkpoint import read_weights
 
 ROW = "combined"
@@ -64,6 +65,7 @@ def shipped(films: Films, model: Path, out: Path) -> None:
     write_card(out, about, _figures(films, predictions, truth, about))
     with (out / "README.md").open("a", encoding="utf-8") as file:
         file.write(THANKS)
+    seal(out)
 
 
 def _half(tensor: torch.Tensor) -> torch.Tensor:
