@@ -48,7 +48,8 @@ def _outputs(shell: Any, source: str, path: Path) -> list[Any]:
         raise SystemExit(
             f"{path.name}: {result.error_in_exec or result.error_before_exec}\n{source}\n{captured.stderr[-2000:]}"
         )
-    found = [nbformat.v4.new_output("stream", name="stdout", text=captured.stdout)] if captured.stdout else []
+    printed = captured.stdout.split("Out[0]:")[0]  # the rest is the value, which is kept as it shows itself
+    found = [nbformat.v4.new_output("stream", name="stdout", text=printed)] if printed else []
     shown = [one.data for one in captured.outputs]
     if result.result is not None:
         shown.append(shell.display_formatter.format(result.result)[0])

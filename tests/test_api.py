@@ -79,6 +79,13 @@ def test_every_metric_and_loss_has_a_docstring(name):
     assert inspect.getdoc(getattr(chestmap.metrics, name))
 
 
+def test_an_auc_of_plain_arrays_has_an_interval():
+    scores = np.linspace(0, 1, 60)
+    found = chestmap.metrics.auc(scores, (np.sin(40 * scores) + scores > 0.5).astype(float))
+    low, high = found.interval()
+    assert low < found.value < high
+
+
 def test_predict_takes_whatever_holds_an_image(here):
     model = chestmap.load("runs/own", device="cpu")
     pixels = np.array(Image.open("film.png"))

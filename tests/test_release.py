@@ -36,7 +36,12 @@ def test_the_extras_are_those_that_verbs_name():
         "prometheus_client": "prometheus-client",
         "huggingface_hub": "huggingface-hub",
     }
-    names |= {"dicomanonymizer": "dicom-anonymizer", "dicomweb_client": "dicomweb-client", "jpeg_ls": "pyjpegls"}
+    names |= {
+        "lightning_fabric": "lightning-fabric",
+        "dicomanonymizer": "dicom-anonymizer",
+        "dicomweb_client": "dicomweb-client",
+        "jpeg_ls": "pyjpegls",
+    }
     for extra in set(EXTRAS) & set(optional):
         wanted = packages(extra)
         assert {names.get(module, module) for module in EXTRAS[extra]} <= wanted, extra

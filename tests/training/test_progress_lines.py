@@ -13,7 +13,7 @@ from training.small import METHODS, small_tree
 
 def test_a_line_for_each_epoch(dataset, tmp_path, capsys):
     train(config_of(small_tree(dataset), METHODS, name="x"), tmp_path / "run")
-    lines = [line for line in capsys.readouterr().err.splitlines() if "epoch" in line]
+    lines = [line for line in capsys.readouterr().err.splitlines() if ": epoch" in line]
     number = r"\d+\.\d{4}"
     wanted = rf"1-learn: epoch \d/2 loss {number} validation_auc {number} best {number}, \d:\d\d:\d\d left"
     assert len(lines) == 2

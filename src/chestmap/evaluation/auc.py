@@ -41,13 +41,13 @@ class Auc:
     least: float = math.inf
 
     def interval(self, confidence: float = 0.95, how: AucInterval = "patients") -> tuple[float, float]:
-        """`delong` is cut to [0, 1]; `logit` stays inside. Both are a point at an AUC of exactly 0 or 1."""
-        if how == "patients":
+        """`patients` is `delong` where the variance is not by patient. `delong` is cut to [0, 1]; `logit` stays inside. Both are a point at an AUC of exactly 0 or 1."""
+        if how == "patients" and math.isfinite(self.least):
             numbers = (np.array([one]) for one in (self.value, self.variance, self.freedom, self.least))
             low, high = Spread(*numbers).bounded(confidence)
             return float(low[0]), float(high[0])
         reach = quantile(confidence) * math.sqrt(self.variance)
-        if how == "delong" or self.value in (0.0, 1.0):
+        if how != "logit" or self.value in (0.0, 1.0):
             return max(0.0, self.value - reach), min(1.0, self.value + reach)
         reach /= self.value * (1 - self.value)
         return float(expit(logit(self.value) - reach)), float(expit(logit(self.value) + reach))

@@ -33,11 +33,11 @@ class Log:
     """`at` is the step's position; what was written after its state was saved is dropped."""
 
     def __init__(self, folder: Path, step: str, at: Position, settings: RunSettings) -> None:
+        self.trackers = open_trackers(settings.trackers, folder, settings.model_dump(mode="json") | {"step": step})
         self.step, path = step, folder / "log.csv"
         _cut(path, step, at.logged)
         self.file = path.open("a", newline="", encoding="utf-8")
         self.rows = csv.writer(self.file, lineterminator="\n")
-        self.trackers = open_trackers(settings.trackers, folder, settings.model_dump(mode="json") | {"step": step})
         self.board = _board(folder / "tensorboard" / step, at.update) if settings.tensorboard else None
 
     def write(self, at: Position, values: Mapping[str, float]) -> None:
