@@ -26,9 +26,18 @@ class Batch:
     boxes: tuple[tuple[Box, ...], ...]
     ids: tuple[str, ...]
     findings: Findings
+    of: Batch | None = None
+    """The batch that this one is a piece of."""
+    first: int = 0
+    """The row of that batch at which the piece begins."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def whole(self) -> Batch:
+        """The batch that losses count over: itself, unless it is a piece."""
+        return self if self.of is None else self.of
 
     @property
     def known(self) -> Bool[Tensor, "batch finding"]:
@@ -62,7 +71,16 @@ class Batch:
             return [self]
         cuts = [slice(first, first + most) for first in range(0, len(self), most)]
         return [
-            Batch(self.images[cut], self.labels[cut], self.frames[cut], self.boxes[cut], self.ids[cut], self.findings)
+            Batch(
+                self.images[cut],
+                self.labels[cut],
+                self.frames[cut],
+                self.boxes[cut],
+                self.ids[cut],
+                self.findings,
+                of=self,
+                first=cut.start,
+            )
             for cut in cuts
         ]
 

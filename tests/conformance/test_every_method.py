@@ -14,7 +14,14 @@ from chestmap.training.loop import Loop
 from chestmap.training.train import train
 from chestmap.training.training_data import open_data
 from chestmap.types import Findings
-from conformance.watched import SIDE, WatchedRun, an_absent_finding_does_no_harm, gradients_are_finite, tiny_config
+from conformance.watched import (
+    SIDE,
+    WatchedRun,
+    an_absent_finding_does_no_harm,
+    gradients_are_finite,
+    pieces_add_up,
+    tiny_config,
+)
 
 FINDINGS = Findings(("Effusion", "Mass", "Nodule"))
 
@@ -34,7 +41,7 @@ def trained(request, dataset, tmp_path_factory):
     folder, kept = tmp_path_factory.mktemp(request.param) / "run", []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_module, "Run", WatchedRun)
-        patch.setattr(WatchedRun, "checks", (gradients_are_finite, an_absent_finding_does_no_harm))
+        patch.setattr(WatchedRun, "checks", (gradients_are_finite, an_absent_finding_does_no_harm, pieces_add_up))
 
         def write(place, result):
             kept.append(result.network)

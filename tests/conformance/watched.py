@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from chestmap.methods import METHODS
+from chestmap.nn.process_sums import counting_together
 from chestmap.packs.loader import Loader, LoaderSettings
 from chestmap.tensors import Batch
 from chestmap.training import Run
@@ -33,7 +34,7 @@ class WatchedRun(Run):
     checks = ()
 
     def fit(self, name, task, part, schedule, validation=None):
-        batch = next(Loader(part, LoaderSettings(batch_size=8), shuffle=False).epoch(0))
+        batch = next(Loader(part, LoaderSettings(batch_size=12), shuffle=False).epoch(0))
         for check in self.checks:
             check(f"{len(self.steps) + 1}-{name}", deepcopy(task).train(), batch)
         before = frozen_state(task)
@@ -62,6 +63,45 @@ def gradients_are_finite(step: str, task: nn.Module, batch: Batch) -> None:
     assert trainable, step
     assert not missing, f"{step}: no gradient for {missing}"
     assert not wrong, f"{step}: gradient not finite for {wrong}"
+
+
+def stilled(task: nn.Module) -> nn.Module:
+    """A copy that learns, but without what sees or draws for each piece by itself: batch statistics and dropout."""
+    copy = deepcopy(task).train()
+    for layer in copy.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
+            layer.eval()
+    return copy
+
+
+def taught(
+    task: nn.Module, batch: Batch, images_at_once: int | None, processes: int = 1
+) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """Loss terms and gradients of a batch, computed as the loop does."""
+    task.zero_grad()
+    terms: dict[str, float] = {}
+    for piece in batch.pieces(images_at_once):
+        share = len(piece) / len(batch)
+        torch.manual_seed(0)
+        with counting_together(processes, share):
+            found = task(piece)
+        (torch.stack(list(found.values())).sum() * share).backward()
+        terms = {name: terms.get(name, 0.0) + share * value.item() for name, value in found.items()}
+    return terms, {name: one.grad.clone() for name, one in task.named_parameters() if one.grad is not None}
+
+
+def pieces_add_up(step: str, task: nn.Module, batch: Batch) -> None:
+    """Losses and gradients of a batch do not depend on how many of its images are computed at once."""
+    copy = stilled(task)
+    terms, gradients = taught(copy, batch, None)
+    for images_at_once in (5,):
+        some, others = taught(copy, batch, images_at_once)
+        for name, value in terms.items():
+            assert abs(some[name] - value) <= 1e-5 * max(1.0, abs(value)), f"{step}, {images_at_once} at once: {name}"
+        for name, value in gradients.items():
+            torch.testing.assert_close(
+                others[name], value, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 def an_absent_finding_does_no_harm(step: str, task: nn.Module, batch: Batch) -> None:

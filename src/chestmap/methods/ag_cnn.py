@@ -293,7 +293,8 @@ class Stage(Task):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         logits, labels = self.network.look(batch.images, self.trained).logits, self._labels(batch)
-        return {name: known_bce(logits[name], labels) for name in self.trained}
+        among = self._labels(batch.whole)
+        return {name: known_bce(logits[name], labels, among) for name in self.trained}
 
     def _labels(self, batch: Batch) -> Float[Tensor, "batch output"]:
         if not self.network.adds_no_finding:

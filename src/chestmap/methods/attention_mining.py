@@ -51,7 +51,7 @@ from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import resized
 from chestmap.nn.cam import class_maps, full_precision, normalized
 from chestmap.nn.erasing import LEVEL, aggregate, erase
-from chestmap.nn.process_sums import shared_count
+from chestmap.nn.process_sums import counts_before, shared_count
 from chestmap.packs.loader import Part
 from chestmap.predictions.folder import OwnRule
 from chestmap.settings import Settings
@@ -199,27 +199,35 @@ def _ones(features: Tensor, findings: int) -> Bool[Tensor, "batch finding h w"]:
     return torch.ones(features.shape[0], findings, *features.shape[-2:], dtype=torch.bool, device=features.device)
 
 
-def branch_loss(logits: Float[Tensor, "batch finding"], labels: Shaped[Tensor, "batch finding"]) -> Float[Tensor, ""]:
+def branch_loss(
+    logits: Float[Tensor, "batch finding"],
+    labels: Shaped[Tensor, "batch finding"],
+    among: Shaped[Tensor, "_ finding"] | None = None,
+) -> Float[Tensor, ""]:
     """L_cls, eq. 2 and 3: cross entropy, the mean over images for each finding, then the mean over findings.
 
-    Labels are 0, 1 or NaN (unknown, left out of both means); 0 with a zero gradient where all are unknown.
+    Labels are 0, 1 or NaN (unknown, left out of both means); 0 with a zero gradient where all are unknown. `among` are the
+    whole batch's, where these are of a piece.
     """
     logits, known = full_precision(logits), ~torch.isnan(labels)
     truth = torch.where(known, labels, 0).to(logits.dtype)
     errors = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none") * known
-    images = shared_count(known.sum(0), 0)
+    images = shared_count((known if among is None else ~torch.isnan(among)).sum(0), 0)
     return (errors.sum(0) / torch.where(images > 0, images, 1)).sum() / (images > 0).sum().clamp_min(1)
 
 
 def preservation_loss(
-    before: Sequence[Shaped[Tensor, "image ..."]], after: Sequence[Shaped[Tensor, "image ..."]]
+    before: Sequence[Shaped[Tensor, "image ..."]],
+    after: Sequence[Shaped[Tensor, "image ..."]],
+    images: Shaped[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
     """L_KP, eq. 4 and 5: for each layer the distance between pooled outputs of N_A and N_B, its mean over images, then the mean
     over layers. A layer is [image channel h w], or [image channel] where it is pooled or has no positions; 0 without images.
-    Where N_B is still N_A the gradient is zero.
+    Where N_B is still N_A the gradient is zero. `images` are N - n, by default as many as are given.
     """
     pairs = [(_pooled(one), _pooled(other)) for one, other in zip(before, after, strict=True)]
-    apart = [torch.linalg.vector_norm(one - other, dim=1).sum() / max(len(one), 1) for one, other in pairs]  # eq. 4
+    divisor = max(len(before[0]), 1) if images is None else images
+    apart = [torch.linalg.vector_norm(one - other, dim=1).sum() / divisor for one, other in pairs]  # eq. 4
     return torch.stack(apart).mean()  # eq. 5
 
 
@@ -232,7 +240,7 @@ class Classify(Task):
     """The base models: eq. 3 with nothing erased."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return {"findings": branch_loss(self.network(batch.images).logits, batch.labels)}
+        return {"findings": branch_loss(self.network(batch.images).logits, batch.labels, batch.whole.labels)}
 
 
 class Mine(Task):
@@ -262,21 +270,27 @@ class Mine(Task):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        rows = self.rows(batch)
+        mined = self.rows(batch.whole)
+        rows = [row - batch.first for row in mined if batch.first <= row < batch.first + len(batch)]
         layers = self.network.layers(batch.images)
         features = self.network.last(layers)
         logits = self.network.logits(features, self.masks(batch.images, rows, features))
-        terms = {"findings": branch_loss(logits, batch.labels)}
+        terms = {"findings": branch_loss(logits, batch.labels, batch.whole.labels)}
         if self.settings.preservation == "full":
-            terms["preservation"] = self.settings.preservation_weight * self._preservation(batch.images, rows, layers)
+            images = shared_count(torch.tensor(len(batch.whole) - len(mined), device=batch.images.device))
+            preserved = self._preservation(batch.images, rows, layers, images)
+            terms["preservation"] = self.settings.preservation_weight * preserved
         return terms
 
     def rows(self, batch: Batch) -> list[int]:
-        """The n images of the batch that are mined, the first ones that can be; all of them without preservation."""
-        settings = self.settings
+        """Of the n images that are mined, this process's: the first ones that can be; all of them without preservation."""
+        settings, device = self.settings, batch.images.device
         rows = [row for row, boxes in enumerate(batch.boxes) if boxes or settings.mined == "all"]
-        most = len(batch) if settings.preservation == "none" else max(1, round(settings.share * len(batch)))
-        return rows[:most]
+        if settings.preservation == "none":
+            return rows
+        images = counts_before(len(batch), device)[1]
+        before = counts_before(len(rows), device)[0]
+        return rows[: max(0, max(1, round(settings.share * images)) - before)]
 
     @torch.no_grad()
     def masks(
@@ -288,7 +302,9 @@ class Mine(Task):
             masks[rows] = searched(earlier, images[rows], self.settings)[1][-1]
         return masks
 
-    def _preservation(self, images: Images, rows: list[int], layers: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    def _preservation(
+        self, images: Images, rows: list[int], layers: Mapping[str, Tensor], divisor: Tensor
+    ) -> Float[Tensor, ""]:
         """Over the images that are not mined."""
         left = [row for row in range(len(images)) if row not in rows]
         chosen = [name for name in self.settings.preserved if name in layers]
@@ -296,7 +312,8 @@ class Mine(Task):
             return images.new_zeros(())
         with torch.no_grad():
             before = self.others[0].layers(images[left])
-        return preservation_loss([before[name] for name in chosen], [_pooled(layers[name])[left] for name in chosen])
+        after = [_pooled(layers[name])[left] for name in chosen]
+        return preservation_loss([before[name] for name in chosen], after, divisor)
 
 
 def build(settings: AttentionMiningSettings, findings: Findings, canvas: tuple[int, int]) -> AttentionMining:  # noqa: ARG001 -- convolutional

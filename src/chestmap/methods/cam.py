@@ -90,7 +90,7 @@ class Classify(Task):
         self.loss = LOSSES[loss]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return {"findings": self.loss(self.network(batch.images).logits, batch.labels)}
+        return {"findings": self.loss(self.network(batch.images).logits, batch.labels, batch.whole.labels)}
 
 
 def build(settings: CamSettings, findings: Findings, canvas: tuple[int, int]) -> Cam:  # noqa: ARG001 -- convolutional

@@ -156,7 +156,7 @@ class Classify(Task):
             self.freeze(network.aligner)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return {"findings": balanced_bce(self.network(batch.images).logits, batch.labels)}
+        return {"findings": balanced_bce(self.network(batch.images).logits, batch.labels, batch.whole.labels)}
 
 
 def write_masks(

@@ -55,7 +55,7 @@ from chestmap.nn.boxes import between, masks_at, resized, warp_maps
 from chestmap.nn.cam import ALPHA, class_maps, full_precision, level_where, soft_mask, without_autocast
 from chestmap.nn.losses import known_bce
 from chestmap.nn.pooling import Pooling, pooled
-from chestmap.nn.process_sums import shared_count
+from chestmap.nn.process_sums import shared_count, shared_sum
 from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.predictions.folder import OwnRule
 from chestmap.settings import Settings
@@ -70,6 +70,7 @@ _TINY = 1e-8  # a sum below this is a map of zeros
 
 Maps = Float[Tensor, "batch finding h w"]
 Labels = Shaped[Tensor, "batch finding"]  # 0, 1 or NaN; whole numbers and booleans will do
+Among = Shaped[Tensor, "_ _finding"]  # labels of the whole batch
 Reading = Literal["paper", "authors"]
 Weight = Annotated[float, Field(ge=0)]
 PAPER = Schedule.model_validate(
@@ -188,20 +189,29 @@ class Ham(nn.Module):
 
 
 def bound_loss(
-    positive: Float[Tensor, "batch 1 h w"], abnormal: Maps, labels: Labels, reading: Reading = "paper"
+    positive: Float[Tensor, "batch 1 h w"],
+    abnormal: Maps,
+    labels: Labels,
+    reading: Reading = "paper",
+    among: Among | None = None,
 ) -> Float[Tensor, ""]:
     """L_bound, eq. 3: how much of each present finding's map lies outside the positive map; maps raw, labels 0, 1 or NaN.
 
     The mean over images with a present finding; 0 with a zero gradient where there is none. As printed, the minimum is of raw
-    values, so a positive map that is everywhere larger leaves only what T masks out.
+    values, so a positive map that is everywhere larger leaves only what T masks out. Of a piece of a batch, here and below,
+    `among` are the whole batch's labels.
     """
     present = labels == 1
     inner, outer = abnormal[present], positive.expand_as(abnormal)[present]
-    return _averaged(1 - _held(inner, outer, reading), present, reading)
+    return _averaged(1 - _held(inner, outer, reading), present, reading, among)
 
 
 def union_loss(
-    positive: Float[Tensor, "batch 1 h w"], abnormal: Maps, labels: Labels, reading: Reading = "paper"
+    positive: Float[Tensor, "batch 1 h w"],
+    abnormal: Maps,
+    labels: Labels,
+    reading: Reading = "paper",
+    among: Among | None = None,
 ) -> Float[Tensor, ""]:
     """L_union, eq. 5: how much of the positive map lies outside the union of the present findings' maps (eq. 4).
 
@@ -210,7 +220,8 @@ def union_loss(
     present = labels == 1
     rows = present.any(1)
     union = torch.where(present[rows][:, :, None, None], abnormal[rows], 0.0).amax(1)  # eq. 4
-    return (1 - _held(positive[rows, 0], union, reading)).sum() / shared_count(rows.sum())
+    counted = rows if among is None else (among == 1).any(1)
+    return (1 - _held(positive[rows, 0], union, reading)).sum() / shared_count(counted.sum())
 
 
 def _held(inner: Float[Tensor, "pair h w"], outer: Float[Tensor, "pair h w"], reading: Reading) -> Float[Tensor, "pair"]:
@@ -221,29 +232,37 @@ def _held(inner: Float[Tensor, "pair h w"], outer: Float[Tensor, "pair h w"], re
 
 
 def amse_loss(
-    abnormal: Maps, masks: Shaped[Tensor, "batch finding height width"], boxed: Labels, reading: Reading = "paper"
+    abnormal: Maps,
+    masks: Shaped[Tensor, "batch finding height width"],
+    boxed: Labels,
+    reading: Reading = "paper",
+    among: Among | None = None,
 ) -> Float[Tensor, ""]:
     """L_amse, eq. 6: squared error of T(M) against the box masks, relative to the area of both.
 
     `masks` are of the maps' size or larger (then T(M) is brought to it bilinearly, after soft masking as printed); `boxed` is 1
-    where the finding has a box. The mean over images with a box; 0 with a zero gradient where there is none.
+    where the finding has a box. The mean over images with a box; 0 with a zero gradient where there is none. The authors'
+    quotient of sums over the batch cannot be had in pieces.
     """
     marked = boxed == 1
     truth = full_precision(masks[marked])
     soft = _soft_at(abnormal[marked], truth, reading)
     error, area = (soft - truth).square().sum((-2, -1)), soft.sum((-2, -1)) + truth.sum((-2, -1))
     if reading == "paper":
-        return _averaged(_ratio(error, area), marked, reading)
+        return _averaged(_ratio(error, area), marked, reading, among)
     finding = marked.nonzero()[:, 1]
-    sums = error.new_zeros(2, marked.shape[1]).index_add(1, finding, torch.stack([error, area]))
-    return _ratio(sums[0], sums[1]).sum() / marked.any(0).sum().clamp_min(1)
+    sums = error.new_zeros(3, marked.shape[1]).index_add(1, finding, torch.stack([error, area, torch.ones_like(error)]))
+    error, area, count = shared_sum(sums)
+    return _ratio(error, area).sum() / (count > 0).sum().clamp_min(1)
 
 
-def mse_loss(abnormal: Maps, masks: Shaped[Tensor, "batch finding height width"], boxed: Labels) -> Float[Tensor, ""]:
+def mse_loss(
+    abnormal: Maps, masks: Shaped[Tensor, "batch finding height width"], boxed: Labels, among: Among | None = None
+) -> Float[Tensor, ""]:
     """Table VII's rival of eq. 6: the plain mean squared error over positions, averaged as there."""
     marked = boxed == 1
     truth = full_precision(masks[marked])
-    return _averaged((_soft_at(abnormal[marked], truth, "paper") - truth).square().mean((-2, -1)), marked, "paper")
+    return _averaged((_soft_at(abnormal[marked], truth, "paper") - truth).square().mean((-2, -1)), marked, "paper", among)
 
 
 def _soft_at(maps: Float[Tensor, "pair h w"], truth: Float[Tensor, "pair height width"], reading: Reading) -> Tensor:
@@ -259,11 +278,17 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(live, part, 0.0) / torch.where(live, whole, 1.0)
 
 
-def _averaged(terms: Float[Tensor, "pair"], chosen: Bool[Tensor, "batch finding"], reading: Reading) -> Float[Tensor, ""]:
+def _averaged(
+    terms: Float[Tensor, "pair"], chosen: Bool[Tensor, "batch finding"], reading: Reading, among: Among | None
+) -> Float[Tensor, ""]:
     """Mean of the chosen (image, finding) pairs: by image, then over images; or, in the authors' code, by finding."""
-    within = 1 if reading == "paper" else 0
-    share = chosen.to(terms.dtype) / chosen.sum(within, keepdim=True).clamp_min(1)
-    return (terms * share[chosen]).sum() / shared_count(chosen.any(within).sum())
+    counted = chosen if among is None else among == 1
+    if reading == "paper":
+        share = chosen.to(terms.dtype) / chosen.sum(1, keepdim=True).clamp_min(1)
+        return (terms * share[chosen]).sum() / shared_count(counted.any(1).sum())
+    pairs = shared_count(counted.sum(0), 0)
+    share = chosen.to(terms.dtype) / torch.where(pairs > 0, pairs, 1)
+    return (terms * share[chosen]).sum() / (pairs > 0).sum().clamp_min(1)
 
 
 def positive_labels(labels: Labels) -> Float[Tensor, "batch 1"]:
@@ -310,19 +335,24 @@ class Attend(Task):
     def __init__(self, network: Ham, settings: HamSettings, findings: Findings, refined: RefinedMasks | None = None) -> None:
         super().__init__(network)
         self.settings, self.refined = settings, refined
+        self.counted: tuple[Batch, Float[Tensor, "batch finding"]] | None = None
+        if settings.reading == "authors" and settings.box_weight and settings.box_loss == "amse":
+            self.needs_whole = 'method.reading = "authors" divides sums over the whole batch by each other'
         abnormal = [row for row, name in enumerate(findings) if name not in (NO_FINDING, SUPPORT_DEVICES)]
         self.abnormal = slice(None) if len(abnormal) == len(findings) else abnormal
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        seen, settings = self.network(batch.images), self.settings
-        terms = {"findings": known_bce(seen.logits, batch.labels)}  # L_ab
+        seen, settings, reading = self.network(batch.images), self.settings, self.settings.reading
+        among = batch.whole.labels
+        terms = {"findings": known_bce(seen.logits, batch.labels, among)}  # L_ab
         if seen.positive_logit is not None and seen.positive_map is not None:
-            labels, maps = batch.labels[:, self.abnormal], seen.maps[:, self.abnormal]
-            terms["positive"] = settings.positive_weight * known_bce(seen.positive_logit, positive_labels(labels))  # λ1 L_pn
+            labels, maps, among = batch.labels[:, self.abnormal], seen.maps[:, self.abnormal], among[:, self.abnormal]
+            positive = known_bce(seen.positive_logit, positive_labels(labels), positive_labels(among))
+            terms["positive"] = settings.positive_weight * positive  # λ1 L_pn
             if settings.bound_weight:
-                terms["bound"] = settings.bound_weight * bound_loss(seen.positive_map, maps, labels, settings.reading)
+                terms["bound"] = settings.bound_weight * bound_loss(seen.positive_map, maps, labels, reading, among)
             if settings.union_weight:
-                terms["union"] = settings.union_weight * union_loss(seen.positive_map, maps, labels, settings.reading)
+                terms["union"] = settings.union_weight * union_loss(seen.positive_map, maps, labels, reading, among)
         if settings.box_weight:
             terms["boxes"] = settings.box_weight * self._box_loss(batch, seen.maps)  # z L_amse
         return terms
@@ -330,14 +360,25 @@ class Attend(Task):
     def _box_loss(self, batch: Batch, maps: Maps) -> Float[Tensor, ""]:
         """Over the batch's boxed images alone, at input size; a box that augmentation pushed off the canvas has no part."""
         rows = [row for row, boxes in enumerate(batch.boxes) if boxes]
-        some = _rows(batch, rows)
-        masks = some.masks(*batch.images.shape[-2:])
+        masks, boxed = self._masks(_rows(batch, rows))
+        among = None if batch.of is None else self._boxed(batch.of, len(batch))
+        if self.settings.box_loss == "mse":
+            return mse_loss(maps[rows], masks, boxed, among)
+        return amse_loss(maps[rows], masks, boxed, self.settings.reading, among)
+
+    def _masks(self, some: Batch) -> tuple[Float[Tensor, "batch finding height width"], Float[Tensor, "batch finding"]]:
+        """Masks of boxes, or what refinement made of them, and 1 where there is anything of one on the canvas."""
+        masks = some.masks(*some.images.shape[-2:])
         if self.refined is not None:
             masks = self.refined.over(some, masks)
-        boxed = some.boxed * masks.amax((-2, -1))
-        if self.settings.box_loss == "mse":
-            return mse_loss(maps[rows], masks, boxed)
-        return amse_loss(maps[rows], masks, boxed, self.settings.reading)
+        return masks, some.boxed * masks.amax((-2, -1))
+
+    def _boxed(self, whole: Batch, at_once: int) -> Float[Tensor, "batch finding"]:
+        """The second part of `_masks` for a batch in pieces, found once for all of them."""
+        if self.counted is None or self.counted[0] is not whole:
+            found = [self._masks(piece)[1] for piece in whole.pieces(at_once)]
+            self.counted = whole, torch.cat(found)
+        return self.counted[1]
 
 
 def _rows(batch: Batch, rows: list[int]) -> Batch:

@@ -41,10 +41,14 @@ def log_any(logits: Cells) -> tuple[Float[Tensor, "batch finding"], Float[Tensor
 
 def mil_loss(logits: Cells, labels: Labels) -> Float[Tensor, ""]:
     """The mean of eq. 5 over known (image, finding) pairs; 0 with a zero gradient where all labels are unknown (NaN)."""
+    return _mil_sum(logits, labels) / shared_count((~torch.isnan(labels)).sum())
+
+
+def _mil_sum(logits: Cells, labels: Labels) -> Float[Tensor, ""]:
     known = ~torch.isnan(labels)
     present, absent = log_any(logits)
     truth = labels[known].to(present.dtype)
-    return -(truth * present[known] + (1 - truth) * absent[known]).sum() / shared_count(known.sum())
+    return -(truth * present[known] + (1 - truth) * absent[known]).sum()
 
 
 def cell_targets(
@@ -80,8 +84,7 @@ def limited_loss(cells: Cells, targets: Cells, labels: Labels) -> tuple[Float[Te
     """
     boxed = targets.amax((-2, -1)) > 0
     others = torch.where(boxed, torch.nan, labels)
-    images = mil_loss(cells, others) * shared_count((~torch.isnan(others)).sum()) / len(cells)
-    return images, box_loss(cells, targets)[boxed].sum() / len(cells)
+    return _mil_sum(cells, others) / len(cells), box_loss(cells, targets)[boxed].sum() / len(cells)
 
 
 def cell_logit(prior: float, cells: int) -> float:

@@ -1,7 +1,8 @@
-"""What several processes that train together must add up, so that a batch shared out among them means the same as on one.
+"""What parts of a batch add up, so that a batch in pieces, or shared out over processes, means the same as a whole one.
 
 Each process averages over its share of a batch, and the gradients of all are averaged. That is the mean over the batch wherever
 shares weigh alike; where a loss divides by what it counted (known labels, boxes), or normalizes by statistics, these come from all.
+A process may compute its share in pieces; then a loss counts over all of its share, and its terms weigh by the piece's size.
 """
 
 from __future__ import annotations
@@ -15,29 +16,53 @@ from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-_processes = [1]
+_parts = [(1, 1.0)]
+"""Processes, and the piece's part of the process's share."""
 
 
 @contextmanager
-def counting_together(processes: int) -> Iterator[None]:
-    """While it lasts, losses are computed by every process at the same time, and `shared_count` adds up over them."""
-    _processes.append(processes)
+def counting_together(processes: int, piece: float = 1.0) -> Iterator[None]:
+    """While it lasts, losses are of a piece, computed by every process at the same time; `shared_count` adds up over them."""
+    _parts.append((processes, piece))
     try:
         yield
     finally:
-        _processes.pop()
+        _parts.pop()
 
 
 def shared_count(count: Tensor, least: float = 1) -> Tensor:
-    """What a sum over this process's share is divided by, so that the mean over processes is that over the batch.
+    """What a sum over a piece is divided by, so that the weighted mean over pieces and processes is that over the batch.
 
-    Of all processes together at least `least`, divided by their number; `count` carries no gradient.
+    `count` is of all of this process's share and carries no gradient. All processes together count at least `least`.
     """
-    if _processes[-1] == 1:
-        return count.clamp_min(least)
+    processes, piece = _parts[-1]
+    if processes == 1:
+        return count.clamp_min(least) if piece == 1 else count.clamp_min(least) * piece
     total = count.detach().float().clone()
     distributed.all_reduce(total)
-    return total.clamp_min(least) / _processes[-1]
+    return total.clamp_min(least) * (piece / processes)
+
+
+def shared_sum(values: Tensor) -> Tensor:
+    """The sum over all processes, for a loss that is not a mean; the gradient is that of this process's part of it."""
+    processes = _parts[-1][0]
+    if processes == 1:
+        return values
+    total = values.detach().clone()
+    distributed.all_reduce(total)
+    return total + processes * (values - values.detach())
+
+
+def counts_before(count: int, device: torch.device) -> tuple[int, int]:
+    """What the processes of lower rank counted, and all processes together."""
+    processes = _parts[-1][0]
+    if processes == 1:
+        return 0, count
+    counts, rank = torch.zeros(processes, device=device), distributed.get_rank()
+    counts[rank] = count
+    distributed.all_reduce(counts)
+    every = [int(one) for one in counts.tolist()]
+    return sum(every[:rank]), sum(every)
 
 
 @contextmanager

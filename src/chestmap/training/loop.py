@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from chestmap.errors import BadInput
+from chestmap.errors import BadInput, BadSettings
 from chestmap.nn.process_sums import counting_together
 from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.tensors import Batch
@@ -51,6 +51,7 @@ class Loop:
 
     def train(self, part: Part, validation: Part | None) -> dict[str, Any]:
         """Train what is left; returns and writes the done marker."""
+        self._check_pieces()
         self.loader = self._loader(part, shuffle=True)
         self.batches = min(len(self.loader), self.schedule.batches or len(self.loader))
         self._go_on()
@@ -73,6 +74,14 @@ class Loop:
             if self.log:
                 self.log.close()
         return self._finish()
+
+    def _check_pieces(self) -> None:
+        most, share = self.run.settings.images_at_once, self.schedule.batch_size // self.world
+        if self.task.needs_whole and most is not None and most < share:
+            raise BadSettings(
+                f"run.images_at_once: {self.folder.name} cannot be computed {most} images at a time, because "
+                f"{self.task.needs_whole}; leave images_at_once out, or set it to {share}, a process's part of a batch"
+            )
 
     def _loader(self, part: Part, *, shuffle: bool) -> Loader:
         """Of this process's share of the images; those that are trained on come shuffled and augmented."""
@@ -119,7 +128,7 @@ class Loop:
         """Gradients of what a process computes at once: a share of one of so many batches of an optimizer step."""
         where = f"{self.folder.name}, epoch {self.at.epoch + 1}, batch {self.at.batch + 1}"
         with self.fabric.no_backward_sync(self.model, enabled=not sync):
-            with counting_together(self.world):
+            with counting_together(self.world, share):
                 terms: dict[str, Tensor] = self.model(piece)
             self.terms.add(where, piece.ids, terms, share)
             self.fabric.backward(torch.stack(list(terms.values())).sum() / batches * share)

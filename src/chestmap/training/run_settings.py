@@ -1,4 +1,4 @@
-"""How a run uses its machine; only `seed` and `precision` change what it learns."""
+"""How a run uses its machine; seed, precision and, through batch norm, `images_at_once` change what it learns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chestmap.errors import BadSettings
 from chestmap.settings import Settings
 from chestmap.training.trackers import TrackerName
 
-RESULT = ("seed", "precision")
+RESULT = ("seed", "precision", "images_at_once")
 """The fields that decide a step's result; the others may differ when a run goes on."""
 
 

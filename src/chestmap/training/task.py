@@ -14,13 +14,15 @@ Same = TypeVar("Same", bound="Task")  # what the shape checker does not know as 
 class Task(nn.Module):
     """What one step of a recipe trains: `forward` gives the loss terms, the loss is their sum.
 
-    The keys become log names (`refine/amse`), so they are verbs or the paper's own term. A task holds no optimizer, no device
+    Of a piece of a batch, losses count over `batch.whole`. The keys become log names (`refine/amse`), so they are verbs or the paper's own term. A task holds no optimizer, no device
     and no random state; the loop seeds torch before every batch.
     """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self.needs_whole = ""
+        """Why the loss of a batch cannot be computed in pieces."""
         self._frozen: list[nn.Module] = []
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

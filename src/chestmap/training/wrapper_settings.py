@@ -172,7 +172,7 @@ class Mask(Task):
     """Image labels alone, weighted as in Kim 2020, eq. 10."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return {"findings": balanced_bce(self.network(batch.images).logits, batch.labels)}
+        return {"findings": balanced_bce(self.network(batch.images).logits, batch.labels, batch.whole.labels)}
 
 
 def _write_masks(network: nn.Module, part: Part, settings: MasksAround, folder: Path) -> None:
