@@ -157,10 +157,22 @@ def test_terms_of_eq_6(batch, partners):
             for z, cell in zip(cells[i, k].flat, targets[i, k].flat, strict=True):
                 boxes += -math.log(sigmoid(z)) if cell else -math.log(1 - sigmoid(z))
         elif not math.isnan(y):
-            none = math.prod(1 - sigmoid(z) for z in cells[i, k].flat)
+            none = math.prod(1 - (1 - net.floor) * sigmoid(z) for z in cells[i, k].flat)
             images += -math.log(1 - none) if y else -math.log(none)
     assert terms["boxes"].item() == pytest.approx(3 * boxes / 8, rel=1e-4)
     assert terms["images"].item() == pytest.approx(images / 8, rel=1e-4)
+
+
+def test_without_a_weight_boxes_are_not_read_and_their_images_count_by_their_labels(batch, partners):
+    """As in the room of patches."""
+    net = network(contrast=False)
+    with torch.no_grad():
+        terms = cia.Contrast(net, 0.0, None).eval()(batch)
+        unboxed = cia.Contrast(net, 1.0, None).eval()(replace(batch, boxes=tuple(() for _ in batch.boxes)))
+        boxed = cia.Contrast(net, 1.0, None).eval()(batch)
+    assert any(batch.boxes)
+    assert terms["images"].item() == unboxed["images"].item() > boxed["images"].item()
+    assert terms["boxes"].item() == 0
 
 
 def test_boxes_follow_the_alignment(batch, partners):

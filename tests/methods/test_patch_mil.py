@@ -16,7 +16,7 @@ FINDINGS = Findings(("Mass", "Nodule", "Effusion"))
 SETTINGS = patches.PatchMilSettings.model_validate({"name": "patch_mil", **patches.METHOD.tiny})
 
 
-def loss_by_hand(logits, targets, labels, weight):
+def loss_by_hand(logits, targets, labels, weight, floor=0.0):
     """Each pair by its patches where a box marks one, else by the noisy OR, which is a product of probabilities."""
     images = boxes = 0.0
     for i, k in np.ndindex(*logits.shape[:2]):
@@ -25,7 +25,7 @@ def loss_by_hand(logits, targets, labels, weight):
         if y.any():
             boxes -= sum(math.log(one) if marked else math.log(1 - one) for one, marked in zip(p, y, strict=True))
         elif not math.isnan(labels[i][k]):
-            none = math.prod(1 - p)
+            none = math.prod(floor + (1 - floor) * (1 - p))
             images -= labels[i][k] * math.log(1 - none) + (1 - labels[i][k]) * math.log(none)
     return (images + weight * boxes) / len(logits)
 
@@ -73,7 +73,7 @@ def test_the_task_teaches_patches_that_a_box_overlaps(batch):
         terms = patches.Patches(network, weight).eval()(batch)
         marks = targets if weight else np.zeros_like(targets)
         assert sum(value.item() for value in terms.values()) == pytest.approx(
-            loss_by_hand(cells, marks, labels, weight), rel=1e-5
+            loss_by_hand(cells, marks, labels, weight, network.floor), rel=1e-5
         )
 
 
@@ -91,7 +91,8 @@ def test_the_score_is_the_noisy_or_and_the_map_its_patches():
     with torch.no_grad():
         seen = network(torch.rand(2, 1, 64, 64))
     p = torch.sigmoid(seen.cells.double())
-    torch.testing.assert_close(torch.sigmoid(seen.logits.double()), 1 - (1 - p).flatten(2).prod(-1), rtol=1e-5, atol=1e-7)
+    squeezed = SETTINGS.instances.squeezed_to + (1 - SETTINGS.instances.squeezed_to) * (1 - p)
+    torch.testing.assert_close(torch.sigmoid(seen.logits.double()), 1 - squeezed.flatten(2).prod(-1), rtol=1e-5, atol=1e-7)
     assert seen.maps.shape == (2, 3, 8, 8)
     for y, x in np.ndindex(8, 8):
         torch.testing.assert_close(seen.maps[:, :, y, x].double(), p[:, :, y // 2, x // 2], rtol=1e-5, atol=1e-7)
@@ -99,8 +100,9 @@ def test_the_score_is_the_noisy_or_and_the_map_its_patches():
 
 def test_training_starts_at_one_in_twenty():
     """Whatever the number of patches, give or take what random weights say."""
-    for cells in (1, 16, 400):
-        assert 1 - (1 - 1 / (1 + math.exp(-cell_logit(0.05, cells)))) ** cells == pytest.approx(0.05)
+    for cells, floor in ((1, 0.0), (16, 0.0), (400, 0.0), (16, 0.95), (256, 0.98), (16384, 0.98)):
+        p = 1 / (1 + math.exp(-cell_logit(0.05, cells, floor)))
+        assert 1 - (1 - (1 - floor) * p) ** cells == pytest.approx(0.05)
     network = patches.build(SETTINGS, FINDINGS, (64, 64)).eval()
     with torch.no_grad():
         assert torch.sigmoid(network(torch.rand(2, 1, 64, 64)).logits).numpy() == pytest.approx(0.05, abs=0.03)

@@ -11,7 +11,7 @@ more. Cells of a grid say where a finding is; box labels teach cells, image labe
 | 3.2, ΔM and its scale | `contrast` |
 | eq. 3 and the last convolution | `CiaNet.forward` |
 | eq. 4, box loss | `cell_targets`, `box_loss` of `nn.instances` |
-| eq. 5, MIL loss | `mil_loss`, `log_any` of `nn.instances` |
+| eq. 5, MIL loss "used in" Li 2018, cells squeezed as there | `mil_loss`, `log_any`, `InstanceSettings` of `nn.instances` |
 | eq. 6, total loss | `nn.instances.limited_loss`, `Contrast` |
 | 3.3, 128 x 128 cells at 0.5 | `finer`, `OWN_RULE` |
 | 4.3.2, partners | `nn.neighbors`, `Partners`, `write_gallery` |
@@ -19,13 +19,17 @@ more. Cells of a grid say where a finding is; box labels teach cells, image labe
 What the text leaves open, and how it is settled: the one ResNet encodes image and partner, and M has one channel for all
 findings. Eq. 3 prints a sum, the text multiplies element by element, which is done. Upsampling "before the last two convolutions"
 comes after them here: both are 1 x 1, so the order changes nothing. The image's score is that of eq. 5 on the training grid
-(on 64 times the cells every probability would be near 1). A ΔM of zeros becomes ones. β_B is not given: 1. Thumbnails
+(on 64 times the cells every probability would be near 1). A ΔM of zeros becomes ones. β_B is not given: 1; at 0
+boxes are not read at all, and boxed images count by their labels. Thumbnails
 are of the images as they are; an image is never its own partner. The base model is the same without ΔM. The judge of eq. 2 is a
 ResNet-50 with ImageNet weights at its second stage, and the canonical chest is cropped to fixed shares of the mean.
 
 Differs from the paper:
 - one-channel input, its stem summed from the three of ImageNet: the same function of a grey image;
 - the last bias starts where an image has each finding by one in twenty, not where each of 256 cells has it by one in two;
+- `instances.form = "plain"` is eq. 5 as printed, without the squeezing of Li 2018;
+- pixels are normalized by 0.5 and 0.5 also under ImageNet weights (`backbone.mean`, `backbone.std`);
+- the aligner trains 5 epochs at a constant rate, for which the paper gives nothing of its own;
 - eq. 6 is divided by the images in the batch, and the learning rate and weight decay are given for that: the same steps;
 - eq. 2 squares the norm, as its source does, and the consistency loss is a mean (`alignment.form = "printed"`);
 - the five parameters are bounded (`nn.alignment.AlignerSettings`);
@@ -52,7 +56,7 @@ from chestmap.nn.alignment import Aligner, aligned, aligned_frames, map_size, ma
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import between, resized
 from chestmap.nn.cam import class_maps
-from chestmap.nn.instances import box_loss, cell_logit, cell_targets, limited_loss, log_any, mil_loss
+from chestmap.nn.instances import InstanceSettings, box_loss, cell_targets, limited_loss, log_any, mil_loss
 from chestmap.nn.similar_images import CODE, nearest, thumbnails
 from chestmap.packs.augment import warped
 from chestmap.packs.loader import Part
@@ -67,7 +71,6 @@ from chestmap.types import Findings
 __all__ = ["METHOD", "CiaNet", "CiaNetSettings", "Partners", "box_loss", "cell_targets", "contrast", "log_any", "mil_loss"]
 
 OWN_RULE = OwnRule(0.5, normalize=False)
-PRIOR = 0.05  # an image's probability before training
 _TINY = 1e-8
 
 One = Float[Tensor, "batch 1 h w"]
@@ -104,7 +107,8 @@ class CiaNetSettings(Settings):
     backbone: BackboneSettings = BackboneSettings(name="resnet50.tv_in1k")
     contrast: bool = True  # False: the base model
     partner: Partner = "similar"
-    box_weight: Annotated[float, Field(ge=0)] = 1.0  # β_B
+    box_weight: Annotated[float, Field(ge=0)] = 1.0  # β_B; 0 leaves boxes out, and boxed images count by their labels
+    instances: InstanceSettings = InstanceSettings()
     finer: Annotated[int, Field(ge=1)] = 8
     gallery: Annotated[int, Field(ge=1)] = 8192
     aligned: bool = True
@@ -133,7 +137,8 @@ class CiaNet(nn.Module):
         rows, columns = -(-canvas[1] // stride), -(-canvas[0] // stride)
         self.head = nn.Linear(self.backbone.channels, findings)  # of every cell: a 1 x 1 convolution
         nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.constant_(self.head.bias, cell_logit(PRIOR, rows * columns))
+        nn.init.constant_(self.head.bias, settings.instances.start(rows * columns))
+        self.floor = settings.instances.floor
         if self.contrast:
             self.attention_head = nn.Linear(self.backbone.channels_of[3], 1, bias=False)  # a bias would cancel in ΔM
             self.register_buffer("thumbs", torch.zeros(settings.gallery, CODE, dtype=torch.uint8))
@@ -165,7 +170,7 @@ class CiaNet(nn.Module):
         cells, maps = cells + bias, torch.sigmoid(fine + bias)
         if theta is not None:
             maps = maps_back(maps, theta, map_size(maps, images))
-        present, absent = log_any(cells)
+        present, absent = log_any(cells, self.floor)
         return Grid(present - absent, maps, cells, theta)
 
     def attention(self, middle: Float[Tensor, "batch c4 _h4 _w4"], last: Float[Tensor, "batch c5 h w"]) -> One:
@@ -290,8 +295,9 @@ class Contrast(Task):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         grid = self._seen(batch)
         frames = batch.frames if grid.theta is None else aligned_frames(batch.frames, grid.theta)
-        targets = cell_targets(batch.boxes, frames, batch.findings, (grid.cells.shape[-1], grid.cells.shape[-2]))
-        images, boxed = limited_loss(grid.cells, targets.to(grid.cells.device), batch.labels)
+        boxes = batch.boxes if self.box_weight else [()] * len(batch)
+        targets = cell_targets(boxes, frames, batch.findings, (grid.cells.shape[-1], grid.cells.shape[-2]))
+        images, boxed = limited_loss(grid.cells, targets.to(grid.cells.device), batch.labels, self.network.floor)
         return {"images": images, "boxes": self.box_weight * boxed}
 
     def predict(self, batch: Batch) -> Output:
@@ -356,6 +362,7 @@ METHOD = Method(
     refuses={"alignment": "it aligns itself and its partners (method.aligned)"},
     tiny={
         "backbone": {"name": "test_resnet"},
+        "instances": {"squeezed_to": 0.5},
         "finer": 2,
         "gallery": 8,
         "alignment": {

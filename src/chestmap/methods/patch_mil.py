@@ -8,7 +8,7 @@ and where a box is known, the patches it overlaps are taught one by one.
 |---|---|
 | features to a grid of P x P patches | `to_grid` |
 | recognition network | `PatchMil.recognize` |
-| probability of an image, noisy OR | `nn.instances.log_any` |
+| probability of an image, noisy OR of patches squeezed into [0.98, 1] | `log_any`, `InstanceSettings` of `nn.instances` |
 | loss of images without boxes | `nn.instances.mil_loss` (Liu 2019, eq. 5) |
 | loss of images with boxes, weight λ | `nn.instances.box_loss` (Liu 2019, eq. 4), in `Patches` |
 | a patch counts where its probability is at least T | `OWN_RULE`, `whole_cells` |
@@ -19,8 +19,10 @@ The recognition network has 512 channels and batch norm. A pair of image and fin
 is 0.5. The schedule is that of CIA-Net.
 
 Differs from the paper:
-- it squeezes patch probabilities into [0.98, 1] so that their product does not vanish, and weighs boxes by λ = 5 beside that; in log
-  space nothing vanishes, probabilities stay as they are, and λ = 1 weighs an image with boxes as its patches together;
+- it squeezes patches into [0.98, 1] where boxes teach them too, and weighs those by λ = 5; here boxes teach the probabilities as
+  they are, and λ = 1 weighs an image with boxes as its patches together;
+- `instances.form = "plain"` leaves out the squeezing of the noisy OR;
+- pixels are normalized by 0.5 and 0.5 also under ImageNet weights (`backbone.mean`, `backbone.std`);
 - the loss is divided by the images in the batch;
 - the last bias starts where an image has each finding by one in twenty;
 - one-channel input, its stem summed from the three of ImageNet: the same function of a grey image.
@@ -38,7 +40,7 @@ from torch.nn import functional
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import resized
 from chestmap.nn.cam import full_precision, without_autocast
-from chestmap.nn.instances import Cells, cell_logit, cell_targets, limited_loss, log_any
+from chestmap.nn.instances import Cells, InstanceSettings, cell_targets, limited_loss, log_any
 from chestmap.predictions.folder import OwnRule
 from chestmap.settings import Settings
 from chestmap.tensors import Batch, Output
@@ -46,7 +48,6 @@ from chestmap.training import Data, Method, Run, Schedule, Task
 from chestmap.types import Findings
 
 OWN_RULE = OwnRule(0.5, normalize=False)
-PRIOR = 0.05  # an image's probability before training
 
 Features = Float[Tensor, "batch channel rows columns"]
 SCHEDULE = Schedule.model_validate(
@@ -72,6 +73,7 @@ class PatchMilSettings(Settings):
     patches: Annotated[int, Field(ge=1)] = 16  # P
     width: Annotated[int, Field(ge=1)] = 512  # channels of the recognition network
     box_weight: Annotated[float, Field(ge=0)] = 1.0  # λ; 0 leaves boxes out, and boxed images count by their labels
+    instances: InstanceSettings = InstanceSettings()
     sharp: Annotated[int, Field(ge=1)] = 8
     attend: Schedule = SCHEDULE
 
@@ -94,7 +96,7 @@ class PatchMil(nn.Module):
             nn.ReLU(),
         )
         self.head = nn.Conv2d(settings.width, findings, 1)
-        start = cell_logit(PRIOR, self.grid[0] * self.grid[1])
+        start, self.floor = settings.instances.start(self.grid[0] * self.grid[1]), settings.instances.floor
         nn.init.constant_(self.head.bias, start)  # pyright: ignore[reportArgumentType] -- a convolution has one by default
 
     def forward(self, images: Float[Tensor, "batch 1 height width"]) -> Patched:
@@ -109,7 +111,7 @@ class PatchMil(nn.Module):
         features = full_precision(features)
         with without_autocast(features):
             cells = self.head(features)
-        present, absent = log_any(cells)
+        present, absent = log_any(cells, self.floor)
         return Patched(present - absent, whole_cells(torch.sigmoid(cells), self.sharp), cells)
 
 
@@ -147,7 +149,7 @@ class Patches(Task):
         cells = self.network(batch.images).cells
         boxes = batch.boxes if self.box_weight else [()] * len(batch)
         targets = cell_targets(boxes, batch.frames, batch.findings, (cells.shape[-1], cells.shape[-2])).to(cells.device)
-        images, boxed = limited_loss(cells, targets, batch.labels)
+        images, boxed = limited_loss(cells, targets, batch.labels, self.network.floor)
         return {"images": images, "boxes": self.box_weight * boxed}
 
 
@@ -171,6 +173,7 @@ METHOD = Method(
     tiny={
         "backbone": {"name": "test_resnet"},
         "patches": 4,
+        "instances": {"squeezed_to": 0.5},
         "width": 16,
         "sharp": 2,
         "attend": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-4},
