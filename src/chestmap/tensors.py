@@ -65,6 +65,17 @@ class Batch:
         images = self.images.to(device, non_blocking=non_blocking)
         return replace(self, images=images, labels=self.labels.to(device, non_blocking=non_blocking))
 
+    def rows(self, rows: list[int]) -> Batch:
+        """These images alone."""
+        return replace(
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            frames=tuple(self.frames[row] for row in rows),
+            boxes=tuple(self.boxes[row] for row in rows),
+            ids=tuple(self.ids[row] for row in rows),
+        )
+
     def pieces(self, most: int | None) -> list[Batch]:
         """In order, of at most so many images each; the whole where there is no limit."""
         if most is None or len(self) <= most:

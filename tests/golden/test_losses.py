@@ -23,7 +23,9 @@ def terms_of(folder: Path) -> list[str]:
     rows = [line.split(",") for line in (folder / "log.csv").read_text().splitlines()[1:]]
     dropped = {"images_per_second", "memory_gb", "learning_rate", "loss", "validation_auc", "validation_loss"}
     return [
-        f"{row[0]} {row[2]} {row[4]} {float(row[5]):.5g}" for row in rows if row[4] not in dropped and int(row[2]) <= STEPS
+        f"{row[0]} {row[2]} {row[4]} {float(row[5]):.5g}"
+        for row in rows
+        if row[4] not in dropped and not row[4].endswith(("_raw", "_share")) and int(row[2]) <= STEPS
     ]
 
 

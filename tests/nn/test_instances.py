@@ -1,6 +1,5 @@
 """The squeezed noisy OR against arithmetic of 170 digits, and what it says of the size of regions."""
 
-
 import numpy as np
 import pytest
 import torch

@@ -185,6 +185,19 @@ def test_a_share_that_is_met_anyway_or_cannot_be(part):
         loader(without, boxed_share=0.5)
 
 
+def test_boxed_images_that_are_too_many_come_in_part(part):
+    """One in each batch, another in the next epoch; where every image is boxed there is nothing to mix them with."""
+    boxed = {part.ids[row] for row in (2, 11, 17)}
+    few = Loader(part, LoaderSettings(batch_size=10, most_boxed=0.1), seed=1)
+    epochs = [[image_id for batch in few.epoch(epoch) for image_id in batch.ids if image_id in boxed] for epoch in range(6)]
+    assert [len(one) for one in epochs] == [2] * 6
+    assert {image_id for one in epochs for image_id in one} == boxed
+    enough = Loader(part, LoaderSettings(batch_size=10, most_boxed=0.5), seed=1)
+    assert ids_of(enough.epoch(0)) == ids_of(Loader(part, LoaderSettings(batch_size=10), seed=1).epoch(0))
+    with pytest.raises(BadInput, match=r"toy: most_boxed 0\.5, but every image has a box; leave it out"):
+        Loader(part.select(part.boxed.any(axis=1)), LoaderSettings(batch_size=2, most_boxed=0.5))
+
+
 def test_a_part_chooses_and_is_known_by_what_it_holds(part):
     assert part.boxed.nonzero()[0].tolist() == [2, 11, 17]
     chosen = part.select(part.boxed.any(axis=1))

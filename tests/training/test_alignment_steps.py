@@ -92,5 +92,5 @@ def test_aligning_writes_its_steps_and_pictures(run, data):
     picture = cv2.imread(str(run.folder / "3-pairs" / "pairs.png"), cv2.IMREAD_GRAYSCALE)
     assert picture.shape == (64, 9 * 32)
     assert not found.aligner.training
-    with pytest.raises(BadSettings, match="an alignment has no AUC"):
+    with pytest.raises(BadSettings, match="an alignment has no AUC and no maps"):
         align(run, data, SETTINGS, Schedule())

@@ -260,6 +260,7 @@ class Mine(Task):
     ) -> None:
         super().__init__(network)
         self.settings, self.others = settings, (original, *earlier)
+        self.weights = {"preservation": settings.preservation_weight}  # λ
         self.freeze(*self.others)
 
     def train(self, mode: bool = True) -> "Mine":  # noqa: FBT001, FBT002 -- torch's own signature
@@ -278,9 +279,8 @@ class Mine(Task):
         terms = {"findings": branch_loss(logits, batch.labels, batch.whole.labels)}
         if self.settings.preservation == "full":
             images = shared_count(torch.tensor(len(batch.whole) - len(mined), device=batch.images.device))
-            preserved = self._preservation(batch.images, rows, layers, images)
-            terms["preservation"] = self.settings.preservation_weight * preserved
-        return terms
+            terms["preservation"] = self._preservation(batch.images, rows, layers, images)
+        return self.weighted(terms)
 
     def rows(self, batch: Batch) -> list[int]:
         """Of the n images that are mined, this process's: the first ones that can be; all of them without preservation."""

@@ -288,7 +288,8 @@ class Contrast(Task):
 
     def __init__(self, network: CiaNet, box_weight: float, partners: Partners | None) -> None:
         super().__init__(network)
-        self.box_weight, self.partners = box_weight, partners
+        self.box_weight, self.partners, self.weights = box_weight, partners, {"boxes": box_weight}
+        self.maps_are_normalized = OWN_RULE.normalize
         if network.aligner is not None:
             self.freeze(network.aligner)
 
@@ -298,7 +299,7 @@ class Contrast(Task):
         boxes = batch.boxes if self.box_weight else [()] * len(batch)
         targets = cell_targets(boxes, frames, batch.findings, (grid.cells.shape[-1], grid.cells.shape[-2]))
         images, boxed = limited_loss(grid.cells, targets.to(grid.cells.device), batch.labels, self.network.floor)
-        return {"images": images, "boxes": self.box_weight * boxed}
+        return self.weighted({"images": images, "boxes": boxed})
 
     def predict(self, batch: Batch) -> Output:
         return self._seen(batch)

@@ -35,7 +35,7 @@ Differs from the paper:
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -335,6 +335,12 @@ class Attend(Task):
     def __init__(self, network: Ham, settings: HamSettings, findings: Findings, refined: RefinedMasks | None = None) -> None:
         super().__init__(network)
         self.settings, self.refined = settings, refined
+        self.weights = {
+            "positive": settings.positive_weight,  # λ1
+            "bound": settings.bound_weight,  # λ2
+            "union": settings.union_weight,  # λ3
+            "boxes": settings.box_weight,  # z
+        }
         self.counted: tuple[Batch, Float[Tensor, "batch finding"]] | None = None
         if settings.reading == "authors" and settings.box_weight and settings.box_loss == "amse":
             self.needs_whole = 'method.reading = "authors" divides sums over the whole batch by each other'
@@ -347,20 +353,19 @@ class Attend(Task):
         terms = {"findings": known_bce(seen.logits, batch.labels, among)}  # L_ab
         if seen.positive_logit is not None and seen.positive_map is not None:
             labels, maps, among = batch.labels[:, self.abnormal], seen.maps[:, self.abnormal], among[:, self.abnormal]
-            positive = known_bce(seen.positive_logit, positive_labels(labels), positive_labels(among))
-            terms["positive"] = settings.positive_weight * positive  # λ1 L_pn
+            terms["positive"] = known_bce(seen.positive_logit, positive_labels(labels), positive_labels(among))  # L_pn
             if settings.bound_weight:
-                terms["bound"] = settings.bound_weight * bound_loss(seen.positive_map, maps, labels, reading, among)
+                terms["bound"] = bound_loss(seen.positive_map, maps, labels, reading, among)
             if settings.union_weight:
-                terms["union"] = settings.union_weight * union_loss(seen.positive_map, maps, labels, reading, among)
+                terms["union"] = union_loss(seen.positive_map, maps, labels, reading, among)
         if settings.box_weight:
-            terms["boxes"] = settings.box_weight * self._box_loss(batch, seen.maps)  # z L_amse
-        return terms
+            terms["boxes"] = self._box_loss(batch, seen.maps)  # L_amse
+        return self.weighted(terms)
 
     def _box_loss(self, batch: Batch, maps: Maps) -> Float[Tensor, ""]:
         """Over the batch's boxed images alone, at input size; a box that augmentation pushed off the canvas has no part."""
         rows = [row for row, boxes in enumerate(batch.boxes) if boxes]
-        masks, boxed = self._masks(_rows(batch, rows))
+        masks, boxed = self._masks(batch.rows(rows))
         among = None if batch.of is None else self._boxed(batch.of, len(batch))
         if self.settings.box_loss == "mse":
             return mse_loss(maps[rows], masks, boxed, among)
@@ -379,17 +384,6 @@ class Attend(Task):
             found = [self._masks(piece)[1] for piece in whole.pieces(at_once)]
             self.counted = whole, torch.cat(found)
         return self.counted[1]
-
-
-def _rows(batch: Batch, rows: list[int]) -> Batch:
-    return replace(
-        batch,
-        images=batch.images[rows],
-        labels=batch.labels[rows],
-        frames=tuple(batch.frames[row] for row in rows),
-        boxes=tuple(batch.boxes[row] for row in rows),
-        ids=tuple(batch.ids[row] for row in rows),
-    )
 
 
 def write_refined_masks(

@@ -143,14 +143,15 @@ class Patches(Task):
 
     def __init__(self, network: PatchMil, box_weight: float) -> None:
         super().__init__(network)
-        self.box_weight = box_weight
+        self.box_weight, self.weights = box_weight, {"boxes": box_weight}
+        self.maps_are_normalized = OWN_RULE.normalize
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         cells = self.network(batch.images).cells
         boxes = batch.boxes if self.box_weight else [()] * len(batch)
         targets = cell_targets(boxes, batch.frames, batch.findings, (cells.shape[-1], cells.shape[-2])).to(cells.device)
         images, boxed = limited_loss(cells, targets, batch.labels, self.network.floor)
-        return {"images": images, "boxes": self.box_weight * boxed}
+        return self.weighted({"images": images, "boxes": boxed})
 
 
 def build(settings: PatchMilSettings, findings: Findings, canvas: tuple[int, int]) -> PatchMil:

@@ -1,5 +1,7 @@
 """timm networks as feature maps of a known stride, for images of one channel in [0, 1]."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,8 +45,12 @@ class Backbone(nn.Module):
     (resnet at 8: strides 1, 2, 1, 1 and dilations 1, 1, 2, 4; as in timm and Yu 2017 the first convolution after a removed
     stride keeps the dilation before it, so that pretrained weights see what they were trained on).
 
+    `watched`, where it is a list, gets the last stage's features of every pass that learns.
+
     Built on the meta device no weights are looked for: they are about to come from a model folder.
     """
+
+    watched: list[Tensor] | None = None
 
     def __init__(self, settings: BackboneSettings) -> None:
         super().__init__()
@@ -77,6 +83,12 @@ class Backbone(nn.Module):
 
     def stages(self, images: Images) -> list[Float[Tensor, "batch _channel _h _w"]]:
         """One feature map for each of the settings' `stages`, in their order; of images, or of what `kept` gave of them."""
+        found = self._stages(images)
+        if self.watched is not None and found[-1].requires_grad:
+            self.watched.append(found[-1])
+        return found
+
+    def _stages(self, images: Images) -> list[Float[Tensor, "batch _channel _h _w"]]:
         if self.trunk is None:
             return self.features((images - self.mean) / self.std)
         if images.shape[1] == 1:
@@ -145,6 +157,24 @@ def check_backbones(settings: object) -> None:
     if isinstance(settings, Settings):
         for key in type(settings).model_fields:
             check_backbones(getattr(settings, key))
+
+
+@contextmanager
+def watched_features(module: nn.Module, *, on: bool = True) -> Iterator[list[Tensor]]:
+    """What the backbones of `module` hand to its heads while this lasts; gradients of single losses are taken there."""
+    found: list[Tensor] = []
+    backbones = [
+        one
+        for one in module.modules()
+        if on and isinstance(one, Backbone) and any(value.requires_grad for value in one.parameters())
+    ]
+    for backbone in backbones:
+        backbone.watched = found
+    try:
+        yield found
+    finally:
+        for backbone in backbones:
+            backbone.watched = None
 
 
 def _features(settings: BackboneSettings) -> Any:

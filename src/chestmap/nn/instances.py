@@ -50,15 +50,15 @@ class InstanceSettings(Settings):
         return cell_logit(self.prior, cells, self.floor)
 
 
-def log_any(
-    logits: Cells, floor: float = 0.0
-) -> tuple[Float[Tensor, "batch finding"], Float[Tensor, "batch finding"]]:
+def log_any(logits: Cells, floor: float = 0.0) -> tuple[Float[Tensor, "batch finding"], Float[Tensor, "batch finding"]]:
     """log(1 - prod q) and log prod q over cells, with 1 - p brought into q in [floor, 1]; their difference is the image's logit.
 
     With T = -sum log q the second is -T and the first log(1 - exp(-T)). Where T is small it is log T plus a correction, and
     log T a log-sum-exp of log(-log q).
     """
-    terms, logs = _plain(full_precision(logits).flatten(2)) if not floor else _squeezed(full_precision(logits).flatten(2), floor)
+    terms, logs = (
+        _plain(full_precision(logits).flatten(2)) if not floor else _squeezed(full_precision(logits).flatten(2), floor)
+    )
     total, log_total = terms.sum(-1), logs.logsumexp(-1)
     small, tiny = total < 1, total < 1e-4
     middle, rest = torch.where(small & ~tiny, total, 0.5), torch.where(tiny, total, 0.0)
@@ -122,7 +122,9 @@ def box_loss(logits: Cells, targets: Cells) -> Float[Tensor, "batch finding"]:
     return functional.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").sum((-2, -1))
 
 
-def limited_loss(cells: Cells, targets: Cells, labels: Labels, floor: float = 0.0) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+def limited_loss(
+    cells: Cells, targets: Cells, labels: Labels, floor: float = 0.0
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """What boxes and images say, each summed and divided by the batch's images: Liu 2019 eq. 6, Li 2018.
 
     A pair of image and finding with a box on the canvas (`targets` of its cells) counts by eq. 4, every other known one by eq. 5;

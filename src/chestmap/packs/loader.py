@@ -29,12 +29,13 @@ __all__ = ["Loader", "LoaderSettings", "Part"]
 
 class LoaderSettings(Settings):
     """`batch_size` is that of all ranks together. `boxed_share`: the least share of each training batch that carries boxes, for
-    the few boxed images among many. `workers` is the number of processes that read and augment; 0 does it in the process that trains.
+    the few boxed images among many; `most_boxed`: the greatest, for many boxed ones that would drown the rest. `workers` is the number of processes that read and augment; 0 does it in the process that trains.
     """
 
     batch_size: int = Field(default=16, ge=1)
     workers: int = Field(default=0, ge=0)
     boxed_share: float | None = Field(default=None, ge=0, le=1)
+    most_boxed: float | None = Field(default=None, gt=0, le=1)
 
 
 class Picks(NamedTuple):
@@ -49,7 +50,8 @@ class Picks(NamedTuple):
 class Loader:
     """Batches of a part. Without `drop_last` every image comes once; by default training alone drops a short last batch.
 
-    With `boxed_share` an epoch is once through the images without boxes, while the boxed ones come round as often as needed.
+    With `boxed_share` or `most_boxed` an epoch is once through the images without boxes, while the boxed ones come round as often
+    as needed, or a part of them, in every epoch another.
     Ranks share out each batch, so that together they see the batches of one rank. Only one epoch runs at a time.
     """
 
@@ -80,6 +82,11 @@ class Loader:
             raise BadInput(
                 f"{self.part.name}: boxed_share {self.settings.boxed_share}, but no image has a box; leave it out"
             )
+        if self._boxed_each and self._boxed_each < self.settings.batch_size and self.part.boxed.any(axis=1).all():
+            raise BadInput(
+                f"{self.part.name}: most_boxed {self.settings.most_boxed}, but every image has a box; leave it out, or train "
+                "on images without boxes too"
+            )
 
     def __len__(self) -> int:
         return len(self._bounds)
@@ -94,10 +101,14 @@ class Loader:
 
     @cached_property
     def _boxed_each(self) -> int:
-        """Images with boxes that each batch must hold; 0 where they come as they come, because they suffice or all do."""
-        share = self.settings.boxed_share if self.shuffle else None
-        natural = self.part.boxed.any(axis=1).mean() if share and len(self.part) else 0.0
-        return 0 if not share or natural >= share else max(1, round(share * self.settings.batch_size))
+        """Images with boxes that each batch must hold; 0 where they come as they come, because they are as many as asked for."""
+        least, most = self.settings.boxed_share or 0.0, self.settings.most_boxed or 1.0
+        if not self.shuffle or not len(self.part) or (not least and most == 1):
+            return 0
+        natural = self.part.boxed.any(axis=1).mean()
+        if least <= natural <= most:
+            return 0
+        return max(1, round((least if natural < least else most) * self.settings.batch_size))
 
     @cached_property
     def _streams(self) -> tuple[Int64[np.ndarray, "few"], Int64[np.ndarray, "many"]]:

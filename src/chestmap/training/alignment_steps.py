@@ -72,17 +72,17 @@ class Align(Task):
     def __init__(self, network: Aligner, judge: Backbone, anchor: Tensor, settings: AlignmentSettings) -> None:
         super().__init__(network)
         self.judge, self.settings = judge, settings
+        self.weights = {"euclidean": settings.euclidean_weight, "perceptual": settings.perceptual_weight}
         self.freeze(judge)
         self.register_buffer("anchor", anchor)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         settings, anchor = self.settings, self.get_buffer("anchor")
         moved = blurred(aligned(batch.images, self.network(batch.images)), settings.pool)
-        terms = {"euclidean": settings.euclidean_weight * euclidean_loss(moved, anchor, settings.form)}
+        terms = {"euclidean": euclidean_loss(moved, anchor, settings.form)}
         if settings.perceptual_weight:
-            distance = perceptual_loss(self.judge.stages(moved), self.judge.stages(anchor), settings.form)
-            terms["perceptual"] = settings.perceptual_weight * distance
-        return terms
+            terms["perceptual"] = perceptual_loss(self.judge.stages(moved), self.judge.stages(anchor), settings.form)
+        return self.weighted(terms)
 
 
 class Alignment(NamedTuple):
@@ -92,8 +92,10 @@ class Alignment(NamedTuple):
 
 def align(run: Run, data: Data, settings: AlignmentSettings, schedule: Schedule, judge: Backbone | None = None) -> Alignment:
     """Three steps: `anchor`, `align`, and `pairs`, which shows images before and after."""
-    if schedule.select == "auc":
-        raise BadSettings('method.align.select: allowed: loss, last (got "auc"); an alignment has no AUC')
+    if schedule.select not in ("loss", "last"):
+        raise BadSettings(
+            f'method.align.select: allowed: loss, last (got "{schedule.select}"); an alignment has no AUC and no maps'
+        )
     anchor = make_anchor(run, data.train, settings)
     task = Align(
         Aligner(settings.aligner), judge or Backbone(settings.judge), torch.from_numpy(anchor)[None, None], settings

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from chestmap.errors import BadInput, BadSettings
+from chestmap.nn.backbone import watched_features
 from chestmap.nn.process_sums import counting_together
 from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.tensors import Batch
+from chestmap.training.balance import RAW, Balance
 from chestmap.training.checkpoint import resume_files, save_weights
 from chestmap.training.interrupt import Interrupt
 from chestmap.training.log import Log, peak_memory_gb
@@ -27,7 +29,7 @@ from chestmap.training.resume import State
 from chestmap.training.run_folder import write_done
 from chestmap.training.schedule import Schedule, optimizer_for
 from chestmap.training.task import Task
-from chestmap.training.validation import validation_auc, validation_loss
+from chestmap.training.validation import validation_auc, validation_iou, validation_loss
 from chestmap.training.weight_average import Average
 
 if TYPE_CHECKING:
@@ -44,6 +46,9 @@ class Loop:
         self.average = Average(task, schedule.ema) if schedule.ema else None
         self.world, self.cheap_looks = run.fabric.world_size, run.device.type == "cpu"
         self.state = State(run.fabric, task, self.optimizer, self.average)
+        self.balance = Balance(run.fabric, task.weights, schedule, self.state.norms, compiled=run.settings.compile)
+        self.factors: dict[str, float] = {}
+        self.measures = False
         self.at, self.terms, self.interrupt = self.state.at, self.state.terms, Interrupt()
         self.clock = self.saved = time.monotonic()
         self.logged = (0.0, 0)  # seconds and images at the last row of the log
@@ -87,7 +92,10 @@ class Loop:
         """Of this process's share of the images; those that are trained on come shuffled and augmented."""
         schedule = self.schedule
         settings = LoaderSettings(
-            batch_size=schedule.batch_size, workers=self.run.settings.workers, boxed_share=schedule.boxed_share
+            batch_size=schedule.batch_size,
+            workers=self.run.settings.workers,
+            boxed_share=schedule.boxed_share,
+            most_boxed=schedule.most_boxed,
         )
         return Loader(
             part,
@@ -113,6 +121,8 @@ class Loop:
         first = at.batch - at.batch % self.schedule.accumulate
         size = min(self.schedule.accumulate, self.batches - first)
         last = at.batch + 1 == first + size
+        if at.batch == first:
+            self.measures = self.balance.begin(at.update, logged=self._logs(at.update + 1, first + size))
         self.run.seed(self.folder.name, at.epoch, at.batch, self.fabric.global_rank)
         *early, final = batch.pieces(self.run.settings.images_at_once)
         for piece in early:
@@ -124,14 +134,23 @@ class Loop:
         if last:
             self._update()
 
+    def _logs(self, update: int, batch: int) -> bool:
+        """Whether the log gets a row after so many optimizer steps, and batches of the epoch."""
+        return update % self.run.settings.log_every == 0 or batch == self.batches
+
     def _piece(self, piece: Batch, share: float, batches: int, *, sync: bool) -> None:
         """Gradients of what a process computes at once: a share of one of so many batches of an optimizer step."""
         where = f"{self.folder.name}, epoch {self.at.epoch + 1}, batch {self.at.batch + 1}"
         with self.fabric.no_backward_sync(self.model, enabled=not sync):
-            with counting_together(self.world, share):
+            with counting_together(self.world, share), watched_features(self.task, on=self.measures) as features:
                 terms: dict[str, Tensor] = self.model(piece)
-            self.terms.add(where, piece.ids, terms, share)
-            self.fabric.backward(torch.stack(list(terms.values())).sum() / batches * share)
+            updates = -(-self.batches // self.schedule.accumulate)
+            self.factors = self.balance.factors(where, list(terms), self.at.update, updates)
+            if self.measures:
+                self.balance.measure(where, terms, features, share / batches)
+            self.terms.add(where, piece.ids, self.balance.logged(terms, self.factors), share)
+            weighted = [self.factors[name] * value for name, value in terms.items()]
+            self.fabric.backward(torch.stack(weighted).sum() / batches * share)
 
     def _update(self) -> None:
         """One optimizer step, and what follows it."""
@@ -146,11 +165,12 @@ class Loop:
         if self.average:
             self.average.update(at.update)
         self.task.after_step()
+        shares = self.balance.shares(self.factors)
         at.update += 1
         self._keep_time()
         self.run.screen.advance(self._done())
-        if at.update % self.run.settings.log_every == 0 or at.batch == self.batches:
-            self._log_terms(rate)
+        if self._logs(at.update, at.batch):
+            self._log_terms(rate, shares)
         asked, due = self._asked()
         if asked or due:
             self._save()
@@ -161,14 +181,15 @@ class Loop:
         now = time.monotonic()
         self.at.seconds, self.clock = self.at.seconds + now - self.clock, now
 
-    def _log_terms(self, rate: float) -> None:
+    def _log_terms(self, rate: float, shares: dict[str, float]) -> None:
         means, (seconds, images) = self.terms.means(), self.logged
+        loss = sum(value for name, value in means.items() if not name.endswith(RAW))
         self.logged = self.at.seconds, self.at.images
         speed = (self.at.images - images) / max(self.at.seconds - seconds, 1e-9)
         more = {"learning_rate": rate, "images_per_second": speed, "memory_gb": peak_memory_gb(self.run.device)}
-        self._log(means | {"loss": sum(means.values())} | more)
-        self.run.screen.note(speed, sum(means.values()))
-        self.shown["loss"] = sum(means.values())
+        self._log(means | shares | {"loss": loss} | more)
+        self.run.screen.note(speed, loss)
+        self.shown["loss"] = loss
 
     def _log(self, values: dict[str, float]) -> None:
         if self.log:
@@ -191,7 +212,7 @@ class Loop:
         try:
             with self.average.in_place() if self.average else nullcontext():
                 values = self._scores(part)
-                score = -values["validation_loss"] if schedule.select == "loss" else values["validation_auc"]
+                score = -values["validation_loss"] if schedule.select == "loss" else values[f"validation_{schedule.measure}"]
                 at.stale += 1
                 if schedule.select != "last" and (at.best is None or score > at.best):
                     at.best, at.best_epoch, at.stale = score, epoch, 0
@@ -220,7 +241,8 @@ class Loop:
         batches = self._until_asked(self._loader(part, shuffle=False))
         if self.schedule.select == "loss":
             return validation_loss(self.fabric, self.task, batches)
-        return validation_auc(self.fabric, self.task, batches, len(part), len(part.findings))
+        measure = validation_iou if self.schedule.select == "iou" else validation_auc
+        return measure(self.fabric, self.task, batches, len(part), len(part.findings))
 
     def _until_asked(self, loader: Loader) -> Iterator[Batch]:
         for batch in loader.epoch(0):

@@ -28,6 +28,8 @@ class State:
     optimizer: torch.optim.Optimizer
     average: Average | None
     at: Position = field(default_factory=Position)
+    norms: dict[str, float] = field(default_factory=dict)
+    """Of the gradients of loss terms, for the limits on their shares (`balance`)."""
 
     def __post_init__(self) -> None:
         self.terms = Terms(lambda table: from_all(self.fabric, table))
@@ -42,6 +44,7 @@ class State:
             "processes": self.fabric.world_size,
             "sums": sums,
             "counts": counts,
+            "norms": self.norms,
             "task": self.task.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
@@ -71,6 +74,7 @@ class State:
             setattr(self.at, one.name, state["position"][one.name])
         if self.fabric.is_global_zero:
             self.terms.sums, self.terms.counts = state["sums"], state["counts"]
+        self.norms.update(state.get("norms", {}))
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])

@@ -13,6 +13,13 @@ from chestmap.errors import BadSettings, did_you_mean
 from chestmap.settings import Settings
 
 
+class TermSettings(Settings):
+    """How a loss term comes in, beside the weight that its method gives it."""
+
+    warmup: float = Field(default=0.0, ge=0, allow_inf_nan=False)  # epochs in which its weight grows from 0
+    most: float | None = Field(default=None, gt=0, lt=1)  # greatest share of the gradient at the backbone's features
+
+
 class Schedule(Settings):
     """Everything that decides a step's result besides data, seed and the method's own settings."""
 
@@ -32,10 +39,12 @@ class Schedule(Settings):
     factor: float = Field(default=0.1, gt=0, le=1)  # of each fall of "step"
     clip: float | None = Field(default=None, gt=0)  # greatest gradient norm
     ema: float = Field(default=0.0, ge=0, lt=1)  # decay of the averaged weights; 0: none
-    select: Literal["auc", "loss", "last"] = "auc"  # which epoch's weights are kept
+    select: Literal["auc", "loss", "iou", "last"] = "auc"  # which epoch's weights are kept; iou: by validation boxes
     validate_every: int = Field(default=1, ge=1)  # epochs
     patience: int = Field(default=0, ge=0)  # validations without a better one before the step ends; 0: never
     boxed_share: float | None = Field(default=None, ge=0, le=1)  # least share of boxed images in a batch; none: as they come
+    most_boxed: float | None = Field(default=None, gt=0, le=1)  # greatest share of boxed images in a batch
+    terms: dict[str, TermSettings] = Field(default_factory=dict)  # by log name: { boxes = { most = 0.3 } }
     augment: bool = True
 
     @model_validator(mode="after")
@@ -43,11 +52,18 @@ class Schedule(Settings):
         if self.warmup >= self.epochs:
             raise ValueError(f"warmup {self.warmup:g} epochs of {self.epochs}: expected fewer than the epochs")
         if self.patience and self.select == "last":
-            raise ValueError('patience needs a score: set select to "auc" or "loss"')
+            raise ValueError('patience needs a score: set select to "auc", "loss" or "iou"')
+        if self.boxed_share and self.most_boxed and self.boxed_share > self.most_boxed:
+            raise ValueError(f"boxed_share {self.boxed_share:g} is above most_boxed {self.most_boxed:g}; swap or drop one")
         wrong = [f"{part} = {value:g}" for part, value in self.part_factors.items() if not value >= 0]
         if wrong:
             raise ValueError(f"part_factors: {', '.join(wrong)}: expected 0 or more")
         return self
+
+    @property
+    def measure(self) -> Literal["auc", "loss", "iou"]:
+        """What validation scores; the AUC where no score chooses."""
+        return "auc" if self.select == "last" else self.select
 
     def share(self, processes: int, step: str) -> int:
         """Images of each process in a batch; refused where they would not be as many."""

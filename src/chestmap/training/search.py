@@ -265,7 +265,9 @@ def _score(run: Path) -> float:
     steps = sorted(run.glob("*/done.json"), key=lambda path: int(path.parent.name.partition("-")[0]))
     scored = [done for path in steps if (done := read_done(path.parent)) and done["score"] is not None]
     if not scored:
-        raise BadSettings(f'{run}: no step was validated; a search needs select "auc" or "loss" and a validation part')
+        raise BadSettings(
+            f'{run}: no step was validated; a search needs select "auc", "loss" or "iou" and a validation part'
+        )
     return -scored[-1]["score"] if scored[-1]["measure"] == "loss" else scored[-1]["score"]
 
 

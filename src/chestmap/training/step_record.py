@@ -22,8 +22,8 @@ from chestmap.errors import StepChanged
 ALWAYS = tuple(
     "chestmap." + name
     for name in (
-        "types", "tensors", "data.augment", "data.loader",
-        "training.average", "training.loop", "training.schedule", "training.task",
+        "types", "tensors", "packs.augment", "packs.loader",
+        "training.balance", "training.loop", "training.schedule", "training.task", "training.weight_average",
     )
 )  # fmt: skip
 FOLLOWED = ("chestmap.methods.", "chestmap.nn.")

@@ -11,8 +11,15 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from chestmap.errors import BadInput, Diverged
+from chestmap.nn.boxes import resized
+from chestmap.nn.cam import full_precision, normalized
 from chestmap.tensors import Batch
 from chestmap.training.task import Task
+
+LEVELS = tuple(step / 32 for step in range(1, 32))
+"""At which validation cuts a map."""
+
+LIMITS = (0.1, 0.3, 0.5)
 
 
 def mean_auc(scores: Float[np.ndarray, "image finding"], labels: Float[np.ndarray, "image finding"]) -> float:
@@ -45,12 +52,75 @@ def validation_auc(fabric: Fabric, task: Task, batches: Iterable[Batch], images:
     for batch in batches:
         with fabric.autocast():
             logits = task.predict(batch).logits
-        if not torch.isfinite(logits).all():
-            raise Diverged(f"validation: a logit is not finite; images {', '.join(batch.ids)}; lower the learning rate")
+        _check_finite(logits, batch)
         rows.append(torch.cat([logits.float(), batch.labels.float()], dim=1))
+    return _auc_of(fabric, rows, images)
+
+
+def _check_finite(logits: Tensor, batch: Batch) -> None:
+    if not torch.isfinite(logits).all():
+        raise Diverged(f"validation: a logit is not finite; images {', '.join(batch.ids)}; lower the learning rate")
+
+
+def _auc_of(fabric: Fabric, rows: list[Tensor], images: int) -> dict[str, float]:
     everywhere = _gathered(fabric, torch.cat(rows), -(-images // fabric.world_size))
     scores, labels = np.split(everywhere.cpu().numpy(), 2, axis=1)
     return {"validation_auc": mean_auc(scores, labels)}
+
+
+@torch.no_grad()
+def validation_iou(fabric: Fabric, task: Task, batches: Iterable[Batch], images: int, findings: int) -> dict[str, float]:
+    """The AUC, and how well maps cover boxes: for each finding at the level that is best for it, then the mean over findings.
+
+    `validation_iou` is the mean IoU of mask and boxes, `validation_iou_over_0.1` (0.3, 0.5) the share of boxed pairs that reach it.
+    """
+    scores = [torch.empty((0, 2 * findings), device=fabric.device)]
+    overlaps = [torch.empty((0, 1 + len(LEVELS)), device=fabric.device)]
+    for batch in batches:
+        with fabric.autocast():
+            output = task.predict(batch)
+        _check_finite(output.logits, batch)
+        scores.append(torch.cat([output.logits.float(), batch.labels.float()], dim=1))
+        overlaps.append(_overlaps(output.maps, batch, normalize=task.maps_are_normalized))
+    found = _auc_of(fabric, scores, images)
+    rows = torch.cat(overlaps)
+    most = (
+        fabric.all_reduce(torch.tensor(len(rows), device=fabric.device), reduce_op="max")
+        if fabric.world_size > 1
+        else len(rows)
+    )
+    everywhere = _gathered(fabric, rows, int(most)).cpu().numpy()
+    return found | mean_iou(everywhere[~np.isnan(everywhere[:, 0])])
+
+
+def mean_iou(rows: Float[np.ndarray, "pair column"]) -> dict[str, float]:
+    """Of rows that hold a finding and the IoU at each level."""
+    if not len(rows):
+        raise BadInput('no validation image has a box; set select to "auc", "loss" or "last"')
+    found = []
+    for finding in np.unique(rows[:, 0]):
+        values = rows[rows[:, 0] == finding, 1:]
+        best = values[:, values.mean(0).argmax()]
+        found.append([best.mean(), *((best >= limit).mean() for limit in LIMITS)])
+    names = ["validation_iou", *(f"validation_iou_over_{limit}" for limit in LIMITS)]
+    return dict(zip(names, np.mean(found, axis=0).tolist(), strict=True))
+
+
+def _overlaps(maps: Float[Tensor, "batch finding h w"], batch: Batch, *, normalize: bool) -> Float[Tensor, "pair column"]:
+    """For each boxed pair the finding, and the IoU of its boxes with the map on the canvas, cut at each of `LEVELS`."""
+    height, width = batch.images.shape[-2:]
+    rows = [row for row, boxes in enumerate(batch.boxes) if boxes]
+    some = batch.rows(rows)
+    truth = some.masks(height, width)
+    image, finding = (some.boxed.to(truth) * truth.amax((-2, -1)) > 0).nonzero(as_tuple=True)
+    seen, truth = full_precision(maps[rows][image, finding]), truth[image, finding]
+    seen = resized(normalized(seen) if normalize else seen, width, height)
+    ious = []
+    for level in LEVELS:
+        mask = (seen >= level).float()
+        shared = (mask * truth).sum((-2, -1))
+        ious.append(shared / (mask.sum((-2, -1)) + truth.sum((-2, -1)) - shared))
+    return torch.stack([finding.float(), *ious], dim=1)
 
 
 @torch.no_grad()

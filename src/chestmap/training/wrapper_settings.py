@@ -58,8 +58,8 @@ class AlignmentAround(AlignmentSettings):
     @field_validator("schedule")
     @classmethod
     def _has_a_score(cls, schedule: Schedule) -> Schedule:
-        if schedule.select == "auc":
-            raise ValueError('select: allowed: loss, last (got "auc"); an alignment has no AUC')
+        if schedule.select not in ("loss", "last"):
+            raise ValueError(f'select: allowed: loss, last (got "{schedule.select}"); an alignment has no AUC and no maps')
         return schedule
 
 
