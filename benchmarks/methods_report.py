@@ -11,23 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from methods_claims import claims_of, difference, paired, rate
+from methods_rows import HEADLINE, ROWS, SEVEN, Measure, Row
 
 from chestmap.datasets.nih import NihSettings, read_nih
 from chestmap.datasets.source import Source
-from chestmap.evaluation.resampling import holm, numbered, patient_weights
+from chestmap.evaluation.floors import GRIDS
+from chestmap.evaluation.resampling import numbered, patient_weights
 from chestmap.evaluation.scores import Evaluation, read_evaluation
-from methods import CLAIMS, ROWS, SEVEN, Claim, Row
 
-DRAWS = 5000
-HEADLINE = ("mask", "validation", 0.3)
 SHOWN = (
-    ("mask", "own", 0.1),
-    ("mask", "own", 0.3),
-    ("mask", "own", 0.5),
-    ("mask", "validation", 0.1),
+    Measure(at=0.1, rule="own"),
+    Measure(at=0.3, rule="own"),
+    Measure(at=0.5, rule="own"),
+    Measure(at=0.1),
     HEADLINE,
-    ("largest", "validation", 0.3),
+    Measure(geometry="largest"),
 )
+LARGE = "Cardiomegaly"
+"""Nearly always in one place and large: every floor finds it, so means stand with and without it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,19 +44,44 @@ class Made:
     costs: list[dict[str, float]]
     source: Source
 
-    def hits(self, geometry: str, rule: str, at: float, finding: str = "") -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    def of(self, places: list[int]) -> "Made":
+        """These of its seeds."""
+        return replace(
+            self,
+            seeds=tuple(self.seeds[one] for one in places),
+            evaluations=[self.evaluations[one] for one in places],
+            cases=[self.cases[one] for one in places],
+            scores=[self.scores[one] for one in places],
+            costs=[self.costs[one] for one in places],
+        )
+
+    def only(self, place: int) -> "Made":
+        return self.of([place])
+
+    def hits(self, measure: Measure) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         """Hits summed over seeds and pairs counted, [patient, finding], and the patients; of one finding or of all."""
         patient_of = dict(zip(self.source.ids, self.source.images["patient_id"], strict=True))
-        chosen = [table.filter((pl.col("geometry") == geometry) & (pl.col("rule") == rule)) for table in self.cases]
-        table = pl.concat(chosen).sort("image_id", "finding", maintain_order=True)
-        table = table.filter(pl.col("finding") == finding) if finding else table
+        same = (pl.col("geometry") == measure.geometry) & (pl.col("rule") == measure.rule)
+        table = pl.concat([table.filter(same) for table in self.cases]).sort("image_id", "finding", maintain_order=True)
+        table = table.filter(pl.col("finding") == measure.finding) if measure.finding else table
         patients, findings = sorted({patient_of[one] for one in table["image_id"]}), sorted(set(table["finding"]))
         place = np.array([patients.index(patient_of[one]) for one in table["image_id"]])
         column = np.array([findings.index(one) for one in table["finding"]])
         hits, pairs = np.zeros((len(patients), len(findings))), np.zeros((len(patients), len(findings)))
-        np.add.at(hits, (place, column), (table["iou"].to_numpy() >= at).astype(float))
+        overlap = table[measure.what.removeprefix("T(").removesuffix(")").lower()].to_numpy()
+        np.add.at(hits, (place, column), (overlap >= measure.at).astype(float))
         np.add.at(pairs, (place, column), 1.0)
         return hits, pairs, tuple(patients)
+
+    def by_finding(self, rule: str, at: float, geometry: str = "") -> dict[str, float]:
+        """T(IoU) of the mask by finding, the mean over seeds; of a floor or a ceiling where `rule` names one."""
+        wanted = {"rule": rule, "at": at} | ({"geometry": geometry} if geometry else {})
+        found: dict[str, list[float]] = {}
+        for one in self.evaluations:
+            for score in one.select("T(IoU)", **wanted):
+                if score.finding != "mean" and score.value is not None:
+                    found.setdefault(score.finding, []).append(score.value)
+        return {name: float(np.mean(values)) for name, values in found.items()}
 
     def by_seed(self, measure: str, **wanted: object) -> list[float]:
         return [one.one(measure, finding="mean", **wanted).value for one in self.evaluations]
@@ -91,10 +118,13 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     chosen = options.parse_args()
     made = {name: found for name in ROWS if (found := read(chosen.folder, name, chosen.seeds))}
-    print(table_of([made[name] for name in SEVEN if name in made], made.get("cam")))
-    print(floors(made["cam"]))
-    print(table_of([one for name, one in made.items() if name not in SEVEN and one.row.root != "real"], made.get("cam")))
     print(claims_of(made))
+    print(table_of([made[name] for name in SEVEN if name in made], made.get("cam")))
+    print(excess([one for one in made.values() if one.row.root != "real"]))
+    if "cam" in made:
+        print(floors(made["cam"]))
+        print(ceilings(made["cam"]))
+    print(table_of([one for name, one in made.items() if name not in SEVEN and one.row.root != "real"], made.get("cam")))
     print(real_table([one for one in made.values() if one.row.root == "real"]))
 
 
@@ -120,169 +150,95 @@ def read(folder: Path, name: str, seeds: list[int]) -> Made | None:
     )
 
 
-def rate(hits: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean over findings of the share of pairs met, under each row of weights over patients."""
-    with np.errstate(invalid="ignore"):
-        return np.nanmean((weights @ hits) / (weights @ pairs), axis=1)
-
-
 def told(value: float, low: float, high: float) -> str:
     return f"{short(value)} [{short(low)}, {short(high)}]"
 
 
 def short(value: float) -> str:
-    """.125 for 0.125."""
-    return f"{value:.3f}".removeprefix("0")
+    """.125 for 0.125; nothing for what is not known."""
+    return "" if np.isnan(value) else f"{value:.3f}".replace("0.", ".", 1)
+
+
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in rows)]) + "\n"
 
 
 def table_of(rows: list[Made], baseline: Made | None) -> str:
-    heads = [
-        "",
-        "seeds",
-        "AUC",
-        *(f"T(IoU) {at:g}, {geometry}, {rule}" for geometry, rule, at in SHOWN),
-        "T(IoR) .5, mask, validation",
-        "against `cam`: T(IoU) .3",
-        "p",
-        "processor",
-        "memory",
-    ]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    heads = ["", "seeds", "AUC", *map(str, SHOWN), "T(IoR) .5, mask, validation", f"against `cam`: {HEADLINE}", "p"]
+    lines = []
     for one in rows:
         auc = one.aucs()
         cells = [one.row.title, " ".join(map(str, one.seeds)), told(auc[0], *np.percentile(auc[1:], [2.5, 97.5]))]
-        for geometry, rule, at in SHOWN:
-            hits, pairs, patients = one.hits(geometry, rule, at)
-            drawn = patient_weights(len(patients), 1000, 0)
-            cells.append(
-                told(
-                    rate(hits, pairs, np.ones((1, len(patients))))[0], *np.percentile(rate(hits, pairs, drawn), [2.5, 97.5])
-                )
-            )
+        for measure in SHOWN:
+            hits, pairs, patients = one.hits(measure)
+            value = rate(hits, pairs, np.ones((1, len(patients))))[0]
+            drawn = rate(hits, pairs, patient_weights(len(patients), 1000, 0))
+            cells.append(told(value, *np.percentile(drawn, [2.5, 97.5])))
         cells.append(short(np.mean(one.by_seed("T(IoR)", at=0.5, geometry="mask", rule="validation"))))
-        test = (
-            difference(one, baseline, HEADLINE)
-            if baseline and one is not baseline and one.row.root != "phantom-moved"
-            else None
-        )
+        compared = baseline and one is not baseline and one.row.root != "phantom-moved"
+        test = difference(*paired(one, baseline), HEADLINE) if compared and baseline else None
         cells += [f"{test[0]:+.3f}", f"{test[3]:.4f}"] if test else ["", ""]
-        cells += [
-            f"{np.mean([cost['processor_seconds'] for cost in one.costs]) / 60:.1f} min",
-            f"{np.max([cost['gigabytes'] for cost in one.costs]):.2f} GB",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        seconds, memory = ([cost[key] for cost in one.costs] for key in ("processor_seconds", "gigabytes"))
+        lines.append([*cells, f"{np.mean(seconds) / 60:.1f} min", f"{np.max(memory):.2f} GB"])
+    return markdown([*heads, "processor", "memory"], lines)
+
+
+def means(values: dict[str, float]) -> tuple[float, float]:
+    """With and without the large finding."""
+    others = [value for name, value in values.items() if name != LARGE]
+    return float(np.mean(list(values.values()))) if values else np.nan, float(np.mean(others)) if others else np.nan
+
+
+def excess(rows: list[Made]) -> str:
+    """T(IoU) of the mask by validation thresholds over the medoid floor of the same test images."""
+    limits = (0.1, 0.3, 0.5)
+    heads = ["over the medoid box"]
+    heads += [f"T(IoU) {at:g}{word}" for at in limits for word in (", all", f", without {LARGE}")]
+    lines = []
+    for one in rows:
+        cells = [one.row.title]
+        for at in limits:
+            reached, floor = one.by_finding("validation", at, "mask"), one.by_finding("floor medoid", at)
+            over = {name: value - floor[name] for name, value in reached.items() if name in floor}
+            cells += ["" if np.isnan(value) else f"{value:+.3f}" for value in means(over)]
+        lines.append(cells)
+    return markdown(heads, lines)
+
+
+def floors(one: Made) -> str:
+    """Of predictors that never look, by finding, and their means with and without the large finding."""
+    rules = sorted({row.rule for row in one.evaluations[0].rows if row.rule.startswith("floor")})
+    return _by_finding(one, rules, "floor")
+
+
+def ceilings(one: Made) -> str:
+    """The most that a map of so many hard cells can reach, by finding."""
+    return _by_finding(one, [f"ceiling {grid}x{grid}" for grid in (4, 8, *GRIDS)], "ceiling")
+
+
+def _by_finding(one: Made, rules: list[str], kind: str) -> str:
+    lines, names = [], sorted(one.by_finding("floor medoid", 0.1))
+    for rule in rules:
+        for at in (0.1, 0.3, 0.5):
+            values = one.by_finding(rule, at)
+            if values:
+                cells = [rule.removeprefix(f"{kind} "), f"{at:g}", *(short(value) for value in means(values))]
+                lines.append([*cells, *(short(values.get(name, np.nan)) for name in names)])
+    return markdown([kind, "T(IoU)", "mean", f"without {LARGE}", *names], lines)
 
 
 def real_table(rows: list[Made]) -> str:
     """Few images: hits are counted, not averaged. No boxes are for validation, so thresholds come from the other test patients."""
-    lines = [
-        "| room | seeds | AUC | hits at IoU .1, own | at .3, own | at .1, threshold of other patients | at .3 |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    rules = [(rule, at) for rule in ("own", "validation") for at in (0.1, 0.3)]
+    heads = ["room", "seeds", "AUC", "hits at IoU .1, own", "at .3, own", "at .1, threshold of other patients", "at .3"]
+    lines = []
     for one in rows:
         auc = one.aucs()
-        counts = [one.hits("mask", rule, at)[:2] for rule, at in rules]
+        counts = [one.hits(Measure(at=at, rule=rule))[:2] for rule in ("own", "validation") for at in (0.1, 0.3)]
         cells = [f"{hits.sum():.0f} of {pairs.sum():.0f}" for hits, pairs in counts]
         spread = told(auc[0], *np.percentile(auc[1:], [2.5, 97.5]))
-        lines.append("| " + " | ".join([one.row.title, " ".join(map(str, one.seeds)), spread, *cells]) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def difference(
-    first: Made, second: Made, what: tuple[str, str, float], finding: str = ""
-) -> tuple[float, float, float, float]:
-    """Difference of the rates, its interval, and p of exchanging the rows for whole patients; of the seeds that both have."""
-    (one, pairs, _), (other, others, _) = (made.hits(*what, finding) for made in paired(first, second))
-    if not np.array_equal(pairs, others):
-        raise ValueError(f"{first.row.title}, {second.row.title}: other pairs")
-    drawn = patient_weights(len(pairs), DRAWS, 0)
-    spread = rate(one, pairs, drawn) - rate(other, pairs, drawn)
-    shares = ((one - other) / pairs.sum(0)).mean(1)
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], (DRAWS, len(shares)))
-    reached = np.abs(signs @ shares) >= abs(shares.sum()) - 1e-12
-    return float(shares.sum()), *np.percentile(spread, [2.5, 97.5]).tolist(), float((reached.sum() + 1) / (DRAWS + 1))
-
-
-def paired(first: Made, second: Made) -> tuple[Made, Made]:
-    """Both with the seeds that both have."""
-    seeds = [seed for seed in first.seeds if seed in second.seeds]
-    one, other = (
-        replace(
-            made,
-            seeds=tuple(seeds),
-            evaluations=[made.evaluations[made.seeds.index(seed)] for seed in seeds],
-            cases=[made.cases[made.seeds.index(seed)] for seed in seeds],
-            scores=[made.scores[made.seeds.index(seed)] for seed in seeds],
-        )
-        for made in (first, second)
-    )
-    return one, other
-
-
-def floors(one: Made) -> str:
-    lines = ["| floor | T(IoU) .1 | .3 | .5 |", "|---|---|---|---|"]
-    scores = one.evaluations[0]
-    rules = sorted({row.rule for row in scores.rows if row.rule.startswith("floor")})
-    for rule in rules:
-        found = [[row.value for row in scores.select("T(IoU)", finding="mean", rule=rule, at=at)] for at in (0.1, 0.3, 0.5)]
-        lines.append(
-            f"| {rule.removeprefix('floor ')} | "
-            + " | ".join(f"{values[0]:.3f}".replace("0.", ".") if values else "" for values in found)
-            + " |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def claims_of(made: dict[str, Made]) -> str:
-    tried = [
-        (claim, tested(claim, made[claim.better], made[claim.worse]))
-        for claim in CLAIMS
-        if claim.better in made and claim.worse in made
-    ]
-    known = [index for index, (_, test) in enumerate(tried) if test[3] is not None]
-    corrected = dict(zip(known, holm([tried[index][1][3] for index in known]), strict=True))
-    lines = ["| paper | claim | measure | difference | each seed | p | p, Holm | verdict |", "|" + "---|" * 8]
-    for index, (claim, (value, low, high, p, seeds)) in enumerate(tried):
-        ranges = " ".join(f"{one:+.3f}" for one in seeds)
-        spread = f" [{low:+.3f}, {high:+.3f}]" if low is not None else ""
-        ps = (f"{p:.4f}", f"{corrected[index]:.3f}") if p is not None else ("", "")
-        lines.append(
-            f"| {claim.paper} | {claim.text} | {measured(claim)} | {value:+.3f}{spread} | {ranges} | {ps[0]} | {ps[1]} | {verdict(value, corrected.get(index))} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def measured(claim: Claim) -> str:
-    return {"T(IoU)": "T(IoU) .3", "AUC": "AUC", "T(IoR)": "T(IoR) .5"}[claim.measure] + (
-        f", {claim.finding}" if claim.finding else ""
-    )
-
-
-def verdict(value: float, p: float | None) -> str:
-    if p is None:
-        return f"not tested; goes {'that' if value > 0 else 'the other'} way"
-    if p < 0.05:
-        return "holds" if value > 0 else "the opposite holds"
-    return "not shown"
-
-
-def tested(claim: Claim, first: Made, second: Made) -> tuple[float, float | None, float | None, float | None, list[float]]:
-    one, other = paired(first, second)
-    geometry, rule, at = HEADLINE
-    if claim.measure == "AUC":
-        change = one.aucs() - other.aucs()
-        each = np.subtract(one.by_seed("AUC"), other.by_seed("AUC")).tolist()
-        p = min(1.0, 2 * min((change[1:] <= 0).mean(), (change[1:] >= 0).mean()) + 1 / len(change))
-        return float(change[0]), *np.percentile(change[1:], [2.5, 97.5]).tolist(), float(p), each
-    at = 0.5 if claim.measure == "T(IoR)" else at
-    wanted = {"at": at, "geometry": geometry, "rule": rule, "finding": claim.finding or "mean"}
-    pairs = zip(one.evaluations, other.evaluations, strict=True)
-    each = [a.one(claim.measure, **wanted).value - b.one(claim.measure, **wanted).value for a, b in pairs]
-    if claim.measure == "T(IoR)":  # cases.csv holds IoU alone
-        return float(np.mean(each)), None, None, None, each
-    return *difference(one, other, HEADLINE, claim.finding), each
+        lines.append([one.row.title, " ".join(map(str, one.seeds)), spread, *cells])
+    return markdown(heads, lines)
 
 
 if __name__ == "__main__":

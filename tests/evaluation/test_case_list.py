@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from chestmap.errors import BadTable
-from chestmap.evaluation.case_list import case_list, read_cases, write_cases
+from chestmap.evaluation.case_list import OVERLAPS, case_list, read_cases, write_cases
 from chestmap.evaluation.evaluate import EvaluationSettings, evaluate
 
 
@@ -19,9 +19,14 @@ def test_cases_are_what_was_scored(made, tmp_path):
     for limit in (0.1, 0.2, 0.3):
         scored = found.one("T(IoU)", finding="Mass", at=limit, geometry="mask", rule="own").value
         assert scored == pytest.approx(np.mean([case.iou >= limit for case in cases]))
+    for what in ("IoR", "IoGT"):
+        scored = found.one(f"T({what})", finding="Mass", at=0.25, geometry="mask", rule="own").value
+        assert scored == pytest.approx(np.mean([getattr(case, what.lower()) >= 0.25 for case in cases]))
+    assert all(np.isnan(case.ior) for case in case_list(found) if case.geometry == "each")
     again = read_cases(write_cases(tmp_path / "cases.csv", cases))
     assert [(case.image_id, case.finding) for case in again] == [(case.image_id, case.finding) for case in cases]
-    assert [case.iou for case in again] == pytest.approx([case.iou for case in cases], abs=1e-6)
+    for what in OVERLAPS:
+        assert [getattr(case, what) for case in again] == pytest.approx([getattr(case, what) for case in cases], abs=1e-6)
 
 
 def test_an_empty_list_and_a_damaged_one(tmp_path):

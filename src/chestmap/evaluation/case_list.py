@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,16 +12,23 @@ import polars as pl
 from chestmap.errors import BadTable
 from chestmap.evaluation.scores import Evaluation
 
+OVERLAPS = ("iou", "ior", "iogt")
+
 
 @dataclass(frozen=True)
 class Case:
-    """IoU of the finding's region with the union of its boxes under one geometry and threshold rule."""
+    """Overlaps of the finding's region with the union of its boxes under one geometry and threshold rule.
+
+    IoR is the shared part of the region, IoGT that of the boxes; both are NaN where each box stands for itself.
+    """
 
     image_id: str
     finding: str
     geometry: str
     rule: str
     iou: float
+    ior: float = math.nan
+    iogt: float = math.nan
 
 
 def case_list(evaluation: Evaluation) -> list[Case]:
@@ -29,16 +37,18 @@ def case_list(evaluation: Evaluation) -> list[Case]:
     if cases is None:
         return []
     return [
-        Case(cases.ids[image], cases.images.names[finding], geometry, rule, iou)
+        Case(cases.ids[image], cases.images.names[finding], geometry, rule, *overlaps)
         for (geometry, rule), hits in cases.hits.items()
-        for finding, image, iou in zip(hits.finding.tolist(), hits.image.tolist(), hits.iou.tolist(), strict=True)
+        for finding, image, *overlaps in zip(
+            *(values.tolist() for values in (hits.finding, hits.image, hits.iou, hits.ior, hits.iogt)), strict=True
+        )
     ]
 
 
 def write_cases(path: Path, cases: Iterable[Case]) -> Path:
     """A CSV, written beside and renamed."""
     beside = path.with_name(path.name + ".part")
-    schema = {"image_id": pl.String, "finding": pl.String, "geometry": pl.String, "rule": pl.String, "iou": pl.Float64}
+    schema = dict.fromkeys(("image_id", "finding", "geometry", "rule"), pl.String) | dict.fromkeys(OVERLAPS, pl.Float64)
     pl.DataFrame([asdict(case) for case in cases], schema=schema).write_csv(beside, float_precision=6)
     beside.replace(path)
     return path
@@ -47,7 +57,9 @@ def write_cases(path: Path, cases: Iterable[Case]) -> Path:
 def read_cases(path: Path) -> list[Case]:
     """Raises `BadTable` for a file that `write_cases` did not write."""
     try:
-        table = pl.read_csv(path, schema_overrides={"image_id": pl.String, "finding": pl.String, "iou": pl.Float64})
+        table = pl.read_csv(
+            path, schema_overrides=dict.fromkeys(("image_id", "finding"), pl.String) | dict.fromkeys(OVERLAPS, pl.Float64)
+        )
         return [Case(**row) for row in table.to_dicts()]
     except (pl.exceptions.PolarsError, OSError, TypeError) as error:
         raise BadTable(f"{path}: cannot be read ({error.__class__.__name__}); evaluate again") from None

@@ -32,11 +32,16 @@ PRIMARY_HITS: tuple[Geometry, Rule] = ("mask", "validation")
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """IoU of each row (pair or box) under one geometry and rule; `finding` indexes the names of the cases."""
+    """Overlaps of each row (pair or box) under one geometry and rule; `finding` indexes the names of the cases.
+
+    IoR and IoGT are NaN where each box stands for itself.
+    """
 
     finding: Int[np.ndarray, "row"]
     image: Int[np.ndarray, "row"]
     iou: Float[np.ndarray, "row"]
+    ior: Float[np.ndarray, "row"]
+    iogt: Float[np.ndarray, "row"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +60,10 @@ def cases_of(images: Images, truth: Truth, loc: Localization | None) -> Cases:
         assert loc is not None
         pairs = loc.pairs
         row = rows_of(pairs, geometry)
-        hits[geometry, rule] = Hits(pairs.finding[row], pairs.image[row], at_columns(loc, geometry, rule))
+        iou = at_columns(loc, geometry, rule)
+        none = np.full(len(iou), np.nan)
+        others = (none if geometry == "each" else at_columns(loc, geometry, rule, what) for what in ("IoR", "IoGT"))
+        hits[geometry, rule] = Hits(pairs.finding[row], pairs.image[row], iou, *others)
     return Cases(truth.ids, images, hits)
 
 
