@@ -78,7 +78,7 @@ def main() -> None:
     settings = AlignmentSettings.model_validate(
         {
             "aligner": {"backbone": BackboneSettings(name=asked.backbone)},
-            "pool": 4,
+            "pool": 16,
             "perceptual_weight": 0,
             "judge": {"name": "test_resnet"},
         }

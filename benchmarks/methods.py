@@ -2,6 +2,10 @@
 
     python benchmarks/methods.py FOLDER                  # draws, trains, predicts what is missing there; hours on two cores
     python benchmarks/methods.py FOLDER --rows ham cam   # of these rows only
+    python benchmarks/methods.py FOLDER --images 15000 --side 256 --start FOLDER/start --times 4   # one point of a learning curve
+
+`--start` is a model folder whose backbone every row begins with, `--times` multiplies the epochs of all steps. The shape of a folder's
+phantom is fixed when it is drawn.
     python benchmarks/methods_report.py FOLDER           # what is there as Markdown for benchmarks/methods.md
 
 A row is a config of `configs/phantom/` with overrides. Every training is a process of one thread, so that several run side by side
@@ -18,7 +22,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from methods_rows import ROWS, Row
+from methods_rows import ROWS, Row, run_of
+
+from chestmap.settings import read_toml, with_overrides
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "phantom"
 PHANTOM = {"enrich": 1, "boxed": 1, "boxed_train": 1, "label_noise": 0}
@@ -30,29 +36,34 @@ def main() -> None:
     options.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--side-by-side", type=int, default=2)
+    options.add_argument("--images", type=int, default=2000)
+    options.add_argument("--side", type=int, default=128)
+    options.add_argument("--start", type=Path, help="a model folder: its backbone is where every row begins")
+    options.add_argument("--times", type=int, default=1, help="multiplies the epochs of every step")
     options.add_argument("--one", nargs=2, metavar=("ROW", "SEED"), help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.one:
-        make(chosen.folder, chosen.one[0], int(chosen.one[1]))
+        make(chosen, chosen.one[0], int(chosen.one[1]))
         return
-    draw(chosen.folder)
+    draw(chosen.folder, chosen.images, chosen.side)
     there = [name for name in chosen.rows if (chosen.folder / ROWS[name].root).exists()]
     jobs = [(name, seed) for seed in chosen.seeds for name in sorted(there, key=lambda name: ROWS[name].of != "")]
     with ThreadPoolExecutor(chosen.side_by_side) as pool:
-        for said in pool.map(lambda job: child(chosen.folder, *job), jobs):
+        for said in pool.map(lambda job: child(chosen, *job), jobs):
             print(said, flush=True)
 
 
-def draw(folder: Path) -> None:
+def draw(folder: Path, images: int, side: int) -> None:
     """A phantom whose training patients show their boxes all, to 80, 40 or 0 %, and one of patients far off the middle."""
     folder.mkdir(parents=True, exist_ok=True)
-    phantom(folder / "phantom", PHANTOM)
-    phantom(folder / "phantom-moved", PHANTOM | {"misalignment": 3})
+    phantom(folder / "phantom", PHANTOM, images, side)
+    phantom(folder / "phantom-moved", PHANTOM | {"misalignment": 3}, images, side)
     for share in (0, 40, 80):
         fewer_boxes(folder / "phantom", folder / f"phantom-{share}", share / 100)
+    place_only(folder / "phantom-80", folder / "phantom-place")
 
 
-def phantom(folder: Path, settings: dict[str, float]) -> None:
+def phantom(folder: Path, settings: dict[str, float], images: int, side: int) -> None:
     sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     verb = [
         sys.executable,
@@ -62,9 +73,9 @@ def phantom(folder: Path, settings: dict[str, float]) -> None:
         "phantom",
         str(folder),
         "--images",
-        "2000",
+        str(images),
         "--side",
-        "128",
+        str(side),
         "--seed",
         "11",
     ]
@@ -98,12 +109,38 @@ def fewer_boxes(whole: Path, folder: Path, share: float) -> None:
     beside.rename(folder)
 
 
-def child(folder: Path, name: str, seed: int) -> str:
+def place_only(whole: Path, folder: Path) -> None:
+    """The same dataset with noise in place of every training and validation image: boxes then teach nothing but places."""
+    import cv2
+    import numpy as np
+
+    from chestmap.datasets.nih import NihSettings, read_nih
+
+    if folder.exists():
+        return
+    beside = folder.with_name(folder.name + ".making")
+    shutil.rmtree(beside, ignore_errors=True)
+    (beside / "images").mkdir(parents=True)
+    for path in whole.iterdir():
+        if path.is_file():
+            shutil.copy(path, beside / path.name)
+    test, random = set(read_nih(NihSettings(root=whole)).lists["test"]), np.random.default_rng(0)
+    for path in sorted((whole / "images").iterdir()):
+        if path.name in test:
+            (beside / "images" / path.name).symlink_to(path.resolve())
+        else:
+            shape = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).shape
+            cv2.imwrite(str(beside / "images" / path.name), random.integers(0, 256, shape, dtype=np.uint8))
+    beside.rename(folder)
+
+
+def child(chosen: argparse.Namespace, name: str, seed: int) -> str:
     """One row and seed in a process of its own; a line that says what it cost."""
-    run = folder / "runs" / f"{name}-{seed}"
+    folder, run = chosen.folder, run_of(chosen.folder, name, seed, chosen.times)
     if not (run / "cost.json").exists():
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        asked = [sys.executable, __file__, str(folder), "--one", name, str(seed)]
+        asked = [sys.executable, __file__, str(folder), "--one", name, str(seed), "--times", str(chosen.times)]
+        asked += ["--side", str(chosen.side)] + (["--start", str(chosen.start)] if chosen.start else [])
         done = subprocess.run(asked, check=False, capture_output=True, text=True, env=environment)
         if done.returncode:
             return f"{name}-{seed}: failed: {done.stderr[-1500:]}"
@@ -111,7 +148,7 @@ def child(folder: Path, name: str, seed: int) -> str:
     return f"{name}-{seed}: {cost['processor_seconds']:.0f} s of processor, {cost['gigabytes']:.2f} GB"
 
 
-def make(folder: Path, name: str, seed: int) -> None:
+def make(chosen: argparse.Namespace, name: str, seed: int) -> None:
     """Trains, predicts and scores."""
     import torch
 
@@ -124,10 +161,11 @@ def make(folder: Path, name: str, seed: int) -> None:
     from chestmap.training.train import train
 
     torch.set_num_threads(1)
-    row, run = ROWS[name], folder / "runs" / f"{name}-{seed}"
-    config = read_config(CONFIGS / f"{row.config}.toml", sets_of(folder, row, seed), METHODS)
+    folder, row, run = chosen.folder, ROWS[name], run_of(chosen.folder, name, seed, chosen.times)
+    config = read_config(CONFIGS / f"{row.config}.toml", sets_of(chosen, row, seed), METHODS)
     if row.of:
-        reread(folder / "runs" / f"{row.of}-{seed}" / "model", run / "model", config.settings.model_dump(mode="json"))
+        other = run_of(folder, row.of, seed, chosen.times)
+        reread(other / "model", run / "model", config.settings.model_dump(mode="json"))
     else:
         train(config, run, write_model, progress=False)
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -137,9 +175,15 @@ def make(folder: Path, name: str, seed: int) -> None:
     (run / "cost.json").write_text(json.dumps(cost), encoding="utf-8")
 
 
-def sets_of(folder: Path, row: Row, seed: int) -> list[str]:
+def sets_of(chosen: argparse.Namespace, row: Row, seed: int) -> list[str]:
+    """What a row, the folder and the budget change of the config; epochs of the config or of the row are multiplied."""
+    folder, tree = chosen.folder, with_overrides(read_toml(CONFIGS / f"{row.config}.toml"), row.sets)
     places = [f'data.source.root="{folder / row.root}"', f'data.cache="{folder / "cache" / row.root}"']
-    return [*row.sets, f"run.seed={seed}", *places]
+    places += [f"data.pack.width={chosen.side}", f"data.pack.height={chosen.side}"]
+    steps = {key: step["epochs"] for key, step in tree["method"].items() if isinstance(step, dict) and "epochs" in step}
+    longer = [f"method.{key}.epochs={epochs * chosen.times}" for key, epochs in steps.items() if chosen.times > 1]
+    start = [f'method.backbone.weights="{chosen.start.resolve()}"'] if chosen.start else []
+    return [*row.sets, f"run.seed={seed}", *places, *longer, *start]
 
 
 def reread(trained: Path, folder: Path, settings: dict[str, object]) -> None:

@@ -25,7 +25,7 @@ NEEDED = 1.96 + 0.84
 """Standard errors of a difference that is seen at the level of 5 % four times in five."""
 
 
-class Tested(NamedTuple):
+class Outcome(NamedTuple):
     difference: float
     low: float
     high: float
@@ -44,17 +44,17 @@ def visible(by_patients: float, each: list[float]) -> float:
     return float(NEEDED * np.hypot(by_patients, over_seeds))
 
 
-def tested(measure: Measure, first: Made, second: Made) -> Tested:
+def tested(measure: Measure, first: Made, second: Made) -> Outcome:
     one, other = paired(first, second)
     if measure.what == "AUC":
         change = one.aucs() - other.aucs()
         each = np.subtract(one.by_seed("AUC"), other.by_seed("AUC")).tolist()
         p = min(1.0, 2 * min((change[1:] <= 0).mean(), (change[1:] >= 0).mean()) + 1 / len(change))
         low, high = np.percentile(change[1:], [2.5, 97.5]).tolist()
-        return Tested(float(change[0]), low, high, float(p), each, visible(float(change[1:].std()), each))
+        return Outcome(float(change[0]), low, high, float(p), each, visible(float(change[1:].std()), each))
     each = [difference(one.only(seed), other.only(seed), measure)[0] for seed in range(len(one.seeds))]
     value, low, high, p = difference(one, other, measure)
-    return Tested(value, low, high, p, each, visible((high - low) / (2 * 1.96), each))
+    return Outcome(value, low, high, p, each, visible((high - low) / (2 * 1.96), each))
 
 
 def difference(first: Made, second: Made, measure: Measure) -> tuple[float, float, float, float]:
@@ -114,11 +114,11 @@ def claims_of(made: dict[str, Made]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _spread(test: Tested) -> str:
+def _spread(test: Outcome) -> str:
     return f"{test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"
 
 
-def verdicts(claims: list[Claim], tests: list[Tested | None]) -> list[tuple[Tested | None, float, str]]:
+def verdicts(claims: list[Claim], tests: list[Outcome | None]) -> list[tuple[Outcome | None, float, str]]:
     """Each test with its p by Holm over all of them, and what it comes to."""
     there = [index for index, test in enumerate(tests) if test is not None]
     corrected = dict(zip(there, holm([test.p for test in tests if test is not None]), strict=True))
@@ -128,7 +128,7 @@ def verdicts(claims: list[Claim], tests: list[Tested | None]) -> list[tuple[Test
     ]
 
 
-def verdict(test: Tested, p: float, printed: float | None) -> str:
+def verdict(test: Outcome, p: float, printed: float | None) -> str:
     if p < 0.05 and test.seeds >= SEEDS:
         return "holds" if test.difference > 0 else "the opposite holds"
     if p < 0.05:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from methods_claims import claims_of, difference, paired, rate
-from methods_rows import HEADLINE, ROWS, SEVEN, Measure, Row
+from methods_rows import HEADLINE, ROWS, SEVEN, Measure, Row, run_of
 
 from chestmap.datasets.nih import NihSettings, read_nih
 from chestmap.datasets.source import Source
@@ -116,8 +116,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path)
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--times", type=int, default=1, help="the point of the learning curve")
     chosen = options.parse_args()
-    made = {name: found for name in ROWS if (found := read(chosen.folder, name, chosen.seeds))}
+    made = {name: found for name in ROWS if (found := read(chosen.folder, name, chosen.seeds, chosen.times))}
     print(claims_of(made))
     print(table_of([made[name] for name in SEVEN if name in made], made.get("cam")))
     print(excess([one for one in made.values() if one.row.root != "real"]))
@@ -128,8 +129,8 @@ def main() -> None:
     print(real_table([one for one in made.values() if one.row.root == "real"]))
 
 
-def read(folder: Path, name: str, seeds: list[int]) -> Made | None:
-    runs = {seed: folder / "runs" / f"{name}-{seed}" for seed in seeds}
+def read(folder: Path, name: str, seeds: list[int], times: int) -> Made | None:
+    runs = {seed: run_of(folder, name, seed, times) for seed in seeds}
     runs = {seed: run for seed, run in runs.items() if (run / "cost.json").exists()}
     if not runs:
         return None

@@ -1,6 +1,7 @@
 """What `benchmarks/methods.py` trains, and which of its rows each paper's claims compare, by the paper's own measure."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ ROWS = {
     "cia-unaligned": Row("cia_net", ("method.aligned=false",), "phantom-0", title="CIA-Net, images as they are"),
     "cia-random": Row("cia_net", ('method.partner="random"',), "phantom-0", title="random partners"),
     "cia-canonical": Row("cia_net", ('method.partner="canonical"',), "phantom-0", title="canonical partner"),
-    "cia-40": Row("cia_net", root="phantom-40", title="40 % of boxes"),
-    "cia-80": Row("cia_net", root="phantom-80", title="80 % of boxes"),
+    "cia-40": Row("cia_net", ("method.box_weight=1.0",), "phantom-40", title="40 % of boxes"),
+    "cia-80": Row("cia_net", ("method.box_weight=1.0",), "phantom-80", title="80 % of boxes"),
     # disease masks
     "dm-none": Row("disease_masks", ('method.masks="none"', "method.classify.epochs=12"), title="alignment alone"),
     "dm-pseudo": Row("disease_masks-pseudo", title="pseudo masks"),
@@ -172,3 +173,8 @@ CLAIMS = (
         "Disease masks", "alignment is better than none, on misaligned images", "moved-aligned", "moved-plain", LARGEST, 0.06
     ),
 )
+
+
+def run_of(folder: Path, name: str, seed: int, times: int = 1) -> Path:
+    """Where a row is trained, with so many times the epochs of its config."""
+    return folder / "runs" / f"{name}-{seed}{f'-x{times}' if times > 1 else ''}"

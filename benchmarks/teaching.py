@@ -96,7 +96,7 @@ def corrected(seen, replayed, reviewed):
     optimizer = torch.optim.AdamW(network.head.parameters(), 1e-2, weight_decay=0.02)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        sum(limited_loss(network.read(features).cells, targets, labels)).backward()
+        sum(limited_loss(network.read(features).cells, targets, labels, network.floor)).backward()
         optimizer.step()
     return network
 

@@ -81,10 +81,10 @@ class Seen(Run):
 
     parts: ClassVar[dict[str, bool]] = {}
 
-    def fit(self, name, task, part, schedule, validation=None):
+    def fit(self, name, task, part, schedule, validation=None, **more):
         assert validation is None or (validation.through is None) == (part.through is None)
         Seen.parts[name] = part.through is not None
-        return super().fit(name, task, part, schedule, validation)
+        return super().fit(name, task, part, schedule, validation, **more)
 
 
 def test_all_three_around_a_room(dataset, tmp_path, monkeypatch):

@@ -33,12 +33,12 @@ class WatchedRun(Run):
 
     checks = ()
 
-    def fit(self, name, task, part, schedule, validation=None):
+    def fit(self, name, task, part, schedule, validation=None, **more):
         batch = next(Loader(part, LoaderSettings(batch_size=12), shuffle=False).epoch(0))
         for check in self.checks:
             check(f"{len(self.steps) + 1}-{name}", deepcopy(task).train(), batch)
         before = frozen_state(task)
-        trained = super().fit(name, task, part, schedule, validation)
+        trained = super().fit(name, task, part, schedule, validation, **more)
         after = frozen_state(trained)
         moved = [key for key, value in before.items() if not torch.equal(value, after[key])]
         assert not moved, f"{name}: frozen, but moved: {moved}"

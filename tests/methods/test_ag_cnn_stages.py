@@ -12,6 +12,7 @@ import torch
 from chestmap.methods import METHODS
 from chestmap.methods import ag_cnn as ag
 from chestmap.models.folder import open_model, write_model
+from chestmap.packs.loader import Loader, LoaderSettings
 from chestmap.storage.manifest import seal
 from chestmap.training import Data, Run, RunSettings
 from chestmap.training.config import read_config
@@ -78,9 +79,9 @@ MOVES = {
 
 
 class Watched(Run):
-    def fit(self, name, task, part, schedule, validation=None):
+    def fit(self, name, task, part, schedule, validation=None, **more):
         before = {key: value.clone() for key, value in task.network.state_dict().items()}
-        trained = super().fit(name, task, part, schedule, validation)
+        trained = super().fit(name, task, part, schedule, validation, **more)
         after = trained.network.state_dict()
         moved = {key for key in before if not torch.equal(before[key], after[key])}
         self.seen = [*getattr(self, "seen", []), (name, moved, schedule.batch_size)]
@@ -105,7 +106,9 @@ def test_what_moves_in_each_stage(order, part, tmp_path):
             weights = [key for key, value in net.named_parameters() if key.startswith(f"{name}_branch")]
             still = [key for key in weights if key not in moved]
             assert letter not in letters or not still, f"{name} learns, but not {still}"
-    steps = [json.loads((folder / "done.json").read_text()) for folder in sorted(tmp_path.glob("[0-9]-*"))]
+    steps = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("[0-9]-*/done.json"))]
+    assert len(steps) == len(MOVES[order])
+    assert json.loads(next(tmp_path.glob("[0-9]-crops/crops.json")).read_text())["boxes"] == 3
     assert all(step["measure"] == "auc" for step in steps)  # the best by validation, in each stage
 
 
@@ -164,3 +167,32 @@ def test_configs_are_the_paper_s(path):
     assert made.statistic == {"map-l1": "L1", "map-l2": "L2"}.get(path.stem, "max")
     assert made.tau == (0.1 if path.stem == "tau-0.1" else 0.7)
     assert made.cropped == (path.stem != "global-twice")
+
+
+def test_every_run_says_how_large_crops_are_and_how_many_boxes_they_hold(part, tmp_path):
+    """At tau .3 and .9; the larger crop holds no fewer boxes, and tau is chosen by the AUC of the crops."""
+    settings = ag.AgCnnSettings.model_validate({**ag.METHOD.tiny, "taus": (0.3, 0.9)})
+    torch.manual_seed(0)
+    network = ag.build(settings, part.findings, (64, 64)).eval()
+    ag.write_crops(network, part, settings.taus, tmp_path)
+    about = json.loads((tmp_path / "crops.json").read_text())
+    wide, narrow = about["crops"]
+    assert wide["median_area"] >= narrow["median_area"] > 0
+    assert 1 >= wide["boxes_held"] >= narrow["boxes_held"] >= 0
+    assert about["boxes"] == 3
+    assert about["chosen"] == max(about["crops"], key=lambda row: row["auc"])["tau"]
+    network.get_buffer("chosen_tau").fill_(0.9)
+    batch = next(Loader(part, LoaderSettings(batch_size=8), shuffle=False).epoch(0))
+    features = network.global_branch(batch.images)[0]
+    assert torch.equal(network.box(features), network.box(features, 0.9))
+
+
+def test_a_box_is_held_where_its_center_lies_in_the_crop(batch):
+    whole, corner = torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 8), torch.tensor([[0.0, 0.0, 0.05, 0.05]] * 8)
+    assert ag._held(batch, whole) == [True] * 3
+    assert ag._held(batch, corner) == [False] * 3
+
+
+def test_a_tau_cannot_be_chosen_without_a_global_stage():
+    with pytest.raises(ValueError, match='taus are chosen between the global branch and the crops: they need order "G_L_F"'):
+        ag.AgCnnSettings(taus=(0.5, 0.7), order="GLF")

@@ -161,6 +161,19 @@ def test_preservation_is_eq_4_and_5():
     assert am.preservation_loss([*map(torch.tensor, pooled)], given).item() == pytest.approx(value.item())
 
 
+def test_eq_4_as_printed_is_one_norm_of_all_images():
+    """Smaller by the root of N - n than the mean of norms, where images are equally far apart."""
+    before, after = torch.zeros(9, 4), torch.full((9, 4), 0.5, requires_grad=True)
+    value = am.preservation_loss([before], [after], form="printed")
+    value.backward()
+    assert value.item() == pytest.approx(math.sqrt(9 * 4 * 0.25) / 9)
+    assert am.preservation_loss([before], [after]).item() == pytest.approx(3 * value.item())
+    assert after.grad[0, 0].item() == pytest.approx(0.5 / math.sqrt(9) / 9)
+    same = torch.ones(2, 3, requires_grad=True)
+    am.preservation_loss([same.detach()], [same], form="printed").backward()
+    assert (same.grad == 0).all()
+
+
 def test_preservation_of_what_did_not_change_and_of_nothing():
     same = torch.rand(3, 4, 2, 2, requires_grad=True)
     am.preservation_loss([same.detach()], [same]).backward()

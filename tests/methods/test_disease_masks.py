@@ -179,7 +179,7 @@ def test_recipe_makes_masks_and_trains_on_with_them(run, data):
     assert torch.equal(network.network.masks, torch.from_numpy(masks))
     told = json.loads((folder / "masks.json").read_text())
     assert told["findings"] == list(data.findings)
-    assert all((masks[row].max() > 0) == (told["maps"][name] > 0) for row, name in enumerate(data.findings))
+    assert all((masks[row].max() > 0) == (told["masks"][name]["maps"] > 0) for row, name in enumerate(data.findings))
     assert cv2.imread(str(folder / "Mass.png")).shape == (64, 64, 3)
     aligner = network.aligner.state_dict()
     assert all(torch.equal(value, aligner[name]) for name, value in saved(run.folder / "3-align").items())

@@ -1,5 +1,6 @@
 """Patches as instances: the loss against plain loops, values and gradients, and what becomes of features and patches."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -7,8 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from chestmap.methods import METHODS
 from chestmap.methods import patch_mil as patches
-from chestmap.nn.instances import cell_logit, limited_loss
+from chestmap.models.folder import open_model, write_model
+from chestmap.nn.instances import InstanceSettings, cell_logit, limited_loss
+from chestmap.storage.manifest import seal
+from chestmap.training.train import Trained
 from chestmap.types import Box, Findings
 
 NAN = math.nan
@@ -119,3 +124,19 @@ def test_coarser_features_are_interpolated_and_finer_ones_pooled():
 @pytest.mark.parametrize(("canvas", "grid"), [((64, 64), (16, 16)), ((96, 64), (16, 24)), ((64, 96), (24, 16))])
 def test_patches_are_square(canvas, grid):
     assert patches.grid_of(canvas, 16) == grid
+
+
+def test_a_model_folder_from_before_the_squeezing_is_read_as_it_was(part, tmp_path):
+    """Its settings say nothing of instances, and its scores are those of the plain product."""
+    settings = SETTINGS.model_copy(update={"instances": InstanceSettings(form="plain")})
+    network = patches.build(settings, FINDINGS, (64, 64)).eval()
+    about = {"source": "none", "fingerprint": "", "split": "all"}
+    write_model(tmp_path, Trained(patches.METHOD, settings, FINDINGS, part.pack.settings, network, about))
+    read = json.loads((tmp_path / "model.json").read_text())
+    del read["settings"]["instances"]
+    (tmp_path / "model.json").write_text(json.dumps(read))
+    seal(tmp_path)
+    images = torch.rand(2, 1, 64, 64)
+    opened = open_model(tmp_path, METHODS).network
+    assert opened.floor == 0
+    assert torch.equal(opened(images).logits, network(images).logits)

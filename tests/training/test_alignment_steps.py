@@ -16,7 +16,7 @@ from training.small import run_settings
 
 SMALL = BackboneSettings(name="test_resnet", stages=(1, 2))
 SETTINGS = AlignmentSettings(
-    aligner=AlignerSettings(backbone=BackboneSettings(name="test_resnet")), judge=SMALL, anchor_images=5, pool=4
+    aligner=AlignerSettings(backbone=BackboneSettings(name="test_resnet")), judge=SMALL, anchor_images=5, pool=64
 )
 SCHEDULE = Schedule(epochs=1, batch_size=8, learning_rate=1e-3, augment=False, select="last")
 

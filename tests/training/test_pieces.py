@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import distributed
-from torch.testing import assert_close
 
 from chestmap.errors import BadSettings
 from chestmap.methods import METHODS, attention_mining, ham
@@ -60,6 +59,14 @@ TASKS = {
 }
 
 
+def assert_alike(found: torch.Tensor, wanted: torch.Tensor, where: str) -> None:
+    """To rounding: single images take other roads through a convolution than many."""
+    apart = (found - wanted).abs().max().item()
+    assert apart <= 2e-4 * wanted.abs().max().item() + 1e-7, (
+        f"{where}: {apart:g} apart, at most {wanted.abs().max().item():g}"
+    )
+
+
 @pytest.mark.parametrize("name", list(TASKS))
 def test_losses_and_gradients_do_not_depend_on_the_pieces(name, dataset):
     batch, task = batch_of(dataset), stilled(TASKS[name]())
@@ -68,7 +75,7 @@ def test_losses_and_gradients_do_not_depend_on_the_pieces(name, dataset):
         some, others = taught(task, batch, images_at_once)
         assert some == pytest.approx(terms, rel=1e-5, abs=1e-7), count
         for place, value in gradients.items():
-            assert_close(others[place], value, rtol=1e-3, atol=1e-6, msg=lambda text, place=place: f"{place}: {text}")
+            assert_alike(others[place], value, f"{count} pieces, {place}")
 
 
 def test_the_box_loss_of_one_boxed_image_among_many_is_that_of_the_image(dataset):
@@ -117,8 +124,7 @@ def test_two_processes_and_pieces_teach_what_one_process_does(dataset, tmp_path)
         terms, gradients = taught(stilled(ALL[path.stem.rpartition(" ")[0]]()), batch_of(dataset), None)
         values = torch.load(path, weights_only=True)
         for place, value in {**{key: torch.tensor(term) for key, term in terms.items()}, **gradients}.items():
-            where = f"{path.stem}: {place}"
-            assert_close(values[place], value, rtol=1e-3, atol=1e-6, msg=lambda text, where=where: f"{where}: {text}")
+            assert_alike(values[place], value, f"{path.stem}: {place}")
 
 
 def test_a_loss_that_is_no_mean_is_refused_in_pieces_before_anything_is_trained(data, tmp_path):

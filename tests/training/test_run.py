@@ -327,3 +327,29 @@ def test_fp16_and_cuda_are_refused_where_there_is_no_gpu(tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(BadSettings, match="torch finds no CUDA device"):
             opened(tmp_path, "device=cuda")
+
+
+def test_a_finished_step_of_another_run_is_taken_where_the_same_is_to_be_made(whole, data, tmp_path):
+    """Settings that a step does not read may differ; others, and a step that is not finished, are made anew."""
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    with opened(first, method={"width": 8, "steps": 1}) as run:
+        run.fit("teach", Classify(Net()), data.train, ONE, data.validation, reads=("width",))
+        run.write("notes", lambda folder: (folder / "note.txt").write_text("seen") and None, of=data.train)
+    before = (first / "1-teach" / "done.json").stat().st_mtime_ns
+    with opened(second, method={"width": 8, "steps": 2}) as run:
+        run.others = [first]
+        run.fit("teach", Classify(Net()), data.train, ONE, data.validation, reads=("width",))
+        run.write("notes", lambda folder: (folder / "note.txt").write_text("other") and None, of=data.train)
+        assert [step.earlier for step in run.steps] == [True, False]
+    assert (second / "1-teach" / "done.json").stat().st_mtime_ns == before
+    assert same(weights(second / "1-teach"), weights(first / "1-teach"))
+    assert (second / "2-notes" / "note.txt").read_text() == "other"  # it reads all settings, and steps differ
+    with opened(third, method={"width": 16, "steps": 1}) as run:
+        run.others = [first, second]
+        run.fit("teach", Classify(Net()), data.train, ONE, data.validation, reads=("width",))
+        assert not run.steps[0].earlier
+    (second / "1-teach" / "done.json").unlink()
+    with opened(tmp_path / "fourth", method={"width": 8}) as run:
+        run.others = [second]
+        run.fit("teach", Classify(Net()), data.train, ONE, data.validation, reads=("width",))
+        assert not run.steps[0].earlier

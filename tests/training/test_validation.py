@@ -1,14 +1,13 @@
 """The score that chooses the weights."""
 
 import json
-from contextlib import nullcontext
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
@@ -59,7 +58,7 @@ def over_boxes(height):
 
 def test_boxes_are_scored_at_the_best_level_of_each_finding(data):
     """Squares at .6 with a corner of 4 pixels at 1, cut below .6; a map that is cut as it is may lie below all levels."""
-    fabric, part = SimpleNamespace(world_size=1, device=torch.device("cpu"), autocast=nullcontext), data.validation
+    fabric, part = Fabric(accelerator="cpu", devices=1), data.validation
     batches = list(Loader(part, LoaderSettings(batch_size=5), shuffle=False).epoch(0))
     boxes = sum(len(batch.boxed.nonzero()) for batch in batches)
     assert boxes > 2

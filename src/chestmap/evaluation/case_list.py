@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -13,6 +14,7 @@ from chestmap.errors import BadTable
 from chestmap.evaluation.scores import Evaluation
 
 OVERLAPS = ("iou", "ior", "iogt")
+NUMBERS: dict[str, Any] = dict.fromkeys(OVERLAPS, pl.Float64)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def case_list(evaluation: Evaluation) -> list[Case]:
 def write_cases(path: Path, cases: Iterable[Case]) -> Path:
     """A CSV, written beside and renamed."""
     beside = path.with_name(path.name + ".part")
-    schema = dict.fromkeys(("image_id", "finding", "geometry", "rule"), pl.String) | dict.fromkeys(OVERLAPS, pl.Float64)
+    schema: dict[str, Any] = {**dict.fromkeys(("image_id", "finding", "geometry", "rule"), pl.String), **NUMBERS}
     pl.DataFrame([asdict(case) for case in cases], schema=schema).write_csv(beside, float_precision=6)
     beside.replace(path)
     return path
@@ -57,9 +59,7 @@ def write_cases(path: Path, cases: Iterable[Case]) -> Path:
 def read_cases(path: Path) -> list[Case]:
     """Raises `BadTable` for a file that `write_cases` did not write."""
     try:
-        table = pl.read_csv(
-            path, schema_overrides=dict.fromkeys(("image_id", "finding"), pl.String) | dict.fromkeys(OVERLAPS, pl.Float64)
-        )
+        table = pl.read_csv(path, schema_overrides={"image_id": pl.String, "finding": pl.String, **NUMBERS})
         return [Case(**row) for row in table.to_dicts()]
     except (pl.exceptions.PolarsError, OSError, TypeError) as error:
         raise BadTable(f"{path}: cannot be read ({error.__class__.__name__}); evaluate again") from None

@@ -5,6 +5,8 @@ These processes import no torch, and come from `spawn`: a fork would copy the lo
 
 from __future__ import annotations
 
+import ast
+import inspect
 import multiprocessing
 import os
 import signal
@@ -110,6 +112,7 @@ def pack_all(jobs: Sequence[Job], target: Path, settings: CanvasSettings, worker
         for chunk in chunks:
             yield pack_chunk(chunk, target, settings)
         return
+    check_guard()
     deaths = 0
     while chunks:
         suspects: list[Sequence[Job]] = []
@@ -135,6 +138,31 @@ def _alone(jobs: Sequence[Job], target: Path, settings: CanvasSettings) -> Itera
     elif lost:
         for half in _halves(jobs):
             yield from _alone(half, target, settings)
+
+
+def check_guard() -> None:
+    """Refuse where a script asks for processes outside of its `if __name__ == "__main__":`.
+
+    Every process of `spawn` reads the script again. Without the guard it would come here too, and wait forever for its parent.
+    """
+    frame = inspect.currentframe()
+    while frame and not (frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__"):
+        frame = frame.f_back
+    path = Path(str(frame.f_globals.get("__file__", ""))) if frame else Path()
+    if not frame or not path.is_file():
+        return  # a thread, a notebook or a prompt: nothing is read again
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if statement.lineno <= frame.f_lineno <= (statement.end_lineno or statement.lineno):
+            names = (
+                {node.id for node in ast.walk(statement.test) if isinstance(node, ast.Name)}
+                if isinstance(statement, ast.If)
+                else set()
+            )
+            if "__name__" not in names:
+                raise BadInput(
+                    f"{path}, line {frame.f_lineno}: packing starts processes that read this script again, so the line must stand "
+                    f'under `if __name__ == "__main__":`; put it there, or pack first with `chestmap data pack`'
+                )
 
 
 def _halves(jobs: Sequence[Job]) -> list[Sequence[Job]]:

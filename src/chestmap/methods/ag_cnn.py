@@ -16,6 +16,7 @@ fusion branch judges by the pooled features of both.
 | III.B, [x_min, y_min, x_max, y_max] and I_c | `box_around`, `crops` |
 | III.C, Algorithm 1, and IV.C, Table II: five orders | `ORDERS`, `Stage`, `recipe` |
 | IV.C, the global image twice | `cropped = false` |
+| IV.D, τ chosen on validation | `taus`, `write_crops` |
 
 What the text leaves open, and how it is settled: H_g is brought to [0, 1] by its minimum and maximum before it meets τ. M lies on
 the grid of the features; `finer` cuts an enlarged H_g instead. Cells that touch at a corner are connected; of regions of equal
@@ -33,28 +34,35 @@ branch on top, brought back from the crop to its place on the canvas. They follo
 weights.
 
 Differs from the paper:
+- `taus` names values of τ to choose from: the one at which the trained global branch, shown the crops of validation images, has the
+  best AUC. The paper trains the other branches for every τ, which no single run can;
 - one-channel input, its stem summed from the three of ImageNet: the same function of a grey image;
 - the whole image at 224 pixels, in training random crops of it; the paper cuts from 256, and when testing leaves the border out;
 - SGD with Nesterov's momentum (`training.schedule`);
 - batches of 128 for the global branch, as in Table II; section IV.B prints 126.
 """
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float, Shaped
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from chestmap.errors import BadInput
 from chestmap.nn.alignment import map_size, maps_back
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import resized
 from chestmap.nn.cam import class_maps, full_precision, normalized, without_autocast
 from chestmap.nn.losses import known_bce
 from chestmap.nn.pooling import maximum
+from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.predictions.folder import OwnRule
 from chestmap.settings import Settings
 from chestmap.tensors import Batch, Output
@@ -94,6 +102,11 @@ PAPER = Schedule.model_validate(
 )
 
 
+BRANCH = ("name", "backbone", "no_finding")
+"""The settings that the global branch depends on where it learns alone."""
+Tau = Annotated[float, Field(gt=0, lt=1)]
+
+
 class AgCnnSettings(Settings):
     """`answer` names the branch that gives the network's logits; it changes no training, so one training can be scored thrice."""
 
@@ -101,7 +114,8 @@ class AgCnnSettings(Settings):
     backbone: BackboneSettings = BackboneSettings(name="resnet50.tv_in1k", mean=0.449, std=0.226)  # of either branch
     order: Order = "G_L_F"
     statistic: Statistic = "max"
-    tau: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    tau: Tau = 0.7
+    taus: tuple[Tau, ...] = ()  # to choose from on validation once the global branch is trained; () keeps `tau`
     finer: Annotated[int, Field(ge=1)] = 1  # cells per side of a feature's cell where H_g is cut
     cropped: bool = True  # False: the local branch sees the whole image too
     no_finding: bool = True
@@ -109,6 +123,15 @@ class AgCnnSettings(Settings):
     global_branch: Schedule = PAPER.model_copy(update={"batch_size": 128})
     local_branch: Schedule = PAPER
     fusion_branch: Schedule = PAPER
+
+    @model_validator(mode="after")
+    def _fits(self) -> "AgCnnSettings":
+        if self.taus and (ORDERS[self.order][0] != ("global",) or not self.cropped):
+            raise ValueError(
+                f'taus are chosen between the global branch and the crops: they need order "G_L_F", "G_L_F*" or "G_LF" (got '
+                f'"{self.order}") and cropped = true'
+            )
+        return self
 
 
 class Branch(nn.Module):
@@ -148,6 +171,8 @@ class AgCnn(nn.Module):
     def __init__(self, settings: AgCnnSettings, findings: Findings) -> None:
         super().__init__()
         self.settings, self.findings = settings, len(findings)
+        if settings.taus:
+            self.register_buffer("chosen_tau", torch.tensor(settings.tau))
         self.answer: Name = settings.answer
         self.adds_no_finding = settings.no_finding and NO_FINDING not in findings
         outputs = self.findings + self.adds_no_finding
@@ -164,6 +189,10 @@ class AgCnn(nn.Module):
         logits = torch.stack([look.logits[name] for name in by]).mean(0)
         return Output(logits[:, : self.findings], torch.stack([self._maps(look, name) for name in by]).mean(0))
 
+    @property
+    def tau(self) -> float | Float[Tensor, ""]:
+        return self.get_buffer("chosen_tau") if self.settings.taus else self.settings.tau
+
     def look(self, images: Images, wanted: Collection[Name]) -> Look:
         """Only what the wanted branches need is computed."""
         features, pool, logits = self.global_branch(images)
@@ -176,14 +205,14 @@ class AgCnn(nn.Module):
             found["fusion"] = _judged(self.fusion_branch, torch.cat([pool, close_pool], dim=1))
         return Look(images, found, features, box, closer)
 
-    def box(self, features: Features) -> Shares:
-        """Where the local branch looks."""
+    def box(self, features: Features, tau: float | None = None) -> Shares:
+        """Where the local branch looks; at another τ than its own where one is given."""
         if not self.settings.cropped:
             return full_precision(features).new_tensor([0.0, 0.0, 1.0, 1.0]).expand(features.shape[0], 4)
         attention = attention_map(features.detach(), self.settings.statistic)
         finer = self.settings.finer
         attention = resized(attention, finer * attention.shape[-1], finer * attention.shape[-2])
-        return box_around(largest_region(attention, self.settings.tau))
+        return box_around(largest_region(attention, self.tau if tau is None else tau))
 
     def _maps(self, look: Look, name: Name) -> Float[Tensor, "batch finding _rows _columns"]:
         """Positive evidence of a branch on the canvas; of the fusion branch, what both halves of its weights find, added."""
@@ -210,7 +239,7 @@ def attention_map(features: Features, statistic: Statistic = "max") -> Attention
     return size.amax(1) if statistic == "max" else size.mean(1)
 
 
-def largest_region(attention: Attention, tau: float) -> Bool[Tensor, "batch h w"]:
+def largest_region(attention: Attention, tau: float | Float[Tensor, ""]) -> Bool[Tensor, "batch h w"]:
     """The largest connected piece of M (8 neighbors); where M is empty, which takes a flat map, everything.
 
     A cell's name is the rank of its attention. Names spread within M until each piece bears that of its peak, which also gives
@@ -307,6 +336,69 @@ class Stage(Task):
         return self.network.spoken(batch.images, self.trained[-1:] if "fusion" in self.trained else self.trained)
 
 
+def write_crops(network: AgCnn, part: Part, taus: Sequence[float], folder: Path, *, batch_size: int = 16) -> None:
+    """`crops.json`: for each τ how large the crops are, how often they hold a box, and the AUC of the global branch on them.
+
+    A crop holds a box where the box's center lies in it. Chosen is the τ with the best AUC, or the first where there is no other.
+    """
+    from chestmap.training.validation import mean_auc  # with Fabric, which takes seconds to import
+
+    network.eval()
+    device, logits, boxes, hits = network.fusion_branch.weight.device, {}, {}, {}
+    labels = []
+    for batch in Loader(part, LoaderSettings(batch_size=batch_size), shuffle=False).epoch(0):
+        images = batch.images.to(device)
+        labels.append(batch.labels)
+        with torch.inference_mode():
+            features = network.global_branch(images)[0]
+            for tau in taus:
+                found = network.box(features, tau)
+                seen = (
+                    network.global_branch(crops(images, found))[2] if len(taus) > 1 else features.new_zeros((len(batch), 0))
+                )
+                logits.setdefault(tau, []).append(seen[:, : network.findings].float().cpu())
+                boxes.setdefault(tau, []).append(found.float().cpu())
+                hits.setdefault(tau, []).extend(_held(batch, found.float().cpu()))
+    rows = []
+    for tau in taus:
+        sides = torch.cat(boxes[tau])
+        area = ((sides[:, 2] - sides[:, 0]) * (sides[:, 3] - sides[:, 1])).median().item()
+        row: dict[str, float | None] = {"tau": tau, "median_area": round(area, 4)}
+        row["boxes_held"] = round(sum(hits[tau]) / len(hits[tau]), 4) if hits[tau] else None
+        if len(taus) > 1:
+            row["auc"] = round(mean_auc(torch.cat(logits[tau]).numpy(), torch.cat(labels).numpy()), 4)
+        rows.append(row)
+    best = max(range(len(rows)), key=lambda place: rows[place].get("auc") or 0.0)
+    about = {"chosen": rows[best]["tau"], "images": len(part), "boxes": len(hits[taus[0]]), "crops": rows}
+    (folder / "crops.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def _held(batch: Batch, crop: Float[Tensor, "batch 4"]) -> list[bool]:
+    """For each box on the canvas whether its center lies in the image's crop."""
+    held = []
+    for frame, boxes, (x0, y0, x1, y1) in zip(batch.frames, batch.boxes, crop.tolist(), strict=True):
+        for box in frame.resized((1, 1)).to_canvas(boxes):
+            left, top, right, bottom = box.corners
+            held.append(x0 <= (left + right) / 2 <= x1 and y0 <= (top + bottom) / 2 <= y1)
+    return held
+
+
+def _crops(run: Run, network: AgCnn, data: Data, settings: AgCnnSettings) -> None:
+    """Writes how crops are, says it, and sets the τ that was chosen."""
+    if settings.taus and data.validation is None:
+        raise BadInput("method.taus: no validation part to choose on; give the split one, or set tau alone")
+    part, taus = data.validation or data.train, settings.taus or (settings.tau,)
+    folder = run.write("crops", partial(write_crops, network, part, taus), of=part)
+    about = json.loads((folder / "crops.json").read_text(encoding="utf-8"))
+    if settings.taus:
+        network.get_buffer("chosen_tau").fill_(about["chosen"])
+    row = next(row for row in about["crops"] if row["tau"] == about["chosen"])
+    held = "" if row["boxes_held"] is None else f" and hold {row['boxes_held']:.0%} of {about['boxes']} boxes"
+    run.screen.tell(
+        f"{folder.name}: at tau {row['tau']:g} crops cover {row['median_area']:.1%} of the canvas (median){held}"
+    )
+
+
 def build(settings: AgCnnSettings, findings: Findings, canvas: tuple[int, int]) -> AgCnn:  # noqa: ARG001 -- convolutional
     return AgCnn(settings, findings)
 
@@ -314,8 +406,12 @@ def build(settings: AgCnnSettings, findings: Findings, canvas: tuple[int, int]) 
 def recipe(run: Run, data: Data, settings: AgCnnSettings) -> nn.Module:
     network = build(settings, data.findings, data.canvas)
     schedules = {"global": settings.global_branch, "local": settings.local_branch, "fusion": settings.fusion_branch}
-    for trained in ORDERS[settings.order]:
-        run.fit("_".join(trained), Stage(network, trained), data.train, schedules[trained[-1]], data.validation)
+    stages = ORDERS[settings.order]
+    for trained in stages:
+        reads = BRANCH if trained == ("global",) else None
+        run.fit("_".join(trained), Stage(network, trained), data.train, schedules[trained[-1]], data.validation, reads=reads)
+        if settings.cropped and trained == stages[0 if settings.taus else -1]:
+            _crops(run, network, data, settings)
     return network
 
 

@@ -20,7 +20,9 @@ steps the maps of all steps are laid together.
 What the text leaves open, and how it is settled: with one network eq. 8 gives H_1 back whatever was erased (`aggregate` explains
 why), so H_t is that of the network as step t left it. Step t trains with M_{t-1}, which the finished networks of the steps before
 give for the image as it is augmented; its network goes on from theirs, and all are kept in the model. L_cls counts all N
-images, with a mask of ones for those that are not mined. Eq. 2 and 4 print no sum over images: both are means. N_A and N_B are
+images, with a mask of ones for those that are not mined. Eq. 2 prints no sum over images: it is a mean. Eq. 4 prints one norm of all
+images' outputs over their number; here each image's norm is taken, whose mean does not depend on the batch
+(`preservation_form = "printed"` is eq. 4 as it stands, smaller by about the root of N - n). N_A and N_B are
 "identical" at first, so the statistics of batch norm are frozen while mining (`still_norms`). The score is the last network's
 with nothing erased. Eq. 2 prints no bias; there is one, outside of maps and erasing. Batch norm and ReLU follow the 1x1
 convolutions of MSA, as elsewhere in ResNet. Where all that is left is negative, the zeros of what was erased are the maximum,
@@ -51,7 +53,7 @@ from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import resized
 from chestmap.nn.cam import class_maps, full_precision, normalized
 from chestmap.nn.erasing import LEVEL, aggregate, erase
-from chestmap.nn.process_sums import counts_before, shared_count
+from chestmap.nn.process_sums import counts_before, shared_count, shared_sum
 from chestmap.packs.loader import Part
 from chestmap.predictions.folder import OwnRule
 from chestmap.settings import Settings
@@ -67,12 +69,20 @@ STAGES = (1, 2, 3, 4)
 Images = Float[Tensor, "batch 1 height width"]
 Maps = Float[Tensor, "batch finding h w"]
 Layer = Literal["stage1", "stage2", "stage3", "stage4", "aggregated", "logits"]
+Form = Literal["images", "printed"]
 Share = Annotated[float, Field(gt=0, le=1)]
 SGD = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 1e-4, "batch_size": 64}
 CLASSIFY = Schedule.model_validate(SGD | {"epochs": 50, "learning_rate": 0.1})
 AGGREGATE = Schedule.model_validate(SGD | {"epochs": 10, "learning_rate": 0.1})
 TUNE = Schedule.model_validate(SGD | {"epochs": 50, "learning_rate": 0.01, "select": "loss", "patience": 5})
 MINE = Schedule.model_validate(SGD | {"epochs": 5, "learning_rate": 0.01, "select": "last"})
+
+
+BASE = ("name", "backbone", "upsample", "width")
+MINING = (
+    *BASE, "mined", "share", "preservation", "preserved", "preservation_weight", "preservation_form", "still_norms", "level", "evidence",
+)  # fmt: skip
+"""The settings that base models depend on, and those of mining; runs that differ in others share these steps."""
 
 
 class AttentionMiningSettings(Settings):
@@ -89,6 +99,7 @@ class AttentionMiningSettings(Settings):
     preservation: Literal["none", "vanilla", "full"] = "full"
     preserved: Annotated[tuple[Layer, ...], Field(min_length=1)] = ("stage3", "stage4", "aggregated", "logits")
     preservation_weight: Annotated[float, Field(ge=0)] = 0.5  # λ
+    preservation_form: Form = "images"  # of eq. 4
     still_norms: bool = True  # whether batch norm keeps the statistics of N_A while mining, so that N_B begins as N_A
     level: Share = LEVEL  # of a normalized map; the peak's region above it is erased
     evidence: Literal["signed", "positive"] = "signed"  # whether negative evidence is mined and shown
@@ -220,15 +231,27 @@ def preservation_loss(
     before: Sequence[Shaped[Tensor, "image ..."]],
     after: Sequence[Shaped[Tensor, "image ..."]],
     images: Shaped[Tensor, ""] | None = None,
+    form: Form = "images",
 ) -> Float[Tensor, ""]:
     """L_KP, eq. 4 and 5: for each layer the distance between pooled outputs of N_A and N_B, its mean over images, then the mean
     over layers. A layer is [image channel h w], or [image channel] where it is pooled or has no positions; 0 without images.
     Where N_B is still N_A the gradient is zero. `images` are N - n, by default as many as are given.
+
+    `printed` takes one norm of the images' outputs together, as eq. 4 stands: with N - n alike distances a root of N - n less.
     """
     pairs = [(_pooled(one), _pooled(other)) for one, other in zip(before, after, strict=True)]
     divisor = max(len(before[0]), 1) if images is None else images
-    apart = [torch.linalg.vector_norm(one - other, dim=1).sum() / divisor for one, other in pairs]  # eq. 4
+    if form == "images":
+        apart = [torch.linalg.vector_norm(one - other, dim=1).sum() / divisor for one, other in pairs]
+    else:
+        apart = [_length((one - other).square().sum()) / divisor for one, other in pairs]  # eq. 4
     return torch.stack(apart).mean()  # eq. 5
+
+
+def _length(square: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The root of a sum of squares over all processes; 0 with a zero gradient where there is nothing."""
+    square = shared_sum(square)
+    return torch.where(square > 0, square, 1.0).sqrt() * (square > 0)
 
 
 def _pooled(layer: Shaped[Tensor, "image ..."]) -> Float[Tensor, "image channel"]:
@@ -261,6 +284,8 @@ class Mine(Task):
         super().__init__(network)
         self.settings, self.others = settings, (original, *earlier)
         self.weights = {"preservation": settings.preservation_weight}  # λ
+        if settings.preservation == "full" and settings.preservation_form == "printed":
+            self.needs_whole = 'method.preservation_form = "printed" is a norm over the whole batch'
         self.freeze(*self.others)
 
     def train(self, mode: bool = True) -> "Mine":  # noqa: FBT001, FBT002 -- torch's own signature
@@ -278,7 +303,9 @@ class Mine(Task):
         logits = self.network.logits(features, self.masks(batch.images, rows, features))
         terms = {"findings": branch_loss(logits, batch.labels, batch.whole.labels)}
         if self.settings.preservation == "full":
-            images = shared_count(torch.tensor(len(batch.whole) - len(mined), device=batch.images.device))
+            images = torch.tensor(len(batch.whole) - len(mined), device=batch.images.device)
+            printed = self.settings.preservation_form == "printed"
+            images = shared_sum(images.float()).clamp_min(1) if printed else shared_count(images)
             terms["preservation"] = self._preservation(batch.images, rows, layers, images)
         return self.weighted(terms)
 
@@ -313,7 +340,7 @@ class Mine(Task):
         with torch.no_grad():
             before = self.others[0].layers(images[left])
         after = [_pooled(layers[name])[left] for name in chosen]
-        return preservation_loss([before[name] for name in chosen], after, divisor)
+        return preservation_loss([before[name] for name in chosen], after, divisor, self.settings.preservation_form)
 
 
 def build(settings: AttentionMiningSettings, findings: Findings, canvas: tuple[int, int]) -> AttentionMining:  # noqa: ARG001 -- convolutional
@@ -328,7 +355,7 @@ def recipe(run: Run, data: Data, settings: AttentionMiningSettings) -> nn.Module
         schedule = schedule.model_copy(update={"boxed_share": settings.share})
     for step in range(1, settings.steps + 1):
         task = Mine(deepcopy(chain[-1]).requires_grad_(), settings, chain[0], chain[1:])
-        chain.append(run.fit(f"mine{step}", task, mined, schedule, data.validation).network)
+        chain.append(run.fit(f"mine{step}", task, mined, schedule, data.validation, reads=MINING).network)
     return AttentionMining(chain[1:] or chain, settings)
 
 
@@ -350,16 +377,22 @@ def parts(train: Part, settings: AttentionMiningSettings) -> tuple[Part, Part]:
 def _base(run: Run, data: Data, part: Part, settings: AttentionMiningSettings) -> Branches:
     """3.1: the backbone, then MSA above it while it is frozen, then all."""
     plain = Branches(settings.model_copy(update={"upsample": "none"}), len(data.findings))
-    plain = run.fit("classify", Classify(plain), part, settings.classify, data.validation).network
+    plain = run.fit("classify", Classify(plain), part, settings.classify, data.validation, reads=BASE[:2]).network
     assert isinstance(plain, Branches)
     if settings.upsample == "none":
         return plain
+    stride = plain.backbone.stride_of
+    if stride[3] == stride[4]:
+        run.screen.tell(
+            f"multi-scale aggregation joins stages of the same stride ({stride[4]}), so nothing is upsampled; with "
+            "backbone.output_stride = 32 the last stage is brought to twice its size, as in the paper"
+        )
     network = Branches(_without_weights(settings), len(data.findings))
     network.backbone = plain.backbone
     task = Classify(network)
     task.freeze(network.backbone)
-    run.fit("aggregate", task, part, settings.aggregate, data.validation)
-    run.fit("tune", Classify(network.requires_grad_()), part, settings.tune, data.validation)
+    run.fit("aggregate", task, part, settings.aggregate, data.validation, reads=BASE)
+    run.fit("tune", Classify(network.requires_grad_()), part, settings.tune, data.validation, reads=BASE)
     return network
 
 

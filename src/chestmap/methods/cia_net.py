@@ -360,6 +360,7 @@ METHOD = Method(
     build=build,
     recipe=recipe,
     own_rule=lambda _: OWN_RULE,
+    earlier={"instances": {"form": "plain"}},
     refuses={"alignment": "it aligns itself and its partners (method.aligned)"},
     tiny={
         "backbone": {"name": "test_resnet"},

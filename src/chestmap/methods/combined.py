@@ -41,6 +41,8 @@ from chestmap.types import Findings
 
 Weight = Annotated[float, Field(ge=0)]
 Cells = Float[Tensor, "batch finding h w"]
+Labels = Float[Tensor, "batch finding"]
+Among = Float[Tensor, "_ finding"]
 OWN_RULE = OwnRule(0.5)
 SCHEDULE = Schedule(
     epochs=12,
@@ -141,28 +143,33 @@ class Combined(nn.Module):
         return 0.75 * box + 0.25 * normalized(chances)
 
 
-def cell_loss(cells: Cells, masks: Cells, boxed: Float[Tensor, "batch finding"]) -> Float[Tensor, ""]:
-    """Cross entropy of the cells of boxed pairs, where pairs with small boxes count as much as those with large ones."""
+def cell_loss(cells: Cells, masks: Cells, boxed: Labels, among: Among | None = None) -> Float[Tensor, ""]:
+    """Cross entropy of the cells of boxed pairs, where pairs with small boxes count as much as those with large ones.
+
+    Of a piece of a batch, here and below, `among` are the whole batch's.
+    """
     marked = boxed == 1
     found = functional.binary_cross_entropy_with_logits(cells[marked], masks[marked], reduction="none").mean((-2, -1))
     share = masks[marked].mean((-2, -1)).clamp(0.01, 0.5)
     entropy = -(share * share.log() + (1 - share) * torch.log1p(-share))  # of cells that know the box's size alone
-    return (found / entropy).sum() / shared_count(marked.sum())
+    return (found / entropy).sum() / shared_count((marked if among is None else among == 1).sum())
 
 
-def overlap_loss(cells: Cells, masks: Cells, boxed: Float[Tensor, "batch finding"]) -> Float[Tensor, ""]:
+def overlap_loss(cells: Cells, masks: Cells, boxed: Labels, among: Among | None = None) -> Float[Tensor, ""]:
     """1 - the soft IoU of boxed pairs."""
     marked = boxed == 1
     p, truth = torch.sigmoid(cells[marked]), masks[marked]
     shared = (p * truth).sum((-2, -1))
     iou = shared / (p.sum((-2, -1)) + truth.sum((-2, -1)) - shared).clamp_min(1e-6)
-    return (1 - iou).sum() / shared_count(marked.sum())
+    return (1 - iou).sum() / shared_count((marked if among is None else among == 1).sum())
 
 
-def absent_loss(cells: Cells, labels: Float[Tensor, "batch finding"]) -> Float[Tensor, ""]:
+def absent_loss(cells: Cells, labels: Labels, among: Among | None = None) -> Float[Tensor, ""]:
     """What cells say of findings that are known to be absent, where they should say nothing."""
     absent = labels == 0
-    return functional.softplus(cells[absent]).mean((-2, -1)).sum() / shared_count(absent.sum())
+    return functional.softplus(cells[absent]).mean((-2, -1)).sum() / shared_count(
+        (absent if among is None else among == 0).sum()
+    )
 
 
 class Learn(Task):
@@ -171,19 +178,31 @@ class Learn(Task):
     def __init__(self, network: Member, settings: CombinedSettings) -> None:
         super().__init__(network)
         self.settings = settings
+        self.weights = {
+            "cells": settings.cell_weight,
+            "overlap": settings.overlap_weight,
+            "absent": settings.absent_weight,
+        }
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        seen, settings = self.network(batch.images), self.settings
-        terms = {"findings": known_bce(seen.logits, batch.labels)}
-        masks = shares(batch, (seen.cells.shape[-1], seen.cells.shape[-2]))
-        boxed = batch.boxed * (masks.amax((-2, -1)) > 0)
-        if settings.cell_weight:
-            terms["cells"] = settings.cell_weight * cell_loss(seen.cells, masks, boxed)
-        if settings.overlap_weight:
-            terms["overlap"] = settings.overlap_weight * overlap_loss(seen.cells, masks, boxed)
-        if settings.absent_weight:
-            terms["absent"] = settings.absent_weight * absent_loss(seen.cells, batch.labels)
-        return terms
+        seen, labels = self.network(batch.images), batch.whole.labels
+        terms = {"findings": known_bce(seen.logits, batch.labels, labels)}
+        grid = seen.cells.shape[-1], seen.cells.shape[-2]
+        masks, boxed = covered(batch, grid)
+        among = boxed if batch.of is None else covered(batch.of, grid)[1]
+        if self.weights["cells"]:
+            terms["cells"] = cell_loss(seen.cells, masks, boxed, among)
+        if self.weights["overlap"]:
+            terms["overlap"] = overlap_loss(seen.cells, masks, boxed, among)
+        if self.weights["absent"]:
+            terms["absent"] = absent_loss(seen.cells, batch.labels, labels)
+        return self.weighted(terms)
+
+
+def covered(batch: Batch, grid: tuple[int, int]) -> tuple[Cells, Labels]:
+    """The shares of cells, and 1 where a finding has a box on the canvas."""
+    masks = shares(batch, grid)
+    return masks, batch.boxed * (masks.amax((-2, -1)) > 0)
 
 
 def shares(batch: Batch, grid: tuple[int, int], finer: int = 4) -> Cells:

@@ -17,7 +17,9 @@ each finding, and the classifier is trained on with features that the mask stren
 
 What the text leaves open, and how it is settled: the mask differs by finding, so f' does, and since both eq. 1 and 4 are linear
 the attended map is (1 + ψ) S: f' itself is never made. The score is the mean of S' plus a bias ("global average pooling"; eq. 2
-prints a sum). Every training image with a score of 0.8 counts, whatever its label; a finding without one gets no mask. T keeps
+prints a sum). Every training image with a score of 0.8 counts, whatever its label; a finding without one gets no mask,
+which is said, and `least_share` counts the highest scores instead. `masks.json` holds how much each mask covers and how it agrees
+with the places of training boxes, which only judge it. T keeps
 the values in the upper half of the averaged map's range and clears the rest (`mask_level`; neither the level nor whether values
 survive is said). Retraining goes on from the classifier. The judge of the perceptual loss is a classifier trained on the
 images as they are, which is the row "ResNet-50". The threshold is the lower one of Wang 2017; [37] does not mention another.
@@ -33,7 +35,8 @@ Differs from the paper:
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -46,19 +49,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from chestmap.errors import BadModel, did_you_mean
-from chestmap.nn.alignment import Aligned, Aligner, aligned
+from chestmap.nn.alignment import Aligned, Aligner, aligned, aligned_frames
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import resized
 from chestmap.nn.cam import class_maps
 from chestmap.nn.losses import balanced_bce
-from chestmap.nn.masks import MaskMean, Masks, symmetric
+from chestmap.nn.masks import MaskMean, Masks, least_scores, mask_facts, mask_warnings, symmetric
 from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.predictions.folder import OwnRule
 from chestmap.progress import progress_of
 from chestmap.settings import Settings
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, Schedule, Task
-from chestmap.training.alignment_steps import Alignment, AlignmentSettings, align, make_anchor
+from chestmap.training.alignment_steps import Alignment, AlignmentSettings, align, make_anchor, tell_warnings
 from chestmap.types import Findings
 
 __all__ = ["METHOD", "Classifier", "DiseaseMasksSettings", "MaskMean", "attended", "drawn_masks", "symmetric", "write_masks"]
@@ -81,6 +84,7 @@ class DiseaseMasksSettings(Settings):
     alignment: AlignmentSettings = AlignmentSettings()
     masks: Literal["none", "data", "pseudo"] = "data"
     least_score: Share = 0.8  # of an image to enter a mask
+    least_share: Annotated[float, Field(gt=0, le=1)] | None = None  # of images, those with the highest scores, in its place
     mask_level: Share = 0.5  # T of eq. 3, of the mask's range
     asymmetric: tuple[str, ...] = ("Cardiomegaly",)  # findings with maps that are not mirrored
     areas: Mapping[str, Area] = {}
@@ -168,19 +172,23 @@ def write_masks(
     *,
     progress: bool = False,
 ) -> None:
-    """`masks.npy` (float32, finding by row and column), `masks.json` (how many maps each is the mean of), a picture of each."""
-    findings, told = part.findings, {}
+    """`masks.npy` (float32, finding by row and column), `masks.json` (facts and warnings), a picture of each."""
+    findings, told, warnings = part.findings, {}, []
     classifier, aligner = _pieces(network)
     rows, columns = classifier.get_buffer("masks").shape[1:]
     if settings.masks == "pseudo":
         masks = drawn_masks(settings, findings, (rows, columns))
     else:
         with progress_of("masks", len(part), show=progress) as advance:
-            mean = _confident_mean(classifier, aligner, part, settings, advance)
-        masks = mean.masks(settings.mask_level).numpy()
-        told = {"maps": dict(zip(findings, map(int, mean.count.tolist()), strict=True))}
+            mean, places = _confident_mean(classifier, aligner, part, settings, advance)
+        found = mean.masks(settings.mask_level)
+        facts = mask_facts(findings.names, mean, found, places)
+        masks, told = found.numpy(), {"masks": facts}
+        asked = f"the highest {settings.least_share:g}" if settings.least_share else f"a score of {settings.least_score:g}"
+        warnings = mask_warnings(facts, asked)
     np.save(folder / "masks.npy", masks)
-    (folder / "masks.json").write_text(json.dumps({"findings": findings.names, "from": settings.masks} | told, indent=1))
+    about = {"findings": findings.names, "from": settings.masks, "warnings": warnings} | told
+    (folder / "masks.json").write_text(json.dumps(about, indent=1))
     for name, mask in zip(findings, masks, strict=True):
         cv2.imwrite(str(folder / f"{name.replace(' ', '_').replace('/', '_')}.png"), _picture(anchor, mask))
 
@@ -191,17 +199,35 @@ def _confident_mean(
     part: Part,
     settings: DiseaseMasksSettings,
     advance: Callable[[int], None],
-) -> MaskMean:
+) -> tuple[MaskMean, Masks]:
+    """And by finding and cell, how many boxes lie there, on the aligned canvas."""
     asymmetric = {part.findings.resolve(name) for name in settings.asymmetric if name in part.findings}
-    mean = MaskMean(torch.tensor([name not in asymmetric for name in part.findings]), settings.least_score)
+    least: float | Tensor = settings.least_score
+    if settings.least_share:
+        seen = [torch.sigmoid(logits.double()) for _, logits, _ in _confidence(classifier, aligner, part)]
+        least = least_scores(torch.cat(seen), settings.least_share)
+    mean = MaskMean(torch.tensor([name not in asymmetric for name in part.findings]), least)
+    places = torch.zeros(0)
+    for evidence, logits, batch in _confidence(classifier, aligner, part):
+        mean.add(evidence, logits)
+        marked = batch.masks(evidence.shape[-2], evidence.shape[-1]).sum(0)
+        places = places + marked if len(places) else marked
+        advance(len(batch))
+    return mean, places
+
+
+def _confidence(
+    classifier: Classifier, aligner: Aligner | None, part: Part
+) -> Iterator[tuple[Maps, Float[Tensor, "batch finding"], Batch]]:
+    """Evidence and logits of every image, and its batch with frames that end on the aligned canvas."""
     device = classifier.head.weight.device
     for batch in Loader(part, LoaderSettings(batch_size=16), shuffle=False).epoch(0):
         images = batch.images.to(device)
         with torch.inference_mode():
-            evidence = classifier.evidence(images if aligner is None else aligned(images, aligner(images))).cpu()
-        mean.add(evidence, evidence.mean((-2, -1)) + classifier.head.bias.detach().cpu())
-        advance(len(batch))
-    return mean
+            theta = None if aligner is None else aligner(images)
+            evidence = classifier.evidence(images if theta is None else aligned(images, theta)).cpu()
+        frames = batch.frames if theta is None else aligned_frames(batch.frames, theta.cpu())
+        yield evidence, evidence.mean((-2, -1)) + classifier.head.bias.detach().cpu(), replace(batch, frames=frames)
 
 
 def _pieces(network: nn.Module) -> tuple[Classifier, Aligner | None]:
@@ -244,7 +270,9 @@ def recipe(run: Run, data: Data, settings: DiseaseMasksSettings) -> nn.Module:
     anchor = found.anchor if found else make_anchor(run, data.train, settings.alignment)
     write = partial(write_masks, network, data.train, settings, anchor, progress=not run.screen.console.quiet)
     masks = _pieces(network)[0].get_buffer("masks")
-    masks.copy_(read_masks(run.write("masks", write, of=data.train), masks.shape))
+    folder = run.write("masks", write, of=data.train)
+    masks.copy_(read_masks(folder, masks.shape))
+    tell_warnings(run, folder)
     return run.fit("attend", Classify(network), data.train, settings.attend, data.validation).network
 
 
@@ -269,7 +297,7 @@ METHOD = Method(
     },
     tiny={
         "backbone": {"name": "test_resnet"},
-        "alignment": {"aligner": {"backbone": {"name": "test_resnet"}}, "pool": 4, "anchor_images": 16},
+        "alignment": {"aligner": {"backbone": {"name": "test_resnet"}}, "pool": 32, "anchor_images": 16},
         "least_score": 0.5,
         "pretrain": {"epochs": 1, "batch_size": 4, "batches": 2, "augment": False},
         "align": {"epochs": 1, "batch_size": 4, "batches": 2, "augment": False, "select": "last"},

@@ -69,6 +69,9 @@ AUTHORS_BETA = 0.75  # of T inside bound and union in the authors' code
 _TINY = 1e-8  # a sum below this is a map of zeros
 
 Maps = Float[Tensor, "batch finding h w"]
+Masks = Shaped[Tensor, "batch finding height width"]
+Positive = Float[Tensor, "batch 1 h w"]
+Loss = Float[Tensor, ""]
 Labels = Shaped[Tensor, "batch finding"]  # 0, 1 or NaN; whole numbers and booleans will do
 Among = Shaped[Tensor, "_ _finding"]  # labels of the whole batch
 Reading = Literal["paper", "authors"]
@@ -189,12 +192,8 @@ class Ham(nn.Module):
 
 
 def bound_loss(
-    positive: Float[Tensor, "batch 1 h w"],
-    abnormal: Maps,
-    labels: Labels,
-    reading: Reading = "paper",
-    among: Among | None = None,
-) -> Float[Tensor, ""]:
+    positive: Positive, abnormal: Maps, labels: Labels, reading: Reading = "paper", among: Among | None = None
+) -> Loss:
     """L_bound, eq. 3: how much of each present finding's map lies outside the positive map; maps raw, labels 0, 1 or NaN.
 
     The mean over images with a present finding; 0 with a zero gradient where there is none. As printed, the minimum is of raw
@@ -207,12 +206,8 @@ def bound_loss(
 
 
 def union_loss(
-    positive: Float[Tensor, "batch 1 h w"],
-    abnormal: Maps,
-    labels: Labels,
-    reading: Reading = "paper",
-    among: Among | None = None,
-) -> Float[Tensor, ""]:
+    positive: Positive, abnormal: Maps, labels: Labels, reading: Reading = "paper", among: Among | None = None
+) -> Loss:
     """L_union, eq. 5: how much of the positive map lies outside the union of the present findings' maps (eq. 4).
 
     The mean over images with a present finding; absent and unknown findings are no part of the union.
@@ -231,13 +226,7 @@ def _held(inner: Float[Tensor, "pair h w"], outer: Float[Tensor, "pair h w"], re
     return _ratio((torch.minimum(inner, outer) * masked).sum((-2, -1)), inner.sum((-2, -1)))
 
 
-def amse_loss(
-    abnormal: Maps,
-    masks: Shaped[Tensor, "batch finding height width"],
-    boxed: Labels,
-    reading: Reading = "paper",
-    among: Among | None = None,
-) -> Float[Tensor, ""]:
+def amse_loss(abnormal: Maps, masks: Masks, boxed: Labels, reading: Reading = "paper", among: Among | None = None) -> Loss:
     """L_amse, eq. 6: squared error of T(M) against the box masks, relative to the area of both.
 
     `masks` are of the maps' size or larger (then T(M) is brought to it bilinearly, after soft masking as printed); `boxed` is 1
@@ -256,9 +245,7 @@ def amse_loss(
     return _ratio(error, area).sum() / (count > 0).sum().clamp_min(1)
 
 
-def mse_loss(
-    abnormal: Maps, masks: Shaped[Tensor, "batch finding height width"], boxed: Labels, among: Among | None = None
-) -> Float[Tensor, ""]:
+def mse_loss(abnormal: Maps, masks: Masks, boxed: Labels, among: Among | None = None) -> Loss:
     """Table VII's rival of eq. 6: the plain mean squared error over positions, averaged as there."""
     marked = boxed == 1
     truth = full_precision(masks[marked])

@@ -171,6 +171,7 @@ METHOD = Method(
     build=build,
     recipe=recipe,
     own_rule=lambda _: OWN_RULE,
+    earlier={"instances": {"form": "plain"}},
     tiny={
         "backbone": {"name": "test_resnet"},
         "patches": 4,

@@ -27,7 +27,8 @@ def network_of(model: Model, methods: Mapping[str, Method] | None = None) -> nn.
             f"({', '.join(methods)}){did_you_mean(name, methods)}"
         )
     method, where = methods[name], f"{model.folder}/model.json"
-    settings = checked(method.settings, about["settings"], name=f"{where} (chestmap {about.get('chestmap', '?')})")
+    given = {**method.earlier, **about["settings"]}
+    settings = checked(method.settings, given, name=f"{where} (chestmap {about.get('chestmap', '?')})")
     around = checked(AroundSettings, about["around"], name=f"{where}: around") if "around" in about else None
     with torch.device("meta"):
         network = build_around(method, settings, around, model.findings, model.canvas.canvas)

@@ -1,5 +1,7 @@
 """Where a finding usually lies, as the mean of the maps of images that surely show it (Kim 2020, eq. 3)."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -8,6 +10,8 @@ from chestmap.nn.cam import normalized
 
 Maps = Float[Tensor, "batch finding h w"]
 Masks = Float[Tensor, "finding h w"]
+WIDE = 0.5
+"""A mask that covers more of the canvas says hardly where a finding lies."""
 
 
 def symmetric(maps: Maps, mirrored: Bool[Tensor, "finding"]) -> Maps:
@@ -16,9 +20,9 @@ def symmetric(maps: Maps, mirrored: Bool[Tensor, "finding"]) -> Maps:
 
 
 class MaskMean:
-    """The sum and count in eq. 3, batch by batch."""
+    """The sum and count in eq. 3, batch by batch; `least_score` is that of an image whose map enters, of all findings or of each."""
 
-    def __init__(self, mirrored: Bool[Tensor, "finding"], least_score: float) -> None:
+    def __init__(self, mirrored: Bool[Tensor, "finding"], least_score: float | Float[Tensor, "finding"]) -> None:
         self.mirrored, self.least_score = mirrored, least_score
         self.total: Tensor | None = None
         self.count = torch.zeros(len(mirrored), dtype=torch.float64)
@@ -34,3 +38,42 @@ class MaskMean:
         assert self.total is not None
         mean = self.total / self.count.clamp_min(1)[:, None, None]
         return torch.where(normalized(mean) >= level, mean, 0.0).float()
+
+
+def least_scores(scores: Float[Tensor, "image finding"], share: float) -> Float[Tensor, "finding"]:
+    """Of each finding the score that so large a share of the images reaches, and at least one image."""
+    images = len(scores)
+    kept = max(1, round(share * images))
+    return scores.double().sort(0, descending=True).values[kept - 1]
+
+
+def mask_facts(
+    findings: Sequence[str], mean: MaskMean, masks: Masks, places: Masks
+) -> dict[str, dict[str, float | int | None]]:
+    """By finding: the maps that its mask is the mean of, the share of the canvas that it covers, and how far it agrees with boxes.
+
+    `places` counts boxes by cell; the correlation with them is None where there is no box or no mask. Boxes only judge masks.
+    """
+    found = {}
+    for row, name in enumerate(findings):
+        agrees = None
+        if places[row].std(unbiased=False) > 0 and masks[row].std(unbiased=False) > 0:
+            agrees = round(torch.corrcoef(torch.stack([masks[row].flatten(), places[row].flatten()]))[0, 1].item(), 4)
+        cover = round((masks[row] > 0).float().mean().item(), 4)
+        found[name] = {"maps": int(mean.count[row]), "cover": cover, "correlation_with_boxes": agrees}
+    return found
+
+
+def mask_warnings(facts: Mapping[str, Mapping[str, float | int | None]], asked: str) -> list[str]:
+    """What a person should know of masks that do nothing, or strengthen nearly everything; `asked` says which images enter."""
+    empty = [name for name, fact in facts.items() if not fact["maps"]]
+    wide = [name for name, fact in facts.items() if fact["maps"] and (fact["cover"] or 0) > WIDE]
+    said = []
+    if empty:
+        said.append(
+            f"no mask for {', '.join(empty)}: no training image reaches {asked}; lower least_score, or set least_share to the share "
+            "of images that are to count"
+        )
+    if wide:
+        said.append(f"masks of {', '.join(wide)} cover more than half of the canvas; raise mask_level")
+    return said

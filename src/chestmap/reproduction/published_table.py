@@ -15,7 +15,7 @@ from chestmap.evaluation.published import Figure, Row
 from chestmap.evaluation.published import Table as Published
 from chestmap.evaluation.scores import MEAN, Evaluation, Score
 from chestmap.evaluation.side_by_side import NOTHING, SHORT, Table
-from chestmap.reproduction.table_plan import Plan
+from chestmap.reproduction.table_plan import Plan, answers_of
 
 CUTS = {"ham/text-low-threshold": 0.1}
 """Tables that cut the map lower than the method itself does, and where."""
@@ -55,24 +55,25 @@ def rule_of(table: Published) -> str:
     return f"preset {table.rule.preset}{unlimited}"
 
 
-def ours(plan: Plan, found: Mapping[str, Sequence[Evaluation]]) -> list[Ours]:
-    """`found` holds one evaluation for each fold of a config."""
-    return [
-        Ours(row, np.array([figures_of(evaluation, plan.table, row) for evaluation in found[row.config]]))
-        for row in plan.rows
-    ]
+def ours(plan: Plan, found: Mapping[tuple[str, str], Sequence[Evaluation]]) -> list[Ours]:
+    """`found` holds one evaluation for each fold of a config, by the config and the network's answer."""
+    rows = []
+    for row in plan.rows:
+        each = zip(*(found[row.config, answer] for answer in answers_of(plan.table, row)), strict=True)
+        rows.append(Ours(row, np.array([figures_of(evaluations, plan.table, row) for evaluations in each])))
+    return rows
 
 
-def figures_of(evaluation: Evaluation, table: Published, row: Row) -> list[float]:
-    """By the table's columns. Of several branches a network gives the last one alone: what it says as a whole.
+def figures_of(evaluations: Sequence[Evaluation], table: Published, row: Row) -> list[float]:
+    """By the table's columns; `evaluations` are those of the row's answers.
 
     The mean is that of the findings that the row prints and we could score; of all findings where it prints the mean alone.
     """
-    scores = {score.finding: score for score in _following(evaluation, table, row)}
-    overall = _value(scores.get(MEAN))
+    by_answer = [{score.finding: score for score in _following(one, table, row)} for one in evaluations]
     if table.across == "branches":
-        return [*[np.nan] * (len(table.columns) - 1), overall]
-    printed = table.figures(row)
+        return [_value(scores.get(MEAN)) for scores in by_answer]
+    (scores,) = by_answer
+    overall, printed = _value(scores.get(MEAN)), table.figures(row)
     singles = {name: _value(scores.get(name)) for name in printed if name != "Mean"}
     known = [value for value in singles.values() if not np.isnan(value)]
     mean = overall if not singles else float(np.mean(known)) if known else np.nan

@@ -5,6 +5,7 @@ Runs are in `<out>/<config>/<split>`, so tables that share a config share its ru
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ from chestmap.models.folder import write_model
 from chestmap.phantom import PhantomSettings, write_phantom
 from chestmap.prediction.from_pack import PredictSettings
 from chestmap.reproduction.published_table import CUTS, ours, table_of, write
-from chestmap.reproduction.score_run import predict_and_score
-from chestmap.reproduction.table_plan import SOURCE_OF, Plan, plan_of
+from chestmap.reproduction.score_run import Reading, predict_and_score
+from chestmap.reproduction.table_plan import SOURCE_OF, Plan, answers_of, plan_of
 from chestmap.settings import Settings, Tree, with_overrides
 from chestmap.training.config import Config, config_of
 from chestmap.training.method import Method
@@ -70,7 +71,7 @@ class Order:
 class Reproduced:
     table: Table
     path: Path  # of the JSON; the Markdown lies beside it
-    evaluations: Mapping[str, list[Evaluation]]  # by config, one for each fold
+    evaluations: Mapping[tuple[str, str], list[Evaluation]]  # by config and answer, one for each fold
 
 
 def reproduce(
@@ -88,19 +89,38 @@ def reproduce(
     if order.quick:
         tell(QUICK)
         write_phantom(Path(source["root"]), order.quick.phantom, progress=progress)
-    found: dict[str, list[Evaluation]] = {}
+    asked: dict[str, set[str]] = {}
+    for row in plan.rows:
+        asked.setdefault(row.config, set()).update(answers_of(plan.table, row))
+    found: dict[tuple[str, str], list[Evaluation]] = {}
     for number, (name, config) in enumerate(jobs, start=1):
         tell(f"{number}/{len(jobs)}  {name}, {config.data.split.name}")
         folder = out / name / config.data.split.name
-        train(config, folder, write_model, progress=progress)
-        evaluation = predict_and_score(
-            folder, config.data, methods, _how(plan, config, order), cut=CUTS.get(plan.table.id), progress=progress
-        )
-        found.setdefault(name, []).append(evaluation)
+        others = sorted(one for one in out.glob("*/*/*") if one != folder and (one / "run.lock").exists())
+        train(config, folder, write_model, progress=progress, others=others)
+        how, cut = _how(plan, config, order), CUTS.get(plan.table.id)
+        for answer in sorted(asked[name]):
+            evaluation = predict_and_score(folder, config.data, methods, how, Reading(cut, answer), progress=progress)
+            found.setdefault((name, answer), []).append(evaluation)
     rows, notes = ours(plan, found), _notes(order, plan)
+    if order.quick:
+        notes += alike({f"{name}, {config.data.split.name}": out / name / config.data.split.name for name, config in jobs})
     path = out / f"{plan.table.id}{_suffix(order)}.json"
     write(path, plan, rows, notes)
     return Reproduced(table_of(plan, rows, notes), path, found)
+
+
+def alike(runs: Mapping[str, Path]) -> list[str]:
+    """A line for each run whose maps are those of one before it: its row would then show nothing of its own."""
+    seen: dict[str, str] = {}
+    lines = []
+    for name, folder in runs.items():
+        digest, maps = hashlib.sha256(), sorted(folder.glob("predictions/part-*/maps.npy"))
+        for path in maps:
+            digest.update(path.read_bytes())
+        if maps and (before := seen.setdefault(digest.hexdigest(), name)) != name:
+            lines.append(f"{name} gives the same maps as {before}")
+    return lines
 
 
 def _suffix(order: Order) -> str:

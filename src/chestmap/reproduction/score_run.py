@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,12 +22,23 @@ from chestmap.evaluation.readers import Readings
 from chestmap.evaluation.scores import Evaluation
 from chestmap.evaluation.truth import Truth, truth_of
 from chestmap.imaging.size import size_of
-from chestmap.models.folder import open_model
+from chestmap.models.folder import open_model, read_about, write_about
 from chestmap.packs.loader import Part
 from chestmap.prediction.from_pack import PredictSettings, predict_part
 from chestmap.predictions.folder import OwnRule, Predictions
+from chestmap.storage.manifest import seal
 from chestmap.training.method import Method
 from chestmap.training.training_data import DataSettings, open_data
+
+
+class Reading(NamedTuple):
+    """How a trained network is read: at a cut in place of the method's own threshold, and by which of its answers."""
+
+    cut: float | None = None
+    answer: str = ""
+
+
+AS_IT_IS = Reading()
 
 
 def predict_and_score(
@@ -33,27 +46,46 @@ def predict_and_score(
     data: DataSettings,
     methods: Mapping[str, Method],
     how: tuple[PredictSettings, EvaluationSettings],
+    reading: Reading = AS_IT_IS,
     *,
-    cut: float | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Fills `predictions/` of a finished run, and writes metrics.json and cases.csv there; what is predicted already is kept.
 
-    `cut` replaces the method's own threshold; its scores are not written, as they are not the model's.
+    Another answer than the model's own has a model and predictions of its own: `model-ANSWER/`, `predictions-ANSWER/`.
+
+    Scores at a cut are not written, as they are not the model's.
     """
+    cut, answer = reading
     opened = open_data(data, progress=progress)
     source, pack = opened.train.source, opened.train.pack
     split = make_split(source, data.split)
     ids = [image_id for part in (opened.validation, opened.test) if part for image_id in part.ids]
     part = Part.of(source, pack, ids, "images")
-    predictions = predict_part(open_model(run / "model", methods), part, run / "predictions", how[0], progress=progress)
+    model, place = answering(run, answer), run / f"predictions{answer and f'-{answer}'}"
+    predictions = predict_part(open_model(model, methods), part, place, how[0], progress=progress)
     if cut is not None:
         predictions = replace(predictions, header=replace(predictions.header, own_rule=OwnRule(cut)))
     scores = score_split(predictions, source, split, how[1], Scored(title=run.name))
     if cut is None:
-        scores.write(run / "predictions" / "metrics.json")
-        write_cases(run / "predictions" / "cases.csv", case_list(scores))
+        scores.write(place / "metrics.json")
+        write_cases(place / "cases.csv", case_list(scores))
     return scores
+
+
+def answering(run: Path, answer: str) -> Path:
+    """The run's model folder, or one with the same weights of which another branch speaks (`answer` of the method's settings)."""
+    model, place = run / "model", run / f"model-{answer}"
+    if not answer:
+        return model
+    about = read_about(model)
+    if "answer" not in about["settings"]:
+        raise BadInput(f"{model}: method {about['method']} has one answer; a table of several branches needs ag_cnn")
+    place.mkdir(exist_ok=True)
+    shutil.copy(model / "weights.safetensors", place)
+    write_about(place, about | {"settings": about["settings"] | {"answer": answer}})
+    seal(place)
+    return place
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,9 @@ DERIVED = {
 }
 """Metrics that no single model has."""
 
+BRANCHES = {"Global": "global", "Local": "local", "Fusion": "fusion"}
+"""Words of a table's rows or columns, and the `answer` of a method that has several in one network."""
+
 SOURCE_OF = {"chestxray14": "nih", "chexpert": "chexpert"}
 """Dataset of a table → who reads it."""
 
@@ -45,6 +48,13 @@ class Plan:
         return sum(max(len(folds), 1) for folds in self.folds.values())
 
 
+def answers_of(table: Table, row: Row) -> tuple[str, ...]:
+    """Which of a network's answers a row prints, one for each of its columns or one for all; "" is what it says as a whole."""
+    if table.across == "branches":
+        return tuple(BRANCHES[column] for column in table.columns)
+    return (BRANCHES.get(row.name.partition(" ")[0], ""),)
+
+
 def obstacle(table: Table, row: Row, configs: Path, methods: Mapping[str, Method]) -> str:
     """Why a row cannot be trained, "" where it can."""
     room = row.config.partition("/")[0]
@@ -56,8 +66,6 @@ def obstacle(table: Table, row: Row, configs: Path, methods: Mapping[str, Method
         return DERIVED[measure]
     if room not in methods:
         return f"method {room} is not written yet"
-    if table.paper == "ag_cnn" and table.across == "findings" and row.name.startswith(("Global ", "Local ")):
-        return "a branch of a network; predictions hold what the whole network says"
     if not (configs / f"{row.config}.toml").is_file():
         return f"{configs / row.config}.toml is missing"
     return ""

@@ -41,6 +41,13 @@ MEASURED = 256  # images to report the distance to the anchor for
 Weight = Annotated[float, Field(ge=0)]
 
 
+READS = ("alignment",)
+"""The settings that alignment depends on; what comes before it, as its judge, is known by its own step."""
+
+POOLED = 512
+"""Side of the canvas that `pool` is given for."""
+
+
 class AlignmentSettings(Settings):
     """Anchor and losses; the defaults are those of disease masks (Kim 2020).
 
@@ -51,7 +58,9 @@ class AlignmentSettings(Settings):
     judge: BackboneSettings = BackboneSettings(name="resnet50.tv_in1k", stages=(1, 2, 3, 4))
     anchor_images: Annotated[int, Field(ge=1)] = 2000  # normal images in the mean, or all there are
     crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)  # what of the mean is the anchor: x0 y0 x1 y1, shares
-    pool: Annotated[int, Field(ge=1)] = 16  # pixels of the smoothing before images are compared with the anchor; 1: none
+    pool: Annotated[int, Field(ge=1)] = (
+        16  # smoothing before images are compared with the anchor: pixels of a canvas of 512, scaled
+    )
     form: Form = "mean"  # of both losses
     perceptual_weight: Weight = 1.0
     euclidean_weight: Weight = 1.0
@@ -62,6 +71,10 @@ class AlignmentSettings(Settings):
         if not (0 <= crop[0] < crop[2] <= 1 and 0 <= crop[1] < crop[3] <= 1):
             raise ValueError(f"{crop}: expected x0 < x1 and y0 < y1 within 0 and 1")
         return crop
+
+    def pixels(self, images: Tensor) -> int:
+        """Pixels that are smoothed over on a canvas like that of the images; 1: none."""
+        return max(1, round(self.pool * min(images.shape[-2:]) / POOLED))
 
 
 class Align(Task):
@@ -78,7 +91,7 @@ class Align(Task):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         settings, anchor = self.settings, self.get_buffer("anchor")
-        moved = blurred(aligned(batch.images, self.network(batch.images)), settings.pool)
+        moved = blurred(aligned(batch.images, self.network(batch.images)), settings.pixels(batch.images))
         terms = {"euclidean": euclidean_loss(moved, anchor, settings.form)}
         if settings.perceptual_weight:
             terms["perceptual"] = perceptual_loss(self.judge.stages(moved), self.judge.stages(anchor), settings.form)
@@ -101,15 +114,16 @@ def align(run: Run, data: Data, settings: AlignmentSettings, schedule: Schedule,
         Aligner(settings.aligner), judge or Backbone(settings.judge), torch.from_numpy(anchor)[None, None], settings
     )
     validation = data.validation if schedule.select == "loss" else None
-    aligner = run.fit("align", task, data.train, schedule, validation).network
-    run.write("pairs", partial(_write_pairs, aligner, data.train, anchor, settings.pool), of=data.train)
+    aligner = run.fit("align", task, data.train, schedule, validation, reads=READS).network
+    pool = settings.pixels(torch.from_numpy(anchor))
+    run.write("pairs", partial(_write_pairs, aligner, data.train, anchor, pool), of=data.train, reads=READS)
     return Alignment(aligner, anchor)
 
 
 def make_anchor(run: Run, part: Part, settings: AlignmentSettings) -> Float32[np.ndarray, "height width"]:
     """The step `anchor`: the mean of normal images in [0, 1] at canvas size, as an array, a picture and a list of images."""
     write = partial(_write_anchor, part, settings.anchor_images, settings.crop, run.settings.seed)
-    folder = run.write("anchor", write, of=part)
+    folder = run.write("anchor", write, of=part, reads=READS)
     try:
         return np.load(folder / "anchor.npy", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -166,3 +180,9 @@ def _write_pairs(aligner: Aligner, part: Part, anchor: Float32[np.ndarray, "heig
 
 def _picture(pixels: Float32[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
     return np.rint(pixels * 255).clip(0, 255).astype(np.uint8)
+
+
+def tell_warnings(run: Run, folder: Path) -> None:
+    """Those that a step left in its `masks.json`."""
+    for line in json.loads((folder / "masks.json").read_text(encoding="utf-8")).get("warnings", ()):
+        run.screen.tell(f"{folder.name}: {line}")

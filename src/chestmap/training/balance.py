@@ -27,7 +27,7 @@ class Balance:
         self, fabric: Fabric, weights: Mapping[str, float], schedule: Schedule, norms: dict[str, float], *, compiled: bool
     ) -> None:
         self.fabric, self.weights, self.schedule, self.norms = fabric, weights, schedule, norms
-        self.limits = {name: term.most for name, term in schedule.terms.items() if term.most is not None}
+        self.limits: dict[str, float] = {name: term.most for name, term in schedule.terms.items() if term.most is not None}
         if compiled and self.limits:
             raise BadSettings(
                 f"terms.{next(iter(self.limits))}.most: gradients at the features cannot be had of a compiled network; set "
@@ -83,11 +83,12 @@ class Balance:
         if self.fabric.world_size > 1:
             squares = self.fabric.all_reduce(squares / self.fabric.world_size**2, reduce_op="sum")
         assert isinstance(squares, Tensor)
-        norms = dict(zip(names, squares.sqrt().tolist(), strict=True))
+        norms: dict[str, float] = dict(zip(names, squares.sqrt().tolist(), strict=True))
         self.squares.clear()
         for name, norm in norms.items():
             if norm and self.keep:
-                self.norms[name] = MEMORY * self.norms.get(name, norm) + (1 - MEMORY) * norm
+                before = self.norms.get(name, norm)
+                self.norms[name] = MEMORY * before + (1 - MEMORY) * norm
         seen = {name: factors.get(name, 1.0) * norm for name, norm in norms.items()}
         return {f"{name}_share": value / (sum(seen.values()) or 1.0) for name, value in seen.items()}
 

@@ -24,7 +24,8 @@ class Method:
     `refuses` names the wrappers that make no sense around it ("alignment", "masks", "erasing"), and why.
     `build(settings, findings, canvas)` gives an untrained network; its `forward(images)` returns an `Output`; canvas is
     (width, height). `recipe(run, data, settings)` gives the trained one. `tiny` are settings (a table as in TOML) with which
-    the conformance suite trains in seconds.
+    the conformance suite trains in seconds. `earlier` are settings by name: what one stands for in a model folder that was written
+    before there was such a setting.
     """
 
     name: str
@@ -36,3 +37,4 @@ class Method:
     own_rule: Callable[[Any], OwnRule]
     refuses: Mapping[str, str] = field(default_factory=dict, hash=False)
     tiny: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    earlier: Mapping[str, Any] = field(default_factory=dict, hash=False)

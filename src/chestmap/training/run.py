@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from chestmap.storage.manifest import seal
 from chestmap.training.checkpoint import load_weights
 from chestmap.training.environment import record_start
 from chestmap.training.progress import Screen, Summary
-from chestmap.training.run_folder import Lock, begin_step, is_begun, step_folder, write_json
+from chestmap.training.run_folder import Lock, begin_step, is_begun, step_folder, take_step, write_json
 from chestmap.training.run_settings import RESULT, RunSettings
 from chestmap.training.schedule import Schedule
 from chestmap.training.step_record import Record, code_of, flat
@@ -44,6 +44,7 @@ class Run:
         observe: Observer | None = None,
         progress: bool = True,
     ) -> None:
+        self.others: Sequence[Path] = ()  # run folders whose finished steps are taken where the same is to be made
         self.folder, self.settings, self.method, self.augment = folder, settings, dict(method or {}), augment
         self.observe = observe or (lambda *_: None)
         from chestmap.training.process_group import (
@@ -78,12 +79,25 @@ class Run:
     def seed(self, *what: object) -> None:
         torch.manual_seed(self.number(*what))
 
-    def fit(self, name: str, task: AnyTask, part: Part, schedule: Schedule, validation: Part | None = None) -> AnyTask:
-        """The trained task in evaluation mode, with its best weights, or its last where there is no `validation`."""
+    def fit(
+        self,
+        name: str,
+        task: AnyTask,
+        part: Part,
+        schedule: Schedule,
+        validation: Part | None = None,
+        *,
+        reads: Sequence[str] | None = None,
+    ) -> AnyTask:
+        """The trained task in evaluation mode, with its best weights, or its last where there is no `validation`.
+
+        `reads` names the method's settings that the step depends on, where these are not all: runs that differ in others share it.
+        """
         folder = step_folder(self.folder, len(self.steps) + 1, name)
         data = {"train": part.fingerprint} | ({"validation": validation.fingerprint} if validation else {})
         augment = {"augment": self.augment.model_dump(mode="json")} if self.augment and schedule.augment else {}
-        record = self._record({"schedule": schedule.model_dump(mode="json")} | augment, data, type(task).__module__)
+        made_from = {"schedule": schedule.model_dump(mode="json")} | augment
+        record = self._record(made_from, data, type(task).__module__, reads)
         task.to(self.device)
         if self.settings.channels_last:
             task.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] -- of modules too, though not typed
@@ -91,6 +105,7 @@ class Run:
             for child in task.network.children():  # not the whole: a task may call another method than forward
                 child.compile()
         with self.fabric.rank_zero_first():
+            self._take(folder, record, trained=True)
             done = begin_step(folder, record, accept_code=self.settings.accept_code_change, write=self.first)
         earlier = done is not None
         if done is None:
@@ -113,13 +128,16 @@ class Run:
             return nullcontext()
         return synchronized_norms(task, task.still)
 
-    def write(self, name: str, make: Callable[[Path], None], of: Part | None = None) -> Path:
-        """A folder that `make` fills once; it is whole or absent. `of` is the part that gives its images."""
+    def write(
+        self, name: str, make: Callable[[Path], None], of: Part | None = None, *, reads: Sequence[str] | None = None
+    ) -> Path:
+        """A folder that `make` fills once; it is whole or absent. `of` is the part that gives its images; `reads` as in `fit`."""
         folder = step_folder(self.folder, len(self.steps) + 1, name)
-        record = self._record({}, {"of": of.fingerprint} if of else {}, _home(make))
+        record = self._record({}, {"of": of.fingerprint} if of else {}, _home(make), reads)
         started = time.monotonic()
         self.seed(folder.name)
         with self.fabric.rank_zero_first():
+            self._take(folder, record, trained=False)
             earlier = is_begun(folder, record, accept_code=self.settings.accept_code_change, write=self.first)
             if not earlier and self.first:
                 self.screen.tell(f"{folder.name}: writing")
@@ -138,14 +156,26 @@ class Run:
                 write_json(made / "step.json", record.as_json())
             seal(made)
 
+    def _take(self, folder: Path, record: Record, *, trained: bool) -> None:
+        """Where the step is not begun here, that of another run if it is finished and was made from the same."""
+        if not self.first or (folder / "step.json").exists():
+            return
+        taken = take_step(folder, record, self.others, trained=trained)
+        if taken is not None:
+            self._drop_model()
+            self.screen.tell(f"{folder.name}: taken from {taken}, where the same was made")
+
     def _drop_model(self) -> None:
         """What was written of other steps than those of this folder."""
         if self.first:
             shutil.rmtree(self.folder / "model", ignore_errors=True)
 
-    def _record(self, settings: dict[str, Any], data: dict[str, str], module: str | None) -> Record:
+    def _record(
+        self, settings: dict[str, Any], data: dict[str, str], module: str | None, reads: Sequence[str] | None = None
+    ) -> Record:
         run = {key: getattr(self.settings, key) for key in RESULT}
-        return Record(flat({"run": run, "method": self.method, **settings}), data, code_of(module), self.after)
+        method = {key: value for key, value in self.method.items() if reads is None or key in (*reads, "around")}
+        return Record(flat({"run": run, "method": method, **settings}), data, code_of(module), self.after)
 
     def _close_step(self, record: Record, summary: Summary) -> None:
         self.after = record.identity

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,29 @@ def step_folder(run: Path, number: int, name: str) -> Path:
     if others:
         raise StepChanged(f"{run}: step {number} was {others[0]} and would now be {wanted.name}; train in a new folder")
     return wanted
+
+
+def take_step(folder: Path, record: Record, others: Sequence[Path], *, trained: bool) -> Path | None:
+    """Copy a finished step of the same name, made from the same settings, data, code and steps before; returns where it was."""
+    wanted = record.as_json()
+    for other in others:
+        there = other / folder.name
+        if there == folder or read_json(there / "step.json") != wanted or (trained and read_done(there) is None):
+            continue
+        beside = folder.with_name(folder.name + ".making")
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(there, beside, copy_function=_linked)
+        beside.replace(folder)
+        return there
+    return None
+
+
+def _linked(source: str, target: str) -> None:
+    """A second name of the same file, or a copy where the file system knows none; finished steps are replaced, never changed."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def begin_step(folder: Path, record: Record, *, accept_code: bool, write: bool) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,14 +53,16 @@ def train(
     *,
     progress: bool = True,
     observe: Observer | None = None,
+    others: Sequence[Path] = (),
 ) -> Path:
     """Trains what is left of the recipe; `write_model` (of `inference`) fills `model/`; its path is returned.
 
     Run again with the same config it goes on where it was killed, and does nothing where all is done; `model/` goes when a step
-    is made anew or other erasing is asked for.
+    is made anew or other erasing is asked for. Finished steps of `others`, run folders, are taken where the same is to be made.
     """
     check_backbones(config.settings)
     run = Run(folder, config.run, method=config.lasting, augment=config.data.augment, observe=observe, progress=progress)
+    run.others = others
     from chestmap.training.process_group import in_turn  # with Fabric, as in Run
 
     with run:

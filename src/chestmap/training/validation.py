@@ -84,12 +84,12 @@ def validation_iou(fabric: Fabric, task: Task, batches: Iterable[Batch], images:
         overlaps.append(_overlaps(output.maps, batch, normalize=task.maps_are_normalized))
     found = _auc_of(fabric, scores, images)
     rows = torch.cat(overlaps)
-    most = (
-        fabric.all_reduce(torch.tensor(len(rows), device=fabric.device), reduce_op="max")
-        if fabric.world_size > 1
-        else len(rows)
-    )
-    everywhere = _gathered(fabric, rows, int(most)).cpu().numpy()
+    most = len(rows)
+    if fabric.world_size > 1:
+        counted = fabric.all_reduce(torch.tensor(most, device=fabric.device), reduce_op="max")
+        assert isinstance(counted, Tensor)
+        most = int(counted.item())
+    everywhere = _gathered(fabric, rows, most).cpu().numpy()
     return found | mean_iou(everywhere[~np.isnan(everywhere[:, 0])])
 
 
@@ -108,7 +108,7 @@ def mean_iou(rows: Float[np.ndarray, "pair column"]) -> dict[str, float]:
 
 def _overlaps(maps: Float[Tensor, "batch finding h w"], batch: Batch, *, normalize: bool) -> Float[Tensor, "pair column"]:
     """For each boxed pair the finding, and the IoU of its boxes with the map on the canvas, cut at each of `LEVELS`."""
-    height, width = batch.images.shape[-2:]
+    width, height = batch.frames[0].canvas
     rows = [row for row, boxes in enumerate(batch.boxes) if boxes]
     some = batch.rows(rows)
     truth = some.masks(height, width)

@@ -8,7 +8,7 @@ Erasing changes finished maps alone, so other numbers need no training. Innermos
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,12 +25,12 @@ from chestmap.nn.alignment import Aligned, Aligner, aligned, aligned_frames
 from chestmap.nn.boxes import resized
 from chestmap.nn.erasing import LEVEL
 from chestmap.nn.losses import balanced_bce
-from chestmap.nn.masks import MaskMean
+from chestmap.nn.masks import MaskMean, least_scores, mask_facts, mask_warnings
 from chestmap.nn.wrappers import Masked, Mined, Reader
 from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.settings import Settings
 from chestmap.tensors import Batch
-from chestmap.training.alignment_steps import AlignmentSettings, align
+from chestmap.training.alignment_steps import AlignmentSettings, align, tell_warnings
 from chestmap.training.method import Method
 from chestmap.training.run import Run
 from chestmap.training.schedule import Schedule
@@ -67,6 +67,7 @@ class MasksAround(Settings):
     """Those of `methods.disease_masks`, learned from the room's own maps."""
 
     least_score: Share = 0.8  # of an image to enter a mask
+    least_share: Annotated[float, Field(gt=0, le=1)] | None = None  # of images, those with the highest scores, in its place
     mask_level: Share = 0.5  # of the mask's range; what lies below is cleared
     asymmetric: tuple[str, ...] = ("Cardiomegaly",)  # findings with maps that are not mirrored
     schedule: Schedule = Schedule(epochs=5, batch_size=32, learning_rate=1e-4, augment=False)
@@ -126,6 +127,7 @@ def train_around(run: Run, data: Data, method: Method, settings: Any, around: Ar
     if around.masks:
         masked = Masked(network, len(data.findings), data.canvas).to(run.device)
         place = run.write("masks", partial(_write_masks, network, data.train, around.masks), of=data.train)
+        tell_warnings(run, place)
         masked.get_buffer("masks").copy_(_read_masks(place, masked.get_buffer("masks").shape))
         network = run.fit("mask", Mask(masked), data.train, around.masks.schedule, data.validation).network
     return _wrapped(network, around, aligner)
@@ -176,21 +178,36 @@ class Mask(Task):
 
 
 def _write_masks(network: nn.Module, part: Part, settings: MasksAround, folder: Path) -> None:
-    """`masks.npy` (float32, finding by row and column), `masks.json` (how many maps each is the mean of), a picture of each."""
+    """`masks.npy` (float32, finding by row and column), `masks.json` (facts and warnings), a picture of each."""
     asymmetric = {part.findings.resolve(name) for name in settings.asymmetric if name in part.findings}
-    mean = MaskMean(torch.tensor([name not in asymmetric for name in part.findings]), settings.least_score)
+    least: float | Tensor = settings.least_score
+    if settings.least_share:
+        least = least_scores(
+            torch.cat([torch.sigmoid(logits.double()) for _, logits, _ in _seen(network, part)]), settings.least_share
+        )
+    mean, places = MaskMean(torch.tensor([name not in asymmetric for name in part.findings]), least), torch.zeros(0)
+    for maps, logits, batch in _seen(network, part):
+        mean.add(maps, logits)
+        marked = batch.masks(maps.shape[-2], maps.shape[-1]).sum(0)
+        places = places + marked if len(places) else marked
+    found = mean.masks(settings.mask_level)
+    masks, facts = found.numpy(), mask_facts(part.findings.names, mean, found, places)
+    np.save(folder / "masks.npy", masks)
+    asked = f"the highest {settings.least_share:g}" if settings.least_share else f"a score of {settings.least_score:g}"
+    about = {"findings": part.findings.names, "warnings": mask_warnings(facts, asked), "masks": facts}
+    (folder / "masks.json").write_text(json.dumps(about, indent=1) + "\n")
+    for name, mask in zip(part.findings, masks, strict=True):
+        cv2.imwrite(str(folder / f"{name.replace(' ', '_').replace('/', '_')}.png"), np.rint(mask * 255).astype(np.uint8))
+
+
+def _seen(network: nn.Module, part: Part) -> Iterator[tuple[Tensor, Tensor, Batch]]:
+    """Maps and logits of every image."""
     network.eval()
     device = next(network.parameters()).device
     for batch in Loader(part, LoaderSettings(batch_size=16), shuffle=False).epoch(0):
         with torch.inference_mode():
             output = network(batch.images.to(device))
-        mean.add(output.maps.cpu(), output.logits.cpu())
-    masks = mean.masks(settings.mask_level).numpy()
-    np.save(folder / "masks.npy", masks)
-    counted = dict(zip(part.findings, map(int, mean.count.tolist()), strict=True))
-    (folder / "masks.json").write_text(json.dumps({"findings": part.findings.names, "maps": counted}, indent=1) + "\n")
-    for name, mask in zip(part.findings, masks, strict=True):
-        cv2.imwrite(str(folder / f"{name.replace(' ', '_').replace('/', '_')}.png"), np.rint(mask * 255).astype(np.uint8))
+        yield output.maps.cpu(), output.logits.cpu(), batch
 
 
 def _read_masks(folder: Path, shape: torch.Size) -> Tensor:

@@ -1,0 +1,74 @@
+"""The verdict on a claim: seen, not shown, or not to be seen with so many patients and seeds; rows and claims fit together."""
+
+import importlib.util
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from methods_claims import Outcome, verdict, visible
+from methods_report import means, short
+from methods_rows import CLAIMS, HEADLINE, ROWS, Measure, run_of
+
+from chestmap.methods import METHODS
+from chestmap.training.config import read_config
+
+BENCH = importlib.util.spec_from_file_location("bench_of_methods", Path(__file__).parents[2] / "benchmarks" / "methods.py")
+assert BENCH is not None
+assert BENCH.loader is not None
+bench = importlib.util.module_from_spec(BENCH)  # another "methods" is among the tests
+BENCH.loader.exec_module(bench)
+CONFIGS = Path(__file__).parents[2] / "configs" / "phantom"
+
+
+def outcome(difference: float, each: list[float], least: float) -> Outcome:
+    return Outcome(difference, difference - 0.02, difference + 0.02, 0.01, each, least)
+
+
+def test_a_claim_holds_from_three_seeds_on():
+    three, one = outcome(0.1, [0.1, 0.1, 0.1], 0.05), outcome(0.1, [0.1], 0.05)
+    assert verdict(three, 0.01, 0.2) == "holds"
+    assert verdict(three._replace(difference=-0.1), 0.01, 0.2) == "the opposite holds"
+    assert verdict(one, 0.01, 0.2) == "1 seed: goes this way"
+    assert verdict(three, 0.5, 0.2) == "not shown"
+
+
+def test_what_is_smaller_than_can_be_seen_is_not_called_not_shown():
+    assert verdict(outcome(0.01, [0.01, 0.0, 0.02], 0.08), 0.6, 0.03) == "cannot be seen here"
+    assert verdict(outcome(0.01, [0.01, 0.0, 0.02], 0.08), 0.6, None) == "not shown"
+
+
+def test_the_least_visible_difference_holds_patients_and_seeds():
+    assert visible(0.01, [0.1]) == pytest.approx(0.028)
+    assert visible(0.0, [0.0, 0.02]) == pytest.approx(2.8 * 0.01, rel=1e-6)
+    assert visible(0.01, [0.0, 0.02]) == pytest.approx(2.8 * 2**0.5 * 0.01, rel=1e-6)
+
+
+def test_every_claim_compares_rows_that_are_there():
+    for claim in CLAIMS:
+        assert {claim.better, claim.worse} <= set(ROWS), claim.text
+    for name, row in ROWS.items():
+        assert (CONFIGS / f"{row.config}.toml").is_file(), name
+        assert not row.of or row.of in ROWS, name
+
+
+def test_a_longer_budget_multiplies_epochs_and_a_start_is_handed_to_every_row(tmp_path):
+    chosen = Namespace(folder=tmp_path, side=256, times=4, start=tmp_path / "start")
+    sets = bench.sets_of(chosen, ROWS["ag-long"], 1)
+    config = read_config(CONFIGS / "ag_cnn.toml", sets, METHODS)
+    assert (config.settings.global_branch.epochs, config.settings.fusion_branch.epochs) == (48, 16)
+    assert config.settings.backbone.weights == str(tmp_path / "start")
+    assert (config.data.pack.width, config.run.seed) == (256, 1)
+    assert run_of(tmp_path, "cam", 2, 4).name == "cam-2-x4"
+    for row in ROWS.values():
+        read_config(CONFIGS / f"{row.config}.toml", bench.sets_of(chosen, row, 0), METHODS)
+
+
+def test_a_measure_and_a_mean_read_as_they_are():
+    assert str(HEADLINE) == "T(IoU) .3, mask, validation"
+    assert str(Measure("AUC")) == "AUC"
+    assert str(Measure(geometry="any", rule="own", finding="Nodule")) == "T(IoU) .3, any, own, Nodule"
+    assert means({"Cardiomegaly": 1.0, "Nodule": 0.0}) == (0.5, 0.0)
+    assert (short(0.125), short(-0.125), short(float("nan"))) == (".125", "-.125", "")
