@@ -67,7 +67,7 @@ def coco_ap(score: Float[np.ndarray, "detection"], met: Bool[np.ndarray, "detect
     true = np.cumsum(met[order])
     precision = true / np.arange(1, len(order) + 1) if len(order) else np.empty(0)
     precision = np.maximum.accumulate(precision[::-1])[::-1]
-    place = np.searchsorted(true / boxes, RECALLS - 1e-12, side="left")
+    place = np.searchsorted(true / boxes, RECALLS, side="left")
     return float(np.append(precision, 0.0)[np.minimum(place, len(precision))].mean())
 
 
