@@ -130,7 +130,7 @@ def test_metrics_are_taken_over_where_they_are_of_this_model(toy, folder, tmp_pa
         (tmp_path / "other.json").write_text(json.dumps(tree))
         with pytest.raises(Refused, match=message):
             of_metrics(folder, read_evaluation(tmp_path / "other.json"))
-    with pytest.raises(BadInput, match=r"not a metrics\.json"):
+    with pytest.raises(BadInput, match=r"expected a metrics\.json"):
         read_evaluation(folder / "model.json")
 
 
