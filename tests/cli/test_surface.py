@@ -49,6 +49,7 @@ def test_tables_and_images_need_no_torch():
                     "reproduce",
                     "demo",
                     "serve",
+                    "check",
                 ),
                 *("node", "check", "data", "model"),
             ],
