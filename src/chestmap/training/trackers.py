@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from chestmap.errors import BadInput
 
 TrackerName = Literal["wandb", "mlflow"]
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """What a step writes to; `update` counts optimizer steps."""
 
