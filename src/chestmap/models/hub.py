@@ -14,16 +14,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from chestmap.errors import BadInput, BadModel, Unreachable
 from chestmap.extras import needs
 from chestmap.models.folder import read_about
 from chestmap.models.hub_card import front_matter
+from chestmap.storage.manifest import seal
 
 SCHEME = "hf://"
 ADDRESS = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(#sha256=(?P<sha256>[0-9a-f]{64}))?")
-FILES = ("model.json", "weights.safetensors", "graph.onnx", "config.toml", "README.md", "figures.json", "reliability.svg")
+FILES = (
+    "model.json",
+    "weights.safetensors",
+    "graph.onnx",
+    "config.toml",
+    "README.md",
+    "figures.json",
+    "reliability.svg",
+    "SHA256SUMS",
+)
 """All that a model folder holds; whatever else a hub has under that name stays there."""
 
 
@@ -100,24 +111,30 @@ def push(model: Path, address: str, license_id: str = "other") -> str:
     if local:
         target = Path(local) / where.repo
         shutil.rmtree(target, ignore_errors=True)
-        _copy(model, target)
-        (target / "README.md").write_text(card, encoding="utf-8")
+        _with_card(model, card, target)
         return str(target)
     needs("hub", what=address)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     hub = HfApi()
-    files = [name for name in FILES if name != "README.md"]
     try:
-        hub.create_repo(where.repo, exist_ok=True)
-        hub.upload_folder(repo_id=where.repo, folder_path=model, allow_patterns=files)
-        hub.upload_file(repo_id=where.repo, path_in_repo="README.md", path_or_fileobj=card.encode())
+        with TemporaryDirectory() as place:
+            _with_card(model, card, Path(place))
+            hub.create_repo(where.repo, exist_ok=True)
+            hub.upload_folder(repo_id=where.repo, folder_path=place, allow_patterns=list(FILES))
     except (HfHubHTTPError, OSError) as error:
         raise Unreachable(
             f"{address}: the hub did not take it ({type(error).__name__}: {str(error)[:120]}); log in with `hf auth login`"
         ) from None
     return f"https://huggingface.co/{where.repo}"
+
+
+def _with_card(model: Path, card: str, out: Path) -> None:
+    """Copies the model with another card, and seals what is then there."""
+    _copy(model, out)
+    (out / "README.md").write_text(card, encoding="utf-8")
+    seal(out)
 
 
 def _copy(model: Path, out: Path) -> None:
