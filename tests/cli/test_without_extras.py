@@ -9,12 +9,8 @@ from chestmap.extras import EXTRAS
 
 BLOCK = """
 import sys
-from importlib.abc import MetaPathFinder
-class Blocked(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in {modules!r}:
-            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
-sys.meta_path.insert(0, Blocked())
+for name in {modules!r}:
+    sys.modules[name] = None  # as where it is not installed, for imports and for those who only look
 sys.argv = ['chestmap', *{arguments!r}]
 from chestmap.cli import main
 main()
