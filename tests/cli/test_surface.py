@@ -49,7 +49,6 @@ def test_tables_and_images_need_no_torch():
                     "reproduce",
                     "demo",
                     "serve",
-                    "check",
                 ),
                 *("node", "check", "data", "model"),
             ],

@@ -32,7 +32,7 @@ def test_the_squeezed_or_is_exact(cells, height):
         present, absent = log_any(logits, floor)
         present.sum().backward()
         wanted, none, pull = exactly(some.double().numpy().ravel(), floor, cells // 256)
-        assert present.item() == pytest.approx(wanted, rel=rough, abs=1e-300)
+        assert present.item() == pytest.approx(wanted, rel=rough, abs=1e-60)
         assert absent.item() == pytest.approx(none, rel=rough, abs=1e-80)
         assert logits.grad is not None
         assert torch.isfinite(logits.grad).all()

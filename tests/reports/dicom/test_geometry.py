@@ -37,8 +37,8 @@ def test_dsrdump_reads_the_boxes(written):
     text = run("dsrdump", "+Pl", written[0])
     shown = re.findall(r'CODE:\(,,"Finding"\)=\((\S+?),.*?NUM:\(,,"(.*?)"\)="(.*?)".*?POLYLINE,([^)]*)\)', text, re.DOTALL)
     assert [(code, name, float(value)) for code, name, value, _ in shown] == [
-        ("8186001", "Cardiomegaly: Certainty of Finding", 91.0),
-        ("60046008", "Effusion: Certainty of Finding", 64.0),
+        ("8186001", "Cardiomegaly: Model score", 0.91),
+        ("60046008", "Effusion: Model score", 0.64),
     ]
     boxes = [corners([float(number) for number in re.split("[,/]", points)]) for *_, points in shown]
     np.testing.assert_allclose(boxes, expected(prediction, "Cardiomegaly", "Effusion"), atol=1e-4)
