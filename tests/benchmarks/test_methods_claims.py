@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
-sys.path.insert(0, BENCHMARKS)
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from methods_claims import Outcome, verdict, visible
 from methods_report import means, short
 from methods_rows import CLAIMS, HEADLINE, ROWS, Measure, run_of
@@ -21,7 +20,7 @@ assert BENCH is not None
 assert BENCH.loader is not None
 bench = importlib.util.module_from_spec(BENCH)  # another "methods" is among the tests
 BENCH.loader.exec_module(bench)
-sys.path.remove(BENCHMARKS)  # its training.py would hide the folder of the tests
+sys.path.remove(str(Path(__file__).parents[2] / "benchmarks"))  # its training.py would hide the folder of the tests
 CONFIGS = Path(__file__).parents[2] / "configs" / "phantom"
 
 
