@@ -62,8 +62,8 @@ def registries() -> str:
     """What the registries hold: the tables that `chestmap methods` and the help texts read."""
     from chestmap.datasets import SOURCES
     from chestmap.methods import METHODS, described
+    from chestmap.named_configs import config_names, config_path, first_comment
     from chestmap.reports.formats import WRITERS
-    from chestmap.training.named_configs import config_names, config_path, first_comment
 
     lines = ["# Methods, readers, formats, configs", "", "Made from the registries of this version.", "", "## Methods", ""]
     lines += ["| name | title | paper |", "|---|---|---|"]

@@ -24,9 +24,9 @@ def train(
     """
     from chestmap.methods import METHODS
     from chestmap.models.export import write_with_graph
+    from chestmap.named_configs import config_path
     from chestmap.settings import with_overrides
     from chestmap.training.config import config_of, read_config
-    from chestmap.training.named_configs import config_path
     from chestmap.training.train import train as train_model
 
     if isinstance(config, Mapping):

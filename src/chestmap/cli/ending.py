@@ -16,6 +16,7 @@ from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from chestmap.errors import ChestmapError
+from chestmap.extras import EXTRAS
 
 SHOW = "CHESTMAP_TRACEBACK"
 FAULT = 3
@@ -77,7 +78,8 @@ def _in_words(error: BaseException) -> tuple[str, int]:
     if isinstance(error, OSError):
         return f"{error.filename or 'file system'}: {error.strerror or said or type(error).__name__}", 2
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("chestmap"):
-        return f'the package {error.name} is not installed: pip install "chestmap[dicom,search,serve,export]"', 2
+        extra = next((extra for extra in ("train", *EXTRAS) if str(error.name).partition(".")[0] in EXTRAS[extra]), "all")
+        return f'the package {error.name} is not installed: pip install "chestmap[{extra}]"', 2
     return (
         f"a fault of chestmap, please report: {type(error).__name__}: {said} ({_place(error)}); {SHOW}=1 shows more",
         FAULT,

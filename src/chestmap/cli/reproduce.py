@@ -42,7 +42,7 @@ def reproduce(
 
     Example: `chestmap reproduce ham/table-3 --root /data/nih --set run.precision=bf16`
     """
-    from chestmap.training.named_configs import configs_folder
+    from chestmap.named_configs import configs_folder
 
     configs = configs or configs_folder()
     if table is None:

@@ -60,9 +60,9 @@ def train(
     from chestmap.methods import METHODS
     from chestmap.models.export import write_with_graph
     from chestmap.models.folder import read_about
+    from chestmap.named_configs import config_path
     from chestmap.training.config import read_config
     from chestmap.training.launch import is_launcher, launch
-    from chestmap.training.named_configs import config_path
     from chestmap.training.train import train as train_model
 
     together = {"run.devices": devices, "run.nodes": nodes, "run.rendezvous": rendezvous, "data.source.root": root}
@@ -95,6 +95,6 @@ def methods(as_json: JsonOption = False) -> None:
 
 def configs(as_json: JsonOption = False) -> None:
     """List the configs that ship with the package, with what each reproduces; `chestmap train NAME` takes them by name."""
-    from chestmap.training.named_configs import config_names, config_path, first_comment
+    from chestmap.named_configs import config_names, config_path, first_comment
 
     print_rows(("name", "what"), [(name, first_comment(config_path(name))) for name in config_names()], as_json=as_json)
