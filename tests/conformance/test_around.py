@@ -27,7 +27,7 @@ from conformance.watched import tiny_config
 FINDINGS = Findings(("Effusion", "Mass", "Nodule"))
 REFUSED = {
     "alignment": {"cia_net", "disease_masks"},
-    "masks": {"ag_cnn", "attention_mining", "cia_net", "disease_masks"},
+    "masks": {"ag_cnn", "attention_mining", "cia_net", "combined", "disease_masks"},
     "erasing": {"attention_mining", "cia_net", "patch_mil"},
 }
 BACKBONE = {"name": "test_resnet"}

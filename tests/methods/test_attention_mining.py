@@ -355,9 +355,9 @@ def test_the_backbone_waits_while_the_layers_above_learn(run, data, monkeypatch)
     seen = {}
     fit = run.fit
 
-    def watched(name, task, part, schedule, validation=None):
+    def watched(name, task, part, schedule, validation=None, **others):
         before = {key: value.clone() for key, value in task.network.state_dict().items()}
-        trained = fit(name, task, part, schedule, validation)
+        trained = fit(name, task, part, schedule, validation, **others)
         after = task.network.state_dict()
         seen[name] = {key.partition(".")[0] for key, value in before.items() if not torch.equal(value, after[key])}
         return trained
