@@ -138,7 +138,9 @@ def test_dicom_results_belong_to_the_study(client):
 
 
 def test_priors_are_those_of_the_patient_newest_first(client):
-    ids = [one(client, dicom(10 + day, PatientID="same", StudyDate=f"2020010{day}"))["id"] for day in (2, 1, 3)]
+    """Each of an exam of its own: other images of the same exam are no priors."""
+    own = [{"StudyDate": f"2020010{day}", "StudyInstanceUID": f"1.2.4.{day}"} for day in (2, 1, 3)]
+    ids = [one(client, dicom(11 + number, PatientID="same", **day))["id"] for number, day in enumerate(own)]
     other = one(client, dicom(20, PatientID="other", StudyDate="20200101"))
     newest = client.get(f"/v1/studies/{ids[2]}").json()
     assert newest["priors"] == [ids[0], ids[1]]

@@ -4,8 +4,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from chestmap.serving.dicom.node import Duty, Node
+from chestmap.serving.dicom.node import DEFAULT_KINDS, Duty, Node
 from chestmap.serving.dicom.receiver import Door, allowed_of
+from chestmap.serving.engine.service import Service
+from chestmap.serving.engine.settings import DicomSettings, ServeSettings
+from chestmap.serving.store.store import Store
 from orthanc import orthanc, orthanc_server
 from serving.dicom.films import Archive, Collected
 
