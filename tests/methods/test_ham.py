@@ -171,7 +171,7 @@ def test_rows_of_table_6_learn(name, batch):
     made = settings(**kept, backbone=stride)
     torch.manual_seed(0)
     task = ham.Attend(ham.Ham(made, 3), made, batch.findings).train()
-    terms = task(ham._rows(batch, [0, 1, 5]))
+    terms = task(batch.rows([0, 1, 5]))
     sum(terms.values()).backward()
     assert all(torch.isfinite(value) for value in terms.values())
     assert all(torch.isfinite(one.grad).all() for one in task.parameters() if one.grad is not None)
@@ -184,7 +184,7 @@ def test_what_is_no_abnormality_has_no_part(batch, neither):
     """Its map need not lie in the positive region, and it does not make an image positive."""
     names = Findings((neither, "Nodule", "Effusion"))
     labels = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
-    some = ham._rows(replace(batch, findings=names, labels=batch.labels), [6, 7])
+    some = replace(batch, findings=names).rows([6, 7])
     some = replace(some, labels=labels, boxes=((), ()))
     task, terms = _terms(some)
     out = task.network(some.images)
