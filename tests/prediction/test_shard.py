@@ -164,7 +164,7 @@ def test_a_part_that_was_deleted_is_made_again(predictor, films, whole, tmp_path
 def test_other_inputs_other_views_other_keys_are_refused(predictor, films, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shared(predictor, [films], out, "0/2")
-    with pytest.raises(Refused, match="begun with other inputs"):
+    with pytest.raises(Refused, match="images that are not among these inputs"):
         shared(predictor, [films / "000.png"], out, "1/2")
     with pytest.raises(Refused, match="begun with another --any-view"):
         shared(predictor, [films], out, "1/2", SETTINGS.model_copy(update={"views": "any"}))
@@ -232,7 +232,7 @@ def test_an_image_without_finite_scores_ends_nothing(run_folder, films, tmp_path
 
     def spoiled(images):
         logits, maps = forward(images)
-        logits[images.reshape(len(images), -1).numpy().max(axis=1) > 0.99] = np.nan
+        logits[np.asarray(images).reshape(len(images), -1).max(axis=1) > 0.99] = np.nan
         return logits, maps
 
     predictor.forward = spoiled

@@ -41,9 +41,9 @@ def on_cluster(request: "Request", cluster: dict[str, Any]) -> "Share":
     from chestmap.settings import checked
     from chestmap.storage.addresses import is_address, without_scheme
 
-    ray_or_told()
     if request.more:
         raise BadInput(f"--write {','.join(request.more)}: leave it out of --cluster, and call with --shard 0/1 afterwards")
+    ray_or_told()
     if not request.model.is_dir():
         raise BadInput(f"{request.model}: no such folder; expected a model folder, such as model/ of a finished run")
     given = tuple(text if is_address(text) else str(Path(text).absolute()) for text in request.given)

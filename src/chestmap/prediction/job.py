@@ -206,7 +206,10 @@ def open_job(
     writer = PredictionsWriter(place, header)
     if earlier.get("data", blocks.data) != blocks.data:
         writer.reopen()
-    return Job(predictor=predictor, provider=provider, writer=writer, blocks=blocks, reading=reading)
+    job = Job(predictor=predictor, provider=provider, writer=writer, blocks=blocks, reading=reading)
+    if earlier.get("complete") and len(job.there()) < blocks.parts:
+        writer.reopen()
+    return job
 
 
 def _finished_keys(place: Place) -> Keys:

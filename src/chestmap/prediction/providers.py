@@ -74,6 +74,7 @@ class FileProvider:
     def __init__(self, given: Sequence[str]) -> None:
         self.given, self.passed_over = list(given), 0
         self.dataset: dict[str, Any] = {}
+        self._inputs = Inputs(self.given)  # refused here where nothing is there, before a folder is made
         self.asked = "\0".join(text if "://" in text else str(Path(text).absolute()) for text in self.given)
 
     def frames(self) -> Iterator[pl.DataFrame]:
@@ -90,11 +91,10 @@ class FileProvider:
                 folder = path.parent.absolute()
                 yield from (named(frame, folder, partial(placed, base=folder), plain_name) for frame in frames_of(path))
                 return
-        inputs = Inputs(self.given)
-        walk = iter(inputs)
+        walk = iter(self._inputs)
         while sources := list(islice(walk, ROWS)):
             yield pl.DataFrame([[getattr(one, name) for name in COLUMNS] for one in sources], COLUMNS, orient="row")
-        self.passed_over = inputs.passed_over
+        self.passed_over = self._inputs.passed_over
 
     def decode(self, inputs: Iterable[Input], reading: Reading, workers: int | None, count: int) -> Results:
         return decode_all(inputs, reading, min(cores(), 8, count // WORTH_A_PROCESS) if workers is None else workers)
