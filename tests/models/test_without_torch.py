@@ -17,6 +17,7 @@ from chestmap.models.export import add_graph, write_with_graph
 from chestmap.models.folder import open_model, read_about
 from chestmap.models.predictor import load
 from chestmap.models.verify import look_over
+from chestmap.storage.manifest import seal
 from serving.small import trained_small, write_small_model
 from training.small import METHODS
 
@@ -123,8 +124,10 @@ def test_a_graph_of_other_weights_is_not_used_and_a_changed_one_is_refused(folde
     copy = shutil.copytree(folder, tmp_path / "model")
     about = read_about(copy)
     (copy / "model.json").write_text(json.dumps({**about, "graph": {**about["graph"], "weights": "0" * 64}}))
+    seal(copy)
     assert open_model(copy).graph is None
     (copy / "model.json").write_text(json.dumps(about))
+    seal(copy)
     (copy / "graph.onnx").write_bytes(b"other")
     with pytest.raises(BadModel, match=r"graph.onnx: is not the graph that model.json describes"):
         _ = open_model(copy).graph

@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float32, Int64
 from chestmap.datasets.source import Source
 from chestmap.errors import BadInput, BadModel
 from chestmap.packs.pack import Pack
-from chestmap.packs.views import Views
 from chestmap.types import Box, Findings, Frame
 
 
@@ -31,7 +30,7 @@ class Part:
     rows: Int64[np.ndarray, "image"]
     name: str = ""
     through: Callable[[Any], Any] | None = None
-    views: Views | None = None  # kept features that are read in place of pixels
+    views: Any = None  # `packs.views.Views`, kept features that are read in place of pixels; its module needs torch
 
     def __post_init__(self) -> None:
         if self.pack.source != self.source.name:
