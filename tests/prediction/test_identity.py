@@ -6,9 +6,11 @@ import shutil
 
 import polars as pl
 import pytest
+import typer
 from pydicom import dcmread
 from typer.testing import CliRunner
 
+from chestmap.cli import predict
 from chestmap.errors import BadTable, Refused
 from chestmap.methods import METHODS as ALL
 from chestmap.models.engines import ForwardSettings, open_forward
@@ -22,6 +24,9 @@ from imaging.dicom_samples import as_bytes, chest, radiograph
 from prediction.predict_small import small_predictor
 from prediction.test_one_job import dataset, files_in
 from training.small import METHODS, write_dataset
+
+app = typer.Typer()
+predict.add_to(app)
 
 SETTINGS = JobSettings(batch_size=2, part_size=4, workers=0)
 
@@ -43,8 +48,6 @@ def films(tmp_path):
 
 
 def typed(*words):
-    from chestmap.cli import app
-
     return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
 
 
@@ -69,7 +72,7 @@ def test_patient_b_does_not_get_the_findings_of_patient_a(run_folder, tmp_path):
         as_bytes(radiograph(chest(bits=bits), SOPInstanceUID=uid, PatientID=f"P{uid[-1]}"))
         for bits, uid in zip((12, 10), uids, strict=True)
     ]
-    words = ("predict", run_folder / "model", folder, "--out", out, "--write", "csv,dicom", *FP32)
+    words = (run_folder / "model", folder, "--out", out, "--write", "csv,dicom", *FP32)
     for content, uid in zip(bytes_of, uids, strict=True):
         (folder / "IM000001").write_bytes(content)
         done = typed(*words)
@@ -78,7 +81,7 @@ def test_patient_b_does_not_get_the_findings_of_patient_a(run_folder, tmp_path):
         assert {one.PatientID for one in written} == {f"P{uid[-1]}"}
     assert "1 of them changed since an earlier call" in done.stderr
     fresh = tmp_path / "fresh"
-    assert typed("predict", run_folder / "model", folder, "--out", fresh, "--write", "csv,dicom", *FP32).exit_code == 0
+    assert typed(run_folder / "model", folder, "--out", fresh, "--write", "csv,dicom", *FP32).exit_code == 0
     kept, expected = (
         {name: content for name, content in files_in(one).items() if not name.endswith(".dcm")} for one in (out, fresh)
     )
@@ -148,7 +151,7 @@ def test_an_image_that_changes_while_it_is_predicted_gets_no_result(run_folder, 
     other = as_bytes(radiograph(chest(), SOPInstanceUID="1.2.3.2"))
     really = output_formats.content
     monkeypatch.setattr(output_formats, "content", lambda source: path.write_bytes(other) and really(source))
-    done = typed("predict", run_folder / "model", folder, "--out", tmp_path / "out", "--write", "dicom", *FP32)
+    done = typed(run_folder / "model", folder, "--out", tmp_path / "out", "--write", "dicom", *FP32)
     assert done.exit_code == 1
     assert "another image than the one that was predicted" in (tmp_path / "out" / "errors.csv").read_text()
     assert not list((tmp_path / "out").rglob("*.dcm"))
@@ -188,7 +191,7 @@ def test_two_precisions_never_share_a_folder(run_folder, films, tmp_path):
 
 
 def test_shards_take_a_dataset(run_folder, films, tmp_path):
-    words = ("predict", run_folder / "model", "--source", "folder", "--root", films, "--set", "labels=labels.csv")
+    words = (run_folder / "model", "--source", "folder", "--root", films, "--set", "labels=labels.csv")
     words += ("--cache", tmp_path / "cache", *FP32)
     for shard in ("1/2", "0/2"):
         done = typed(*words, "--out", tmp_path / "shards", "--shard", shard)
