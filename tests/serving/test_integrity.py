@@ -8,7 +8,7 @@ import pytest
 from alembic import command
 from sqlalchemy import select
 
-from chestmap.serving.store import database
+from chestmap.serving.store import database, store_files
 from chestmap.serving.store.results import Answer, NewFile, answer
 from chestmap.serving.store.store import NewStudy, Store
 from chestmap.serving.store.store_files import Damaged
@@ -58,9 +58,8 @@ def test_no_single_flipped_bit_of_a_file_is_used(store, kind):
 
 
 def test_a_file_is_hashed_once_while_it_stays_as_it_is(store, monkeypatch):
-    hashed = []
-    real = database.Folders.checked.__globals__["digest"]
-    monkeypatch.setitem(database.Folders.checked.__globals__, "digest", lambda path: (hashed.append(path), real(path))[1])
+    hashed, real = [], store_files.digest
+    monkeypatch.setattr(store_files, "digest", lambda path: (hashed.append(path), real(path))[1])
     for _ in range(3):
         store.file(store.study_id, "pixels")
     assert len(hashed) == 1
