@@ -166,7 +166,7 @@ def _graph_of(model: Model) -> Path:
     if model.graph:
         return model.graph
     _needs_torch(model)
-    return import_module("chestmap.models.graph").cachedonnx_compute(model)
+    return import_module("chestmap.models.graph").cached_onnx(model)
 
 
 def onnx_compute(path: Path, threads: int | None = None) -> Compute:

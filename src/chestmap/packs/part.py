@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -15,6 +15,9 @@ from chestmap.datasets.source import Source
 from chestmap.errors import BadInput, BadModel
 from chestmap.packs.pack import Pack
 from chestmap.types import Box, Findings, Frame
+
+if TYPE_CHECKING:
+    from chestmap.packs.views import Views  # needs torch, and prediction reads parts without it
 
 
 @dataclass(frozen=True, eq=False)
