@@ -19,6 +19,7 @@ from chestmap.models.card import write_card
 from chestmap.models.folder import read_about
 from chestmap.models.performance_figures import FigureSettings, measure, of_metrics
 from chestmap.reproduction.score_run import score_split
+from chestmap.storage.manifest import seal
 from models.toy_model import Toy
 
 QUICK = FigureSettings(resamples=20)
@@ -104,6 +105,9 @@ def test_figures_of_before_a_calibration_say_so(folder, figures):
     assert "of other weights" in write_card(folder, about | {"sha256": "0" * 64})
     assert "Not calibrated" in write_card(folder, {key: about[key] for key in about if key != "calibrated_on"})
     (folder / "figures.json").write_text("[")
+    with pytest.raises(BadModel, match=r"figures\.json: changed after it was written"):
+        write_card(folder, about)
+    seal(folder)
     with pytest.raises(BadModel, match=r"figures\.json: cannot be read"):
         write_card(folder, about)
 
@@ -146,7 +150,7 @@ def test_the_verb_prints_the_card(toy, folder, tmp_path):
         "boxes=boxes.csv",
     ]
     words = ["model", "card", str(folder), "--predictions", str(toy.predictions.folder), *options]
-    with pytest.raises(BadInput, match="goes with --source, --root and --split"):
+    with pytest.raises(BadInput, match="needs the split that trained the model"):
         CliRunner().invoke(app, words, catch_exceptions=False)
     done = CliRunner().invoke(app, ["model", "card", str(folder)], catch_exceptions=False)
     assert done.stdout == (folder / "README.md").read_text()

@@ -8,6 +8,7 @@ from chestmap.api.model_names import model_folder
 from chestmap.errors import BadInput, BadModel, Unreachable
 from chestmap.models.folder import read_about
 from chestmap.models.hub import pull, push
+from chestmap.storage.manifest import damage_in
 
 
 @pytest.fixture
@@ -28,7 +29,9 @@ def test_what_was_pushed_comes_back_under_its_name(run_folder, hub, tmp_path):
         "weights.safetensors",
         "config.toml",
         "README.md",
+        "SHA256SUMS",
     }
+    assert damage_in(hub / "me" / "mine") == []
     card = (hub / "me" / "mine" / "README.md").read_text()
     assert card.startswith('---\nlicense: "apache-2.0"\nlibrary_name: chestmap\n')
     folder = pull("hf://me/mine", tmp_path / "mine")

@@ -59,7 +59,7 @@ def test_a_path_an_array_and_a_radiograph_say_the_same(predictor, dataset):
 
 
 @pytest.mark.parametrize(
-    "bad", [np.zeros((4, 4, 3)), np.zeros((0, 4)), np.full((32, 32), np.nan), np.full((32, 32), 2.0), np.zeros((4, 4), int)]
+    "bad", [np.zeros((4, 4, 2)), np.zeros((0, 4)), np.full((32, 32), np.nan), np.full((32, 32), 2.0), np.zeros((4, 4), int)]
 )
 def test_an_array_that_is_no_picture_is_refused(predictor, bad):
     with pytest.raises(BadImage, match="expected"):
