@@ -17,7 +17,7 @@ from chestmap.packs.pack import Pack
 from chestmap.types import Box, Findings, Frame
 
 if TYPE_CHECKING:
-    from chestmap.packs.views import Views  # needs torch, and prediction reads parts without it
+    pass  # needs torch, and prediction reads parts without it
 
 
 @dataclass(frozen=True, eq=False)
