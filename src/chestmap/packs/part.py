@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -15,9 +15,6 @@ from chestmap.datasets.source import Source
 from chestmap.errors import BadInput, BadModel
 from chestmap.packs.pack import Pack
 from chestmap.types import Box, Findings, Frame
-
-if TYPE_CHECKING:
-    pass  # needs torch, and prediction reads parts without it
 
 
 @dataclass(frozen=True, eq=False)
