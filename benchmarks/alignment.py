@@ -27,7 +27,7 @@ from chestmap.phantom import Case, PhantomSettings, write_phantom
 from chestmap.phantom.body import make_body
 from chestmap.phantom.chest import Chest
 from chestmap.phantom.exam import make_exam, make_raster
-from chestmap.phantom.findings import change_of
+from chestmap.phantom.findings.catalog import change_of
 from chestmap.phantom.population import make_population
 from chestmap.training import Run, RunSettings, Schedule
 from chestmap.training.alignment_steps import AlignmentSettings, align

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from chestmap.evaluation.auc_by_patient import clustered, paired_by_patient, paired_delong
-from chestmap.evaluation.intervals import mean_of_means, paired_difference, patient_means
-from chestmap.evaluation.resampling import exchanged
+from chestmap.evaluation.statistics.auc_by_patient import clustered, paired_by_patient, paired_delong
+from chestmap.evaluation.statistics.intervals import mean_of_means, paired_difference, patient_means
+from chestmap.evaluation.statistics.resampling import exchanged
 
 PATIENTS, CORRELATIONS = (5, 20, 100, 600, 2800), (0.0, 0.1, 0.3)
 PREVALENCES, RATES = (0.05, 0.3), (0.1, 0.5, 0.9)

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from chestmap.evaluation.auc import delong
 from chestmap.evaluation.evaluate import EvaluationSettings, Held, evaluate
 from chestmap.evaluation.protocols import PRESETS
+from chestmap.evaluation.statistics.auc import delong
 from chestmap.evaluation.truth import Truth
 from chestmap.predictions.folder import Chunk, Header, OwnRule, PredictionsWriter, open_predictions
 from chestmap.types import Box, Frame

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from methods_rows import CLAIMS, HEADLINE, Claim, Measure
 
-from chestmap.evaluation.resampling import holm, patient_weights
+from chestmap.evaluation.statistics.resampling import holm, patient_weights
 
 if TYPE_CHECKING:
     from methods_report import Made

@@ -17,8 +17,8 @@ from methods_rows import HEADLINE, ROWS, SEVEN, Measure, Row, run_of
 from chestmap.datasets.nih import NihSettings, read_nih
 from chestmap.datasets.source import Source
 from chestmap.evaluation.floors import GRIDS
-from chestmap.evaluation.resampling import numbered, patient_weights
 from chestmap.evaluation.scores import Evaluation, read_evaluation
+from chestmap.evaluation.statistics.resampling import numbered, patient_weights
 
 SHOWN = (
     Measure(at=0.1, rule="own"),

@@ -29,8 +29,8 @@ from chestmap.serving.dicom.delivery import Duty
 from chestmap.serving.dicom.destinations import c_store_of
 from chestmap.serving.dicom.node import DEFAULT_KINDS, Node
 from chestmap.serving.dicom.receiver import Door, allowed_of
-from chestmap.serving.dicom.run import silence
-from chestmap.serving.engine.metrics import STAGES
+from chestmap.serving.dicom.start import silence
+from chestmap.serving.engine.prometheus import STAGES
 from chestmap.serving.engine.served_model import Served
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import DicomSettings, ServeSettings

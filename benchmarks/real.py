@@ -45,7 +45,7 @@ from chestmap.settings import Tree, checked
 from chestmap.tensors import Batch
 from chestmap.training import Data, Run, Schedule
 from chestmap.training.run_settings import RunSettings
-from chestmap.training.views import views_of
+from chestmap.training.view_writer import views_of
 from chestmap.types import Box, Frame
 
 FOLDS = 5

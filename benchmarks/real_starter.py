@@ -24,12 +24,12 @@ from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.subgroups import group_scores, groups_of
 from chestmap.evaluation.truth import Truth, truth_of
 from chestmap.models.calibrate import Calibrated, CalibrateSettings, _decided, recalibrated
-from chestmap.models.card import FORMAT, chosen_in, write_card
+from chestmap.models.cards.card import FORMAT, chosen_in, write_card
 from chestmap.models.folder import read_about, write_about
 from chestmap.models.performance_figures import FigureSettings, _curves, _met, _present
 from chestmap.predictions.folder import Predictions, open_predictions
 from chestmap.storage.manifest import seal
-from chestmap.training.checkpoint import read_weights
+from chestmap.training.optimization.checkpoint import read_weights
 
 ROW = "combined"
 THANKS = """

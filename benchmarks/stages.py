@@ -20,7 +20,7 @@ from chestmap.phantom import Case, draw
 from chestmap.predictions.folder import Chunk, Header, OwnRule, PredictionsWriter
 from chestmap.vocabulary import CHESTXRAY14
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "data"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "imaging"))
 from dicom_samples import as_bytes, compressed, radiograph
 
 SYNTAXES = {

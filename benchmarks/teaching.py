@@ -3,7 +3,7 @@
     nice -n 10 python benchmarks/teaching.py FOLDER      # draws 800 phantoms; about seven minutes of one core
 
 `patch_mil` learns from image labels alone and predicts studies that it never saw. A reviewer takes them by the order of the worklist
-(`serving.teaching`), says which findings are there and boxes them, until a number of boxes is reached. The last layer, which tells findings
+(`serving.store.active_learning`), says which findings are there and boxes them, until a number of boxes is reached. The last layer, which tells findings
 in patches, is trained anew from the first network's on a part of its images and the reviewed ones; it predicts what is left, the order is
 made anew, and so on. All else (network, rounds, steps, test) is the same for both orders; features are computed once, which makes it cheap.
 """

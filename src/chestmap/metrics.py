@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from chestmap.evaluation.auc import Auc, average_precision, delong, precision_recall, roc
-from chestmap.evaluation.auc_by_patient import PairedAuc, paired_delong
-from chestmap.evaluation.calibration import brier, reliability
-from chestmap.evaluation.overlap import as_array, ious, one_to_one
+from chestmap.evaluation.maps.overlap import as_array, ious, one_to_one
+from chestmap.evaluation.statistics.auc import Auc, average_precision, delong, precision_recall, roc
+from chestmap.evaluation.statistics.auc_by_patient import PairedAuc, paired_delong
+from chestmap.evaluation.statistics.calibration import brier, reliability
 from chestmap.types import Box
 
 __all__ = [

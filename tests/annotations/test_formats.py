@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chestmap.annotations.annotated_image import Annotated
-from chestmap.annotations.formats import Predicted, annotated_of, export, import_annotations, read_annotations
-from chestmap.datasets.check import check
+from chestmap.annotations.interchange import Predicted, annotated_of, export, import_annotations, read_annotations
+from chestmap.datasets.checks.check import check
 from chestmap.datasets.coco import read_scored
 from chestmap.datasets.folder import FolderSettings, read_folder
 from chestmap.errors import BadInput, BadTable

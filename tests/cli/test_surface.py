@@ -22,7 +22,7 @@ def test_help_imports_neither_torch_nor_tables():
 
 def test_tables_and_images_need_no_torch():
     code = (
-        "import sys, chestmap.datasets.check, chestmap.packs.build, chestmap.datasets.split, chestmap.phantom, chestmap.imaging.read,"
+        "import sys, chestmap.datasets.checks.check, chestmap.packs.build, chestmap.datasets.split, chestmap.phantom, chestmap.imaging.read,"
         "chestmap.datasets.nih, chestmap.datasets.chexpert, chestmap.datasets.vindr, chestmap.datasets.folder; print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

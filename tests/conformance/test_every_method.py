@@ -10,7 +10,7 @@ from chestmap.models.folder import open_model, write_model
 from chestmap.packs.loader import Loader, LoaderSettings
 from chestmap.tensors import Output
 from chestmap.training import train as train_module
-from chestmap.training.loop import Loop
+from chestmap.training.optimization.loop import Loop
 from chestmap.training.train import train
 from chestmap.training.training_data import open_data
 from chestmap.types import Findings

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from chestmap.datasets import open_source, source_settings
-from chestmap.datasets.check import Report, check
+from chestmap.datasets.checks.check import Report, check
 from chestmap.datasets.columns import as_images
 from chestmap.datasets.folder import FolderSettings, read_folder
 from chestmap.datasets.source import UNKNOWN, Problem, Source

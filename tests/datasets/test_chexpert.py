@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from chestmap.datasets.check import check
+from chestmap.datasets.checks.check import check
 from chestmap.datasets.chexpert import ChexpertSettings, read_chexpert
 from chestmap.datasets.source import UNKNOWN, Source
 from chestmap.errors import BadTable

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chestmap.datasets.check import check
+from chestmap.datasets.checks.check import check
 from chestmap.datasets.nih import NihSettings, read_nih
 from chestmap.datasets.source import UNKNOWN, Source
 from chestmap.errors import BadTable, UnknownFinding

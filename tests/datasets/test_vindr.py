@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chestmap.datasets.check import check
+from chestmap.datasets.checks.check import check
 from chestmap.datasets.consensus import agreed
 from chestmap.datasets.source import UNKNOWN, Source
 from chestmap.datasets.vindr import VindrSettings, read_vindr

@@ -5,9 +5,9 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from chestmap.errors import BadInput
-from chestmap.evaluation.auc import average_precision, delong, precision_recall, resampled, roc
-from chestmap.evaluation.auc_by_patient import clustered, paired_by_patient, paired_delong
-from chestmap.evaluation.resampling import patient_weights
+from chestmap.evaluation.statistics.auc import average_precision, delong, precision_recall, resampled, roc
+from chestmap.evaluation.statistics.auc_by_patient import clustered, paired_by_patient, paired_delong
+from chestmap.evaluation.statistics.resampling import patient_weights
 
 
 def made(images: int, seed: int, ties: bool = False, unknown: bool = False):

@@ -5,8 +5,8 @@ from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 
 from chestmap.errors import BadInput
-from chestmap.evaluation.calibration import Calibration, brier, fit_calibration, reliability
-from chestmap.evaluation.operating_points import choose_point, measure_point
+from chestmap.evaluation.statistics.calibration import Calibration, brier, fit_calibration, reliability
+from chestmap.evaluation.statistics.operating_points import choose_point, measure_point
 
 
 def overconfident(images: int, seed: int):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 from torch.nn.functional import interpolate
 
-from chestmap.evaluation.comparison_space import LEVELS, Surface, Workspace, reached, sampler
+from chestmap.evaluation.maps.comparison_space import LEVELS, Surface, Workspace, reached, sampler
 from chestmap.types import Frame
 
 RNG = np.random.default_rng(0)

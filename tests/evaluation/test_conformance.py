@@ -6,7 +6,7 @@ import io
 import numpy as np
 import pytest
 
-from chestmap.evaluation.overlap import ious
+from chestmap.evaluation.maps.overlap import ious
 from chestmap.evaluation.ranked_boxes import LIMITS, coco_ap, matched_boxes
 
 

@@ -34,8 +34,8 @@ def test_intervals_cover_and_tests_reject_as_they_say(coverage, patients) -> Non
 def test_delong_covers_too_little_where_patients_have_habits_and_the_clustered_interval_does_not(coverage) -> None:
     import numpy as np
 
-    from chestmap.evaluation.auc import delong
-    from chestmap.evaluation.auc_by_patient import clustered
+    from chestmap.evaluation.statistics.auc import delong
+    from chestmap.evaluation.statistics.auc_by_patient import clustered
 
     rng, plain, ours, found = np.random.default_rng(0), [], [], []
     for _ in range(120):

@@ -11,7 +11,7 @@ from chestmap.datasets.split import Split
 from chestmap.errors import BadInput, BadModel, BadSettings
 from chestmap.evaluation.evaluate import EvaluationSettings, Held, evaluate
 from chestmap.evaluation.evaluated_set import check_space, ids_of_part, matched, missing_note, set_of, shared_ids
-from chestmap.evaluation.overlap import regions
+from chestmap.evaluation.maps.overlap import regions
 from chestmap.evaluation.side_by_side import Table
 from chestmap.predictions.folder import Chunk, Header, OwnRule, PredictionsWriter, open_predictions
 from chestmap.settings import checked

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, chi2
 
-from chestmap.evaluation.intervals import mean_of_means, paired_difference, patient_means, poisson, wilson
+from chestmap.evaluation.statistics.intervals import mean_of_means, paired_difference, patient_means, poisson, wilson
 
 
 @pytest.mark.parametrize(("hits", "of"), [(0, 7), (3, 10), (18, 20), (20, 20)])

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from chestmap.evaluation.comparison_space import Surface
 from chestmap.evaluation.detection import afp_rows, cuts, froc_rows, pixel_ap, pointing_rows, searched_rows
-from chestmap.evaluation.localization import Pass, look_at_absent, look_at_pairs
+from chestmap.evaluation.maps.comparison_space import Surface
+from chestmap.evaluation.maps.passes import Pass, look_at_absent, look_at_pairs
+from chestmap.evaluation.maps.thresholds import GEOMETRIES, Search
 from chestmap.evaluation.rates import Limits, Localization, accuracy_curves, rate_rows, threshold_curves
 from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import Evaluation
-from chestmap.evaluation.thresholds import GEOMETRIES, Search
 from chestmap.evaluation.truth import aligned
 from chestmap.predictions.folder import OwnRule
 from chestmap.types import Frame

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_fill_holes, gaussian_filter, label
 
-from chestmap.evaluation.comparison_space import Surface, Workspace, sampler
-from chestmap.evaluation.map_overlap import (
+from chestmap.evaluation.maps.comparison_space import Surface, Workspace, sampler
+from chestmap.evaluation.maps.map_overlap import (
     BOX_LEVELS,
     absent_regions,
     box_column,
@@ -13,7 +13,7 @@ from chestmap.evaluation.map_overlap import (
     mask_column,
     overlap_of_pair,
 )
-from chestmap.evaluation.overlap import as_array, clipped
+from chestmap.evaluation.maps.overlap import as_array, clipped
 from chestmap.types import Box, Frame
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import binary_fill_holes, label
 
-from chestmap.evaluation.overlap import (
+from chestmap.evaluation.maps.overlap import (
     areas,
     as_array,
     clipped,

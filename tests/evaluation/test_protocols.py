@@ -8,8 +8,9 @@ from PIL import Image
 from scipy.ndimage import binary_fill_holes, gaussian_filter, label
 from torch.nn.functional import interpolate
 
-from chestmap.evaluation.comparison_space import Surface, Workspace
-from chestmap.evaluation.localization import Map, Pass, look_at_pairs
+from chestmap.evaluation.maps.comparison_space import Surface, Workspace
+from chestmap.evaluation.maps.passes import Map, Pass, look_at_pairs
+from chestmap.evaluation.maps.thresholds import Search
 from chestmap.evaluation.protocols import (
     IOR,
     IOU,
@@ -23,7 +24,6 @@ from chestmap.evaluation.protocols import (
 from chestmap.evaluation.rates import Localization
 from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import Evaluation
-from chestmap.evaluation.thresholds import Search
 from chestmap.evaluation.truth import aligned
 from chestmap.evaluation.wsol import EDGES, note_any, note_largest, note_pixels
 from chestmap.types import Box, Frame

@@ -1,8 +1,8 @@
 import pytest
 
-from chestmap.evaluation.overlap import as_array
+from chestmap.evaluation.maps.overlap import as_array
 from chestmap.evaluation.rates import Limits
-from chestmap.evaluation.readers import RULE, reader_rows, union_iou
+from chestmap.evaluation.reader_agreement import RULE, reader_rows, union_iou
 from chestmap.evaluation.score_columns import Resampling
 from chestmap.types import Box
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from chestmap.evaluation.resampling import (
+from chestmap.evaluation.statistics.resampling import (
     by_patient,
     holm,
     mcnemar,

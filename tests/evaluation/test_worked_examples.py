@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from chestmap.evaluation.auc import delong
-from chestmap.evaluation.comparison_space import Surface
-from chestmap.evaluation.intervals import patient_means
-from chestmap.evaluation.localization import Pass, look_at_pairs
-from chestmap.evaluation.thresholds import overlap, thresholds_of
+from chestmap.evaluation.maps.comparison_space import Surface
+from chestmap.evaluation.maps.passes import Pass, look_at_pairs
+from chestmap.evaluation.maps.thresholds import overlap, thresholds_of
+from chestmap.evaluation.statistics.auc import delong
+from chestmap.evaluation.statistics.intervals import patient_means
 from chestmap.evaluation.truth import aligned
 from chestmap.predictions.folder import OwnRule
 from chestmap.types import Frame

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chestmap.annotations.formats import read_annotations
+from chestmap.annotations.interchange import read_annotations
 from chestmap.datasets.csv_table import read_csv
 from chestmap.datasets.folder import FolderSettings, read_folder
 from chestmap.datasets.split import read_split
@@ -25,7 +25,7 @@ from chestmap.packs.pack import open_pack
 from chestmap.prediction.decoding import content
 from chestmap.prediction.inputs import Inputs
 from chestmap.predictions.folder import read_header
-from chestmap.serving.engine.metrics import Metrics
+from chestmap.serving.engine.prometheus import Metrics
 from chestmap.serving.engine.settings import Bounds
 from chestmap.serving.http.access import Access, Person, read_tokens
 from chestmap.serving.http.guard import Guard, Stop

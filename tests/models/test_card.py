@@ -15,7 +15,7 @@ from chestmap.errors import BadInput, BadModel, Refused
 from chestmap.evaluation.evaluate import EvaluationSettings
 from chestmap.evaluation.scores import read_evaluation
 from chestmap.models.calibrate import calibrate, write_calibration
-from chestmap.models.card import write_card
+from chestmap.models.cards.card import write_card
 from chestmap.models.folder import read_about
 from chestmap.models.performance_figures import FigureSettings, measure, of_metrics
 from chestmap.reproduction.score_run import score_split

@@ -109,7 +109,7 @@ def test_settings_of_another_version_are_told(folder):
 
 def test_weights_of_another_network_are_refused(folder, monkeypatch):
     other = Net(norm=False)
-    from chestmap.training.checkpoint import save_weights
+    from chestmap.training.optimization.checkpoint import save_weights
 
     edited(folder, sha256=save_weights(other, folder / "weights.safetensors"))
     with pytest.raises(BadModel, match="the weights do not fit the network"):

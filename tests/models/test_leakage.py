@@ -7,8 +7,8 @@ import pytest
 from scipy.special import expit
 
 from chestmap.cli.score import scores_of
-from chestmap.datasets.seen import Seen
 from chestmap.datasets.split import SplitSettings, make_split
+from chestmap.datasets.training_hashes import Seen
 from chestmap.errors import BadInput, Leak
 from chestmap.models.folder import read_about
 from chestmap.models.leakage import check_seen

@@ -47,7 +47,7 @@ from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import ServeSettings
 from chestmap.serving.store.store import Store
 from chestmap.serving.http.app import create_app
-import chestmap.serving.http.run, chestmap.serving.dicom.run
+import chestmap.serving.http.start, chestmap.serving.dicom.start
 served = Served(load(sys.argv[1]))
 import numpy as np
 from chestmap.types import Frame

@@ -1,4 +1,4 @@
-"""The driver's own decisions against a stand-in for Ray; `test_cluster_killed.py` has a real one."""
+"""The driver's own decisions against a stand-in for Ray; `test_ray_killed.py` has a real one."""
 
 from collections import Counter
 from types import SimpleNamespace

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chestmap.evaluation.comparison_space import Surface, Workspace, sampler
+from chestmap.evaluation.maps.comparison_space import Surface, Workspace, sampler
 from chestmap.reports.map_layers import colored, map_on_picture, marks_of, palette, picture_size, scaled
 from chestmap.types import Box, Frame
 

@@ -68,9 +68,9 @@ def upload(*contents: bytes, name: str = "film.png") -> list[tuple[str, tuple[st
 def serve(model: Path, store: Path, port: Any) -> None:
     """For a process of its own; `port` is told once it listens."""
     torch.set_num_threads(1)
-    from chestmap.serving.engine.opening import open_service
+    from chestmap.serving.engine.open_service import open_service
     from chestmap.serving.engine.settings import ServeSettings
-    from chestmap.serving.http import run
+    from chestmap.serving.http import start as run
 
     class Telling(run.Server):
         async def startup(self, sockets: Any = None) -> None:

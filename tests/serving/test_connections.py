@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from chestmap.errors import BadInput
-from chestmap.serving.engine.metrics import Metrics
+from chestmap.serving.engine.prometheus import Metrics
 from chestmap.serving.engine.settings import Bounds, ServeSettings
 from chestmap.serving.http import connections
 from chestmap.serving.http.access import Access, Person

@@ -16,7 +16,7 @@ from serving.small import directly, picture, upload
 def started(model_folder):
     """Starts services as processes of their own; the fork server imports torch once for all of them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["chestmap.serving.http.run", "chestmap.methods"])
+    context.set_forkserver_preload(["chestmap.serving.http.start", "chestmap.methods"])
     made, clients = [], []
 
     def start(store):

@@ -9,10 +9,10 @@ from alembic import command
 from sqlalchemy import select
 
 from chestmap.serving.store import database, store_files
+from chestmap.serving.store.database_tables import Result, Study
 from chestmap.serving.store.results import Answer, NewFile, answer
 from chestmap.serving.store.store import NewStudy, Store
 from chestmap.serving.store.store_files import Damaged
-from chestmap.serving.store.tables import Result, Study
 
 MODEL = "a" * 64
 FLIPS = 500

@@ -6,11 +6,11 @@ from hashlib import sha256
 import pytest
 
 from chestmap.serving.store import reviews
+from chestmap.serving.store.database_tables import Review
 from chestmap.serving.store.export_reviews import read_reviews
 from chestmap.serving.store.results import Answer, NewFile, answer
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.store import NewStudy, Store
-from chestmap.serving.store.tables import Review
 
 MODELS = {"a" * 64: "one-aaaa", "b" * 64: "two-bbbb"}
 FIRST, SECOND = MODELS

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from chestmap.cli.annotations import from_reviews
-from chestmap.datasets.check import check
+from chestmap.datasets.checks.check import check
 from chestmap.datasets.folder import FolderSettings, read_folder
 from chestmap.errors import BadInput
 from chestmap.methods import METHODS

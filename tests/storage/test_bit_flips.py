@@ -16,7 +16,7 @@ from chestmap.prediction.job import JobSettings, predict_all
 from chestmap.prediction.output_formats import read_boxes, write_boxes
 from chestmap.prediction.part_inputs import read_failed, read_inputs
 from chestmap.predictions.folder import open_predictions
-from chestmap.training.checkpoint import read_weights
+from chestmap.training.optimization.checkpoint import read_weights
 from chestmap.training.run_folder import read_done
 from prediction.predict_small import small_predictor
 from training.small import write_dataset

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([
-    "chestmap.training.loop", "chestmap.training.process_group", "chestmap.datasets.folder", "chestmap.packs.build",
+    "chestmap.training.optimization.loop", "chestmap.training.process_group", "chestmap.datasets.folder", "chestmap.packs.build",
 ])  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from lightning_fabric import Fabric
 from chestmap.errors import BadSettings
 from chestmap.nn.backbone import Backbone, BackboneSettings, watched_features
 from chestmap.training import Run, Schedule
-from chestmap.training.balance import Balance
+from chestmap.training.optimization.balance import Balance
 from training.small import EVEN, Classify, Net, run_settings
 from training.test_pieces import ham_task
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from chestmap.training import Run
-from chestmap.training.loop import Loop
+from chestmap.training.optimization.loop import Loop
 from training.small import Classify, Net, run_settings
 from training.test_run import ONE, log_of, weights
 

@@ -13,7 +13,7 @@ from chestmap.methods import METHODS, attention_mining, ham
 from chestmap.packs.loader import Loader, LoaderSettings
 from chestmap.tensors import Batch
 from chestmap.training import Run, Task
-from chestmap.training.loop import Loop
+from chestmap.training.optimization.loop import Loop
 from chestmap.types import Box, Findings
 from conformance.watched import stilled, taught
 from training.several import finished, launched

@@ -145,8 +145,13 @@ def test_settings_of_the_machine_may_change(copy, data):
 
 def test_changed_code_is_refused_until_it_is_accepted(copy, data, monkeypatch):
     truth = run_module.code_of
-    monkeypatch.setattr(run_module, "code_of", lambda module: truth(module) | {"chestmap.training.loop": "other"})
-    with opened(copy) as run, pytest.raises(StepChanged, match=r"other code \(chestmap.training.loop\).*accept_code_change"):
+    monkeypatch.setattr(
+        run_module, "code_of", lambda module: truth(module) | {"chestmap.training.optimization.loop": "other"}
+    )
+    with (
+        opened(copy) as run,
+        pytest.raises(StepChanged, match=r"other code \(chestmap.training.optimization.loop\).*accept_code_change"),
+    ):
         recipe(run, data)
     with opened(copy, "accept_code_change=true") as run:
         recipe(run, data)

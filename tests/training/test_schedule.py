@@ -9,7 +9,7 @@ from torch import nn
 from chestmap.errors import BadSettings
 from chestmap.settings import checked
 from chestmap.training import Schedule, Task
-from chestmap.training.schedule import optimizer_for
+from chestmap.training.optimization.schedule import optimizer_for
 
 
 def test_a_constant_rate_stays():

@@ -15,7 +15,7 @@ from chestmap.errors import BadInput
 from chestmap.packs.loader import Loader, LoaderSettings
 from chestmap.tensors import Output
 from chestmap.training import Run, Schedule, Task
-from chestmap.training.validation import mean_auc, mean_iou, validation_iou
+from chestmap.training.optimization.validation import mean_auc, mean_iou, validation_iou
 from training.small import Classify, Net, run_settings
 
 

@@ -9,7 +9,7 @@ from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.packs.augment import AugmentSettings
 from chestmap.packs.loader import Loader, LoaderSettings
 from chestmap.packs.views import ViewSettings
-from chestmap.training.views import views_of, with_views
+from chestmap.training.view_writer import views_of, with_views
 from training.small import small_data, write_dataset
 
 AUGMENT = AugmentSettings(flip=0.5, translate=0.1, rotate_degrees=10, brightness=0.1)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from chestmap.training.weight_average import Average
+from chestmap.training.optimization.weight_average import Average
 
 
 def test_the_average_follows_its_formula():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from chestmap.annotations.box_files import Sizes, class_file
-from chestmap.annotations.formats import image_sizes, import_annotations
+from chestmap.annotations.interchange import image_sizes, import_annotations
 from chestmap.api.own_config import CONFIG, OwnFolder, config_text, machine
 from chestmap.datasets.box_units import guessed_unit
 from chestmap.datasets.folder import FolderSettings, read_folder

@@ -78,7 +78,7 @@ def export_annotations(
 
     Example: `chestmap data annotations export folder films --form label-studio --predictions results/coco.json --out tasks.json`
     """
-    from chestmap.annotations.formats import Predicted, annotated_of, export
+    from chestmap.annotations.interchange import Predicted, annotated_of, export
     from chestmap.api.subject import source_of
     from chestmap.datasets.coco import read_scored
 
@@ -108,7 +108,7 @@ def import_annotations(
     Example: `chestmap data annotations import project.json --images films --out annotated`
     """
     from chestmap.annotations.annotated_image import BOXES, LABELS
-    from chestmap.annotations.formats import import_annotations as read
+    from chestmap.annotations.interchange import import_annotations as read
 
     aside = read(file, images, out, complete=complete, copy=copy)
     for line in aside.lines:

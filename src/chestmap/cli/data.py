@@ -36,7 +36,7 @@ def check(
     Example: `chestmap data check nih /data/nih --split official --split fold-1`
     """
     from chestmap.api.subject import source_of, split_of
-    from chestmap.datasets.check import check as look
+    from chestmap.datasets.checks.check import check as look
 
     source = source_of(kind, root, overrides)
     splits = [split_of(source, name) for name in split or ()]

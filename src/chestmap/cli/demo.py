@@ -57,7 +57,7 @@ def _draw(folder: Path, images: int, side: int, seed: int) -> Path:
 def _look(root: Path) -> "Source":
     from rich.console import Console
 
-    from chestmap.datasets.check import check
+    from chestmap.datasets.checks.check import check
     from chestmap.datasets.nih import NihSettings, read_nih
     from chestmap.datasets.split import SplitSettings, make_split
 

@@ -62,7 +62,7 @@ def calibrate(
     from chestmap.errors import BadInput
     from chestmap.models.calibrate import CalibrateSettings, write_calibration
     from chestmap.models.calibrate import calibrate as choose
-    from chestmap.models.card_tables import calibration_table
+    from chestmap.models.cards.card_tables import calibration_table
     from chestmap.predictions.folder import open_predictions
     from chestmap.settings import checked
 
@@ -109,7 +109,7 @@ def card(
     from chestmap.api.subject import subject_of
     from chestmap.errors import BadInput
     from chestmap.evaluation.scores import read_evaluation
-    from chestmap.models.card import write_card
+    from chestmap.models.cards.card import write_card
     from chestmap.models.folder import read_about
     from chestmap.models.performance_figures import FigureSettings, measure, of_metrics
     from chestmap.predictions.folder import open_predictions

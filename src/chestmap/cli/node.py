@@ -86,9 +86,9 @@ def node(
         return
     if not models or store is None:
         raise BadInput("chestmap node: expected MODEL and --store, or one of --status, --retry-dead and --retry-failed")
-    from chestmap.serving.dicom.metrics import address_of
-    from chestmap.serving.dicom.run import DicomOptions, Security, run
-    from chestmap.serving.engine.opening import open_service
+    from chestmap.serving.dicom.prometheus import address_of
+    from chestmap.serving.dicom.start import DicomOptions, Security, run
+    from chestmap.serving.engine.open_service import open_service
 
     how = _settings(settings or [], database)
     page = address_of(metrics) if metrics else None

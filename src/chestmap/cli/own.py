@@ -26,7 +26,7 @@ def init(
     Example: `chestmap init films && chestmap all films/chestmap.toml`
     """
     from chestmap.api.own_folder import write_config
-    from chestmap.datasets.check import check
+    from chestmap.datasets.checks.check import check
     from chestmap.datasets.split import SplitSettings, make_split
 
     path, found, source = write_config(folder, again=again)

@@ -76,13 +76,13 @@ def serve(
     if not is_loopback(host) and not (token_file or trust_proxy_header):
         raise Refused(f"--host {host}: anybody who reaches it could read images of patients; give --token-file")
     tokens = read_tokens(token_file) if token_file else {}
-    from chestmap.serving.engine.opening import open_service
-    from chestmap.serving.http.run import Door, run
+    from chestmap.serving.engine.open_service import open_service
     from chestmap.serving.http.server import Address
+    from chestmap.serving.http.start import Door, run
 
     other = None
     if dicom is not None:
-        from chestmap.serving.dicom.run import DicomOptions, Security, silence
+        from chestmap.serving.dicom.start import DicomOptions, Security, silence
 
         options = DicomOptions(
             port=dicom, title=title, host=dicom_host, allow=allow or (), archive=to, stow=stow, pull=pull, every=every,

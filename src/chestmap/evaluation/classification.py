@@ -10,15 +10,23 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from chestmap.evaluation.auc import AucInterval, average_precision, delong, known, precision_recall, resampled, roc
-from chestmap.evaluation.auc_by_patient import PatientAuc, clustered
-from chestmap.evaluation.calibration import Calibration, Kind, brier, fit_calibration, reliability
-from chestmap.evaluation.intervals import patient_means
 from chestmap.evaluation.measure import Measure
-from chestmap.evaluation.operating_points import Aim, OperatingPoint, choose_point
-from chestmap.evaluation.resampling import numbered, patient_weights
 from chestmap.evaluation.score_columns import Parts, Resampling, macro, resampled_ends
 from chestmap.evaluation.scores import MEAN, Curve, Score, number, thinned
+from chestmap.evaluation.statistics.auc import (
+    AucInterval,
+    average_precision,
+    delong,
+    known,
+    precision_recall,
+    resampled,
+    roc,
+)
+from chestmap.evaluation.statistics.auc_by_patient import PatientAuc, clustered
+from chestmap.evaluation.statistics.calibration import Calibration, Kind, brier, fit_calibration, reliability
+from chestmap.evaluation.statistics.intervals import patient_means
+from chestmap.evaluation.statistics.operating_points import Aim, OperatingPoint, choose_point
+from chestmap.evaluation.statistics.resampling import numbered, patient_weights
 
 AIMS: tuple[tuple[Aim, float | None], ...] = (("youden", None), ("sensitivity", 0.95), ("specificity", 0.95))
 

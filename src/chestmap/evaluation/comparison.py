@@ -15,15 +15,21 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from chestmap.errors import BadInput
-from chestmap.evaluation.auc_by_patient import PairedAuc, clustered, mean_of_paired, paired_by_patient, paired_delong
 from chestmap.evaluation.classification import Images
-from chestmap.evaluation.intervals import mean_of_means, paired_difference
+from chestmap.evaluation.maps.thresholds import Geometry, Rule, met, rows_of
 from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.rates import Localization, at_columns
-from chestmap.evaluation.resampling import exchanged, holm, paired_hits
 from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import MEAN
-from chestmap.evaluation.thresholds import Geometry, Rule, met, rows_of
+from chestmap.evaluation.statistics.auc_by_patient import (
+    PairedAuc,
+    clustered,
+    mean_of_paired,
+    paired_by_patient,
+    paired_delong,
+)
+from chestmap.evaluation.statistics.intervals import mean_of_means, paired_difference
+from chestmap.evaluation.statistics.resampling import exchanged, holm, paired_hits
 from chestmap.evaluation.truth import Truth
 
 PRIMARY_IOU = 0.3

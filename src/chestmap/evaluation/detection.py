@@ -12,13 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from chestmap.evaluation.localization import Absent, Thresholds
-from chestmap.evaluation.map_overlap import OWN
+from chestmap.evaluation.maps.map_overlap import OWN
+from chestmap.evaluation.maps.passes import Absent, Thresholds
+from chestmap.evaluation.maps.thresholds import Rule, overlap, searched, thresholds_of
 from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.rates import Localization
 from chestmap.evaluation.score_columns import Block, Resampling, Sums, scores_of, scores_of_sums
 from chestmap.evaluation.scores import Curve, Score, thinned
-from chestmap.evaluation.thresholds import Rule, overlap, searched, thresholds_of
 
 FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 """Per image without the finding, at which FROC is read."""

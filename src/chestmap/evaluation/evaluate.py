@@ -10,8 +10,6 @@ import numpy as np
 from pydantic import Field
 
 from chestmap.datasets.split import Split
-from chestmap.evaluation.auc import AucInterval
-from chestmap.evaluation.calibration import Kind
 from chestmap.evaluation.classification import (
     Classifying,
     Fitted,
@@ -24,18 +22,20 @@ from chestmap.evaluation.classification import (
     ranking_rows,
 )
 from chestmap.evaluation.comparison import Cases, cases_of
-from chestmap.evaluation.comparison_space import Surface
 from chestmap.evaluation.detection import afp_rows, cuts, froc_rows, pointing_rows, searched_rows
 from chestmap.evaluation.evaluated_set import check_space, matched, set_of
 from chestmap.evaluation.floors import Floors, ceiling_rows, fit_floors, floor_rows
-from chestmap.evaluation.localization import Absent, Pairs, Pass, Ranked, look_at_absent, look_at_pairs, look_at_ranked
+from chestmap.evaluation.maps.comparison_space import Surface
+from chestmap.evaluation.maps.passes import Absent, Pairs, Pass, Ranked, look_at_absent, look_at_pairs, look_at_ranked
+from chestmap.evaluation.maps.thresholds import Search, fixed_rules
 from chestmap.evaluation.protocols import PRESETS, PresetName, preset_notes
 from chestmap.evaluation.ranked_boxes import box_floor_rows, box_rows
 from chestmap.evaluation.rates import Limits, Localization, accuracy_curves, rate_rows, threshold_curves
-from chestmap.evaluation.readers import Readings, reader_rows
+from chestmap.evaluation.reader_agreement import Readings, reader_rows
 from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import Curve, Evaluation, Score
-from chestmap.evaluation.thresholds import Search, fixed_rules
+from chestmap.evaluation.statistics.auc import AucInterval
+from chestmap.evaluation.statistics.calibration import Kind
 from chestmap.evaluation.truth import Alignment, Truth, aligned, leak_notes
 from chestmap.predictions.folder import OwnRule, Predictions
 from chestmap.settings import Settings

@@ -12,8 +12,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
+from chestmap.evaluation.maps.overlap import areas, as_array, clipped, disjoint, intersections, ious
 from chestmap.evaluation.measure import MEAN_OVERLAP, MET, Measure
-from chestmap.evaluation.overlap import areas, as_array, clipped, disjoint, intersections, ious
 from chestmap.evaluation.rates import Limits
 from chestmap.evaluation.score_columns import Block, Resampling, scores_of
 from chestmap.evaluation.scores import Score

@@ -24,11 +24,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from chestmap.evaluation import wsol
-from chestmap.evaluation.comparison_space import Levels, Surface, reached, sampler
-from chestmap.evaluation.localization import Map
-from chestmap.evaluation.map_overlap import confidences
+from chestmap.evaluation.maps.comparison_space import Levels, Surface, reached, sampler
+from chestmap.evaluation.maps.map_overlap import confidences
+from chestmap.evaluation.maps.overlap import areas, intersections, ious, painted, pixel_spans, regions
+from chestmap.evaluation.maps.passes import Map
 from chestmap.evaluation.measure import Measure
-from chestmap.evaluation.overlap import areas, intersections, ious, painted, pixel_spans, regions
 from chestmap.evaluation.published import find
 from chestmap.evaluation.rates import Localization
 from chestmap.evaluation.score_columns import Block, Resampling, scores_of

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from chestmap.evaluation.auc import resampled
-from chestmap.evaluation.calibration import brier, reliability
 from chestmap.evaluation.floors import Floors
-from chestmap.evaluation.localization import Absent, Ranked
+from chestmap.evaluation.maps.overlap import ious
+from chestmap.evaluation.maps.passes import Absent, Ranked
 from chestmap.evaluation.measure import Measure
-from chestmap.evaluation.overlap import ious
 from chestmap.evaluation.rates import Localization
-from chestmap.evaluation.resampling import numbered, patient_weights
 from chestmap.evaluation.score_columns import Parts, Resampling, macro, resampled_ends
 from chestmap.evaluation.scores import Score, number
+from chestmap.evaluation.statistics.auc import resampled
+from chestmap.evaluation.statistics.calibration import brier, reliability
+from chestmap.evaluation.statistics.resampling import numbered, patient_weights
 from chestmap.evaluation.truth import Truth
 
 LIMITS = (0.1, 0.2, 0.3, 0.4, 0.5)

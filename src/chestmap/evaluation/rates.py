@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from chestmap.evaluation.localization import Pairs
-from chestmap.evaluation.measure import MEAN_OVERLAP, MET, Measure
-from chestmap.evaluation.score_columns import Block, Resampling, scores_of
-from chestmap.evaluation.scores import Curve, Score, finding_groups
-from chestmap.evaluation.thresholds import (
+from chestmap.evaluation.maps.passes import Pairs
+from chestmap.evaluation.maps.thresholds import (
     GEOMETRIES,
     Columns,
     Geometry,
@@ -27,6 +24,9 @@ from chestmap.evaluation.thresholds import (
     searched,
     thresholds_of,
 )
+from chestmap.evaluation.measure import MEAN_OVERLAP, MET, Measure
+from chestmap.evaluation.score_columns import Block, Resampling, scores_of
+from chestmap.evaluation.scores import Curve, Score, finding_groups
 
 CURVE = np.linspace(0.0, 1.0, 51)
 

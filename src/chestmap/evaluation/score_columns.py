@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from chestmap.evaluation.intervals import Means, Spread, mean_of_means, patient_means
-from chestmap.evaluation.resampling import by_patient, numbered, patient_weights
 from chestmap.evaluation.scores import Score, finding_groups, number
+from chestmap.evaluation.statistics.intervals import Means, Spread, mean_of_means, patient_means
+from chestmap.evaluation.statistics.resampling import by_patient, numbered, patient_weights
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int
 
-from chestmap.evaluation.auc import delong
-from chestmap.evaluation.auc_by_patient import PatientAuc, clustered
 from chestmap.evaluation.classification import Images
-from chestmap.evaluation.intervals import mean_of_means
 from chestmap.evaluation.measure import Measure
-from chestmap.evaluation.resampling import numbered
 from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import MEAN, Score, number
+from chestmap.evaluation.statistics.auc import delong
+from chestmap.evaluation.statistics.auc_by_patient import PatientAuc, clustered
+from chestmap.evaluation.statistics.intervals import mean_of_means
+from chestmap.evaluation.statistics.resampling import numbered
 
 AGES = (0, 18, 40, 60, 80)
 """Where bands begin, in years; the last is open."""

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from chestmap.datasets.source import UNKNOWN, Source
 from chestmap.datasets.split import VALIDATES_ON_TEST, Split
 from chestmap.errors import BadInput, Leak
-from chestmap.evaluation.resampling import numbered
+from chestmap.evaluation.statistics.resampling import numbered
 from chestmap.predictions.folder import Predictions
 from chestmap.types import Box, Findings
 

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from chestmap.evaluation.comparison_space import Surface, sampler, tells
-from chestmap.evaluation.localization import Map
+from chestmap.evaluation.maps.comparison_space import Surface, sampler, tells
+from chestmap.evaluation.maps.overlap import ious, painted, pixel_spans
+from chestmap.evaluation.maps.passes import Map
 from chestmap.evaluation.measure import Measure
-from chestmap.evaluation.overlap import ious, painted, pixel_spans
 from chestmap.evaluation.rates import Localization
 from chestmap.evaluation.score_columns import Resampling, Sums, scores_of_sums
 from chestmap.evaluation.scores import Score

@@ -1,6 +1,6 @@
 """DICOM radiographs (CR, DX, RG and their secondary captures) to `Radiograph`s.
 
-`dicom_header.py` reads the elements, `dicom_kind.py` refuses what is no frontal chest radiograph, `codecs.py` turns pixel data
+`dicom_header.py` reads the elements, `dicom_view.py` refuses what is no frontal chest radiograph, `dicom_pixels.py` turns pixel data
 into integer codes, and `grayscale.py` turns codes into greys: modality LUT or rescale, VOI LUT or first window, inversion,
 padding. This file states which elements decide each of these steps, and what happens where one is missing:
 

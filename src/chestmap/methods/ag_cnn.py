@@ -341,7 +341,7 @@ def write_crops(network: AgCnn, part: Part, taus: Sequence[float], folder: Path,
 
     A crop holds a box where the box's center lies in it. Chosen is the τ with the best AUC, or the first where there is no other.
     """
-    from chestmap.training.validation import mean_auc  # with Fabric, which takes seconds to import
+    from chestmap.training.optimization.validation import mean_auc  # with Fabric, which takes seconds to import
 
     network.eval()
     device, logits, boxes, hits = network.fusion_branch.weight.device, {}, {}, {}

@@ -6,7 +6,7 @@ more. Cells of a grid say where a finding is; box labels teach cells, image labe
 
 | paper | here |
 |---|---|
-| 3.1, eq. 1 and 2, alignment to the canonical chest | `nn.alignment`, `training.alignment` |
+| 3.1, eq. 1 and 2, alignment to the canonical chest | `nn.alignment`, `training.alignment_steps` |
 | 3.2, M from C4 | `CiaNet.attention` |
 | 3.2, ΔM and its scale | `contrast` |
 | eq. 3 and the last convolution | `CiaNet.forward` |
@@ -14,7 +14,7 @@ more. Cells of a grid say where a finding is; box labels teach cells, image labe
 | eq. 5, MIL loss "used in" Li 2018, cells squeezed as there | `mil_loss`, `log_any`, `InstanceSettings` of `nn.instances` |
 | eq. 6, total loss | `nn.instances.limited_loss`, `Contrast` |
 | 3.3, 128 x 128 cells at 0.5 | `finer`, `OWN_RULE` |
-| 4.3.2, partners | `nn.neighbors`, `Partners`, `write_gallery` |
+| 4.3.2, partners | `nn.similar_images`, `Partners`, `write_gallery` |
 
 What the text leaves open, and how it is settled: the one ResNet encodes image and partner, and M has one channel for all
 findings. Eq. 3 prints a sum, the text multiplies element by element, which is done. Upsampling "before the last two convolutions"

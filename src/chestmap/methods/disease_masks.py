@@ -10,7 +10,7 @@ each finding, and the classifier is trained on with features that the mask stren
 | eq. 2, P_c | `Classifier.forward`, logits while the masks are zero |
 | eq. 3, the disease mask | `symmetric`, `MaskMean` of `nn.masks`, `write_masks` |
 | eq. 4, f', and eq. 5, the attended map | `attended`, in `Classifier.forward` |
-| 3.2 and eq. 6 to 9, alignment | `nn.alignment`, `training.alignment` |
+| 3.2 and eq. 6 to 9, alignment | `nn.alignment`, `training.alignment_steps` |
 | eq. 10, weighted cross entropy | `nn.losses.balanced_bce` |
 | 4.3, threshold of [18] | `OWN_LEVEL` |
 | 4.4, pseudo masks | `areas`, `drawn`, `drawn_masks` |

@@ -20,15 +20,15 @@ from chestmap import __version__
 from chestmap.datasets.source import Source
 from chestmap.datasets.split import VALIDATES_ON_TEST, Split
 from chestmap.errors import BadInput, Refused
-from chestmap.evaluation.auc import known
-from chestmap.evaluation.calibration import NEAREST, Calibration, fit_calibration, reliability
 from chestmap.evaluation.evaluate import EvaluationSettings
 from chestmap.evaluation.evaluated_set import matched
-from chestmap.evaluation.localization import look_at_pairs
-from chestmap.evaluation.operating_points import Aim, OperatingPoint, choose_point
-from chestmap.evaluation.thresholds import Search, thresholds_of
+from chestmap.evaluation.maps.passes import look_at_pairs
+from chestmap.evaluation.maps.thresholds import Search, thresholds_of
+from chestmap.evaluation.statistics.auc import known
+from chestmap.evaluation.statistics.calibration import NEAREST, Calibration, fit_calibration, reliability
+from chestmap.evaluation.statistics.operating_points import Aim, OperatingPoint, choose_point
 from chestmap.evaluation.truth import Alignment, Truth, aligned
-from chestmap.models.card import write_card
+from chestmap.models.cards.card import write_card
 from chestmap.models.folder import read_about, write_about
 from chestmap.models.leakage import images_for
 from chestmap.predictions.folder import OwnRule, Predictions

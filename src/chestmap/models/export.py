@@ -23,8 +23,8 @@ from torch.export import ExportedProgram
 
 from chestmap import __version__
 from chestmap.errors import BadInput, ChestmapError, Diverged
+from chestmap.models.cards.export_card import card, first_of, program
 from chestmap.models.engines import ForwardSettings, onnx_compute, open_forward
-from chestmap.models.export_card import card, first_of, program
 from chestmap.models.folder import GRAPH, Model, open_model, write_about, write_model
 from chestmap.models.graph import MOST, PixelGraph, engine_graph, quiet, traced, write_onnx
 from chestmap.models.graph import NAMES as ENGINE_NAMES

@@ -98,8 +98,8 @@ def write_model(folder: Path, trained: Trained) -> None:
     """Fill an empty folder; `Run.put` makes it under another name and renames it."""
     import tomli_w
 
-    from chestmap.models.card import card
-    from chestmap.training.checkpoint import save_weights
+    from chestmap.models.cards.card import card
+    from chestmap.training.optimization.checkpoint import save_weights
 
     method, settings = trained.method, trained.settings
     about = {

@@ -19,8 +19,8 @@ from typing import Any
 
 from chestmap.errors import BadInput, BadModel, Unreachable
 from chestmap.extras import needs
+from chestmap.models.cards.hub_card import front_matter
 from chestmap.models.folder import read_about
-from chestmap.models.hub_card import front_matter
 from chestmap.storage.manifest import seal
 
 SCHEME = "hf://"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Float16
 
-from chestmap.evaluation.comparison_space import Surface, Workspace, sampler
-from chestmap.evaluation.overlap import regions
+from chestmap.evaluation.maps.comparison_space import Surface, Workspace, sampler
+from chestmap.evaluation.maps.overlap import regions
 from chestmap.predictions.folder import OwnRule
 from chestmap.types import Box, Findings, Frame
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from chestmap.datasets.seen import PUBLISHED, Seen
 from chestmap.datasets.source import Source
 from chestmap.datasets.split import Split
+from chestmap.datasets.training_hashes import PUBLISHED, Seen
 from chestmap.errors import BadInput, Leak, Refused
 from chestmap.evaluation.evaluated_set import ids_of_part
 from chestmap.evaluation.truth import Truth, leak_notes, truth_of

@@ -11,8 +11,8 @@ from chestmap import __version__
 from chestmap.errors import BadModel, did_you_mean
 from chestmap.models.folder import Model
 from chestmap.settings import checked
-from chestmap.training.checkpoint import read_weights
 from chestmap.training.method import Method
+from chestmap.training.optimization.checkpoint import read_weights
 from chestmap.training.wrapper_settings import AroundSettings, build_around
 
 

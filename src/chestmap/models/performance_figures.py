@@ -17,7 +17,6 @@ from chestmap import __version__
 from chestmap.datasets.source import Source
 from chestmap.datasets.split import VALIDATES_ON_TEST, Split
 from chestmap.errors import Refused
-from chestmap.evaluation.calibration import reliability
 from chestmap.evaluation.classification import Classifying, Images, calibration_rows, called_rows, images_of, ranking_rows
 from chestmap.evaluation.evaluated_set import matched
 from chestmap.evaluation.floors import fit_floors, floor_rows
@@ -25,10 +24,11 @@ from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.rates import Limits
 from chestmap.evaluation.score_columns import Block, Resampling, scores_of
 from chestmap.evaluation.scores import Evaluation, Score
+from chestmap.evaluation.statistics.calibration import reliability
 from chestmap.evaluation.subgroups import group_scores, groups_of
 from chestmap.evaluation.truth import Alignment, Truth, truth_of
 from chestmap.models.calibrate import recalibrated
-from chestmap.models.card import FORMAT, Figures, chosen_in
+from chestmap.models.cards.card import FORMAT, Figures, chosen_in
 from chestmap.models.folder import read_about
 from chestmap.models.largest_box import BoxRule, boxes_of
 from chestmap.models.leakage import images_for

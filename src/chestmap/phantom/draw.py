@@ -14,8 +14,8 @@ from chestmap.phantom.chest import Chest
 from chestmap.phantom.devices import add_devices
 from chestmap.phantom.exam import View, make_exam, make_raster
 from chestmap.phantom.exposure import expose, make_exposure
-from chestmap.phantom.findings import add_findings, box_of, change_of
-from chestmap.phantom.lesions import Mask
+from chestmap.phantom.findings.catalog import add_findings, box_of, change_of
+from chestmap.phantom.findings.lesions import Mask
 from chestmap.phantom.markers import add_lead_letter, add_overlays
 from chestmap.phantom.scene import make_scene
 from chestmap.types import Box

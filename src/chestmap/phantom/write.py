@@ -21,10 +21,10 @@ import numpy as np
 
 from chestmap.errors import BadInput
 from chestmap.phantom.draw import Drawing, draw
-from chestmap.phantom.lesions import Mask
+from chestmap.phantom.findings.lesions import Mask
+from chestmap.phantom.label_files import write_tables
 from chestmap.phantom.population import Population, make_population
 from chestmap.phantom.settings import PhantomSettings
-from chestmap.phantom.tables import write_tables
 from chestmap.progress import Report, progress_of
 
 VERSION = 1

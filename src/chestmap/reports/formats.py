@@ -43,8 +43,8 @@ WRITERS: Registry[Format] = Registry(
         "csv": "chestmap.reports.result_tables:CSV",
         "json": "chestmap.reports.result_tables:JSON",
         "coco": "chestmap.reports.result_tables:COCO",
-        "yolo": "chestmap.reports.box_files:YOLO",
-        "voc": "chestmap.reports.box_files:VOC",
-        "createml": "chestmap.reports.box_files:CREATEML",
+        "yolo": "chestmap.reports.box_writers:YOLO",
+        "voc": "chestmap.reports.box_writers:VOC",
+        "createml": "chestmap.reports.box_writers:CREATEML",
     },
 )

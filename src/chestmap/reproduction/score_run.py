@@ -18,7 +18,7 @@ from chestmap.errors import BadImage, BadInput
 from chestmap.evaluation.case_list import case_list, write_cases
 from chestmap.evaluation.evaluate import EvaluationSettings, Held, evaluate
 from chestmap.evaluation.evaluated_set import ids_of_part, missing_note
-from chestmap.evaluation.readers import Readings
+from chestmap.evaluation.reader_agreement import Readings
 from chestmap.evaluation.scores import Evaluation
 from chestmap.evaluation.truth import Truth, truth_of
 from chestmap.imaging.size import size_of

@@ -29,8 +29,8 @@ from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.settings import Settings
 from chestmap.tensors import Batch
+from chestmap.training.optimization.schedule import Schedule
 from chestmap.training.run import Run
-from chestmap.training.schedule import Schedule
 from chestmap.training.task import Task
 from chestmap.training.training_data import Data
 from chestmap.vocabulary import NO_FINDING

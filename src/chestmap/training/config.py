@@ -13,8 +13,8 @@ from chestmap.errors import BadSettings, did_you_mean
 from chestmap.named_configs import configs_folder
 from chestmap.settings import Settings, Tree, checked, read_toml, with_overrides, write_toml
 from chestmap.training.method import Method
+from chestmap.training.optimization.schedule import Schedule
 from chestmap.training.run_settings import RunSettings
-from chestmap.training.schedule import Schedule
 from chestmap.training.search_settings import SearchSettings
 from chestmap.training.training_data import DataSettings
 from chestmap.training.wrapper_settings import AroundSettings, refusals

@@ -18,12 +18,12 @@ from chestmap.packs.augment import AugmentSettings
 from chestmap.packs.loader import Part
 from chestmap.storage.atomic import making_folder
 from chestmap.storage.manifest import seal
-from chestmap.training.checkpoint import load_weights
 from chestmap.training.environment import record_start
-from chestmap.training.progress import Screen, Summary
+from chestmap.training.optimization.checkpoint import load_weights
+from chestmap.training.optimization.epoch_progress import Screen, Summary
+from chestmap.training.optimization.schedule import Schedule
 from chestmap.training.run_folder import Lock, begin_step, is_begun, step_folder, take_step, write_json
 from chestmap.training.run_settings import RESULT, RunSettings
-from chestmap.training.schedule import Schedule
 from chestmap.training.step_record import Record, code_of, flat
 from chestmap.training.task import Task
 
@@ -109,7 +109,7 @@ class Run:
             done = begin_step(folder, record, accept_code=self.settings.accept_code_change, write=self.first)
         earlier = done is not None
         if done is None:
-            from chestmap.training.loop import Loop
+            from chestmap.training.optimization.loop import Loop
 
             self._drop_model()
             try:

@@ -23,7 +23,8 @@ ALWAYS = tuple(
     "chestmap." + name
     for name in (
         "types", "tensors", "packs.augment", "packs.loader",
-        "training.balance", "training.loop", "training.schedule", "training.task", "training.weight_average",
+        "training.optimization.balance", "training.optimization.loop", "training.optimization.schedule",
+        "training.optimization.weight_average", "training.task",
     )
 )  # fmt: skip
 FOLLOWED = ("chestmap.methods.", "chestmap.nn.")

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from chestmap.datasets.seen import PUBLISHED, Seen
+from chestmap.datasets.training_hashes import PUBLISHED, Seen
 from chestmap.errors import BadSettings
 from chestmap.nn.backbone import check_backbones
 from chestmap.packs.build import PackSettings
@@ -19,11 +19,11 @@ from chestmap.settings import Settings
 from chestmap.training.config import Config
 from chestmap.training.environment import commit, versions
 from chestmap.training.method import Method
+from chestmap.training.optimization.schedule import Schedule
 from chestmap.training.run import Observer, Run
 from chestmap.training.run_folder import read_json
-from chestmap.training.schedule import Schedule
 from chestmap.training.training_data import Data, open_data
-from chestmap.training.views import views_of, with_views
+from chestmap.training.view_writer import views_of, with_views
 from chestmap.training.wrapper_settings import AroundSettings, train_around
 from chestmap.types import Findings
 

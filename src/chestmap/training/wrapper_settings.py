@@ -32,8 +32,8 @@ from chestmap.settings import Settings
 from chestmap.tensors import Batch
 from chestmap.training.alignment_steps import AlignmentSettings, align, tell_warnings
 from chestmap.training.method import Method
+from chestmap.training.optimization.schedule import Schedule
 from chestmap.training.run import Run
-from chestmap.training.schedule import Schedule
 from chestmap.training.task import Task
 from chestmap.training.training_data import Data
 from chestmap.types import Findings

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from chestmap.serving.dicom.destinations import CStore, Undelivered
 from chestmap.serving.engine.settings import DicomSettings
 from chestmap.serving.store import deliveries
-from chestmap.serving.store.tables import Study
+from chestmap.serving.store.database_tables import Study
 from imaging.dicom_samples import chest, radiograph
 from orthanc import free_port
 

@@ -25,11 +25,11 @@ from chestmap.serving.store.arrivals import (
     tidy,
     unread,
 )
+from chestmap.serving.store.database_tables import Study
 from chestmap.serving.store.deliveries import STATES, Due
 from chestmap.serving.store.results import Answer, Asked, answer, resume
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.store import NewStudy, Query, Store, existing
-from chestmap.serving.store.tables import Study
 
 MODELS = {"a" * 64: "one-aaaa"}
 (SHA,) = MODELS

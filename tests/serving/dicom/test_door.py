@@ -13,7 +13,7 @@ from pydicom import uid
 from chestmap.errors import BadInput, Refused
 from chestmap.serving.dicom import receiver, tls
 from chestmap.serving.dicom.receiver import Door, allowed_of, title_of
-from chestmap.serving.dicom.run import Security
+from chestmap.serving.dicom.start import Security
 from chestmap.serving.store import deliveries
 from serving.dicom.films import associate, counts, film, send, wait_until
 

@@ -14,9 +14,10 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
 from chestmap.errors import BadInput, ProcessDied
-from chestmap.serving.dicom import node, run
+from chestmap.serving.dicom import node
+from chestmap.serving.dicom import start as run
 from chestmap.serving.dicom.delivery import Duty
-from chestmap.serving.dicom.metrics import Page, address_of
+from chestmap.serving.dicom.prometheus import Page, address_of
 from chestmap.serving.dicom.receiver import Door, Receiver, allowed_of
 from chestmap.serving.engine import decoder_process, reading
 from chestmap.serving.engine.decoder_pool import Ended, Readers

@@ -13,7 +13,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from chestmap.serving.dicom.destinations import Stow, Undelivered, web_client_of
-from chestmap.serving.dicom.metrics import NodeMetrics
+from chestmap.serving.dicom.prometheus import NodeMetrics
 from chestmap.serving.dicom.pull import INSTANCE, MODALITY, SERIES, STUDY, Pull
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import DicomSettings, ServeSettings

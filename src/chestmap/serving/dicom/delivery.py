@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from chestmap.errors import BadInput
 from chestmap.reports.dicom import Kind
 from chestmap.serving.dicom.destinations import Destination, Undelivered
-from chestmap.serving.dicom.metrics import NodeMetrics
+from chestmap.serving.dicom.prometheus import NodeMetrics
 from chestmap.serving.engine.decoder_pool import Busy, Ended
 from chestmap.serving.engine.service import Made, Service
 from chestmap.serving.store import deliveries

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chestmap.reports.dicom import Kind
 from chestmap.serving.dicom.delivery import Delivery, Duty
-from chestmap.serving.dicom.metrics import NodeMetrics
+from chestmap.serving.dicom.prometheus import NodeMetrics
 from chestmap.serving.dicom.pull import Pull
 from chestmap.serving.dicom.receiver import Door, Receiver
 from chestmap.serving.engine.service import Service

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from chestmap.errors import BadImage
 from chestmap.reports.dicom.source_header import SINGLE
 from chestmap.serving.dicom.destinations import Undelivered
-from chestmap.serving.dicom.metrics import NodeMetrics
+from chestmap.serving.dicom.prometheus import NodeMetrics
 from chestmap.serving.dicom.web import Web, text_of
 from chestmap.serving.engine.service import Service
 from chestmap.serving.store.arrivals import count_waiting, knows

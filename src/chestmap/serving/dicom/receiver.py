@@ -24,7 +24,7 @@ from chestmap.errors import BadInput
 from chestmap.imaging.dicom_header import FAILURES, quiet
 from chestmap.reports.dicom.source_header import SINGLE
 from chestmap.serving.dicom.listening import Listener, Network, give_up, meter_of, start_anew
-from chestmap.serving.dicom.metrics import NodeMetrics
+from chestmap.serving.dicom.prometheus import NodeMetrics
 from chestmap.serving.engine.service import Service
 
 REJECTIONS = {

@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from chestmap.errors import BadInput, ChestmapError
 from chestmap.imaging.canvas import canvas_frame
 from chestmap.serving.engine.decoder_pool import Busy, Readers
-from chestmap.serving.engine.metrics import Metrics
+from chestmap.serving.engine.prometheus import Metrics
 from chestmap.serving.engine.served_model import Said, Served
 from chestmap.serving.engine.settings import ServeSettings
 from chestmap.serving.store.results import Answer, Asked, answer

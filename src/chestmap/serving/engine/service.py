@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 from chestmap.errors import BadImage, BadInput, ChestmapError, Refused
 from chestmap.serving.engine.batches import Batches, under_way
 from chestmap.serving.engine.decoder_pool import Readers
-from chestmap.serving.engine.metrics import Metrics
+from chestmap.serving.engine.prometheus import Metrics
 from chestmap.serving.engine.reading import Reading
 from chestmap.serving.engine.served_model import Served
 from chestmap.serving.engine.settings import ServeSettings

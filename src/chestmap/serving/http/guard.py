@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from chestmap.serving.engine.metrics import Metrics
+from chestmap.serving.engine.prometheus import Metrics
 from chestmap.serving.engine.settings import Bounds
 from chestmap.serving.http.access import Access
 from chestmap.serving.http.wrong_tokens import WrongTokens

@@ -12,13 +12,13 @@ from chestmap.errors import BadImage, BadInput
 from chestmap.serving.engine.service import Service
 from chestmap.serving.http import schemas as bodies
 from chestmap.serving.http.access import Person
-from chestmap.serving.http.pictures import map_bytes, overlay_png
-from chestmap.serving.http.views import row_of, study_of
+from chestmap.serving.http.answers import row_of, study_of
+from chestmap.serving.http.study_pictures import map_bytes, overlay_png
 from chestmap.serving.store import reviews
+from chestmap.serving.store.database_tables import Result, Study
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.store import Query as Wanted
 from chestmap.serving.store.stored_prediction import stored_maps
-from chestmap.serving.store.tables import Result, Study
 
 router = APIRouter(prefix="/v1", tags=["studies"])
 StudyId = Annotated[str, Path(pattern=r"^s-[0-9a-f]{24}$", description="As the worklist gives it")]

@@ -1,4 +1,4 @@
-"""The worklist in the order of `teaching.py`."""
+"""The worklist in the order of `active_learning.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from chestmap.serving.store.active_learning import in_order, scores_of
-from chestmap.serving.store.tables import Result, Study
+from chestmap.serving.store.database_tables import Result, Study
 
 TEACHING = 200
 """So many of the greatest worth are ordered by diversity too, against so many reviewed last; further down worth alone counts."""

@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from chestmap.serving.store.clock import now
+from chestmap.serving.store.database_tables import OVER, Delivery, File, Result, Study
 from chestmap.serving.store.results import NewFile, deliver, file_row, want
-from chestmap.serving.store.tables import OVER, Delivery, File, Result, Study
 
 if TYPE_CHECKING:
     from chestmap.serving.store.store import NewStudy, Store

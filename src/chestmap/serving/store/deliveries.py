@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, distinct, exists, func, select, update
 
 from chestmap.serving.store.arrivals import DICOM
-from chestmap.serving.store.tables import Delivery, Study
+from chestmap.serving.store.database_tables import Delivery, Study
 
 if TYPE_CHECKING:
     from chestmap.serving.store.store import Store

@@ -26,9 +26,9 @@ from chestmap.annotations.annotated_image import Annotated, new_folder, place_im
 from chestmap.datasets.folder_tables import with_seen
 from chestmap.errors import BadInput
 from chestmap.serving.store.database import open_read_only
+from chestmap.serving.store.database_tables import File, Result, Review, Study
 from chestmap.serving.store.review_provenance import CORNERS
 from chestmap.serving.store.review_schema import How, KeptBox, KeptFinding
-from chestmap.serving.store.tables import File, Result, Review, Study
 from chestmap.types import Box, Findings
 
 PROVENANCE = "reviews.jsonl"

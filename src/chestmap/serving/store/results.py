@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from chestmap.serving.store.active_learning import worth
 from chestmap.serving.store.clock import now
+from chestmap.serving.store.database_tables import OVER, SHOWN, Delivery, File, Result, Score, Study
 from chestmap.serving.store.store_files import Damaged
-from chestmap.serving.store.tables import OVER, SHOWN, Delivery, File, Result, Score, Study
 
 if TYPE_CHECKING:
     from chestmap.serving.store.store import Store

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from chestmap.serving.store.database_tables import Result
 from chestmap.serving.store.review_schema import FindingReview, KeptBox, KeptFinding, ReviewBox
-from chestmap.serving.store.tables import Result
 
 ROUNDING = 0.051
 """Pixels; the page writes corners with one decimal."""

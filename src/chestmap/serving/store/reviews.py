@@ -9,10 +9,10 @@ from sqlalchemy.exc import IntegrityError
 
 from chestmap.errors import BadInput, ChestmapError
 from chestmap.serving.store.clock import now
+from chestmap.serving.store.database_tables import Result, Review, Study
 from chestmap.serving.store.review_provenance import kept_findings
 from chestmap.serving.store.review_schema import NewReview, ReviewOut
 from chestmap.serving.store.store import Store
-from chestmap.serving.store.tables import Result, Review, Study
 
 
 class Stale(ChestmapError):

@@ -21,10 +21,10 @@ from chestmap.serving.store.active_learning_order import TEACHING, most_teaching
 from chestmap.serving.store.arrivals import fill
 from chestmap.serving.store.clock import Clock, now
 from chestmap.serving.store.database import open_database
+from chestmap.serving.store.database_tables import SHOWN, Delivery, File, Result, Score, Study
 from chestmap.serving.store.node_folder import NAME
 from chestmap.serving.store.results import NewFile, checked, file_row, want
 from chestmap.serving.store.store_files import Folders
-from chestmap.serving.store.tables import SHOWN, Delivery, File, Result, Score, Study
 
 
 @dataclass(frozen=True)

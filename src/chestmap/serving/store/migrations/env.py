@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from chestmap.serving.store.tables import Base
+from chestmap.serving.store.database_tables import Base
 
 connection = context.config.attributes["connection"]
 context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=connection.dialect.name == "sqlite")

@@ -11,7 +11,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from chestmap.datasets.check import Report
+    from chestmap.datasets.checks.check import Report
 
 COLORS = {"error": "red", "repaired": "yellow", "note": "dim"}
 WIDEST = 110

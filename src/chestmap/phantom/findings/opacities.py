@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from chestmap.phantom.lesions import Mask, place_in_lung
+from chestmap.phantom.findings.lesions import Mask, place_in_lung
 from chestmap.phantom.raster import Field, smooth_step, spline
 from chestmap.phantom.scene import Lesion, Scene
 

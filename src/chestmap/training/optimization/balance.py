@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from chestmap.errors import BadSettings, did_you_mean
-from chestmap.training.schedule import Schedule
+from chestmap.training.optimization.schedule import Schedule
 
 EVERY = 5  # optimizer steps between two measurements for a limit
 MEMORY = 0.9  # of the norms' running means

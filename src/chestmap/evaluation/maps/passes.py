@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int
 
-from chestmap.evaluation.comparison_space import Surface, Workspace, sampler
-from chestmap.evaluation.map_overlap import (
+from chestmap.evaluation.maps.comparison_space import Surface, Workspace, sampler
+from chestmap.evaluation.maps.map_overlap import (
     BOX_LEVELS,
     MASK_LEVELS,
     PairOverlap,
@@ -24,7 +24,7 @@ from chestmap.evaluation.map_overlap import (
     overlap_of_pair,
     ranked_regions,
 )
-from chestmap.evaluation.overlap import areas, as_array, clipped, ious
+from chestmap.evaluation.maps.overlap import areas, as_array, clipped, ious
 from chestmap.evaluation.truth import Alignment, Truth
 from chestmap.predictions.folder import OwnRule, Predictions
 from chestmap.types import Frame

@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from chestmap.errors import BadInput
-from chestmap.serving.engine.metrics import Measured, Metrics
+from chestmap.serving.engine.prometheus import Measured, Metrics
 from chestmap.serving.store import deliveries
 from chestmap.serving.store.store import Store
 

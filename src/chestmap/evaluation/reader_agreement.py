@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from chestmap.evaluation.maps.overlap import areas, as_array, disjoint, intersections
 from chestmap.evaluation.measure import Measure
-from chestmap.evaluation.overlap import areas, as_array, disjoint, intersections
 from chestmap.evaluation.rates import Limits
-from chestmap.evaluation.resampling import numbered
 from chestmap.evaluation.score_columns import Block, Resampling, scores_of
 from chestmap.evaluation.scores import Score
+from chestmap.evaluation.statistics.resampling import numbered
 from chestmap.types import Box
 
 Readings = Mapping[str, Mapping[str, Sequence[Box]]]

@@ -19,8 +19,8 @@ from chestmap.reports.dicom import kinds_of
 from chestmap.serving.dicom import tls
 from chestmap.serving.dicom.delivery import Duty
 from chestmap.serving.dicom.destinations import Destination, Stow, c_store_of, web_client_of
-from chestmap.serving.dicom.metrics import Page
 from chestmap.serving.dicom.node import DEFAULT_KINDS, MakePull, Node
+from chestmap.serving.dicom.prometheus import Page
 from chestmap.serving.dicom.pull import Pull
 from chestmap.serving.dicom.receiver import Door, allowed_of, title_of
 from chestmap.serving.engine.service import Service

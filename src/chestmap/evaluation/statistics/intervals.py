@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import gammaincinv, ndtri, stdtrit
 
-from chestmap.evaluation.resampling import by_patient
+from chestmap.evaluation.statistics.resampling import by_patient
 
 PRIOR = 1.0
 """Degrees of freedom that the greatest possible variance weighs against the estimated one."""

@@ -11,12 +11,12 @@ import torch
 from lightning_fabric import Fabric
 
 from chestmap.errors import BadInput
-from chestmap.training.checkpoint import Position, load_resume, save_resume
-from chestmap.training.log import Terms
+from chestmap.training.optimization.checkpoint import Position, load_resume, save_resume
+from chestmap.training.optimization.log import Terms
+from chestmap.training.optimization.weight_average import Average
 from chestmap.training.process_group import from_all
 from chestmap.training.run_folder import read_json, write_json
 from chestmap.training.task import Task
-from chestmap.training.weight_average import Average
 
 
 @dataclass(eq=False)

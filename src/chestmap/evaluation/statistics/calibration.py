@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from scipy.special import expit, logit
 
 from chestmap.errors import BadInput
-from chestmap.evaluation.auc import known
+from chestmap.evaluation.statistics.auc import known
 
 Kind = Literal["none", "temperature", "platt"]
 Binning = Literal["width", "mass"]

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-from chestmap.evaluation.comparison_space import LEVELS, Levels, Workspace
-from chestmap.evaluation.overlap import areas, disjoint, intersections, one_to_one, pixel_spans, regions
+from chestmap.evaluation.maps.comparison_space import LEVELS, Levels, Workspace
+from chestmap.evaluation.maps.overlap import areas, disjoint, intersections, one_to_one, pixel_spans, regions
 
 OWN = 0
 """The first column of every threshold axis is the method's own threshold; the others are multiples of 1 / 256."""

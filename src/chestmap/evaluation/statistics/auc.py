@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from scipy.special import expit, logit
 
 from chestmap.errors import BadInput
-from chestmap.evaluation.intervals import Spread, quantile
+from chestmap.evaluation.statistics.intervals import Spread, quantile
 
 Scores = Float[np.ndarray, "image"]
 Labels = Float[np.ndarray, "image"]

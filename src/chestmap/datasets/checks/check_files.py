@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
-from chestmap.datasets.check_pixels import Look, look_at
+from chestmap.datasets.checks.check_pixels import Look, look_at
 from chestmap.datasets.source import Level, Problem, Source
 from chestmap.errors import BadInput
 from chestmap.progress import progress_of

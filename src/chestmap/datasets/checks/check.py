@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from chestmap.datasets.check_files import look_at_pixels, look_for_files
+from chestmap.datasets.checks.check_files import look_at_pixels, look_for_files
 from chestmap.datasets.source import UNKNOWN, Level, Problem, Source
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Report:
 
     def render(self, console: Console) -> None:
         """Tables, then what was noticed, the worst first."""
-        from chestmap.datasets.check_tables import render
+        from chestmap.datasets.checks.check_tables import render
 
         render(self, console)
 

@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from chestmap.phantom import lesions, opacities, pleura
 from chestmap.phantom.body import Body
 from chestmap.phantom.chest import Change
 from chestmap.phantom.exam import Exam
-from chestmap.phantom.lesions import Mask
+from chestmap.phantom.findings.catalog import lesions, opacities, pleura
+from chestmap.phantom.findings.lesions import Mask
 from chestmap.phantom.raster import stream
 from chestmap.phantom.scene import Lesion, Scene
 from chestmap.types import Box

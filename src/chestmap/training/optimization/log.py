@@ -19,7 +19,7 @@ from torch import Tensor
 
 from chestmap.errors import Diverged
 from chestmap.storage.atomic import write_bytes
-from chestmap.training.checkpoint import Position
+from chestmap.training.optimization.checkpoint import Position
 from chestmap.training.run_settings import RunSettings
 from chestmap.training.trackers import open_trackers
 

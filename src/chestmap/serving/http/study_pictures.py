@@ -11,8 +11,8 @@ from jaxtyping import Float16, Float32, UInt8
 from PIL import Image
 
 from chestmap.reports.overlay import OverlayStyle, overlay
+from chestmap.serving.store.database_tables import Result, Study
 from chestmap.serving.store.stored_prediction import prediction_of, stored_maps
-from chestmap.serving.store.tables import Result, Study
 from chestmap.types import Prediction, Radiograph
 
 

@@ -20,17 +20,17 @@ from chestmap.nn.backbone import watched_features
 from chestmap.nn.process_sums import counting_together
 from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.tensors import Batch
-from chestmap.training.balance import RAW, Balance
-from chestmap.training.checkpoint import resume_files, save_weights
-from chestmap.training.interrupt import Interrupt
-from chestmap.training.log import Log, peak_memory_gb
-from chestmap.training.progress import Epoch
-from chestmap.training.resume import State
+from chestmap.training.optimization.balance import RAW, Balance
+from chestmap.training.optimization.checkpoint import resume_files, save_weights
+from chestmap.training.optimization.epoch_progress import Epoch
+from chestmap.training.optimization.interrupt import Interrupt
+from chestmap.training.optimization.log import Log, peak_memory_gb
+from chestmap.training.optimization.resume import State
+from chestmap.training.optimization.schedule import Schedule, optimizer_for
+from chestmap.training.optimization.validation import validation_auc, validation_iou, validation_loss
+from chestmap.training.optimization.weight_average import Average
 from chestmap.training.run_folder import write_done
-from chestmap.training.schedule import Schedule, optimizer_for
 from chestmap.training.task import Task
-from chestmap.training.validation import validation_auc, validation_iou, validation_loss
-from chestmap.training.weight_average import Average
 
 if TYPE_CHECKING:
     from chestmap.training.run import Run

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from chestmap.serving.engine.service import Service
+from chestmap.serving.store.database_tables import Result, Study
 from chestmap.serving.store.film_dates import days_between, shown_date
 from chestmap.serving.store.reviews import current
-from chestmap.serving.store.tables import Result, Study
 
 
 def row_of(service: Service, study: Study) -> dict[str, Any]:

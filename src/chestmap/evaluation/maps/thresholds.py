@@ -13,9 +13,9 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from chestmap.evaluation.comparison_space import LEVELS
-from chestmap.evaluation.localization import Pairs
-from chestmap.evaluation.map_overlap import BOX_LEVELS, MASK_LEVELS
+from chestmap.evaluation.maps.comparison_space import LEVELS
+from chestmap.evaluation.maps.map_overlap import BOX_LEVELS, MASK_LEVELS
+from chestmap.evaluation.maps.passes import Pairs
 
 Geometry = Literal["mask", "largest", "any", "each"]
 """`mask`: pixels against the union of boxes. Boxes around regions: the `largest` region, `any` region, or `each` true box on

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from chestmap.evaluation.auc import known, roc
+from chestmap.evaluation.statistics.auc import known, roc
 
 Aim = Literal["youden", "sensitivity", "specificity"]
 

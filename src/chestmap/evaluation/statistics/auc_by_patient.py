@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import ndtr, stdtr, stdtrit
 
-from chestmap.evaluation.auc import Auc, Labels, Placements, Scores, known, placements, variance
-from chestmap.evaluation.intervals import PRIOR, quantile
+from chestmap.evaluation.statistics.auc import Auc, Labels, Placements, Scores, known, placements, variance
+from chestmap.evaluation.statistics.intervals import PRIOR, quantile
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from typing import Any
 from chestmap.errors import BadModel
 from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.side_by_side import Table
-from chestmap.models.card_tables import calibration_table, figure_table, group_tables, images_of
+from chestmap.models.cards.card_tables import calibration_table, figure_table, group_tables, images_of
 from chestmap.reports.number_format import number
 from chestmap.reports.reliability import reliability_picture
 from chestmap.storage.atomic import write_bytes
@@ -19,7 +19,7 @@ from chestmap.storage.manifest import is_sealed, seal, verified_bytes
 FORMAT = 1
 FIGURES, PICTURE = "figures.json", "reliability.svg"
 Figures = dict[str, Any]
-"""What `figures.py` measured."""
+"""What `performance_figures.py` measured."""
 
 
 def write_card(folder: Path, about: Mapping[str, Any], figures: Figures | None = None) -> str:

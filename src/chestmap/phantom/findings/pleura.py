@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from chestmap.phantom.lesions import Mask
+from chestmap.phantom.findings.lesions import Mask
 from chestmap.phantom.raster import smooth_step
 from chestmap.phantom.scene import Lesion, Scene
 

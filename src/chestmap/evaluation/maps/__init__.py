@@ -1,0 +1,4 @@
+"""Maps against boxes: the space they are compared in, overlaps, thresholds, passes over all maps.
+
+Scores are made of them in `evaluation`.
+"""
