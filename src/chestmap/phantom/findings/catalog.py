@@ -15,7 +15,7 @@ import numpy as np
 from chestmap.phantom.body import Body
 from chestmap.phantom.chest import Change
 from chestmap.phantom.exam import Exam
-from chestmap.phantom.findings.catalog import lesions, opacities, pleura
+from chestmap.phantom.findings import lesions, opacities, pleura
 from chestmap.phantom.findings.lesions import Mask
 from chestmap.phantom.raster import stream
 from chestmap.phantom.scene import Lesion, Scene
