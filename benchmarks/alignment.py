@@ -106,7 +106,7 @@ def seen(part: Part, phantom: PhantomSettings) -> Seen:
         canvas * np.stack([landmarks(replace(case, misalignment=much)) for case in cases])
         for much in (phantom.misalignment, 0.0)
     )
-    batches = Loader(part, LoaderSettings(batch_size=32), shuffle=False).epoch(0)
+    batches = Loader(part=part, settings=LoaderSettings(batch_size=32), shuffle=False).epoch(0)
     return Seen(np.concatenate([batch.images.numpy() for batch in batches]), points, straight)
 
 

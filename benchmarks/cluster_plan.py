@@ -89,22 +89,22 @@ def picture(seeds: int) -> None:
             found.append(100 * (interval(several(one, seeds), "makespan_s")[0] / ideal - 1))
             end = size * seconds / 2
             formula.append(100 * (one.shards * one.shard_s + expected_twice_s(one)) / IMAGES / seconds + 100 * end / ideal)
-        lines.append(Line(SIZES, formula, f"{name}, formula", "guide"))
-        lines.append(Line(SIZES, found, name, style, label=name, sizes=(2.5,) * len(SIZES)))
+        lines.append(Line(x=SIZES, y=formula, name=f"{name}, formula", style="guide"))
+        lines.append(Line(x=SIZES, y=found, name=name, style=style, label=name, sizes=(2.5,) * len(SIZES)))
         print(f"\n{name}: best shard by the formula {best_shard(replace(CALM, image_s=seconds)):,}, simulated {found}")
     x = Axis(
-        "images in a shard",
-        SIZES[0],
-        SIZES[-1],
-        (64, 256, 1024, 4096, 16384),
+        label="images in a shard",
+        low=SIZES[0],
+        high=SIZES[-1],
+        ticks=(64, 256, 1024, 4096, 16384),
         log=True,
         names=("64", "256", "1,024", "4,096", "16,384"),
     )
     y = Axis(
-        "time beyond the ideal, %",
-        0.2,
-        500,
-        (0.2, 1, 5, 20, 100, 500),
+        label="time beyond the ideal, %",
+        low=0.2,
+        high=500,
+        ticks=(0.2, 1, 5, 20, 100, 500),
         log=True,
         names=("0.2", "1", "5", "20", "100", "500"),
     )

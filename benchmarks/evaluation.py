@@ -62,11 +62,21 @@ def made(folder: Path) -> tuple[Path, Truth]:
             box = Box(FINDINGS.names[finding], x - reach, y - reach, x + reach, y + reach)
             boxes[image_id] = (*boxes.get(image_id, ()), box)
     labels[(labels == 0) & (rng.random(labels.shape) < 0.12)] = 1  # labelled, never boxed
-    writer = PredictionsWriter(folder, Header(FINDINGS, (512, 512), {"name": "made"}, OwnRule(0.469)))
+    writer = PredictionsWriter(
+        folder, Header(findings=FINDINGS, canvas=(512, 512), model={"name": "made"}, own_rule=OwnRule(0.469))
+    )
     scores = rng.random((IMAGES, len(FINDINGS))).astype(np.float32)
     writer.write(0, IMAGES, iter([Chunk(ids, patients, (FRAME,) * IMAGES, scores, maps)]))
     writer.finish()
-    return folder, Truth("made", FINDINGS, ids, patients, labels, boxes, np.full((IMAGES, 2), 1024.0))
+    return folder, Truth(
+        name="made",
+        findings=FINDINGS,
+        ids=ids,
+        patients=patients,
+        labels=labels,
+        boxes=boxes,
+        sizes=np.full((IMAGES, 2), 1024.0),
+    )
 
 
 def ranking() -> None:

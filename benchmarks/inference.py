@@ -172,7 +172,9 @@ def untrained(side: int):
             network(torch.rand(4, 1, 64, 64))
     about = {"sha256": f"benchmark-{side}", "data": {}}
     rule = METHODS["ham"].own_rule(settings)
-    return Model(Path("benchmark"), METHODS["ham"], settings, CHESTXRAY14, canvas, rule, network.eval(), about)
+    return Model(
+        folder=Path("benchmark"), findings=CHESTXRAY14, canvas=canvas, own_rule=rule, about=about, built=network.eval()
+    )
 
 
 def pictures(side: int) -> torch.Tensor:
@@ -294,8 +296,10 @@ def predicted(model, forward, part, folder: Path) -> dict:
     from chestmap.predictions.folder import Chunk, Header, PredictionsWriter, open_predictions
 
     predictor = Predictor(model, forward)
-    writer = PredictionsWriter(folder, Header(predictor.findings, model.canvas.canvas, {}, model.own_rule))
-    batches = Loader(part, LoaderSettings(batch_size=4, workers=0), shuffle=False).epoch(0)
+    writer = PredictionsWriter(
+        folder, Header(findings=predictor.findings, canvas=model.canvas.canvas, model={}, own_rule=model.own_rule)
+    )
+    batches = Loader(part=part, settings=LoaderSettings(batch_size=4, workers=0), shuffle=False).epoch(0)
     chunks = [Chunk(one.ids, one.ids, one.frames, *predictor.raw(one.images)) for one in batches]
     writer.write(0, len(part), iter(chunks))
     writer.finish()
@@ -341,7 +345,9 @@ def int8_forward(model, calibration, folder: Path):
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.batches = iter(Loader(calibration, LoaderSettings(batch_size=1, workers=0), shuffle=False).epoch(0))
+            self.batches = iter(
+                Loader(part=calibration, settings=LoaderSettings(batch_size=1, workers=0), shuffle=False).epoch(0)
+            )
 
         def get_next(self):
             batch = next(self.batches, None)

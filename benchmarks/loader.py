@@ -65,7 +65,7 @@ def reading(pack: Pack) -> tuple[float, float]:
 
 def loading(part: Part, workers: int, augment: AugmentSettings | None) -> tuple[float, float, float]:
     """Batches a second, this process's milliseconds for an image, and seconds to the first batch."""
-    loader = Loader(part, LoaderSettings(batch_size=BATCH, workers=workers), augment=augment)
+    loader = Loader(part=part, settings=LoaderSettings(batch_size=BATCH, workers=workers), augment=augment)
 
     def batches() -> Iterator[int]:
         for epoch in range(10_000):

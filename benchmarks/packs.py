@@ -214,7 +214,7 @@ def one_round(form: Form, folder: Path, rows: np.ndarray) -> dict[str, float]:
 
 def epoch_of(part: Part) -> Callable[[], Iterator[np.ndarray]]:
     """The pixels of an epoch's batches, one image after another."""
-    picks = Loader(part, LoaderSettings(batch_size=16), drop_last=False).picks(0)
+    picks = Loader(part=part, settings=LoaderSettings(batch_size=16), drop_last=False).picks(0)
     return lambda: (image for pick in picks for image in part.pack.images[part.pack_rows[list(pick.positions)]])
 
 

@@ -168,7 +168,15 @@ def run_row(films: Films, name: str, fold: int, seed: int = 0) -> dict[str, Any]
     settings = checked(method.settings, tree, name=name)
     source = with_fewer_boxes(films.source, row.boxes)
     train, validation = (part_of(films, ids, views, source) for ids in (films.train_ids(fold), films.free_validation))
-    data = Data(source.findings, films.pack.settings, train, validation, None, f"films-fold-{fold + 1}", "")
+    data = Data(
+        findings=source.findings,
+        pack=films.pack.settings,
+        train=train,
+        validation=validation,
+        test=None,
+        split=f"films-fold-{fold + 1}",
+        split_fingerprint="",
+    )
     started, cpu = time.monotonic(), time.process_time()
     how = RunSettings(seed=seed, workers=0, tensorboard=False)
     folder, lasting = films.work / "runs" / f"{name}-{fold + 1}", settings.model_dump(mode="json", exclude={row.step})
@@ -186,7 +194,7 @@ def predict(films: Films, network: torch.nn.Module, views: Views, to: tuple[str,
     part = part_of(films, films.test_ids(fold), views)
 
     def chunks() -> Iterator[Chunk]:
-        for batch in Loader(part, LoaderSettings(batch_size=16), shuffle=False).epoch(0):
+        for batch in Loader(part=part, settings=LoaderSettings(batch_size=16), shuffle=False).epoch(0):
             with torch.inference_mode():
                 seen = network(batch.images)
             scores, maps = torch.sigmoid(seen.logits).numpy(), seen.maps.clamp_min(0).half().numpy()
@@ -201,7 +209,7 @@ def chunk_of(films: Films, batch: Batch, scores: np.ndarray, maps: np.ndarray) -
 
 
 def writer_of(films: Films, name: str, rule: OwnRule) -> PredictionsWriter:
-    header = Header(films.source.findings, films.pack.settings.canvas, {"name": name}, rule)
+    header = Header(findings=films.source.findings, canvas=films.pack.settings.canvas, model={"name": name}, own_rule=rule)
     return PredictionsWriter(films.work / "predictions" / name, header)
 
 
@@ -215,7 +223,7 @@ def write_medoids(films: Films) -> None:
         shares = np.nanmean(train.labels, axis=0).astype(np.float32)
 
         def chunks(part: Part = part, medoids: Any = medoids, shares: np.ndarray = shares) -> Iterator[Chunk]:
-            for batch in Loader(part, LoaderSettings(batch_size=16), shuffle=False).epoch(0):
+            for batch in Loader(part=part, settings=LoaderSettings(batch_size=16), shuffle=False).epoch(0):
                 boxes = tuple(boxes_at(medoids, frame) for frame in batch.frames)
                 maps = replace(batch, boxes=boxes).masks(64, 64).numpy().astype(np.float16)
                 yield chunk_of(films, batch, np.tile(shares, (len(batch), 1)), maps)
@@ -239,7 +247,7 @@ def pretrain(films: Films, epochs: int = 6) -> None:
     tree = SCHEDULE | {"epochs": epochs, "batches": None, "learning_rate": 8e-4, "boxed_share": None, "select": "auc"}
     settings = CamSettings(backbone=trunk, pooling="mean", classify=Schedule(**tree | {"validate_every": 1}))
     train, validation = (part_of(films, ids, views) for ids in (films.free, films.free_validation))
-    data = Data(films.source.findings, films.pack.settings, train, validation)
+    data = Data(findings=films.source.findings, pack=films.pack.settings, train=train, validation=validation)
     with Run(films.work / "runs" / "pretrain", RunSettings(workers=0, tensorboard=False), augment=AUGMENT) as run:
         network = METHODS["cam"].recipe(run, data, settings)
     learned = network.get_submodule("backbone.features").state_dict()

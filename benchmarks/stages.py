@@ -45,7 +45,7 @@ def milliseconds(work: Callable[[], object], rounds: int) -> tuple[float, float]
 
 def decoding() -> None:
     """A phantom at 2,500 × 3,000 with the noise of a detector in its 12 bits, as noise is what compresses badly."""
-    drawn = draw(Case(1, 0, 0, "F", 50, "PA", ("Effusion",)), 1024).pixels
+    drawn = draw(Case(seed=1, patient=0, follow_up=0, sex="F", age=50, view="PA", findings=("Effusion",)), 1024).pixels
     large = cv2.resize(drawn.astype(np.float32), (2500, 3000), interpolation=cv2.INTER_CUBIC)
     large = 300 + 3400 * (large - large.min()) / np.ptp(large)
     noise = np.random.default_rng(0).normal(0, 1, large.shape) * np.sqrt(large) * 0.35
@@ -72,7 +72,7 @@ def writing() -> None:
     print("|---|---:|---:|---:|---:|")
     for name, side in MAPS.items():
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as place:
-            header = Header(CHESTXRAY14, (512, 512), {}, OwnRule(0.5), "", 0)
+            header = Header(findings=CHESTXRAY14, canvas=(512, 512), model={}, own_rule=OwnRule(0.5), data="", part_size=0)
             writer, number = PredictionsWriter(Path(place) / "out", header), 0
             took = {}
             for images in (8, 512):

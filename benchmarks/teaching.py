@@ -62,7 +62,12 @@ def trained(source, pack, ids, seed, epochs):
     """On image labels alone."""
     torch.manual_seed(seed)
     network = METHODS["patch_mil"].build(METHODS["patch_mil"].settings(**SETTINGS), source.findings, (SIDE, SIDE))
-    loader = Loader(Part.of(replace(source, boxes={}), pack, ids), LoaderSettings(batch_size=16), seed, AUGMENT)
+    loader = Loader(
+        part=Part.of(replace(source, boxes={}), pack, ids),
+        settings=LoaderSettings(batch_size=16),
+        seed=seed,
+        augment=AUGMENT,
+    )
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3, weight_decay=0.02)
     plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, epochs=epochs, steps_per_epoch=len(loader), pct_start=0.1)
     task = Patches(network, 0.0).train()
@@ -78,7 +83,9 @@ def trained(source, pack, ids, seed, epochs):
 @torch.no_grad()
 def seen_by(network, source, pack):
     features, frames, labels = {}, {}, {}
-    for batch in Loader(Part.of(source, pack, source.ids), LoaderSettings(batch_size=32), shuffle=False).epoch(0):
+    for batch in Loader(part=Part.of(source, pack, source.ids), settings=LoaderSettings(batch_size=32), shuffle=False).epoch(
+        0
+    ):
         features |= dict(zip(batch.ids, network.features(batch.images), strict=True))
         frames |= dict(zip(batch.ids, batch.frames, strict=True))
         labels |= dict(zip(batch.ids, batch.labels, strict=True))

@@ -139,7 +139,14 @@ def example(side: int, batch: int):
     labels[:, 0] = 1.0
     frame, box = Frame.fit((side, side), (side, side)), Box("Atelectasis", side * 0.2, side * 0.3, side * 0.5, side * 0.6)
     images = torch.rand(batch, 1, side, side, generator=random)
-    return Batch(images, labels, (frame,) * batch, ((box,),) * batch, tuple(map(str, range(batch))), CHESTXRAY14)
+    return Batch(
+        images=images,
+        labels=labels,
+        frames=(frame,) * batch,
+        boxes=((box,),) * batch,
+        ids=tuple(map(str, range(batch))),
+        findings=CHESTXRAY14,
+    )
 
 
 def timed(step) -> float:

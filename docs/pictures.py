@@ -27,7 +27,15 @@ SHOWN = [(), *((name,) for name in CHESTXRAY14), ("Effusion", "Cardiomegaly"), (
 
 def phantom_cases(shown: Iterable[tuple[str, ...]], seed: int) -> list[Case]:
     return [
-        Case(seed, number, 0, "MF"[number % 2], 35 + 7 * number % 45, "AP" if number % 3 == 2 else "PA", findings)
+        Case(
+            seed=seed,
+            patient=number,
+            follow_up=0,
+            sex="MF"[number % 2],
+            age=35 + 7 * number % 45,
+            view="AP" if number % 3 == 2 else "PA",
+            findings=findings,
+        )
         for number, findings in enumerate(shown)
     ]
 

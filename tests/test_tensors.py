@@ -12,7 +12,14 @@ FINDINGS = Findings(("Mass", "Nodule"))
 
 
 def batch(boxes, frame, labels=(1.0, float("nan"))):
-    return Batch(torch.zeros(1, 1, 8, 8), torch.tensor([labels]), (frame,), (tuple(boxes),), ("a",), FINDINGS)
+    return Batch(
+        images=torch.zeros(1, 1, 8, 8),
+        labels=torch.tensor([labels]),
+        frames=(frame,),
+        boxes=(tuple(boxes),),
+        ids=("a",),
+        findings=FINDINGS,
+    )
 
 
 def test_known_and_boxed():

@@ -139,4 +139,4 @@ class TestFrame:
 
 
 def test_a_radiograph_without_a_size_takes_the_one_of_its_pixels():
-    assert Radiograph(np.zeros((20, 30), np.float32), "a").size == (30.0, 20.0)
+    assert Radiograph(pixels=np.zeros((20, 30), np.float32), image_id="a").size == (30.0, 20.0)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from chestmap.types import Box
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:
     """Images on the canvas in [0, 1], or what a frozen trunk made of them; labels are 0, 1 or NaN (unknown); boxes are in image pixels, `frames` lead to the canvas."""
 
@@ -83,12 +83,12 @@ class Batch:
         cuts = [slice(first, first + most) for first in range(0, len(self), most)]
         return [
             Batch(
-                self.images[cut],
-                self.labels[cut],
-                self.frames[cut],
-                self.boxes[cut],
-                self.ids[cut],
-                self.findings,
+                images=self.images[cut],
+                labels=self.labels[cut],
+                frames=self.frames[cut],
+                boxes=self.boxes[cut],
+                ids=self.ids[cut],
+                findings=self.findings,
                 of=self,
                 first=cut.start,
             )

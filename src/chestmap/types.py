@@ -225,7 +225,7 @@ def _moved(box: Box, matrix: Matrix) -> Box:
     return replace(box, x0=min(xs), y0=min(ys), x1=max(xs), y1=max(ys))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Radiograph:
     """Grey pixels in [0, 1], 1 is white (dense); whatever had to be done to the stored pixels is listed in `done`.
 

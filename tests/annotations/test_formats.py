@@ -22,10 +22,14 @@ from chestmap.types import Box, Findings
 FINDINGS = Findings(("Effusion", "Mass & <co>"))
 IMAGES = [
     Annotated(
-        "a/film 5%20.png", (200, 100), {"Effusion": True, "Mass & <co>": False}, (Box("Effusion", 50, 25, 150, 75),), "p1"
+        image="a/film 5%20.png",
+        size=(200, 100),
+        labels={"Effusion": True, "Mass & <co>": False},
+        boxes=(Box("Effusion", 50, 25, 150, 75),),
+        patient="p1",
     ),
-    Annotated("b.png", (80, 40), {"Mass & <co>": True}, (), "p2"),
-    Annotated("c.png", (80, 40)),
+    Annotated(image="b.png", size=(80, 40), labels={"Mass & <co>": True}, boxes=(), patient="p2"),
+    Annotated(image="c.png", size=(80, 40)),
 ]
 MODEL = Predicted({"b.png": [Box("Effusion", 8, 4, 16, 24, 0.75)], "film 5%20": []}, "ham-1")
 
@@ -132,7 +136,7 @@ def test_cvat_as_its_documentation_has_it(tmp_path):
     (tmp_path / "t.xml").write_text(text)
     images, aside = read_annotations(tmp_path / "t.xml")
     labels = {"Hernia": True, "Effusion": False}
-    assert images == [Annotated("x.png", (1000, 500), labels, (Box("Mass", 1.5, 2, 30.25, 40),))]
+    assert images == [Annotated(image="x.png", size=(1000, 500), labels=labels, boxes=(Box("Mass", 1.5, 2, 30.25, 40),))]
     assert len(aside.lines) == 2
     export(tmp_path / "o.xml", "cvat", FINDINGS, IMAGES, MODEL)
     root = ET.parse(tmp_path / "o.xml").getroot()
@@ -175,7 +179,9 @@ NUMBERS = st.floats(0, 1000, allow_nan=False, width=32)
 def test_boxes_come_back_where_they_were(tmp_path_factory, form, boxes):
     marks = tuple(Box(name, x, y, x + w, y + h) for x, y, w, h, name in boxes)
     folder = tmp_path_factory.mktemp("form")
-    export(folder / "f", form, FINDINGS, [Annotated("x.png", (1500, 1500), {"Effusion": True}, marks)])
+    export(
+        folder / "f", form, FINDINGS, [Annotated(image="x.png", size=(1500, 1500), labels={"Effusion": True}, boxes=marks)]
+    )
     images, aside = read_annotations(folder / "f")
     assert aside.lines == []
     assert [one.finding for one in images[0].boxes] == [one.finding for one in marks]
@@ -235,7 +241,10 @@ def test_what_is_not_there_or_lies_outside_is_told(tmp_path):
         tmp_path / "f",
         "coco",
         Findings(("Mass",)),
-        [Annotated("x.png", (50, 50), {}, boxes), Annotated("y.png", (9, 9), {}, boxes[:0])],
+        [
+            Annotated(image="x.png", size=(50, 50), labels={}, boxes=boxes),
+            Annotated(image="y.png", size=(9, 9), labels={}, boxes=boxes[:0]),
+        ],
     )
     aside = import_annotations(tmp_path / "f", tmp_path, tmp_path / "out", complete=True)
     assert aside.lines[0].startswith("f: x.png: a box of Mass lies outside")

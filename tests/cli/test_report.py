@@ -35,7 +35,10 @@ def predictions(tmp_path):
     maps[:, :, 4:8, 2:6] = 1
     frames = (Frame.fit((50.0, 40.0), (50, 50)),) * 8
     scores = np.linspace(0.1, 0.9, 16, dtype=np.float32).reshape(8, 2)
-    writer = PredictionsWriter(tmp_path / "predictions", Header(Findings(("Mass", "Edema")), (50, 50), {}, OwnRule(0.5)))
+    writer = PredictionsWriter(
+        tmp_path / "predictions",
+        Header(findings=Findings(("Mass", "Edema")), canvas=(50, 50), model={}, own_rule=OwnRule(0.5)),
+    )
     writer.write(0, 8, iter([Chunk(IDS, IDS, frames, scores, maps)]))
     writer.finish()
     return tmp_path / "predictions"

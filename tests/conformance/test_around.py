@@ -126,8 +126,8 @@ def test_an_aligned_batch_keeps_boxes_on_their_pixels(dataset):
     aligner = Aligner(AlignerSettings.model_validate({"backbone": BACKBONE})).eval()
     aligner.head.bias.data = torch.tensor([0.5, -0.4, 0.3, -0.2, 0.4])
     part = replace(_part(dataset), through=AlignedBatches(aligner))
-    batch = next(Loader(part, LoaderSettings(batch_size=2), shuffle=False).epoch(0))
-    straight = next(Loader(_part(dataset), LoaderSettings(batch_size=2), shuffle=False).epoch(0))
+    batch = next(Loader(part=part, settings=LoaderSettings(batch_size=2), shuffle=False).epoch(0))
+    straight = next(Loader(part=_part(dataset), settings=LoaderSettings(batch_size=2), shuffle=False).epoch(0))
     assert batch.images.shape == straight.images.shape
     assert not torch.allclose(batch.images, straight.images, atol=0.05)
     square = torch.zeros_like(straight.images)

@@ -163,7 +163,7 @@ def test_flipping_the_image_flips_the_map(name):
 
 def test_the_tiny_dataset_has_what_the_suite_needs(dataset):
     data = open_data(tiny_config("cam", dataset).data, progress=False)
-    batch = next(Loader(data.train, LoaderSettings(batch_size=8), shuffle=False).epoch(0))
+    batch = next(Loader(part=data.train, settings=LoaderSettings(batch_size=8), shuffle=False).epoch(0))
     assert any(batch.boxes)
     assert (batch.labels == 1).any(0).all()
     assert (batch.labels == 0).any(0).all()

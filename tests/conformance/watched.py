@@ -34,7 +34,7 @@ class WatchedRun(Run):
     checks = ()
 
     def fit(self, name, task, part, schedule, validation=None, **more):
-        batch = next(Loader(part, LoaderSettings(batch_size=12), shuffle=False).epoch(0))
+        batch = next(Loader(part=part, settings=LoaderSettings(batch_size=12), shuffle=False).epoch(0))
         for check in self.checks:
             check(f"{len(self.steps) + 1}-{name}", deepcopy(task).train(), batch)
         before = frozen_state(task)

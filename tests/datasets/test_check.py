@@ -35,7 +35,9 @@ def source(root: Path, **changes) -> Source:
             "view": ["PA", "PA", "AP", "", "PA"],
         }
     )
-    return replace(Source("tiny", FINDINGS, root, as_images(rows), LABELS, BOXES), **changes)
+    return replace(
+        Source(name="tiny", findings=FINDINGS, root=root, images=as_images(rows), labels=LABELS, boxes=BOXES), **changes
+    )
 
 
 def look(*arguments, **options) -> Report:
@@ -111,7 +113,7 @@ def test_processes_find_the_same(tmp_path):
         (tmp_path / f"{name}.png").write_bytes((tmp_path / f"{name[0]}.png").read_bytes())
     (tmp_path / "b2.png").write_bytes(b"no image")
     rows = pl.DataFrame({"image_id": names, "path": [f"{name}.png" for name in names]})
-    many = Source("many", FINDINGS, tmp_path, as_images(rows), np.zeros((20, 2), np.int8))
+    many = Source(name="many", findings=FINDINGS, root=tmp_path, images=as_images(rows), labels=np.zeros((20, 2), np.int8))
     one, two = (look(many, decode=True, workers=workers) for workers in (1, 2))
     assert one == two
     assert errors(one) == {"unreadable file": 1, "same pixels": 19}
@@ -138,7 +140,9 @@ def test_leaks_between_lists_and_splits(tmp_path):
     leaking = source(tmp_path, lists={"train": ("a", "c"), "test": ("b", "c", "z")})
     report = look(leaking, files=False)
     assert errors(report) == {"foreign image": 1, "shared image": 1, "shared patient": 2}
-    split = Split("fold-1", {"train": ("a", "c"), "validation": ("d",), "test": ("b",)}, 0, clean.fingerprint)
+    split = Split(
+        name="fold-1", parts={"train": ("a", "c"), "validation": ("d",), "test": ("b",)}, seed=0, source=clean.fingerprint
+    )
     report = look(clean, [split], files=False)
     assert errors(report) == {"shared patient": 1}
     assert "fold-1: 1 patients are in both train and test, such as p" in [problem.message for problem in report.problems]

@@ -35,7 +35,15 @@ def a_source(patients: int = 60, boxed: int = 25, lists: bool = True) -> Source:
         "test": tuple(one for one, patient in pairs if int(patient[1:]) < half),
     }
     labels = np.array([[one in boxes] for one in ids], dtype=np.int8)
-    return Source("toy", ONE, Path("nowhere"), images, labels, boxes, published if lists else {})
+    return Source(
+        name="toy",
+        findings=ONE,
+        root=Path("nowhere"),
+        images=images,
+        labels=labels,
+        boxes=boxes,
+        lists=published if lists else {},
+    )
 
 
 def sizes(split: Split) -> list[int]:
@@ -240,10 +248,10 @@ def test_lists_that_share_a_patient_break_the_promise_of_official():
 def test_validation_equal_to_test_is_refused_unless_the_name_says_so():
     parts = {"train": ("a",), "validation": ("b", "c"), "test": ("c", "b")}
     with pytest.raises(Refused, match="validation equals test"):
-        Split("mine", parts, 0, "0")
-    Split("mine-validation-is-test", parts, 0, "0")
+        Split(name="mine", parts=parts, seed=0, source="0")
+    Split(name="mine-validation-is-test", parts=parts, seed=0, source="0")
     with pytest.raises(Leak, match="1 images are in both train and test, the first is a"):
-        Split("mine", {"train": ("a",), "test": ("a", "b")}, 0, "0")
+        Split(name="mine", parts={"train": ("a",), "test": ("a", "b")}, seed=0, source="0")
 
 
 def test_written_and_read_again(tmp_path):

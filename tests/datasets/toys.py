@@ -27,4 +27,6 @@ def source_in(root: Path, count: int, name: str = "toy", start: int = 0, space: 
          "width": space, "height": space},
         schema=COLUMNS,
     )  # fmt: skip
-    return Source(name, Findings(("Mass",)), root, images, np.zeros((count, 1), dtype=np.int8))
+    return Source(
+        name=name, findings=Findings(("Mass",)), root=root, images=images, labels=np.zeros((count, 1), dtype=np.int8)
+    )

@@ -50,7 +50,7 @@ class Made:
         }
         table = np.array(scores, dtype=np.float32)
         columns |= {name: table[:, index] for index, name in enumerate(self.findings)}
-        header = Header(self.findings, self.canvas, {"name": "made"}, own or OwnRule(0.5))
+        header = Header(findings=self.findings, canvas=self.canvas, model={"name": "made"}, own_rule=own or OwnRule(0.5))
         return Predictions(Path("made"), header, pl.DataFrame(columns), (np.stack(maps).astype(np.float16),))
 
     def truth(self, rows: Sequence[int] | slice = slice(None)) -> Truth:
@@ -61,13 +61,13 @@ class Made:
         )
         ids, patients, _, frames, _, labels, boxes = zip(*chosen, strict=True)
         return Truth(
-            "made",
-            self.findings,
-            ids,
-            patients,
-            np.array(labels, dtype=np.float32),
-            {image_id: given for image_id, given in zip(ids, boxes, strict=True) if given},
-            np.array([frame.image for frame in frames], dtype=np.float64),
+            name="made",
+            findings=self.findings,
+            ids=ids,
+            patients=patients,
+            labels=np.array(labels, dtype=np.float32),
+            boxes={image_id: given for image_id, given in zip(ids, boxes, strict=True) if given},
+            sizes=np.array([frame.image for frame in frames], dtype=np.float64),
         )
 
 

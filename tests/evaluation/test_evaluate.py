@@ -102,10 +102,10 @@ def test_shared_patients_are_refused_unless_the_split_says_so(made) -> None:
     with pytest.raises(Leak, match=r"also in validation"):
         evaluate(test.predictions(), test.truth(), QUICK, Held(validation=(other.predictions(), other.truth())))
     parts = {"train": ("a",), "test": ("b",)}
-    promises = Split("official", parts, 0, "")
+    promises = Split(name="official", parts=parts, seed=0, source="")
     with pytest.raises(Leak):
         evaluate(test.predictions(), test.truth(), QUICK, Held(training=other.truth(), split=promises))
-    says_so = Split("ham-fold-1", parts, 0, "", shares_patients=True)
+    says_so = Split(name="ham-fold-1", parts=parts, seed=0, source="", shares_patients=True)
     found = evaluate(test.predictions(), test.truth(), QUICK, Held(training=other.truth(), split=says_so))
     assert any("split ham-fold-1 leaks: 0 images and 1 of the 4 patients" in note for note in found.notes)
 

@@ -103,7 +103,7 @@ def test_the_set_changes_with_patients_boxes_and_sizes_and_not_with_the_order(ma
 
 def test_metrics_carry_the_set_and_the_part(made) -> None:
     case = eight(made)
-    split = Split("by-hand", {"test": case.truth().ids}, 0, "source")
+    split = Split(name="by-hand", parts={"test": case.truth().ids}, seed=0, source="source")
     found = evaluate(case.predictions(), case.truth(), QUICK, Held(split=split, part="test"))
     assert (found.about["part"], found.evaluated.part, found.evaluated.images, found.evaluated.boxes) == (
         "test",
@@ -120,7 +120,7 @@ def test_only_images_that_all_predictions_hold_are_compared(made) -> None:
 
 
 def test_a_misspelt_part_is_one_line() -> None:
-    split = Split("official", {"train": ("a",), "test": ("b",)}, 0, "source")
+    split = Split(name="official", parts={"train": ("a",), "test": ("b",)}, seed=0, source="source")
     with pytest.raises(
         BadInput, match=r'--part "tset": split official has the parts train, validation, test; did you mean "test"'
     ):
@@ -138,7 +138,9 @@ def test_limits_that_no_overlap_can_have_are_refused(key, value) -> None:
 
 @pytest.fixture
 def folder(tmp_path):
-    writer = PredictionsWriter(tmp_path / "kept", Header(Findings(("Mass",)), (8, 8), {"name": "x"}, OwnRule(0.5)))
+    writer = PredictionsWriter(
+        tmp_path / "kept", Header(findings=Findings(("Mass",)), canvas=(8, 8), model={"name": "x"}, own_rule=OwnRule(0.5))
+    )
     chunk = Chunk(
         ("a",), ("p",), (Frame.fit((8.0, 8.0), (8, 8)),), np.zeros((1, 1), np.float32), np.zeros((1, 1, 4, 4), np.float16)
     )
@@ -167,7 +169,13 @@ def test_an_own_rule_that_is_none_is_one_line(folder, rule, told) -> None:
 
 def test_the_set_comes_back_with_the_folder(made, tmp_path) -> None:
     case = eight(made)
-    header = Header(Findings(("Mass",)), (8, 8), {"name": "x"}, OwnRule(0.5), dataset=set_of(case.truth()).as_dict())
+    header = Header(
+        findings=Findings(("Mass",)),
+        canvas=(8, 8),
+        model={"name": "x"},
+        own_rule=OwnRule(0.5),
+        dataset=set_of(case.truth()).as_dict(),
+    )
     writer = PredictionsWriter(tmp_path / "kept", header)
     writer.write(0, 8, case.predictions().chunks(8))
     writer.finish()
@@ -188,7 +196,9 @@ def test_a_region_in_the_hole_of_another_is_counted() -> None:
 
 def test_a_wide_table_is_cut_between_columns_and_never_within_a_figure() -> None:
     rows = tuple((f"finding {n}", *(f"0.{k}{n}1 [0.100, 0.900]" for k in range(6))) for n in range(3))
-    table = Table("Wide", ("finding", *(f"model {k}" for k in range(6))), rows, 1, ("a note",))
+    table = Table(
+        title="Wide", headers=("finding", *(f"model {k}" for k in range(6))), rows=rows, labels=1, notes=("a note",)
+    )
     pieces = table.fitted(80)
     assert all(piece.width <= 80 for piece in pieces)
     assert [header for piece in pieces for header in piece.headers[1:]] == list(table.headers[1:])

@@ -37,7 +37,7 @@ def test_floors_by_hand(made) -> None:
     assert found["whole image"][:, 0].tolist() == [0.25, 0.25, 1.0]
     assert found["random"][0].tolist() == [1.0, 0.5, 0.0]
     assert found["pixel"][:, 0] == pytest.approx([1 / 16, 1.0, 1 / 16])
-    rows = Evaluation("", training.findings, tuple(floor_rows(floors, test, Limits(), Resampling(20))))
+    rows = Evaluation(title="", findings=training.findings, rows=tuple(floor_rows(floors, test, Limits(), Resampling(20))))
     assert rows.one("T(IoU)", at=0.5, rule="floor random", finding="Mass").value == pytest.approx(2 / 3)
     assert rows.one("T(IoU)", at=0.5, rule="floor medoid", finding="mean").value == 1.0
 
@@ -108,7 +108,7 @@ def test_the_floors_of_the_authors_folds_come_out_as_published(shared_data, nih)
 
 def test_the_ceilings_of_grids_come_out_as_published(nih) -> None:
     truth = truth_of(nih, sorted(nih.boxes))
-    rows = Evaluation("", nih.findings, tuple(ceiling_rows(truth, Limits(), Resampling(2))))
+    rows = Evaluation(title="", findings=nih.findings, rows=tuple(ceiling_rows(truth, Limits(), Resampling(2))))
 
     def at(grid: int, finding: str, limit: float) -> str:
         return f"{rows.one('T(IoU)', at=limit, rule=f'ceiling {grid}x{grid}', finding=finding).value:.2f}"

@@ -22,10 +22,19 @@ LIMITS = Limits()
 def located(made, own: OwnRule | None = None, validation=None, gates=None, limits: Limits = LIMITS, **reading):
     predictions, truth = made.predictions(own), made.truth()
     alignment = aligned(predictions, truth)
-    how = Pass(Surface(), predictions.header.own_rule, **reading)
+    how = Pass(surface=Surface(), own=predictions.header.own_rule, **reading)
     pairs, lost = look_at_pairs(predictions, truth, alignment, how)
     columns = Search(limits.iou, limits.strict).columns(pairs, truth.patient, len(alignment.findings), validation)
-    loc = Localization(alignment.findings.names, pairs, truth.patient, how.own.threshold, columns, gates, limits, lost)
+    loc = Localization(
+        names=alignment.findings.names,
+        pairs=pairs,
+        patient=truth.patient,
+        own=how.own.threshold,
+        columns=columns,
+        gates=gates,
+        limits=limits,
+        lost=lost,
+    )
     rules = [rule for rule in ("own", "validation") if ("any", rule) in columns]
     absent = look_at_absent(predictions, truth, alignment, how, cuts(loc, rules))
     return loc, absent, rules
@@ -34,7 +43,7 @@ def located(made, own: OwnRule | None = None, validation=None, gates=None, limit
 def table(rows, names=("Mass", "Nodule")) -> Evaluation:
     from chestmap.types import Findings
 
-    return Evaluation("", Findings(tuple(names)), tuple(rows))
+    return Evaluation(title="", findings=Findings(tuple(names)), rows=tuple(rows))
 
 
 def rectangle(x0: int, y0: int, x1: int, y1: int, value: float = 1.0, side: int = 8) -> np.ndarray:

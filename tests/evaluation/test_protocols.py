@@ -33,7 +33,13 @@ HOW = Resampling(20)
 
 def seen(values, boxes, image=(64, 64), canvas=(32, 32), score: float = 0.5) -> Map:
     frame = Frame.fit((float(image[0]), float(image[1])), canvas)
-    return Map(np.asarray(values, dtype=np.float16), frame, np.array(boxes, dtype=np.float64), score, Workspace())
+    return Map(
+        values=np.asarray(values, dtype=np.float16),
+        frame=frame,
+        boxes=np.array(boxes, dtype=np.float64),
+        score=score,
+        work=Workspace(),
+    )
 
 
 def random_case(seed: int, side: int = 64):
@@ -98,11 +104,11 @@ def test_wang_agrees_with_its_rule(seed: int) -> None:
 def located(made, case, preset: str):
     predictions, truth = case.predictions(), case.truth()
     alignment = aligned(predictions, truth)
-    how = Pass(Surface(), predictions.header.own_rule)
+    how = Pass(surface=Surface(), own=predictions.header.own_rule)
     pairs, _ = look_at_pairs(predictions, truth, alignment, how, {preset: PRESETS[preset].note})
     columns = Search(IOU).columns(pairs, truth.patient, len(alignment.findings), None)
-    loc = Localization(alignment.findings.names, pairs, truth.patient, 0.5, columns)
-    return Evaluation("", alignment.findings, tuple(PRESETS[preset].rows(pairs.noted[preset], loc, HOW)))
+    loc = Localization(names=alignment.findings.names, pairs=pairs, patient=truth.patient, own=0.5, columns=columns)
+    return Evaluation(title="", findings=alignment.findings, rows=tuple(PRESETS[preset].rows(pairs.noted[preset], loc, HOW)))
 
 
 def two_blobs(first: float = 1.0, second: float = 1.0) -> np.ndarray:

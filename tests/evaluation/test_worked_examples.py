@@ -20,7 +20,9 @@ def test_overlaps_of_the_picture(made, own, known) -> None:
     values[0, 1:5, 1:6] = 1.0
     case = made(["Mass"], canvas=(10, 10)).image(values, {"Mass": [(2, 1, 8, 5)]}, frame=Frame.fit((10.0, 10.0), (10, 10)))
     predictions, truth = case.predictions(OwnRule(own)), case.truth()
-    pairs, _ = look_at_pairs(predictions, truth, aligned(predictions, truth), Pass(Surface(), OwnRule(own), workers=1))
+    pairs, _ = look_at_pairs(
+        predictions, truth, aligned(predictions, truth), Pass(surface=Surface(), own=OwnRule(own), workers=1)
+    )
     assert thresholds_of("mask", own)[0] == own
     for geometry in ("mask", "largest"):
         found = [overlap(pairs, geometry, what)[0, 0] for what in ("IoU", "IoR", "IoGT")]

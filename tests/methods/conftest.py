@@ -35,18 +35,18 @@ def part(tmp_path_factory) -> Part:
     images = pl.DataFrame(columns | {"age": None, "width": float(SIDE), "height": float(SIDE)}).select(
         pl.col(name).cast(kind) for name, kind in COLUMNS.items()
     )
-    source = Source("squares", FINDINGS, root, images, labels, boxes)
+    source = Source(name="squares", findings=FINDINGS, root=root, images=images, labels=labels, boxes=boxes)
     pack = make_pack(source, root / "pack", PackSettings(width=SIDE, height=SIDE), progress=False, workers=1)
-    return Part(source, pack, np.arange(8), "train")
+    return Part(source=source, pack=pack, rows=np.arange(8), name="train")
 
 
 @pytest.fixture
 def batch(part):
-    return next(Loader(part, LoaderSettings(batch_size=8), shuffle=False).epoch(0))
+    return next(Loader(part=part, settings=LoaderSettings(batch_size=8), shuffle=False).epoch(0))
 
 
 @pytest.fixture
 def moved(part):
     """The same images turned, shifted, flipped."""
     augment = AugmentSettings(flip=0.5, translate=0.1, scale=(0.9, 1.1))
-    return next(Loader(part, LoaderSettings(batch_size=8), shuffle=False, augment=augment, seed=3).epoch(0))
+    return next(Loader(part=part, settings=LoaderSettings(batch_size=8), shuffle=False, augment=augment, seed=3).epoch(0))

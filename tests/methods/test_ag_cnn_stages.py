@@ -90,7 +90,7 @@ class Watched(Run):
 
 @pytest.mark.parametrize("order", list(MOVES))
 def test_what_moves_in_each_stage(order, part, tmp_path):
-    data = Data(part.findings, part.pack.settings, part, part, None, "all")
+    data = Data(findings=part.findings, pack=part.pack.settings, train=part, validation=part, test=None, split="all")
     quick = {"epochs": 1, "learning_rate": 1e-2, "batches": 2, "augment": False}
     schedules = {
         f"{name}_branch": {**quick, "batch_size": size} for name, size in (("global", 4), ("local", 3), ("fusion", 2))
@@ -182,7 +182,7 @@ def test_every_run_says_how_large_crops_are_and_how_many_boxes_they_hold(part, t
     assert about["boxes"] == 3
     assert about["chosen"] == max(about["crops"], key=lambda row: row["auc"])["tau"]
     network.get_buffer("chosen_tau").fill_(0.9)
-    batch = next(Loader(part, LoaderSettings(batch_size=8), shuffle=False).epoch(0))
+    batch = next(Loader(part=part, settings=LoaderSettings(batch_size=8), shuffle=False).epoch(0))
     features = network.global_branch(batch.images)[0]
     assert torch.equal(network.box(features), network.box(features, 0.9))
 

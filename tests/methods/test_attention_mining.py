@@ -324,7 +324,7 @@ def test_of_boxes_only_their_being_there_is_known(batch):
 
 @pytest.fixture
 def data(part):
-    return Data(part.findings, part.pack.settings, part, None, None, "all")
+    return Data(findings=part.findings, pack=part.pack.settings, train=part, validation=None, test=None, split="all")
 
 
 @pytest.fixture

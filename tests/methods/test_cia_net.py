@@ -79,7 +79,7 @@ def test_an_untrained_network_expects_few_findings():
 
 @pytest.fixture
 def data(part):
-    return Data(part.findings, part.pack.settings, part, None, None, "all")
+    return Data(findings=part.findings, pack=part.pack.settings, train=part, validation=None, test=None, split="all")
 
 
 @pytest.fixture

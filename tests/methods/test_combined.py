@@ -65,7 +65,17 @@ def test_shares_are_areas_of_cells():
     findings = Findings(("Mass",))
     frame = Frame((64.0, 64.0), (64, 64), (1.0, 0.0, 0.0, 0.0, 1.0, 0.0))
     boxes = ((Box("Mass", 8, 8, 20, 16),),)
-    found = shares(Batch(torch.zeros(1, 1, 64, 64), torch.zeros(1, 1), (frame,), boxes, ("a",), findings), (8, 8))
+    found = shares(
+        Batch(
+            images=torch.zeros(1, 1, 64, 64),
+            labels=torch.zeros(1, 1),
+            frames=(frame,),
+            boxes=boxes,
+            ids=("a",),
+            findings=findings,
+        ),
+        (8, 8),
+    )
     wanted = torch.zeros(8, 8)
     wanted[1, 1], wanted[1, 2] = 1.0, 0.5
     assert torch.equal(found[0, 0], wanted)

@@ -160,7 +160,7 @@ def test_settings_that_do_not_fit():
 
 @pytest.fixture
 def data(part):
-    return Data(part.findings, part.pack.settings, part, None, None, "all")
+    return Data(findings=part.findings, pack=part.pack.settings, train=part, validation=None, test=None, split="all")
 
 
 @pytest.fixture

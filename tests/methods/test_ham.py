@@ -308,7 +308,7 @@ def test_recipe_refines_with_one_network_and_learns_with_another(part, tmp_path)
     step = {"epochs": 1, "batch_size": 4, "select": "last"}
     made = settings(self_refinement=True, least_overlap=0.0, refine=step, attend=step)
     run_settings = RunSettings(device="cpu", workers=0, tensorboard=False)
-    data = Data(part.findings, part.pack.settings, part)
+    data = Data(findings=part.findings, pack=part.pack.settings, train=part)
     with Run(tmp_path, run_settings, method={"name": "ham"}, progress=False) as run:
         trained = ham.recipe(run, data, made)
     assert [path.name for path in sorted(tmp_path.glob("[0-9]-*"))] == ["1-refine", "2-masks", "3-attend"]

@@ -126,7 +126,7 @@ def test_every_room_is_a_graph(name, tmp_path):
         "data": {},
         "own_rule": {"threshold": 0.5, "normalize": True},
     }
-    model = Model(tmp_path, findings, canvas, OwnRule(0.5), about, network)
+    model = Model(folder=tmp_path, findings=findings, canvas=canvas, own_rule=OwnRule(0.5), about=about, built=network)
     folder = export(model, ["onnx"] if name in QUICK else ["onnx", "openvino"], tmp_path / "out")
     canvases = np.random.default_rng(1).integers(0, 256, (3, 64, 96)).astype(np.uint8)
     wanted = Predictor(model).raw(images_of(canvases))

@@ -49,11 +49,16 @@ def test_three_lines_of_a_notebook(run_folder, dataset, monkeypatch):
 def test_a_path_an_array_and_a_radiograph_say_the_same(predictor, dataset):
     pixels = np.asarray(Image.open(dataset / "003.png"))
     wanted = predictor.predict(dataset / "003.png")
-    for given in (pixels, pixels.astype(np.uint16) * 257, pixels / 255.0, Radiograph(np.float32(pixels / 255.0), "x")):
+    for given in (
+        pixels,
+        pixels.astype(np.uint16) * 257,
+        pixels / 255.0,
+        Radiograph(pixels=np.float32(pixels / 255.0), image_id="x"),
+    ):
         found = predictor.predict(given)
         np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-6)
         assert found.boxes == wanted.boxes
-    many = predictor.predict_many([Radiograph(np.float32(pixels / 255.0), "x")] * 3)
+    many = predictor.predict_many([Radiograph(pixels=np.float32(pixels / 255.0), image_id="x")] * 3)
     np.testing.assert_allclose(many[2].scores, wanted.scores, atol=1e-6)
     assert predictor.predict_many([]) == []
 

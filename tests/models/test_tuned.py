@@ -54,7 +54,7 @@ def measured(model, monkeypatch):
         return speed[forward.engine, forward.precision] * len(images)
 
     monkeypatch.setattr(module, "_rate", rates)
-    return tune(model, [Radiograph(np.full((40, 40), 0.5, np.float32), "one")], seconds=0)
+    return tune(model, [Radiograph(pixels=np.full((40, 40), 0.5, np.float32), image_id="one")], seconds=0)
 
 
 def test_all_ways_are_measured_fastest_first(measured):
@@ -94,8 +94,8 @@ def test_without_an_image_nothing_is_measured(model):
 
 
 def test_a_real_way_is_measured_and_taken(model, monkeypatch):
-    monkeypatch.setattr(module, "_ways", lambda *_, **__: iter([Way("torch", 32, 1)]))
-    tune(model, [Radiograph(np.full((40, 40), 0.5, np.float32), "one")], seconds=0.001)
+    monkeypatch.setattr(module, "_ways", lambda *_, **__: iter([Way(engine="torch", precision=32, threads=1)]))
+    tune(model, [Radiograph(pixels=np.full((40, 40), 0.5, np.float32), image_id="one")], seconds=0.001)
     forward = open_forward(model)
     assert (forward.engine, forward.precision) == ("torch", 32)
     assert forward.why

@@ -66,7 +66,9 @@ def toy_maps() -> np.ndarray:
 def toy_predictions(folder: Path, model: Path, ids, scores, **beside):
     """`beside` stands in the header, as a calibration does."""
     about = {"method": "small", "sha256": read_about(model)["sha256"], **beside}
-    writer = PredictionsWriter(folder, Header(Findings(FINDINGS), (64, 64), about, OwnRule(0.9), part_size=len(ids)))
+    writer = PredictionsWriter(
+        folder, Header(findings=Findings(FINDINGS), canvas=(64, 64), model=about, own_rule=OwnRule(0.9), part_size=len(ids))
+    )
     maps = np.broadcast_to(toy_maps(), (len(ids), 3, 8, 8))
     patients = tuple(f"p{int(one[1:4]) // 2}" for one in ids)
     chunk = Chunk(tuple(ids), patients, (FRAME,) * len(ids), scores.astype(np.float32), maps)

@@ -36,7 +36,9 @@ def part(tmp_path_factory) -> Part:
 
 
 def loader(part: Part, batch_size: int = 4, workers: int = 0, boxed_share: float | None = None, **more) -> Loader:
-    return Loader(part, LoaderSettings(batch_size=batch_size, workers=workers, boxed_share=boxed_share), **more)
+    return Loader(
+        part=part, settings=LoaderSettings(batch_size=batch_size, workers=workers, boxed_share=boxed_share), **more
+    )
 
 
 def ids_of(batches) -> list[tuple[str, ...]]:
@@ -188,14 +190,14 @@ def test_a_share_that_is_met_anyway_or_cannot_be(part):
 def test_boxed_images_that_are_too_many_come_in_part(part):
     """One in each batch, another in the next epoch; where every image is boxed there is nothing to mix them with."""
     boxed = {part.ids[row] for row in (2, 11, 17)}
-    few = Loader(part, LoaderSettings(batch_size=10, most_boxed=0.1), seed=1)
+    few = Loader(part=part, settings=LoaderSettings(batch_size=10, most_boxed=0.1), seed=1)
     epochs = [[image_id for batch in few.epoch(epoch) for image_id in batch.ids if image_id in boxed] for epoch in range(6)]
     assert [len(one) for one in epochs] == [2] * 6
     assert {image_id for one in epochs for image_id in one} == boxed
-    enough = Loader(part, LoaderSettings(batch_size=10, most_boxed=0.5), seed=1)
-    assert ids_of(enough.epoch(0)) == ids_of(Loader(part, LoaderSettings(batch_size=10), seed=1).epoch(0))
+    enough = Loader(part=part, settings=LoaderSettings(batch_size=10, most_boxed=0.5), seed=1)
+    assert ids_of(enough.epoch(0)) == ids_of(Loader(part=part, settings=LoaderSettings(batch_size=10), seed=1).epoch(0))
     with pytest.raises(BadInput, match=r"toy: most_boxed 0\.5, but every image has a box; leave it out"):
-        Loader(part.select(part.boxed.any(axis=1)), LoaderSettings(batch_size=2, most_boxed=0.5))
+        Loader(part=part.select(part.boxed.any(axis=1)), settings=LoaderSettings(batch_size=2, most_boxed=0.5))
 
 
 def test_a_part_chooses_and_is_known_by_what_it_holds(part):
@@ -206,7 +208,7 @@ def test_a_part_chooses_and_is_known_by_what_it_holds(part):
     assert len({part.fingerprint, chosen.fingerprint}) == 2
     assert part.select(np.arange(COUNT)).fingerprint == part.fingerprint
     relabelled = replace(part.source, labels=np.zeros_like(part.source.labels))
-    assert Part(relabelled, part.pack, part.rows).fingerprint != part.fingerprint
+    assert Part(source=relabelled, pack=part.pack, rows=part.rows).fingerprint != part.fingerprint
     with pytest.raises(BadInput, match="a mask of 3 cannot choose from 23 images"):
         part.select(np.ones(3, dtype=bool))
     assert pickle.loads(pickle.dumps(part)).fingerprint == part.fingerprint
@@ -214,13 +216,13 @@ def test_a_part_chooses_and_is_known_by_what_it_holds(part):
 
 def test_a_pack_of_something_else_is_refused(part, tmp_path):
     with pytest.raises(BadModel, match="holds images of toy, not of nih"):
-        Part(replace(part.source, name="nih"), part.pack, part.rows)
+        Part(source=replace(part.source, name="nih"), pack=part.pack, rows=part.rows)
     with pytest.raises(
         BadModel, match=r"00000 was packed as \[1024. 1024.\] pixels, toy says \[512. 512.\]; pack the source again"
     ):
-        Part(source_in(tmp_path, COUNT, space=512.0), part.pack, part.rows)
+        Part(source=source_in(tmp_path, COUNT, space=512.0), pack=part.pack, rows=part.rows)
     with pytest.raises(BadModel, match="1 of 24 images have no pixels, the first is 00023"):
-        Part(source_in(tmp_path, COUNT + 1, space=1024.0), part.pack, np.arange(COUNT + 1))
+        Part(source=source_in(tmp_path, COUNT + 1, space=1024.0), pack=part.pack, rows=np.arange(COUNT + 1))
 
 
 def test_what_processes_must_not_do(part):

@@ -42,27 +42,29 @@ def packed(source: Source, folder: Path, **more) -> tuple[Pack, int]:
 
 def test_shrinking_averages_areas_and_pads_with_black():
     pixels = np.random.default_rng(0).random((64, 128), dtype=np.float32)
-    canvas, frame = on_canvas(Radiograph(pixels, "a"), CanvasSettings(width=32, height=32))
+    canvas, frame = on_canvas(Radiograph(pixels=pixels, image_id="a"), CanvasSettings(width=32, height=32))
     by_hand = np.rint(pixels.reshape(16, 4, 32, 4).mean(axis=(1, 3)) * 255)
     assert np.abs(canvas[8:24].astype(float) - by_hand).max() <= 1
     assert not canvas[:8].any()
     assert not canvas[24:].any()
     assert frame.matrix == (0.25, 0, 0, 0, 0.25, 8)
 
-    squashed, frame = on_canvas(Radiograph(pixels, "a"), CanvasSettings(width=32, height=32, fit="squash"))
+    squashed, frame = on_canvas(Radiograph(pixels=pixels, image_id="a"), CanvasSettings(width=32, height=32, fit="squash"))
     assert np.abs(squashed - np.rint(pixels.reshape(32, 2, 32, 4).mean(axis=(1, 3)) * 255)).max() <= 1
     assert frame.matrix == (0.25, 0, 0, 0, 0.5, 0)
 
 
 def test_an_axis_that_shrinks_is_averaged_though_the_other_grows():
     stripes = np.tile(np.array([0, 0, 0, 1], np.float32), (8, 16))  # 8 rows, 64 columns
-    canvas, _ = on_canvas(Radiograph(stripes, "a"), CanvasSettings(width=16, height=16, fit="squash"))
+    canvas, _ = on_canvas(Radiograph(pixels=stripes, image_id="a"), CanvasSettings(width=16, height=16, fit="squash"))
     assert (canvas == 64).all()  # a quarter of 255, wherever one looks
 
 
 def test_image_space_decides_where_the_pixels_go():
     pixels = np.ones((50, 50), dtype=np.float32)  # stored squashed; the publisher's frame is twice as wide as high
-    canvas, frame = on_canvas(Radiograph(pixels, "a", size=(1000.0, 500.0)), CanvasSettings(width=40, height=40))
+    canvas, frame = on_canvas(
+        Radiograph(pixels=pixels, image_id="a", size=(1000.0, 500.0)), CanvasSettings(width=40, height=40)
+    )
     assert canvas[10:30].min() == 255
     assert canvas.sum() == 255 * 40 * 20
     assert frame.to_canvas([Box("Mass", 0, 0, 1000, 500)])[0].corners == (0, 10, 40, 30)

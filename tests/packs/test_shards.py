@@ -59,7 +59,7 @@ def part_of(local: Part, address: str, cache: Path, **more) -> Part:
 
 
 def loader(part: Part, workers: int = 0, batch_size: int = 8, **more) -> Loader:
-    return Loader(part, LoaderSettings(batch_size=batch_size, workers=workers), seed=3, **more)
+    return Loader(part=part, settings=LoaderSettings(batch_size=batch_size, workers=workers), seed=3, **more)
 
 
 def held(cache: Path) -> int:

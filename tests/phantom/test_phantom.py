@@ -27,7 +27,16 @@ SMALL = PhantomSettings(
 
 
 def case(patient: int, *findings: str, view: str = "PA", **other: object) -> Case:
-    return Case(3, patient, 0, "MF"[patient % 2], 30 + 3 * patient % 40, view, findings, **other)
+    return Case(
+        seed=3,
+        patient=patient,
+        follow_up=0,
+        sex="MF"[patient % 2],
+        age=30 + 3 * patient % 40,
+        view=view,
+        findings=findings,
+        **other,
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:

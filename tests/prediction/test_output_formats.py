@@ -29,7 +29,9 @@ def predictor(run_folder):
 
 
 def write(predictor, films, out, *kinds, key=None):
-    with Outputs(out, predictor, reading_for(predictor, SETTINGS), checked_kinds(kinds), key) as outputs:
+    with Outputs(
+        out=out, predictor=predictor, reading=reading_for(predictor, SETTINGS), kinds=checked_kinds(kinds), key=key
+    ) as outputs:
         predict_all(predictor, [str(films)], out, SETTINGS, on_part=outputs.on_part, progress=False)
         outputs.finish()
     return outputs

@@ -23,7 +23,9 @@ def few_files():
 
 def test_more_parts_than_files_may_be_open(tmp_path, few_files):
     maps = np.arange(2 * 1 * 2 * 3, dtype=np.float16).reshape(2, 1, 2, 3)
-    writer = PredictionsWriter(tmp_path, Header(Findings(("Mass",)), (64, 64), {}, OwnRule(0.5)))
+    writer = PredictionsWriter(
+        tmp_path, Header(findings=Findings(("Mass",)), canvas=(64, 64), model={}, own_rule=OwnRule(0.5))
+    )
     writer.write(0, 2, iter([Chunk(("a", "b"), ("p", "q"), (FRAME, FRAME), np.float32([[0.25], [0.5]]), maps)]))
     for number in range(1, PARTS):
         shutil.copytree(tmp_path / "part-00000", tmp_path / f"part-{number:05d}")

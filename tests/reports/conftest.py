@@ -79,7 +79,17 @@ def picture(finding: str, number: int, iou: float | None, label: Any = "present"
     values = np.zeros((48, 60), dtype=np.float32)
     values[10:30, 20:40] = 1.0
     true = () if iou is None else (Box(finding, 18, 8, 38, 28),)
-    return Picture(finding, f"image-{number}", image, label, score, values, 0.6, true, iou)
+    return Picture(
+        finding=finding,
+        image_id=f"image-{number}",
+        image=image,
+        label=label,
+        score=score,
+        map=values,
+        threshold=0.6,
+        true=true,
+        iou=iou,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,10 @@ from chestmap.types import Box
 
 def test_the_page_stands_alone_and_shows_boxes_in_picture_pixels(tmp_path):
     image = np.full((40, 60), 90, np.uint8)
-    cards = [Card(image, "a_000", ("Mass",), (Box("Mass", 10, 5, 30, 25),), "PA"), Card(image, "b_000", ())]
+    cards = [
+        Card(image=image, title="a_000", findings=("Mass",), boxes=(Box("Mass", 10, 5, 30, 25),), notes="PA"),
+        Card(image=image, title="b_000", findings=()),
+    ]
     text = write_contact_page(tmp_path / "page.html", "Phantom", {"images": "2"}, cards).read_text()
     assert text.count("<figure") == 2
     assert 'viewBox="0 0 60 40"' in text
@@ -23,7 +26,7 @@ def test_the_page_stands_alone_and_shows_boxes_in_picture_pixels(tmp_path):
 
 
 def test_names_are_escaped(tmp_path):
-    card = Card(np.zeros((8, 8), np.uint8), "<script>x</script>", ('"><b>',))
+    card = Card(image=np.zeros((8, 8), np.uint8), title="<script>x</script>", findings=('"><b>',))
     text = write_contact_page(tmp_path / "page.html", "<title>", {"<k>": "<v>"}, [card]).read_text()
     assert "<script>x" not in text
     assert "<b>" not in text.replace("<b>&lt;script", "")

@@ -39,7 +39,7 @@ def source(tmp_path):
     )
     labels = np.array([[1, 0], [1, 0], [0, 1], [1, 0], [0, -1], [0, 0]], dtype=np.int8)
     boxes = {"0.png": (Box("Mass", 16, 12, 32, 24),), "1.png": (Box("Mass", 0, 0, 12, 16), Box("Mass", 24, 32, 36, 48))}
-    return Source("toy", Findings(("Mass", "Edema")), tmp_path, images, labels, boxes)
+    return Source(name="toy", findings=Findings(("Mass", "Edema")), root=tmp_path, images=images, labels=labels, boxes=boxes)
 
 
 @pytest.fixture
@@ -47,7 +47,9 @@ def predictions(tmp_path, source):
     maps = np.zeros((6, 2, 8, 8), dtype=np.float16)
     maps[:, :, 3:5, 2:4] = 1
     frames = tuple(Frame.fit((float(width), float(height)), (64, 64)) for width, height in SIZES)
-    writer = PredictionsWriter(tmp_path / "made", Header(source.findings, (64, 64), {}, OwnRule(0.5)))
+    writer = PredictionsWriter(
+        tmp_path / "made", Header(findings=source.findings, canvas=(64, 64), model={}, own_rule=OwnRule(0.5))
+    )
     scores = np.linspace(0.1, 0.9, 12).reshape(6, 2).astype(np.float32)
     for part, rows in enumerate((slice(0, 4), slice(4, 6))):
         chunk = Chunk(source.ids[rows], source.ids[rows], frames[rows], scores[rows], maps[rows])

@@ -16,7 +16,7 @@ STYLE = OverlayStyle(longest=100, most=2, rule=OwnRule(0.5))
 
 def made(maps: np.ndarray, boxes: tuple[Box, ...] = ()) -> tuple[Radiograph, Prediction]:
     frame = Frame.fit((200.0, 100.0), (64, 64))
-    radiograph = Radiograph(np.full((50, 100), 0.5, dtype=np.float32), "a", size=(200.0, 100.0))
+    radiograph = Radiograph(pixels=np.full((50, 100), 0.5, dtype=np.float32), image_id="a", size=(200.0, 100.0))
     return radiograph, Prediction("a/b.png", "p", FINDINGS, np.array([0.2, 0.9]), maps.astype(np.float16), frame, boxes)
 
 

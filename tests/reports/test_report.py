@@ -75,7 +75,7 @@ def test_nothing_that_is_given_becomes_markup(tmp_path, metrics, run_folder):
     tree = json.loads(json.dumps(metrics()).replace("Mass", json.dumps(evil)[1:-1]))
     tree |= {"title": evil, "notes": [evil]}
     tree["about"]["source"] = evil
-    shown = [Picture(evil, evil, picture_pixels(), "present", 0.5)]
+    shown = [Picture(finding=evil, image_id=evil, image=picture_pixels(), label="present", score=0.5)]
     run = read_run(run_folder, {evil: evil})
     text = write_report(tmp_path / "report.html", Evaluation.from_dict(tree), shown, run).read_text()
     assert '"><b>' not in text

@@ -169,7 +169,7 @@ def test_print_shows_every_curve_and_no_controls(opened):
 
 
 def test_the_contact_page_filters(browser, tmp_path, pictures):
-    cards = [Card(one.image, one.image_id, (one.finding,), one.true) for one in pictures]
+    cards = [Card(image=one.image, title=one.image_id, findings=(one.finding,), boxes=one.true) for one in pictures]
     page = browser.new_page()
     page.goto(write_contact_page(tmp_path / "contact.html", "All", {}, cards).as_uri())
     page.get_by_role("button", name="Effusion").click()

@@ -11,7 +11,13 @@ from chestmap.reports.svg_plot import Axis, Chart, Line, linear, path, spread, s
 
 
 def test_a_value_lies_where_the_axes_say():
-    chart = Chart("t", Axis("x", 0, 10, (0, 10)), Axis("y", 0, 1, (0, 1)), (Line((0, 5, 10), (0, 0.5, 1)),), size=(440, 330))
+    chart = Chart(
+        "t",
+        Axis(label="x", low=0, high=10, ticks=(0, 10)),
+        Axis(label="y", low=0, high=1, ticks=(0, 1)),
+        (Line(x=(0, 5, 10), y=(0, 0.5, 1)),),
+        size=(440, 330),
+    )
     left, top, width, height = chart.inner
     expected = [(left, top + height), (left + width / 2, top + height / 2), (left + width, top)]
     found = [tuple(map(float, point.split(","))) for point in path(chart.lines[0], chart)[1:].split("L")]
@@ -19,13 +25,13 @@ def test_a_value_lies_where_the_axes_say():
 
 
 def test_a_logarithmic_axis_gives_each_doubling_the_same_room():
-    axis = Axis("x", 0.125, 8, (0.125, 1, 8), log=True)
+    axis = Axis(label="x", low=0.125, high=8, ticks=(0.125, 1, 8), log=True)
     assert [axis.share(value) for value in (0.125, 1, 8, 100, 0.01)] == pytest.approx([0, 0.5, 1, 1, 0])
 
 
 def test_ends_of_lines_are_kept_where_points_are_left_out():
-    chart = Chart("t", Axis("x"), Axis("y"), ())
-    line = Line([index / 4000 for index in range(4001)], [0.5] * 4001)
+    chart = Chart("t", Axis(label="x"), Axis(label="y"), ())
+    line = Line(x=[index / 4000 for index in range(4001)], y=[0.5] * 4001)
     points = path(line, chart).split("L")
     assert len(points) < 1300
     assert points[-1].startswith(f"{chart.inner[0] + chart.inner[2]:.1f},")
@@ -52,6 +58,6 @@ def test_labels_that_do_not_collide_stay():
 
 
 def test_names_are_escaped_and_read_aloud():
-    text = svg(Chart('<"title">', Axis("<x>"), Axis("y"), (Line((0, 1), (0, 1), "<n>", label="<l>"),)))
+    text = svg(Chart('<"title">', Axis(label="<x>"), Axis(label="y"), (Line(x=(0, 1), y=(0, 1), name="<n>", label="<l>"),)))
     assert 'aria-label="&lt;&quot;title&quot;&gt;"' in text
     assert not re.search(r"<[xnl]>", text)

@@ -99,7 +99,7 @@ def test_without_the_configs_it_says_where_they_are(tmp_path):
 
 def test_a_missing_root_is_said_before_anything_is_made(tmp_path):
     with pytest.raises(BadInput, match="--root is missing"):
-        reproduce(Order("ham/table-3", out=tmp_path / "out", configs=CONFIGS), METHODS)
+        reproduce(Order(table="ham/table-3", out=tmp_path / "out", configs=CONFIGS), METHODS)
     assert not (tmp_path / "out").exists()
 
 
@@ -110,7 +110,7 @@ def test_one_fold_of_five():
 
 
 def _evaluation(rows: list[Score]) -> Evaluation:
-    return Evaluation("x", Findings(("Atelectasis", "Mass", "Edema")), tuple(rows))
+    return Evaluation(title="x", findings=Findings(("Atelectasis", "Mass", "Edema")), rows=tuple(rows))
 
 
 def test_figures_follow_the_rule_of_the_table_and_average_what_the_row_prints():
@@ -134,7 +134,13 @@ def test_figures_follow_the_rule_of_the_table_and_average_what_the_row_prints():
 
 def test_where_only_the_mean_is_printed_it_is_that_of_all_findings():
     table = find("ham/table-6")
-    evaluation = _evaluation([Score("AUC", "Mass", 0.5), Score("AUC", "mean", 0.8), Score("AUC", "mean", 0.1, rule="other")])
+    evaluation = _evaluation(
+        [
+            Score(measure="AUC", finding="Mass", value=0.5),
+            Score(measure="AUC", finding="mean", value=0.8),
+            Score(measure="AUC", finding="mean", value=0.1, rule="other"),
+        ]
+    )
     found = figures_of([evaluation], table, table.row("RN50-8-LSE", "AUC"))
     assert found[-1] == 0.8
     assert np.isnan(found[:-1]).all()
@@ -168,7 +174,7 @@ def test_quick_takes_the_first_folds(tmp_path, monkeypatch):
     monkeypatch.setattr("chestmap.reproduction.reproduce.write_phantom", lambda *_, **__: None)
     monkeypatch.setattr("chestmap.reproduction.reproduce.train", lambda _, folder, *__, **___: jobs.append(folder))
     monkeypatch.setattr("chestmap.reproduction.reproduce.predict_and_score", lambda *_, **__: _evaluation([]))
-    made = reproduce(Order("cia_net/table-3", out=tmp_path, configs=CONFIGS, quick=Quick(folds=2)), METHODS)
+    made = reproduce(Order(table="cia_net/table-3", out=tmp_path, configs=CONFIGS, quick=Quick(folds=2)), METHODS)
     places = [folder.relative_to(tmp_path / "quick" / "cia_net").as_posix() for folder in jobs]
     assert places[:2] == ["base-80/fold-1", "base-80/fold-2"]
     assert places[-2:] == ["base-0/official-boxes", "boxes-0/official-boxes"]
@@ -182,7 +188,10 @@ def answering(monkeypatch, values: dict[str, float]) -> None:
     def scored(*given: Any, **_: Any) -> Evaluation:
         said = values[given[4].answer]
         return _evaluation(
-            [Score("AUC", MEAN, said), *(Score("AUC", name, said) for name in find("ag_cnn/table-1").columns)]
+            [
+                Score(measure="AUC", finding=MEAN, value=said),
+                *(Score(measure="AUC", finding=name, value=said) for name in find("ag_cnn/table-1").columns),
+            ]
         )
 
     monkeypatch.setattr("chestmap.reproduction.reproduce.write_phantom", lambda *_, **__: None)
@@ -192,11 +201,11 @@ def answering(monkeypatch, values: dict[str, float]) -> None:
 
 def test_every_branch_fills_its_column_or_its_row(tmp_path, monkeypatch):
     answering(monkeypatch, {"": 0.9, "global": 0.1, "local": 0.2, "fusion": 0.3})
-    made = reproduce(Order("ag_cnn/table-2", out=tmp_path, configs=CONFIGS, quick=Quick()), METHODS)
+    made = reproduce(Order(table="ag_cnn/table-2", out=tmp_path, configs=CONFIGS, quick=Quick()), METHODS)
     rows = json.loads(made.path.read_text())["rows"]
     assert len(rows) == 5
     assert all(row["ours"] == {"Global": 0.1, "Local": 0.2, "Fusion": 0.3} for row in rows)
-    made = reproduce(Order("ag_cnn/table-1", out=tmp_path, configs=CONFIGS, quick=Quick()), METHODS)
+    made = reproduce(Order(table="ag_cnn/table-1", out=tmp_path, configs=CONFIGS, quick=Quick()), METHODS)
     rows = {row["row"]: row["ours"]["Mean"] for row in json.loads(made.path.read_text())["rows"]}
     wanted = {"Global": 0.1, "Local": 0.2, "AG-CNN": 0.9}
     assert rows == pytest.approx({f"{name} {net}": value for net in ("R-50", "D-121") for name, value in wanted.items()})
@@ -227,7 +236,7 @@ def test_rows_that_give_the_same_maps_are_named(tmp_path):
 @pytest.mark.parametrize("table", [entry.id for entry in entries(CONFIGS, METHODS) if not entry.state])
 def test_quick_fills_every_own_cell_of_a_table_and_its_rows_differ(table, tmp_path):
     """One fold; a finding that the drawn test images do not box has no figure, and where all lack it the column is empty."""
-    order = Order(table, out=tmp_path, configs=CONFIGS, quick=Quick(folds=1))
+    order = Order(table=table, out=tmp_path, configs=CONFIGS, quick=Quick(folds=1))
     made = reproduce(order, METHODS, progress=False)
     rows = json.loads(made.path.read_text())["rows"]
     assert len(rows) == len(plan_of(find(table), CONFIGS, METHODS).rows)
@@ -242,14 +251,16 @@ def test_a_slash_in_a_row_makes_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("chestmap.reproduction.reproduce.write_phantom", lambda *_, **__: None)
     monkeypatch.setattr("chestmap.reproduction.reproduce.train", lambda *_, **__: None)
     monkeypatch.setattr("chestmap.reproduction.reproduce.predict_and_score", lambda *_, **__: _evaluation([]))
-    made = reproduce(Order("attention_mining/table-3", row="w/o KP", out=tmp_path, configs=CONFIGS, quick=Quick()), METHODS)
+    made = reproduce(
+        Order(table="attention_mining/table-3", row="w/o KP", out=tmp_path, configs=CONFIGS, quick=Quick()), METHODS
+    )
     assert made.path == tmp_path / "quick" / "attention_mining" / "table-3-w-o KP.json"
 
 
 def test_quick_goes_from_nothing_to_a_table_and_is_not_done_twice(tmp_path):
     quick = Quick(images=48, side=64)
     asked = {"row": "Ours-MSE", "fold": 2, "overrides": ("method.width=8", "method.attend.select=last")}
-    order = Order("ham/table-7", out=tmp_path, configs=CONFIGS, quick=quick, **asked)
+    order = Order(table="ham/table-7", out=tmp_path, configs=CONFIGS, quick=quick, **asked)
     said: list[str] = []
     made = reproduce(order, METHODS, said.append, progress=False)
     assert "mean nothing" in said[0]

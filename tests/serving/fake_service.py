@@ -35,7 +35,11 @@ class FakeService:
     def __init__(self, side: int = 512, studies: int = 3) -> None:
         self.fail, self.lost, self.requests = 0, False, []
         drawings = [
-            draw(Case(7, i, 0, "FM"[i % 2], 61, "AP" if i == 1 else "PA", case), side) for i, case in enumerate(CASES)
+            draw(
+                Case(seed=7, patient=i, follow_up=0, sex="FM"[i % 2], age=61, view="AP" if i == 1 else "PA", findings=case),
+                side,
+            )
+            for i, case in enumerate(CASES)
         ]
         self.studies = {f"s-{i:04d}": _study(i, drawings[i % 3], studies) for i in range(studies)}
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Requests,), {"service": self}))

@@ -121,7 +121,9 @@ def test_a_batch_costs_as_many_statements_as_one_image(tmp_path):
     event.listen(store.engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
     answer(store, [said(ids[0], FIRST)])
     one = len(statements)
-    answer(store, [*(said(study_id, FIRST) for study_id in ids), Answer("s-" + "0" * 24, FIRST, error="x")])
+    answer(
+        store, [*(said(study_id, FIRST) for study_id in ids), Answer(study_id="s-" + "0" * 24, model_sha=FIRST, error="x")]
+    )
     assert len(statements) - one == one
     assert {store.study(study_id)[0].state for study_id in ids} == {"done"}
     store.close()

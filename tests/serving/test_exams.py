@@ -20,7 +20,7 @@ def store(tmp_path):
 def add(store, name, **more):
     sha, received = sha256(name.encode()).hexdigest(), store.folders.new()
     (received / "original").write_text(name)
-    store.add(NewStudy(f"s-{sha[:24]}", sha, name, {"width": 8, "height": 8}, **more), received, MODELS)
+    store.add(NewStudy(id=f"s-{sha[:24]}", sha256=sha, name=name, image={"width": 8, "height": 8}, **more), received, MODELS)
     return store.study(f"s-{sha[:24]}")[0]
 
 

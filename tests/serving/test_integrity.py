@@ -32,12 +32,26 @@ def store(tmp_path):
             files.append(NewFile(name.split(".")[0], name, sha256(content).hexdigest(), len(content)))
         made.study_id = f"s-{sha[:24]}"
         made.add(
-            NewStudy(made.study_id, sha, "film", {"width": 8, "height": 8}, files=tuple(files)), received, {MODEL: "one"}
+            NewStudy(id=made.study_id, sha256=sha, name="film", image={"width": 8, "height": 8}, files=tuple(files)),
+            received,
+            {MODEL: "one"},
         )
         maps = random.bytes(3000)
         (made.folders.of(made.study_id) / "maps-one.npy").write_bytes(maps)
         kept = NewFile("maps-one", "maps-one.npy", sha256(maps).hexdigest(), len(maps))
-        answer(made, [Answer(made.study_id, MODEL, FINDINGS, {"order": ["Mass"]}, kept, 0.2)])
+        answer(
+            made,
+            [
+                Answer(
+                    study_id=made.study_id,
+                    model_sha=MODEL,
+                    findings=FINDINGS,
+                    maps={"order": ["Mass"]},
+                    file=kept,
+                    suspicion=0.2,
+                )
+            ],
+        )
         yield made
 
 

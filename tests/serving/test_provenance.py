@@ -34,12 +34,21 @@ def store(tmp_path):
         (received / "original").write_text("film")
         image = {"width": 80, "height": 96, "source": "png"}
         files = (NewFile("original", "original", sha, 4),)
-        made.add(NewStudy(f"s-{sha[:24]}", sha, "film", image, files=files), received, {FIRST: MODELS[FIRST]})
+        made.add(
+            NewStudy(id=f"s-{sha[:24]}", sha256=sha, name="film", image=image, files=files), received, {FIRST: MODELS[FIRST]}
+        )
         findings = [
             {"name": name, "score": 0.6, "threshold": 0.5, "over": name in CALLED, "boxes": [{**OF_MODEL, "score": 0.6}]}
             for name in NAMES
         ]
-        answer(made, [Answer(f"s-{sha[:24]}", FIRST, findings, {"order": list(NAMES)}, suspicion=0.6)])
+        answer(
+            made,
+            [
+                Answer(
+                    study_id=f"s-{sha[:24]}", model_sha=FIRST, findings=findings, maps={"order": list(NAMES)}, suspicion=0.6
+                )
+            ],
+        )
         made.study_id = f"s-{sha[:24]}"
         yield made
 

@@ -70,13 +70,13 @@ def add(store, word, models=MODELS, **more):
     (received / "original").write_text(word)
     (received / "canvas-8x8").write_text("x")
     files = (NewFile("original", "original", sha, len(word)),)
-    study = NewStudy(f"s-{sha[:24]}", sha, word, IMAGE, files=files, **more)
+    study = NewStudy(id=f"s-{sha[:24]}", sha256=sha, name=word, image=IMAGE, files=files, **more)
     return study.id, store.add(study, received, models)
 
 
 def said(study_id, sha, score=0.7, **more):
     findings = [{"name": "Mass", "score": score, "threshold": 0.5, "over": score >= 0.5, "boxes": []}]
-    return Answer(study_id, sha, findings, {"order": ["Mass"]}, suspicion=score, **more)
+    return Answer(study_id=study_id, model_sha=sha, findings=findings, maps={"order": ["Mass"]}, suspicion=score, **more)
 
 
 def test_the_migrations_make_the_tables(store):

@@ -56,12 +56,18 @@ def test_the_worklist_has_that_order(tmp_path):
     for word, pair in scores.items():
         sha = sha256(word.encode()).hexdigest()
         ids[f"s-{sha[:24]}"] = word
-        store.add(NewStudy(f"s-{sha[:24]}", sha, word, {"width": 80, "height": 96}), store.folders.new(), {"m": "one"})
+        store.add(
+            NewStudy(id=f"s-{sha[:24]}", sha256=sha, name=word, image={"width": 80, "height": 96}),
+            store.folders.new(),
+            {"m": "one"},
+        )
         findings = [told(score, name=name) for score, name in zip(pair, ("Mass", "Nodule"), strict=True)]
-        answer(store, [Answer(f"s-{sha[:24]}", "m", findings, {"order": ["Mass", "Nodule"]})])
+        answer(
+            store, [Answer(study_id=f"s-{sha[:24]}", model_sha="m", findings=findings, maps={"order": ["Mass", "Nodule"]})]
+        )
 
     def order(**query):
-        total, studies = store.page(Query("teaches", **query))
+        total, studies = store.page(Query(order="teaches", **query))
         assert total == (3 if query.get("reviewed") else 4)
         return [ids[one.id] for one in studies]
 

@@ -80,7 +80,7 @@ def test_the_task_s_terms_are_the_losses(data):
 def batch_of(part):
     from chestmap.packs.loader import Loader, LoaderSettings
 
-    return next(Loader(part, LoaderSettings(batch_size=4), shuffle=False).epoch(0))
+    return next(Loader(part=part, settings=LoaderSettings(batch_size=4), shuffle=False).epoch(0))
 
 
 def test_aligning_writes_its_steps_and_pictures(run, data):

@@ -25,7 +25,7 @@ PIECES = {1: None, 2: 6, 4: 3, 12: 1}
 
 def batch_of(dataset: Path) -> Batch:
     """Twelve images; one alone is boxed, others know little, so that every piece counts something else."""
-    batch = next(Loader(small_data(dataset).train, LoaderSettings(batch_size=12), shuffle=False).epoch(0))
+    batch = next(Loader(part=small_data(dataset).train, settings=LoaderSettings(batch_size=12), shuffle=False).epoch(0))
     labels = batch.labels.clone()
     labels[2:5, 0], labels[0, 1], labels[7] = math.nan, 0.0, math.nan
     labels[8, :2] = 1.0

@@ -239,7 +239,7 @@ def test_a_remainder_of_accumulated_batches_is_a_step_of_its_own(data, tmp_path)
 def run_loader(part, seed):
     from chestmap.packs.loader import Loader, LoaderSettings
 
-    return Loader(part, LoaderSettings(batch_size=4), seed=seed)
+    return Loader(part=part, settings=LoaderSettings(batch_size=4), seed=seed)
 
 
 class Poisoned(Classify):

@@ -59,7 +59,7 @@ def over_boxes(height):
 def test_boxes_are_scored_at_the_best_level_of_each_finding(data):
     """Squares at .6 with a corner of 4 pixels at 1, cut below .6; a map that is cut as it is may lie below all levels."""
     fabric, part = Fabric(accelerator="cpu", devices=1), data.validation
-    batches = list(Loader(part, LoaderSettings(batch_size=5), shuffle=False).epoch(0))
+    batches = list(Loader(part=part, settings=LoaderSettings(batch_size=5), shuffle=False).epoch(0))
     boxes = sum(len(batch.boxed.nonzero()) for batch in batches)
     assert boxes > 2
     found = validation_iou(fabric, Drawn(over_boxes(0.6)), batches, len(part), 3)

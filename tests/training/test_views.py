@@ -34,7 +34,7 @@ def backbone():
 
 
 def batches(part, **settings):
-    return list(Loader(part, LoaderSettings(batch_size=8), seed=3, **settings).epoch(1))
+    return list(Loader(part=part, settings=LoaderSettings(batch_size=8), seed=3, **settings).epoch(1))
 
 
 def test_without_augmentation_the_plain_view_is_shown(data, kept):

@@ -24,7 +24,7 @@ from chestmap.types import Box, Findings
 LABELS, BOXES = "labels.csv", "boxes.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Annotated:
     """One image; a finding that `labels` does not name is unknown, never absent. Boxes are in pixels of an image of `size`."""
 

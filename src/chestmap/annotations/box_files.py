@@ -44,7 +44,7 @@ def read_yolo(folder: Path, sizes: Sizes) -> tuple[list[Annotated], SetAside]:
                 boxes += [_yolo_box(line, names, size)] if line.strip() else []
             except (ValueError, IndexError) as problem:
                 aside.add(f"{path.name}: line {number}: {problem}")
-        found.append(Annotated(image, size, {}, tuple(boxes)))
+        found.append(Annotated(image=image, size=size, labels={}, boxes=tuple(boxes)))
     return found, aside
 
 
@@ -86,7 +86,7 @@ def read_voc(folder: Path) -> tuple[list[Annotated], SetAside]:
                 boxes.append(Box(mark["name"], x0 - 1, y0 - 1, x1, y1))
             except (KeyError, ValueError, BadBox) as problem:
                 aside.add(f"{path.name}: a box is not usable ({problem})")
-        found.append(Annotated(tree.file or path.stem, tree.size, {}, tuple(boxes)))
+        found.append(Annotated(image=tree.file or path.stem, size=tree.size, labels={}, boxes=tuple(boxes)))
     return found, aside
 
 
@@ -147,7 +147,7 @@ def read_createml(path: Path, sizes: Sizes) -> tuple[list[Annotated], SetAside]:
                     except (KeyError, TypeError, ValueError) as problem:
                         aside.add(f"{image}: a box is not usable ({problem})")
                 size = sizes.get(image) or sizes.get(image.rpartition(".")[0]) or (0.0, 0.0)
-                found.append(Annotated(image, size, {}, tuple(boxes)))
+                found.append(Annotated(image=image, size=size, labels={}, boxes=tuple(boxes)))
             case _:
                 raise BadTable(f"{path}: entry {number} has no image and annotations; expected CreateML's list")
     return found, aside

@@ -116,4 +116,4 @@ class _Reader:
             except (BadBox, KeyError, ValueError) as problem:
                 self.aside.add(f"{self._name}: a box is not usable ({problem})")
         elif tag == "image":
-            self.images.append(Annotated(self._name, self._size, self._labels, tuple(self._boxes)))
+            self.images.append(Annotated(image=self._name, size=self._size, labels=self._labels, boxes=tuple(self._boxes)))

@@ -39,7 +39,16 @@ def annotated_of(source: Source, *, only_boxed: bool = False) -> list[Annotated]
         labels = {
             name: bool(value) for name, value in zip(source.findings, source.labels[row], strict=True) if value in {0, 1}
         }
-        found.append(Annotated(one["path"], (float(size[0]), float(size[1])), labels, boxes, one["patient_id"], one["view"]))
+        found.append(
+            Annotated(
+                image=one["path"],
+                size=(float(size[0]), float(size[1])),
+                labels=labels,
+                boxes=boxes,
+                patient=one["patient_id"],
+                view=one["view"],
+            )
+        )
     return found
 
 
@@ -138,7 +147,10 @@ def _coco_images(path: Path) -> tuple[list[Annotated], SetAside]:
         except BadBox as problem:
             aside.add(f"annotation {number}: {problem}")
     rows = sizes.iter_rows()
-    return [Annotated(name, (wide or 0.0, high or 0.0), {}, tuple(boxes.get(name, ()))) for name, wide, high in rows], aside
+    return [
+        Annotated(image=name, size=(wide or 0.0, high or 0.0), labels={}, boxes=tuple(boxes.get(name, ())))
+        for name, wide, high in rows
+    ], aside
 
 
 def import_annotations(path: Path, root: Path, out: Path, *, complete: bool = False, copy: bool = False) -> SetAside:

@@ -115,7 +115,9 @@ def _image(address: str, data: dict[str, Any], annotation: dict[str, Any], aside
                 except (BadBox, KeyError, TypeError, ValueError, OverflowError) as problem:
                     aside.add(f"{name}: a box is not usable ({problem})")
     patient = data.get("patient_id")
-    return Annotated(name, size, labels, tuple(boxes), patient if isinstance(patient, str) else "")
+    return Annotated(
+        image=name, size=size, labels=labels, boxes=tuple(boxes), patient=patient if isinstance(patient, str) else ""
+    )
 
 
 def _box(finding: str, value: dict[str, Any], size: tuple[float, float]) -> Box:

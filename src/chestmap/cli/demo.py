@@ -107,7 +107,15 @@ def _contact_page(path: Path, source: "Source", pack: "Pack", limit: int) -> Pat
         place = int(pack.rows([image_id])[0])
         present = tuple(name for name, label in zip(source.findings, source.labels[row], strict=True) if label == 1)
         boxes = pack.frame(place).to_canvas(source.boxes.get(image_id, ()))
-        cards.append(Card(pack.pixels(pack.rows([image_id]))[0], image_id, present, boxes, source.images["view"][row]))
+        cards.append(
+            Card(
+                image=pack.pixels(pack.rows([image_id]))[0],
+                title=image_id,
+                findings=present,
+                boxes=boxes,
+                notes=source.images["view"][row],
+            )
+        )
     facts = {
         "Images": f"{len(source):,}",
         "Patients": f"{source.images['patient_id'].n_unique():,}",

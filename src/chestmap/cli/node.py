@@ -94,7 +94,7 @@ def node(
     page = address_of(metrics) if metrics else None
     options = DicomOptions(
         port=port, title=title, host=host, allow=allow or (), archive=to, stow=stow, pull=pull, every=every,
-        kinds=write or (), keep=keep, security=Security(certificate, key, client_ca, archive_ca, credentials),
+        kinds=write or (), keep=keep, security=Security(certificate=certificate, key=key, client_ca=client_ca, archive_ca=archive_ca, credentials=credentials),
     )  # fmt: skip
     if not (to or stow or pull):
         raise BadInput("results go to one archive: give --to TITLE@HOST:PORT or --stow URL")

@@ -52,7 +52,17 @@ def reproduce(
     from chestmap.reproduction.reproduce import Order, Quick
     from chestmap.reproduction.reproduce import reproduce as make
 
-    order = Order(table, root, kind, row, fold, out, configs, tuple(overrides or ()), Quick() if quick else None)
+    order = Order(
+        table=table,
+        root=root,
+        source=kind,
+        row=row,
+        fold=fold,
+        out=out,
+        configs=configs,
+        overrides=tuple(overrides or ()),
+        quick=Quick() if quick else None,
+    )
     made = make(order, METHODS, lambda line: typer.secho(line, bold=True, err=True))
     if as_json:
         print_json([dict(zip(made.table.headers, row, strict=True)) for row in made.table.rows])

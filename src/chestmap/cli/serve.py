@@ -86,7 +86,7 @@ def serve(
 
         options = DicomOptions(
             port=dicom, title=title, host=dicom_host, allow=allow or (), archive=to, stow=stow, pull=pull, every=every,
-            kinds=write or (), security=Security(certificate, key, client_ca, archive_ca, credentials),
+            kinds=write or (), security=Security(certificate=certificate, key=key, client_ca=client_ca, archive_ca=archive_ca, credentials=credentials),
         )  # fmt: skip
         options.check(how)
         silence()

@@ -101,7 +101,17 @@ def read_chexpert(settings: ChexpertSettings) -> Source:
     ids = images["image_id"]
     lists = {part: tuple(ids.filter(ids.str.starts_with(part + "/"))) for part in PARTS}
     lists = {part: listed for part, listed in lists.items() if listed}
-    return Source("chexpert", findings, settings.root, images, labels, boxes, lists, tuple(problems), soft)
+    return Source(
+        name="chexpert",
+        findings=findings,
+        root=settings.root,
+        images=images,
+        labels=labels,
+        boxes=boxes,
+        lists=lists,
+        problems=tuple(problems),
+        soft=soft,
+    )
 
 
 def _folder(root: Path) -> Path:
@@ -231,7 +241,7 @@ def _marks(path: Path) -> Table:
         what = f"{path.name} entry {bad[0]}: {shape}; set aside ({len(bad)} in all)"
         problems.append(Problem("error", "box entry", what, len(bad)))
     frame = pl.DataFrame(rows, schema=schema, orient="row").with_columns(image=image)
-    return Table(path.name, frame, "entry", tuple(problems))
+    return Table(file=path.name, rows=frame, place="entry", problems=tuple(problems))
 
 
 READER = Reader("chexpert", "CheXpert", ChexpertSettings, read_chexpert)

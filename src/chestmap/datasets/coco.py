@@ -48,7 +48,9 @@ def read_coco(path: Path) -> tuple[Table, pl.DataFrame]:
         what = "expected an image_id and a category_id of this file, and a bbox of four numbers"
         message = f"{path.name} annotation {bad[0]}: {what}; set aside ({len(bad)} in all)"
         problems = (Problem("error", "annotation", message, len(bad)),)
-    table = Table(path.name, pl.DataFrame(rows, schema=schema, orient="row"), "annotation", problems)
+    table = Table(
+        file=path.name, rows=pl.DataFrame(rows, schema=schema, orient="row"), place="annotation", problems=problems
+    )
     sizes = [(one["file_name"], *_size(one)) for one in tree["images"]]
     size_schema = {"image": pl.String, "width": pl.Float32, "height": pl.Float32}
     return table, pl.DataFrame(sizes, schema=size_schema, orient="row").unique("image", keep="first", maintain_order=True)

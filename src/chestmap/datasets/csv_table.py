@@ -22,7 +22,7 @@ Spellings = Mapping[str, tuple[str, ...]]
 """Our name of a column: the publisher's spellings; case, spaces and punctuation do not matter."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Table:
     """Text columns without blanks at their ends, "" where empty; the column `place` holds a row's place in the file."""
 
@@ -120,7 +120,7 @@ def _find_columns(path: Path, header: list[str], required: Spellings, optional: 
 def _split_plain(path: Path, lines: list[str], first: int, separator: str, widths: tuple[int, int]) -> Table:
     """The quick way, for files without quotation marks."""
     numbers = pl.Series("row", range(first, first + len(lines)), dtype=pl.UInt32)
-    table = Table(path.name, pl.DataFrame([numbers, pl.Series("line", lines, dtype=pl.String)]))
+    table = Table(file=path.name, rows=pl.DataFrame([numbers, pl.Series("line", lines, dtype=pl.String)]))
     table = replace(table, rows=table.rows.filter(pl.col("line").str.strip_chars() != ""))
     trimmed = pl.col("line").str.strip_chars_end(separator + " ").str.count_matches(separator, literal=True) + 1
     fields = pl.col("line").str.count_matches(separator, literal=True) + 1
@@ -152,7 +152,7 @@ def _split_quoted(path: Path, lines: list[str], first: int, separator: str, widt
     columns = list(zip_longest(*(fields for _, fields in numbered), fillvalue=""))[: widths[1]]
     columns += [("",) * len(numbered)] * (widths[1] - len(columns))
     texts = [pl.Series(f"field_{index}", column, dtype=pl.String) for index, column in enumerate(columns)]
-    return _without_ragged(path, Table(path.name, rows.with_columns(texts)), widths)
+    return _without_ragged(path, Table(file=path.name, rows=rows.with_columns(texts)), widths)
 
 
 def _filled(fields: Sequence[str]) -> int:

@@ -64,7 +64,7 @@ def read_folder(settings: FolderSettings) -> Source:
     if settings.labels is None:
         if not files:
             raise BadTable(f"{settings.root}: no PNG, JPEG or DICOM file in it or below, and no labels are named")
-        table = Table(settings.root.name, pl.DataFrame({"image_id": files, "path": files}))
+        table = Table(file=settings.root.name, rows=pl.DataFrame({"image_id": files, "path": files}))
         marked = tuple(dict.fromkeys(marks.rows["finding"].sort())) if marks else ()
         findings = folder_findings(settings.findings or marked or CHESTXRAY14.names)
         labels = np.full((len(files), len(findings)), UNKNOWN, dtype=np.int8)
@@ -86,7 +86,16 @@ def read_folder(settings: FolderSettings) -> Source:
         boxes, problems = as_boxes(marks.rows, findings), marks.problems
     if "patient_id" not in table.rows.columns:
         problems += (Problem("note", "patients", "no patients are named: every image counts as one", len(images)),)
-    return Source("folder", findings, settings.root, images, labels, boxes, _lists(table.rows), problems)
+    return Source(
+        name="folder",
+        findings=findings,
+        root=settings.root,
+        images=images,
+        labels=labels,
+        boxes=boxes,
+        lists=_lists(table.rows),
+        problems=problems,
+    )
 
 
 def _inside(root: Path, name: str) -> Path:

@@ -69,14 +69,14 @@ def read_nih(settings: NihSettings) -> Source:
     lists, missing = _lists(settings.root, table.rows["image_id"])
     used = Problem("note", "label table", f"labels come from {path.name}")
     return Source(
-        "nih",
-        findings,
-        settings.root,
-        as_images(rows),
-        labels,
-        as_boxes(boxes, findings),
-        lists,
-        (used, *table.problems, *told, *missing),
+        name="nih",
+        findings=findings,
+        root=settings.root,
+        images=as_images(rows),
+        labels=labels,
+        boxes=as_boxes(boxes, findings),
+        lists=lists,
+        problems=(used, *table.problems, *told, *missing),
     )
 
 

@@ -49,7 +49,7 @@ class Problem:
     count: int = 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Source:
     """Rows of `images` and `labels` belong together; boxes are found by image id, in image pixels.
 

@@ -28,7 +28,7 @@ VALIDATES_ON_TEST = "validation-is-test"
 """A split that validates on its test must carry this in its name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Split:
     """Image ids of each part; `source` is the fingerprint of the source that it was made for.
 
@@ -127,7 +127,13 @@ def read_split(folder: Path, source: Source | None = None) -> Split:
     try:
         about = json.loads((folder / "split.json").read_text(encoding="utf-8"))
         parts = {part: tuple((folder / f"{part}.txt").read_text(encoding="utf-8").split("\n")[:-1]) for part in PARTS}
-        split = Split(str(about["name"]), parts, int(about["seed"]), str(about["source"]), bool(about["shares_patients"]))
+        split = Split(
+            name=str(about["name"]),
+            parts=parts,
+            seed=int(about["seed"]),
+            source=str(about["source"]),
+            shares_patients=bool(about["shares_patients"]),
+        )
         fingerprint = about["fingerprint"]
     except FileNotFoundError as error:
         raise BadInput(f"{error.filename}: missing; a split folder holds split.json, {'.txt, '.join(PARTS)}.txt") from None
@@ -173,7 +179,9 @@ def make_split(source: Source, settings: SplitSettings) -> Split:
             f"{source.name}: split {settings.name} leaves no image to {' and '.join(empty)} ({len(source)} images, "
             f"{len(source.boxes)} with boxes); choose another split or other shares"
         )
-    split = Split(settings.name, parts, settings.seed, source.fingerprint, shares_patients)
+    split = Split(
+        name=settings.name, parts=parts, seed=settings.seed, source=source.fingerprint, shares_patients=shares_patients
+    )
     split.check(source)
     return split
 

@@ -74,7 +74,16 @@ def read_vindr(settings: VindrSettings) -> Source:
     unmarked = [name for name in findings if name not in marked]
     if unmarked:
         problems.append(Problem("note", "unmarked finding", f"never marked, so unknown everywhere: {', '.join(unmarked)}"))
-    return Source("vindr", findings, settings.root, images, labels, boxes, lists, tuple(problems))
+    return Source(
+        name="vindr",
+        findings=findings,
+        root=settings.root,
+        images=images,
+        labels=labels,
+        boxes=boxes,
+        lists=lists,
+        problems=tuple(problems),
+    )
 
 
 def _marks(path: Path) -> Table:

@@ -99,17 +99,17 @@ def ranking_rows(images: Images, how: Classifying, resampling: Resampling) -> li
         scores, labels = images.scores[:, finding], images.labels[:, finding]
         found, counts = clustered(scores, labels, images.patient), images.counts(finding)
         if found is None:
-            rows += [Score(measure, value=None, **counts) for measure in (Measure.AUC, Measure.AP)]
+            rows += [Score(measure=measure, value=None, **counts) for measure in (Measure.AUC, Measure.AP)]
             continue
         low, high = auc_interval(found, scores, labels, how.interval, resampling.confidence)
         errors = np.pad(found.errors.influence, (0, total - len(found.errors.influence)))
         parts[0].append((found.auc.value, low, high, errors))
-        rows.append(Score(Measure.AUC, value=found.auc.value, low=number(low), high=number(high), **counts))
+        rows.append(Score(measure=Measure.AUC, value=found.auc.value, low=number(low), high=number(high), **counts))
         value = np.array([average_precision(scores, labels)])
         drawn = resampled(scores, labels, images.patient, weights)[1][:, None]
         low, high, errors = resampled_ends(value, drawn, np.bincount(images.patient[labels == 1]), resampling)
         parts[1].append((value[0], low[0], high[0], errors[:, 0]))
-        rows.append(Score(Measure.AP, value=number(value[0]), low=number(low[0]), high=number(high[0]), **counts))
+        rows.append(Score(measure=Measure.AP, value=number(value[0]), low=number(low[0]), high=number(high[0]), **counts))
     return rows + [
         row
         for measure, part in zip((Measure.AUC, Measure.AP), parts, strict=True)
@@ -145,14 +145,16 @@ def calibration_rows(images: Images, how: Classifying, rule: str = "") -> list[S
         curves = [reliability(scores, labels, how.bins, binning) for binning in ("width", "mass")]
         counts = images.counts(finding)
         for measure, curve in zip((Measure.ECE, Measure.ECE_BY_COUNT), curves, strict=True):
-            rows.append(Score(measure, value=curve.error if curve else None, rule=rule, **counts))
-        rows.append(Score(Measure.BRIER, value=brier(scores, labels), rule=rule, **counts))
+            rows.append(Score(measure=measure, value=curve.error if curve else None, rule=rule, **counts))
+        rows.append(Score(measure=Measure.BRIER, value=brier(scores, labels), rule=rule, **counts))
     measures = (Measure.ECE, Measure.ECE_BY_COUNT, Measure.BRIER)
     for column, measure in enumerate(measures):
         values = [row.value for row in rows[column :: len(measures)] if row.value is not None]
         if values:
             support = sum(row.support for row in rows[column :: len(measures)])
-            rows.append(Score(measure, MEAN, float(np.mean(values)), support=support, unit="images", rule=rule))
+            rows.append(
+                Score(measure=measure, finding=MEAN, value=float(np.mean(values)), support=support, unit="images", rule=rule)
+            )
     return rows
 
 
@@ -178,9 +180,9 @@ def called_rows(images: Images, finding: int, threshold: float, confidence: floa
     ends = zip((Measure.SENSITIVITY, Measure.SPECIFICITY), found.value, found.low, found.high, strict=True)
     shared = {"threshold": threshold, "rule": rule, **images.counts(finding)}
     return [
-        Score(measure, value=number(value), low=number(low), high=number(high), **shared)
+        Score(measure=measure, value=number(value), low=number(low), high=number(high), **shared)
         if both
-        else Score(measure, value=None, **shared)
+        else Score(measure=measure, value=None, **shared)
         for measure, value, low, high in ends
     ]
 

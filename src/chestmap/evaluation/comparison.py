@@ -104,7 +104,7 @@ class Difference:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ComparisonSettings:
     """Hits are compared at `iou` under each geometry and rule that both evaluations have.
 

@@ -46,7 +46,14 @@ def afp_rows(loc: Localization, absent: Absent, rules: Sequence[Rule], how: Resa
         values = np.concatenate([values, values * called[:, None]], axis=1)
         heads += [head | {"measure": Measure.GATED_AFP} for head in heads]
         thresholds += thresholds
-    block = Block(absent.finding, loc.patient[absent.image], values, heads, "images", np.stack(thresholds, axis=1))
+    block = Block(
+        finding=absent.finding,
+        patient=loc.patient[absent.image],
+        values=values,
+        heads=heads,
+        unit="images",
+        thresholds=np.stack(thresholds, axis=1),
+    )
     return scores_of(block, loc.names, how)
 
 
@@ -75,7 +82,7 @@ def froc_rows(loc: Localization, absent: Absent, rule: Rule, how: Resampling) ->
         share = (found[:, None] > np.concatenate([[np.inf], false, [-np.inf]])).mean(axis=0)
         curves.append(Curve("froc", loc.names[finding], *thinned(rate, share), rule=rule, geometry="any"))
     heads = [{"measure": Measure.FROC, "geometry": "any", "rule": rule, "at": allowed} for allowed in FALSE_POSITIVES]
-    block = Block(pairs.finding[pair], loc.pair_patient("each"), values, heads, "boxes")
+    block = Block(finding=pairs.finding[pair], patient=loc.pair_patient("each"), values=values, heads=heads, unit="boxes")
     return scores_of(block, loc.names, how), curves
 
 
@@ -88,7 +95,12 @@ def _cut(false: Float[np.ndarray, "region"], allowed: float) -> float:
 def pointing_rows(loc: Localization, how: Resampling) -> list[Score]:
     """The pointing game: the map's highest pixel (the first in reading order) lies in a box of the finding, no tolerance."""
     pairs = loc.pairs
-    block = Block(pairs.finding, loc.pair_patient(), pairs.pointed[:, None], [{"measure": Measure.POINTING_GAME}])
+    block = Block(
+        finding=pairs.finding,
+        patient=loc.pair_patient(),
+        values=pairs.pointed[:, None],
+        heads=[{"measure": Measure.POINTING_GAME}],
+    )
     return scores_of(block, loc.names, how)
 
 

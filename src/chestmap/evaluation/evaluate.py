@@ -75,14 +75,22 @@ class EvaluationSettings(Settings):
 
     def reading(self, own: OwnRule) -> Pass:
         surface = Surface(longest=self.longest)
-        return Pass(surface, own, self.met, self.negatives, self.workers, self.chunk, self.seed)
+        return Pass(
+            surface=surface,
+            own=own,
+            met=self.met,
+            negatives=self.negatives,
+            workers=self.workers,
+            chunk=self.chunk,
+            seed=self.seed,
+        )
 
     @property
     def classifying(self) -> Classifying:
         return Classifying(self.interval, self.bins, self.calibration)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Held:
     """What else is known: validation images (thresholds, calibration), training images (floors, leaks), the split and its part.
 
@@ -152,7 +160,15 @@ def evaluate(
     )
     cases: Cases = cases_of(images, truth, localization)
     name = title or str(predictions.header.model.get("name", predictions.folder.name))
-    return Evaluation(name, alignment.findings, tuple(rows), tuple(curves), about, tuple(notes), cases)
+    return Evaluation(
+        title=name,
+        findings=alignment.findings,
+        rows=tuple(rows),
+        curves=tuple(curves),
+        about=about,
+        notes=tuple(notes),
+        cases=cases,
+    )
 
 
 def _images(predictions: Predictions, truth: Truth, alignment: Alignment) -> Images:
@@ -199,7 +215,16 @@ def _localized(
     search = Search(settings.iou, settings.strict, seed=settings.seed)
     columns = search.columns(pairs, truth.patient, len(names), validation)
     gates = fitted.gates(names) if fitted else None
-    return Localization(names, pairs, truth.patient, own.threshold, columns, gates, settings.limits, lost)
+    return Localization(
+        names=names,
+        pairs=pairs,
+        patient=truth.patient,
+        own=own.threshold,
+        columns=columns,
+        gates=gates,
+        limits=settings.limits,
+        lost=lost,
+    )
 
 
 def _absent(

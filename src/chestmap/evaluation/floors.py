@@ -125,7 +125,11 @@ def floor_rows(floors: Floors, truth: Truth, limits: Limits, how: Resampling) ->
             values.append([one[index].mean() if one.shape[1] else np.nan for one in overlaps])
             heads.append({"measure": MEAN_OVERLAP[what], "rule": f"floor {floor}"})
     patient = truth.patient[pairs.image]
-    return scores_of(Block(pairs.finding, patient, np.array(values).T.reshape(len(patient), -1), heads), names, how)
+    return scores_of(
+        Block(finding=pairs.finding, patient=patient, values=np.array(values).T.reshape(len(patient), -1), heads=heads),
+        names,
+        how,
+    )
 
 
 def ceiling(boxes: Float[np.ndarray, "box 4"], across: Float[np.ndarray, "x"], down: Float[np.ndarray, "y"]) -> float:
@@ -165,4 +169,4 @@ def ceiling_rows(truth: Truth, limits: Limits, how: Resampling, grids: tuple[int
             heads.append({"measure": Measure.IOU_MET, "at": step, "rule": f"ceiling {grid}x{grid}", "geometry": "mask"})
     patient = truth.patient[pairs.image]
     table = np.array(values, dtype=np.float64).T.reshape(len(patient), -1)
-    return scores_of(Block(pairs.finding, patient, table, heads), truth.findings.names, how)
+    return scores_of(Block(finding=pairs.finding, patient=patient, values=table, heads=heads), truth.findings.names, how)

@@ -95,7 +95,7 @@ def _block(
     """Means of the columns by finding, with intervals by patient."""
     pairs = loc.pairs
     heads = [head | {"rule": f"preset {preset}", "geometry": geometry} for head in heads]
-    block = Block(pairs.finding, loc.pair_patient(), values.astype(np.float64), heads)
+    block = Block(finding=pairs.finding, patient=loc.pair_patient(), values=values.astype(np.float64), heads=heads)
     return scores_of(block, loc.names, how)
 
 

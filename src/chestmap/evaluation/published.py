@@ -38,7 +38,7 @@ class Rule(NamedTuple):
     preset: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """`low`, `high` (95 % interval) and `spread` (standard deviation) are empty where the paper prints none."""
 
@@ -55,7 +55,7 @@ class Row:
     uncertain: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Table:
     id: str
     paper: str  # its room

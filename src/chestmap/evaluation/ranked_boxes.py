@@ -173,7 +173,7 @@ def _calibration_rows(each: dict[str, Detections], rule: str) -> list[Score]:
         right = found.met[:, column].astype(np.float64)
         curve, share = reliability(found.score, right), float(right.mean())
         shared = {"finding": name, "support": len(right), "unit": "boxes", "at": MET, "geometry": "each"}
-        rows.append(Score(Measure.BOX_ECE, value=curve.error if curve else None, rule=rule, **shared))
-        rows.append(Score(Measure.BOX_BRIER, value=brier(found.score, right), rule=rule, **shared))
-        rows.append(Score(Measure.BOX_BRIER, value=share * (1 - share), rule="floor share", **shared))
+        rows.append(Score(measure=Measure.BOX_ECE, value=curve.error if curve else None, rule=rule, **shared))
+        rows.append(Score(measure=Measure.BOX_BRIER, value=brier(found.score, right), rule=rule, **shared))
+        rows.append(Score(measure=Measure.BOX_BRIER, value=share * (1 - share), rule="floor share", **shared))
     return rows

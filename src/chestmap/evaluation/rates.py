@@ -40,7 +40,7 @@ class Limits:
     strict: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Localization:
     """What the passes found and all that its scores depend on. `patient` is that of each image of the truth; `gates` the score
     from which a finding is called present, chosen elsewhere (NaN: none).
@@ -77,13 +77,13 @@ def rate_rows(loc: Localization, how: Resampling) -> list[Score]:
             *_oracle(loc, geometry),
         ]
         block = Block(
-            loc.pairs.finding[pair],
-            loc.pair_patient(geometry),
-            np.stack([column.values for column in columns], axis=1),
-            [column.head for column in columns],
-            "boxes" if geometry == "each" else "pairs",
-            np.stack([column.thresholds for column in columns], axis=1),
-            np.stack([column.ties for column in columns], axis=1),
+            finding=loc.pairs.finding[pair],
+            patient=loc.pair_patient(geometry),
+            values=np.stack([column.values for column in columns], axis=1),
+            heads=[column.head for column in columns],
+            unit="boxes" if geometry == "each" else "pairs",
+            thresholds=np.stack([column.thresholds for column in columns], axis=1),
+            ties=np.stack([column.ties for column in columns], axis=1),
         )
         rows += scores_of(block, loc.names, how)
     return rows

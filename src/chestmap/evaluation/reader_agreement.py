@@ -49,7 +49,11 @@ def reader_rows(
     heads = [head | {"measure": Measure.IOU_MET, "at": limit} for limit in limits.iou]
     heads += [head | {"measure": Measure.MEAN_IOU}, head | {"measure": Measure.ALSO_MARKED}]
     values = np.stack([*met, iou, np.array(marked)], axis=1).astype(np.float64)
-    return scores_of(Block(np.array(finding), numbered(patient), values, heads, "pairs of readers"), names, how)
+    return scores_of(
+        Block(finding=np.array(finding), patient=numbered(patient), values=values, heads=heads, unit="pairs of readers"),
+        names,
+        how,
+    )
 
 
 def union_iou(one: np.ndarray, other: np.ndarray) -> float:

@@ -27,7 +27,7 @@ class Resampling:
     without: tuple[str, ...] = ("Cardiomegaly",)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Block:
     """`values` are averaged over the rows of each finding; `heads` are the fields of Score for each column.
 

@@ -24,7 +24,7 @@ MEAN = "mean"
 """The finding of a row that averages findings; "mean without Cardiomegaly" and the like start with it too."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """One number. `support` counts what it is a mean over (`unit`), `negatives` the images without the finding.
 
@@ -87,7 +87,7 @@ def thinned(x: np.ndarray, y: np.ndarray, points: int = 200) -> tuple[tuple[floa
     return tuple(np.asarray(x, dtype=float)[kept].tolist()), tuple(np.asarray(y, dtype=float)[kept].tolist())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation:
     """Everything that was measured of one predictions folder. `about` says of what, with which settings; `notes` are warnings."""
 
@@ -120,7 +120,7 @@ class Evaluation:
 
     def find(self, measure: str, finding: str = MEAN, at: float | None = None, geometry: str = "", rule: str = "") -> Score:
         """The row that these five name; where there is none, one without a value."""
-        missing = Score(measure, finding, None, at=at, geometry=geometry, rule=rule)
+        missing = Score(measure=measure, finding=finding, value=None, at=at, geometry=geometry, rule=rule)
         return self._found.get((measure, finding, at, geometry, rule), missing)
 
     def met(self, finding: str, at: float, rule: str) -> Score:
@@ -205,7 +205,12 @@ class Evaluation:
             curves = (Curve(**(one | {key: tuple(one[key]) for key in listed if key in one})) for one in tree["curves"])
             rows = tuple(Score(**row) for row in tree["scores"])
             return cls(
-                tree["title"], Findings(tuple(tree["findings"])), rows, tuple(curves), tree["about"], tuple(tree["notes"])
+                title=tree["title"],
+                findings=Findings(tuple(tree["findings"])),
+                rows=rows,
+                curves=tuple(curves),
+                about=tree["about"],
+                notes=tuple(tree["notes"]),
             )
         except (TypeError, KeyError, AttributeError) as error:
             raise BadInput(f"{where}: {error}; expected a metrics.json of `chestmap evaluate`, so evaluate again") from None

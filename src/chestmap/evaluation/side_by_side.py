@@ -25,7 +25,7 @@ SHORT = {
 SPECIAL = {symbol: f"\\{symbol}" for symbol in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """Text cells under headers; the first `labels` columns name the row, the others hold numbers. Notes stand below."""
 
@@ -61,7 +61,9 @@ class Table:
     def _piece(self, columns: Sequence[int], notes: tuple[str, ...]) -> Table:
         kept = [*range(self.labels), *columns]
         rows = tuple(tuple(row[one] for one in kept) for row in self.rows)
-        return Table(self.title, tuple(self.headers[one] for one in kept), rows, self.labels, notes)
+        return Table(
+            title=self.title, headers=tuple(self.headers[one] for one in kept), rows=rows, labels=self.labels, notes=notes
+        )
 
     def to_rich(self) -> RichTable:
         """For the terminal; numbers never wrap."""
@@ -131,7 +133,11 @@ def classification_table(evaluations: Sequence[Evaluation], measure: str = Measu
         lines.append((name, f"{first.support} / {first.negatives}", *cells))
     title = f"{measure} by finding, {_confidence(evaluations)} intervals"
     return Table(
-        title, ("finding", "with / without", *(one.title for one in evaluations)), tuple(lines), 2, _notes(evaluations)
+        title=title,
+        headers=("finding", "with / without", *(one.title for one in evaluations)),
+        rows=tuple(lines),
+        labels=2,
+        notes=_notes(evaluations),
     )
 
 
@@ -159,7 +165,7 @@ def localization_table(
                     label = rule if rule.startswith("floor") else f"{one.title}, {rule}"
                     lines.append((f"{step:g}", label, *(cell(cells.get(name), digits) for name in columns)))
     headers = (measure, "", *(SHORT.get(name, name) for name in columns))
-    return Table(f"{measure}, {geometry}", headers, tuple(lines), 2, _notes(evaluations))
+    return Table(title=f"{measure}, {geometry}", headers=headers, rows=tuple(lines), labels=2, notes=_notes(evaluations))
 
 
 def _columns(evaluations: Sequence[Evaluation], measure: str, geometry: str) -> list[str]:
@@ -186,7 +192,7 @@ def preset_table(evaluations: Sequence[Evaluation], preset: str, *, digits: int 
             who = f"{one.title}, {extra}" if extra else one.title
             lines.append((label, who, *(cell(cells.get(name), digits) for name in columns)))
     headers = ("score", "", *(SHORT.get(name, name) for name in columns))
-    return Table(f"preset {preset}", headers, tuple(lines), 2, _notes(evaluations))
+    return Table(title=f"preset {preset}", headers=headers, rows=tuple(lines), labels=2, notes=_notes(evaluations))
 
 
 def summary_table(evaluations: Sequence[Evaluation], *, digits: int = 3) -> Table:
@@ -219,7 +225,7 @@ def summary_table(evaluations: Sequence[Evaluation], *, digits: int = 3) -> Tabl
             lines.append((label, *(cell(score, digits, interval=True) for score in scores)))
     headers = ("mean over findings", *(one.title for one in evaluations))
     title = f"Summary, {_confidence(evaluations)} intervals"
-    return Table(title, headers, tuple(lines), 1, _notes(evaluations))
+    return Table(title=title, headers=headers, rows=tuple(lines), labels=1, notes=_notes(evaluations))
 
 
 def _notes(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
@@ -248,7 +254,9 @@ def comparison_tables(differences: Sequence[Difference], first: str, second: str
         lines = [_difference_line(one, digits) for one in differences if one.family == family]
         if lines:
             headers = ("score", "finding", "support", first, second, "difference", "p", "p, Holm")
-            found.append(Table(f"{first} against {second}: {family}", headers, tuple(lines), 3, notes))
+            found.append(
+                Table(title=f"{first} against {second}: {family}", headers=headers, rows=tuple(lines), labels=3, notes=notes)
+            )
     return found
 
 
@@ -277,4 +285,4 @@ def brief_table(
     label = ("predictions",) if len(evaluations) > 1 else ()
     headers = (*label, "finding", "boxes", *(f"{rule} {at:g}".replace(" 0.", " .") for rule in ("own", "val") for at in iou))
     title = f"T(IoU), {geometry}: share of boxes met, by own and by validation thresholds"
-    return Table(title, headers, tuple(lines), len(label) + 1, _notes(evaluations))
+    return Table(title=title, headers=headers, rows=tuple(lines), labels=len(label) + 1, notes=_notes(evaluations))

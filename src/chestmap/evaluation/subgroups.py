@@ -36,7 +36,7 @@ class Group:
     rows: Int[np.ndarray, "image"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GroupScore:
     """`score` is an AUC of the group; of a mean, `of_all` is that of all images over the same findings, and `images` its images."""
 
@@ -97,10 +97,18 @@ def group_scores(images: Images, groups: Sequence[Group], least: int, how: Resam
         )
         enough = [min(int((column == 1).sum()), int((column == 0).sum())) >= least for column in some.labels.T]
         rows = [_of_finding(some, index, how, known=enough[index]) for index in range(len(images.names))]
-        found += [GroupScore(group.kind, group.name, len(group.rows), row) for row, _ in rows]
+        found += [GroupScore(kind=group.kind, group=group.name, images=len(group.rows), score=row) for row, _ in rows]
         of_all = [auc.value for auc, kept in zip(whole, enough, strict=True) if kept and auc]
         mean = _mean(some, rows)
-        found.append(GroupScore(group.kind, group.name, len(group.rows), mean, float(np.mean(of_all)) if of_all else None))
+        found.append(
+            GroupScore(
+                kind=group.kind,
+                group=group.name,
+                images=len(group.rows),
+                score=mean,
+                of_all=float(np.mean(of_all)) if of_all else None,
+            )
+        )
     return found
 
 
@@ -108,9 +116,9 @@ def _of_finding(images: Images, index: int, how: Resampling, *, known: bool) -> 
     found = clustered(images.scores[:, index], images.labels[:, index], images.patient) if known else None
     counts = images.counts(index)
     if found is None:
-        return Score(Measure.AUC, value=None, **counts), None
+        return Score(measure=Measure.AUC, value=None, **counts), None
     low, high = found.auc.interval(how.confidence)
-    return Score(Measure.AUC, value=found.auc.value, low=number(low), high=number(high), **counts), found
+    return Score(measure=Measure.AUC, value=found.auc.value, low=number(low), high=number(high), **counts), found
 
 
 def _mean(images: Images, found: Sequence[tuple[Score, PatientAuc | None]]) -> Score:
@@ -118,8 +126,17 @@ def _mean(images: Images, found: Sequence[tuple[Score, PatientAuc | None]]) -> S
     patients = int(images.patient.max()) + 1 if len(images.patient) else 0
     there = [(row, auc.errors.influence) for row, auc in found if auc is not None]
     if not there:
-        return Score(Measure.AUC, MEAN, None, unit="findings", patients=patients)
+        return Score(measure=Measure.AUC, finding=MEAN, value=None, unit="findings", patients=patients)
     value, low, high = (np.array([[getattr(row, key)] for row, _ in there]) for key in ("value", "low", "high"))
     errors = np.stack([np.pad(one, (0, patients - len(one))) for _, one in there])[..., None]
     center, below, above = (float(one[0]) for one in mean_of_means(value, (low, high), errors))
-    return Score(Measure.AUC, MEAN, center, number(below), number(above), len(there), "findings", patients)
+    return Score(
+        measure=Measure.AUC,
+        finding=MEAN,
+        value=center,
+        low=number(below),
+        high=number(above),
+        support=len(there),
+        unit="findings",
+        patients=patients,
+    )

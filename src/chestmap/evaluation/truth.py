@@ -17,7 +17,7 @@ from chestmap.predictions.folder import Predictions
 from chestmap.types import Box, Findings
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Truth:
     """Labels are 0, 1 or NaN (unknown, also where a source gives a soft label); boxes are in image pixels, found by image id.
 
@@ -59,7 +59,16 @@ def truth_of(source: Source, ids: Iterable[str] | None = None) -> Truth:
     sizes = images.select("width", "height").to_numpy().astype(np.float64)
     chosen = tuple(images["image_id"])
     boxes = {image_id: source.boxes[image_id] for image_id in chosen if image_id in source.boxes}
-    return Truth(source.name, source.findings, chosen, tuple(images["patient_id"]), labels, boxes, sizes, source.fingerprint)
+    return Truth(
+        name=source.name,
+        findings=source.findings,
+        ids=chosen,
+        patients=tuple(images["patient_id"]),
+        labels=labels,
+        boxes=boxes,
+        sizes=sizes,
+        fingerprint=source.fingerprint,
+    )
 
 
 @dataclass(frozen=True, eq=False)

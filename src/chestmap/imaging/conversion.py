@@ -34,8 +34,8 @@ def radiograph_from(image: Image, name: str = "array") -> Radiograph:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return replace(radiograph_of(bytes(image), name), patient_id="")
     if hasattr(image, "getbands"):
-        return Radiograph(_gray(_of_pil(image)), image_id=name)
-    return Radiograph(_gray(_of_array(image)), image_id=name)
+        return Radiograph(pixels=_gray(_of_pil(image)), image_id=name)
+    return Radiograph(pixels=_gray(_of_array(image)), image_id=name)
 
 
 def _of_pil(image: Any) -> NDArray[Any]:

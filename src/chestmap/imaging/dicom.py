@@ -80,7 +80,7 @@ def _read(data: bytes, limits: Limits, *, any_view: bool) -> tuple[Radiograph, C
         depth = partial(depth_of_grey, pixels)
     _note_rest(header)
     radiograph = Radiograph(
-        pixels,
+        pixels=pixels,
         image_id="",
         patient_id=header.text("PatientID"),
         view=view,
@@ -133,7 +133,17 @@ def _layout(header: Header, limits: Limits) -> Layout:
     planar = _or_default(header, "PlanarConfiguration", 0) if samples == 3 else 0
     if photometric == "YBR_FULL_422" and columns % 2:
         raise BadImage("YBR_FULL_422 with an odd width is impossible: damaged, export it again")
-    return Layout(rows, columns, samples, allocated, stored, high, signed, photometric, planar)
+    return Layout(
+        rows=rows,
+        columns=columns,
+        samples=samples,
+        allocated=allocated,
+        stored=stored,
+        high=high,
+        signed=signed,
+        photometric=photometric,
+        planar=planar,
+    )
 
 
 def _display(header: Header, layout: Layout) -> Display:

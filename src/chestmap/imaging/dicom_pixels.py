@@ -33,7 +33,7 @@ SOF_LS = 0xF7
 Codes = UInt[np.ndarray, "h w *sample"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """The Image Pixel module, PS3.3 C.7.6.3."""
 

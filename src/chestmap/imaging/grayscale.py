@@ -39,7 +39,7 @@ class Window:
     function: str = "LINEAR"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Display:
     """Everything in the header that decides which grey a code shows."""
 
@@ -53,7 +53,7 @@ class Display:
     inverted: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Tables:
     """The value of every code: output units before any window, and the grey shown; `done` records how."""
 
@@ -90,7 +90,7 @@ def grey_tables(codes: UInt[np.ndarray, "h w"], display: Display) -> Tables:
         greys = 1 - greys
         done.append("inverted: low values are white in this file")
     greys[padded] = 0
-    return Tables(inputs, greys, present, padded, done)
+    return Tables(inputs=inputs, greys=greys, present=present, padded=padded, done=done)
 
 
 def _values(display: Display) -> tuple[Int64[np.ndarray, "code"], Bool[np.ndarray, "code"]]:

@@ -32,7 +32,7 @@ SCANNED_PIXELS = 600_000_000
 """Bound on scans times pixels: a progressive file may ask for any number of passes over the picture."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class JpegHeader:
     """Everything before the first scan; `plain` is that part without comments, thumbnails and metadata."""
 

@@ -25,7 +25,7 @@ GREY, PALETTE = 0, 3
 CHUNKS = 100_000
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Parts:
     width: int = 0
     height: int = 0

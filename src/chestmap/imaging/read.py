@@ -85,10 +85,10 @@ def _read(data: bytes, settings: ReadSettings) -> Radiograph:
     """By the first bytes; `DICM` follows a preamble that may look like anything."""
     if data.startswith(png.SIGNATURE):
         pixels, done = png.read_png(data, settings.limits)
-        return Radiograph(pixels, image_id="", done=done)
+        return Radiograph(pixels=pixels, image_id="", done=done)
     if data.startswith(jpeg.SIGNATURE):
         pixels, done = jpeg.read_jpeg(data, settings.limits)
-        return Radiograph(pixels, image_id="", done=done)
+        return Radiograph(pixels=pixels, image_id="", done=done)
     if data[128:132] == b"DICM":
         try:
             from chestmap.imaging.dicom import read_dicom

@@ -45,7 +45,7 @@ class Job:
     content: bytes = b""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Packed:
     """What became of a job; without `pixels` (a hash) it was set aside for `reason`, or the file is unchanged."""
 
@@ -74,7 +74,7 @@ def pack_chunk(jobs: Sequence[Job], target: Path, settings: CanvasSettings) -> l
 
 
 def _packed(job: Job, file: int, settings: CanvasSettings) -> Packed:
-    result = Packed(job.row)
+    result = Packed(row=job.row)
     try:
         stat = job.path.stat()
         with job.path.open("rb") as stored:
@@ -134,7 +134,7 @@ def _alone(jobs: Sequence[Job], target: Path, settings: CanvasSettings) -> Itera
     lost: list[Sequence[Job]] = []
     yield from _in_pool([jobs], lost, target, settings, 1)
     if lost and len(jobs) == 1:
-        yield [Packed(jobs[0].row, reason=f"{jobs[0].path}: {DIED}")]
+        yield [Packed(row=jobs[0].row, reason=f"{jobs[0].path}: {DIED}")]
     elif lost:
         for half in _halves(jobs):
             yield from _alone(half, target, settings)

@@ -154,7 +154,7 @@ def _judged(head: nn.Linear, vector: Float[Tensor, "batch channel"]) -> Logits:
         return head(vector)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Look:
     """What the branches saw; without `box` the local branch was not asked."""
 
@@ -197,13 +197,13 @@ class AgCnn(nn.Module):
         """Only what the wanted branches need is computed."""
         features, pool, logits = self.global_branch(images)
         if not {"local", "fusion"} & set(wanted):
-            return Look(images, {"global": logits}, features)
+            return Look(images=images, logits={"global": logits}, seen=features)
         box = self.box(features)
         closer, close_pool, close_logits = self.local_branch(crops(images, box) if self.settings.cropped else images)
         found: dict[Name, Logits] = {"global": logits, "local": close_logits}
         if "fusion" in wanted:
             found["fusion"] = _judged(self.fusion_branch, torch.cat([pool, close_pool], dim=1))
-        return Look(images, found, features, box, closer)
+        return Look(images=images, logits=found, seen=features, box=box, closer=closer)
 
     def box(self, features: Features, tau: float | None = None) -> Shares:
         """Where the local branch looks; at another τ than its own where one is given."""
@@ -346,7 +346,7 @@ def write_crops(network: AgCnn, part: Part, taus: Sequence[float], folder: Path,
     network.eval()
     device, logits, boxes, hits = network.fusion_branch.weight.device, {}, {}, {}
     labels = []
-    for batch in Loader(part, LoaderSettings(batch_size=batch_size), shuffle=False).epoch(0):
+    for batch in Loader(part=part, settings=LoaderSettings(batch_size=batch_size), shuffle=False).epoch(0):
         images = batch.images.to(device)
         labels.append(batch.labels)
         with torch.inference_mode():

@@ -217,7 +217,12 @@ def start_place(member: Member, part: Part, smooth: int = 3) -> None:
     for position in torch.from_numpy(part.boxed.any(1)).nonzero().flatten().tolist():
         frame = part.base_frame(part.ids[position])
         batch = Batch(
-            torch.zeros(1, 1, 1, 1), torch.zeros(1, findings), (frame,), (part.boxes(position),), ("",), part.findings
+            images=torch.zeros(1, 1, 1, 1),
+            labels=torch.zeros(1, findings),
+            frames=(frame,),
+            boxes=(part.boxes(position),),
+            ids=("",),
+            findings=part.findings,
         )
         sums += shares(batch, (columns, rows))[0]
         counts += batch.boxed[0][:, None, None]

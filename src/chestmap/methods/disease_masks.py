@@ -221,7 +221,7 @@ def _confidence(
 ) -> Iterator[tuple[Maps, Float[Tensor, "batch finding"], Batch]]:
     """Evidence and logits of every image, and its batch with frames that end on the aligned canvas."""
     device = classifier.head.weight.device
-    for batch in Loader(part, LoaderSettings(batch_size=16), shuffle=False).epoch(0):
+    for batch in Loader(part=part, settings=LoaderSettings(batch_size=16), shuffle=False).epoch(0):
         images = batch.images.to(device)
         with torch.inference_mode():
             theta = None if aligner is None else aligner(images)

@@ -387,7 +387,7 @@ def write_refined_masks(
     network.eval()
     device = next(network.parameters()).device
     frames, rows = {}, []
-    for batch in Loader(boxed, LoaderSettings(batch_size=batch_size), seed=0, shuffle=False).epoch(0):
+    for batch in Loader(part=boxed, settings=LoaderSettings(batch_size=batch_size), seed=0, shuffle=False).epoch(0):
         masks = batch.masks(*batch.images.shape[-2:]).bool().numpy()
         with torch.inference_mode():
             maps = network(batch.images.to(device)).maps.float().cpu()

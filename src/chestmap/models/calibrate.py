@@ -45,7 +45,7 @@ class CalibrateSettings(Settings):
     least: int = Field(default=10, ge=1)  # validation images with the finding, without it, and with a box of it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decided:
     """Of one finding; None where there were too few images or boxes, or where no finite calibration is best.
 
@@ -172,7 +172,7 @@ def _of_scores(
 ) -> Decided:
     images = int((labels == 1).sum()), int((labels == 0).sum())
     if min(images) < settings.least:
-        return Decided(finding, images)
+        return Decided(finding=finding, images=images)
     fit = fit_calibration(scores[:, None], labels[:, None], settings.kind)
     mended = fit.apply(scores[:, None])[:, 0]
     point = choose_point(mended, labels, settings.aim, None if settings.aim == "youden" else settings.target)
@@ -181,7 +181,7 @@ def _of_scores(
     curves = [reliability(values, labels) for values in (scores, mended)]
     error = (curves[0].error, curves[1].error) if curves[0] and curves[1] and fit.fitted[0] else None
     slope = fit.slope[0] if fit.fitted[0] else None
-    return Decided(finding, images, slope=slope, offset=fit.offset[0], error=error, point=point)
+    return Decided(finding=finding, images=images, slope=slope, offset=fit.offset[0], error=error, point=point)
 
 
 def _between(scores: Float[np.ndarray, "image"], labels: Float[np.ndarray, "image"], threshold: float) -> float:

@@ -53,7 +53,7 @@ class MadeBy:
     paper: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
     """What a model folder says of itself; `about` is model.json as it was read, `built` a network that is there already."""
 
@@ -140,12 +140,25 @@ def open_model(folder: Path, methods: Mapping[str, Method] | None = None) -> Mod
     """
     about, where = read_about(folder), f"{folder}/model.json"
     canvas = checked(CanvasSettings, about["canvas"], name=where)
-    model = Model(folder, _findings(about["findings"], where), canvas, _own_rule(about["own_rule"], where), about)
+    model = Model(
+        folder=folder,
+        findings=_findings(about["findings"], where),
+        canvas=canvas,
+        own_rule=_own_rule(about["own_rule"], where),
+        about=about,
+    )
     if methods is None:
         return model
     from chestmap.models.network import network_of
 
-    return Model(folder, model.findings, canvas, model.own_rule, about, network_of(model, methods))
+    return Model(
+        folder=folder,
+        findings=model.findings,
+        canvas=canvas,
+        own_rule=model.own_rule,
+        about=about,
+        built=network_of(model, methods),
+    )
 
 
 def read_about(folder: Path) -> dict[str, Any]:

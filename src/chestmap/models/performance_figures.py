@@ -143,7 +143,7 @@ def _met(
     finding, image, overlap = (np.array(column) for column in zip(*rows, strict=True))
     values = (overlap[:, None] >= np.array(LIMITS)).astype(np.float64)
     heads = [{"measure": Measure.IOU_MET, "at": at, "geometry": "largest", "rule": "model"} for at in LIMITS]
-    found = scores_of(Block(finding, truth.patient[image], values, heads), names, how)
+    found = scores_of(Block(finding=finding, patient=truth.patient[image], values=values, heads=heads), names, how)
     floors = fit_floors(training) if training.boxes else None
     if floors is None or not floors.boxes:
         return found

@@ -48,7 +48,7 @@ KINDS: tuple[tuple[EngineName, Precision], ...] = (
 Images = Float32[np.ndarray, "batch 1 h w"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Way:
     """One way to run the model, with what was measured of it; `trouble` says why there is no measurement."""
 
@@ -117,9 +117,14 @@ def drawn(model: Model) -> list[Radiograph]:
     """Phantom radiographs, for a user who has no image at hand."""
     from chestmap.phantom import Case, draw
 
-    cases = [Case(0, patient, 0, "F", 50, "PA", ("Effusion",)) for patient in range(max(BATCHES))]
+    cases = [
+        Case(seed=0, patient=patient, follow_up=0, sex="F", age=50, view="PA", findings=("Effusion",))
+        for patient in range(max(BATCHES))
+    ]
     pictures = [draw(case, max(model.canvas.canvas)).pixels for case in cases]
-    return [Radiograph(one.astype(np.float32) / 255, f"phantom {place}") for place, one in enumerate(pictures)]
+    return [
+        Radiograph(pixels=one.astype(np.float32) / 255, image_id=f"phantom {place}") for place, one in enumerate(pictures)
+    ]
 
 
 def table_of(ways: Sequence[Way]) -> Table:
@@ -169,7 +174,7 @@ def _ways(model: Model, *, with_compile: bool) -> Iterator[Way]:
     }
     for engine, precision in KINDS:
         for count in sorted({1, threads()}) if there[engine] else ():
-            yield Way(engine, precision, count)
+            yield Way(engine=engine, precision=precision, threads=count)
 
 
 def _measured(model: Model, way: Way, images: Images, wanted: _Said, seconds: float) -> Iterator[Way]:

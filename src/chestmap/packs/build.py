@@ -96,7 +96,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Making:
     """A pack folder while it is written; `complete` is the state in its `pack.json`."""
 
@@ -113,7 +113,15 @@ class _Making:
         """What is there already, and a row for each image that is new."""
         about = read_about(folder)
         if about is None:
-            return cls(folder, settings, source.name, list(source.ids), np.zeros(len(source), STATE), {}, complete=False)
+            return cls(
+                folder=folder,
+                settings=settings,
+                source=source.name,
+                ids=list(source.ids),
+                state=np.zeros(len(source), STATE),
+                reasons={},
+                complete=False,
+            )
         changed = damaged_records(folder)
         pack = mapped(folder, about, compare=False)
         known = set(pack.ids)
@@ -125,7 +133,15 @@ class _Making:
         known_rows = min(len(pack.state), len(pack.ids))
         state[:known_rows] = pack.state[:known_rows]
         complete = about["complete"] and not added
-        making = cls(folder, settings, source.name, [*pack.ids, *added], state, dict(pack.set_aside), complete)
+        making = cls(
+            folder=folder,
+            settings=settings,
+            source=source.name,
+            ids=[*pack.ids, *added],
+            state=state,
+            reasons=dict(pack.set_aside),
+            complete=complete,
+        )
         if about["complete"] and (what := changed or damage(pack)):
             _tell(f"{folder}: {what}; looking at every image")
             if what == RECORDS_CHANGED:

@@ -46,7 +46,7 @@ class Picks(NamedTuple):
     repeats: tuple[int, ...]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Loader:
     """Batches of a part. Without `drop_last` every image comes once; by default training alone drops a short last batch.
 
@@ -189,7 +189,14 @@ class Loader:
             frames = tuple(frame.then(change.matrix) for frame, change in zip(frames, changes, strict=True))
         boxes = tuple(part.boxes(position) for position in positions)
         ids = tuple(part.ids[position] for position in positions)
-        return Batch(images, torch.from_numpy(part.labels[positions]), frames, boxes, ids, part.findings)
+        return Batch(
+            images=images,
+            labels=torch.from_numpy(part.labels[positions]),
+            frames=frames,
+            boxes=boxes,
+            ids=ids,
+            findings=part.findings,
+        )
 
     @cached_property
     def _reader(self) -> _Reader:

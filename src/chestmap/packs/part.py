@@ -17,7 +17,7 @@ from chestmap.packs.pack import Pack
 from chestmap.types import Box, Findings, Frame
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Part:
     """Some images of a source with their pixels in a pack; `rows` are rows of the source.
 
@@ -53,7 +53,7 @@ class Part:
     @classmethod
     def of(cls, source: Source, pack: Pack, ids: Iterable[str], name: str = "") -> Part:
         """The images named, without those that the pack has set aside."""
-        return cls(source, pack, source.rows(one for one in ids if one not in pack.set_aside), name)
+        return cls(source=source, pack=pack, rows=source.rows(one for one in ids if one not in pack.set_aside), name=name)
 
     @property
     def findings(self) -> Findings:

@@ -28,7 +28,7 @@ class ViewSettings(Settings):
     seed: int = Field(default=0, ge=0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Views:
     """`fingerprint` is that of the pack, the trunk's weights, the augmentation and the settings together."""
 
@@ -72,7 +72,9 @@ def open_views(folder: Path, fingerprint: str) -> Views | None:
         ) from None
     if found != fingerprint:
         return None
-    views = Views(folder, settings, augment, (first, views, channels, height, width), found)
+    views = Views(
+        folder=folder, settings=settings, augment=augment, shape=(first, views, channels, height, width), fingerprint=found
+    )
     if (folder / "features.bin").stat().st_size != 2 * int(np.prod(views.shape)):
         raise BadModel(f"{folder}: features.bin is not whole; delete the folder to write it again")
     return views

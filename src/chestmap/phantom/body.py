@@ -23,7 +23,7 @@ VERTEBRAE = 17
 """C6 to L3 as far as a film shows them; number 2 is the first thoracic one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Body:
     """Millimeters unless noted otherwise; a patient keeps it over all images."""
 

@@ -16,7 +16,7 @@ from chestmap.phantom.exam import Exam
 from chestmap.phantom.raster import Points, spline
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Change:
     """What findings do to the geometry; lengths in millimeters."""
 

@@ -24,7 +24,7 @@ _SMALL = 192
 """Smaller pictures are drawn at twice the size, so that ribs, lines and boxes stay exact."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """What there is to draw. `patient` keeps the anatomy and the place of findings; `follow_up` changes breath,
     position, exposure.

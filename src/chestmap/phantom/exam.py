@@ -18,7 +18,7 @@ from chestmap.phantom.raster import Points, Raster, stream
 View = Literal["PA", "AP"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Exam:
     """Lengths in millimeters at the middle of the patient, angles in degrees."""
 

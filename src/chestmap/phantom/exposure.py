@@ -23,7 +23,7 @@ _TOE = np.float32(0.06)
 """Grey levels over which the curve leaves black."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Exposure:
     """What differs from machine to machine and from image to image; grey is in [0, 1]."""
 

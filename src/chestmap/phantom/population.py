@@ -41,7 +41,7 @@ _CONFUSED = {
 """A wrong label is four times as likely where one of these is truly present."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Population:
     """Rows are images, a patient's in order of time; columns of the tables follow the vocabulary."""
 

@@ -27,7 +27,7 @@ class Lesion:
     strength: float  # of contrast
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Scene:
     """Fields are millimeters of water-like tissue unless noted otherwise."""
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from chestmap.prediction.job import Job
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Share:
     """What a call came to. `left` counts parts that other processes still owe; with 0 the folder is complete.
 
@@ -62,7 +62,7 @@ def share_of(out: Path, numbers: Iterable[int], *, left: int = 0, changed: int =
     for number in numbers:
         images += int(read_inputs(out, number)["row"].is_not_null().sum())
         failed += [Failed(name, reason) for name, reason in read_failed(part_folder(out, number)).iter_rows()]
-    return Share(images, tuple(failed), left, changed, passed_over)
+    return Share(images=images, failed=tuple(failed), left=left, changed=changed, passed_over=passed_over)
 
 
 def set_aside(job: Job) -> Iterator[Failed]:

@@ -92,7 +92,7 @@ class Reading:
     settings: ReadSettings = DEFAULTS
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Decoded:
     canvas: UInt8[np.ndarray, "h w"]
     frame: Frame
@@ -179,7 +179,7 @@ def decode(source: Input, reading: Reading) -> Decoded | Failed:
     except (OSError, MemoryError, cv2.error) as error:
         return Failed(name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", identity=identity)
     patient = reading.pseudonyms.patient(radiograph.patient_id) or name
-    return Decoded(canvas, frame, name, patient, identity)
+    return Decoded(canvas=canvas, frame=frame, image_id=name, patient_id=patient, identity=identity)
 
 
 def state_of(source: Input) -> tuple[int, int]:

@@ -139,7 +139,9 @@ class Job:
                 if part is None:
                     number, block = ahead.popleft()
                     size, growing = self.blocks.batch_size, self.writer.grow(number)
-                    part = GrowingBlock(self.predictor, size, writing, growing, block)
+                    part = GrowingBlock(
+                        predictor=self.predictor, batch_size=size, writing=writing, growing=growing, block=block
+                    )
                 part.take(source, found)
                 yield 1
                 if part.seen == len(part.block):
@@ -162,7 +164,14 @@ def header_of(predictor: Predictor, batch_size: int, part_size: int, data: str =
     chosen = {key: model.about[key] for key in ("calibration", "thresholds") if model.about.get(key)}
     about = {"method": model.method.name, "sha256": model.sha256, "data": model.about["data"], **chosen}
     about["forward"] = ran | {"batch_size": batch_size}
-    return Header(predictor.findings, model.canvas.canvas, about, model.own_rule, data, part_size)
+    return Header(
+        findings=predictor.findings,
+        canvas=model.canvas.canvas,
+        model=about,
+        own_rule=model.own_rule,
+        data=data,
+        part_size=part_size,
+    )
 
 
 def reading_for(predictor: Predictor, settings: JobSettings, *, hides: bool = True) -> Reading:

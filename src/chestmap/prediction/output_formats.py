@@ -65,7 +65,7 @@ def checked_kinds(names: Sequence[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Outputs:
     """`failed` are images whose results could not be written; `without_dicom` counts inputs that are no DICOM.
 
@@ -168,8 +168,8 @@ class Outputs:
 
         model = self.predictor.model
         about = About(
-            model.about.get("title", model.method.title),
-            model.sha256,
+            name=model.about.get("title", model.method.title),
+            sha256=model.sha256,
             operating_points=self.predictor.operating_points,
             levels=self.predictor.rule.levels,
             rule=model.own_rule,
@@ -242,7 +242,7 @@ class Outputs:
         canvas, frame = on_canvas(read_input(source, self.reading, content(source)), self.reading.canvas)
         boxes = frame.to_canvas([box for box in prediction.boxes if box.finding in present])
         notes = ", ".join(f"{name} {score:.2f}" for name, score in sorted(present.items(), key=lambda one: -one[1]))
-        return Card(canvas, prediction.image_id, tuple(present), boxes, notes)
+        return Card(image=canvas, title=prediction.image_id, findings=tuple(present), boxes=boxes, notes=notes)
 
 
 def read_boxes(folder: Path) -> pl.DataFrame:

@@ -49,7 +49,7 @@ class Writing:
             self._pending.popleft().result()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class GrowingBlock:
     """A part while it is made."""
 

@@ -164,7 +164,11 @@ class DatasetProvider:
             reason = self.pack.set_aside.get(source.name, "it is not in the pack")
             return Failed(source.name, reason.removeprefix(f"{self._path(source.name)}: "), identity=identity)
         return Decoded(
-            self.pack.pixels(np.array([row]))[0], self.pack.frame(row), source.name, self._patients[source.name], identity
+            canvas=self.pack.pixels(np.array([row]))[0],
+            frame=self.pack.frame(row),
+            image_id=source.name,
+            patient_id=self._patients[source.name],
+            identity=identity,
         )
 
     def contents(self, inputs: Sequence[Input], known: Sequence[Identity]) -> list[str]:  # noqa: ARG002

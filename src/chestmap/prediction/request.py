@@ -87,7 +87,7 @@ class Request:
         reading = reading_for(predictor, how, hides=provider.hides)
         kinds = self.kinds - {"report"} if self.dataset else self.kinds
         key, files = own_key() if self.deidentify else None, self.dataset.files() if self.dataset else {}
-        with Outputs(place.folder, predictor, reading, kinds, key, files) as outputs:
+        with Outputs(out=place.folder, predictor=predictor, reading=reading, kinds=kinds, key=key, files=files) as outputs:
             on_part = outputs.on_part if outputs.wanted else None
             if shard.count == 1:
                 share = predict_all(predictor, provider, place, how, on_part=on_part)

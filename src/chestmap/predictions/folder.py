@@ -60,7 +60,7 @@ class _Rule(Settings):
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Header:
     """What holds for all parts. `model` and `data` identify what made them (hash of the weights, fingerprint of the images)."""
 
@@ -270,13 +270,13 @@ def open_predictions(folder: Path | str, cache: Path = Path("cache")) -> Predict
     names = _part_names(folder, found.get("parts"))
     tables, maps = zip(*(read_part(folder / name, found["findings"]) for name in names), strict=True)
     header = Header(
-        folder_findings(found["findings"]),
-        (found["canvas"][0], found["canvas"][1]),
-        found["model"],
-        OwnRule(**found["own_rule"]),
-        found["data"],
-        found["part_size"],
-        found.get("dataset", {}),
+        findings=folder_findings(found["findings"]),
+        canvas=(found["canvas"][0], found["canvas"][1]),
+        model=found["model"],
+        own_rule=OwnRule(**found["own_rule"]),
+        data=found["data"],
+        part_size=found["part_size"],
+        dataset=found.get("dataset", {}),
     )
     return Predictions(folder, header, pl.concat(tables), maps)
 

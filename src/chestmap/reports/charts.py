@@ -20,7 +20,7 @@ SHOWN_FLOORS = {"floor medoid": "medoid box", "floor mean": "mean box", "floor w
 """The floors that a chart has room for; the table has all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Kind:
     """A group of panels. `told` is the line of numbers under a finding's name, `guide` what knowing nothing would give."""
 
@@ -63,21 +63,21 @@ def _diagonal(_: Evaluation, __: str) -> None:
 
 KINDS = (
     Kind(
-        "roc", "ROC", Axis("1 − specificity", ticks=HALVES), Axis(Measure.SENSITIVITY, ticks=HALVES), _measure(Measure.AUC), _diagonal,
-        "Dotted: a score that knows nothing. Faint: the other findings.",
+        name="roc", title="ROC", x=Axis(label="1 − specificity", ticks=HALVES), y=Axis(label=Measure.SENSITIVITY, ticks=HALVES), told=_measure(Measure.AUC), guide=_diagonal,
+        note="Dotted: a score that knows nothing. Faint: the other findings.",
     ),
     Kind(
-        "precision-recall", "Precision and recall", Axis("recall", ticks=HALVES), Axis("precision", ticks=HALVES),
-        _measure(Measure.AP), _prevalence, "Dotted: the share of images with the finding, which a score that knows nothing reaches.",
+        name="precision-recall", title="Precision and recall", x=Axis(label="recall", ticks=HALVES), y=Axis(label="precision", ticks=HALVES),
+        told=_measure(Measure.AP), guide=_prevalence, note="Dotted: the share of images with the finding, which a score that knows nothing reaches.",
     ),
     Kind(
-        "reliability", "Reliability", Axis("score", ticks=HALVES), Axis("share with the finding", ticks=HALVES),
-        _measure(Measure.ECE), _diagonal, "On the dotted line a score is a probability. The fuller a bin, the larger its dot.", others=False,
+        name="reliability", title="Reliability", x=Axis(label="score", ticks=HALVES), y=Axis(label="share with the finding", ticks=HALVES),
+        told=_measure(Measure.ECE), guide=_diagonal, note="On the dotted line a score is a probability. The fuller a bin, the larger its dot.", others=False,
     ),
     Kind(
-        "froc", Measure.FROC, Axis("false regions per image", 0.0625, 8.0, (0.125, 0.5, 2.0, 8.0), log=True, names=("⅛", "½", "2", "8")),
-        Axis("boxes found", ticks=HALVES), _froc, lambda *_: 0.0,
-        "The number is the share of boxes found at one false region for each image where the finding is labelled absent.",
+        name="froc", title=Measure.FROC, x=Axis(label="false regions per image", low=0.0625, high=8.0, ticks=(0.125, 0.5, 2.0, 8.0), log=True, names=("⅛", "½", "2", "8")),
+        y=Axis(label="boxes found", ticks=HALVES), told=_froc, guide=lambda *_: 0.0,
+        note="The number is the share of boxes found at one false region for each image where the finding is labelled absent.",
     ),
 )  # fmt: skip
 
@@ -88,7 +88,7 @@ def panels(metrics: Evaluation) -> str:
 
 
 def _block(kind: Kind, metrics: Evaluation, curves: Mapping[str, Curve]) -> str:
-    lines = tuple(Line(curve.x, curve.y) for curve in curves.values())
+    lines = tuple(Line(x=curve.x, y=curve.y) for curve in curves.values())
     behind = f"all-{kind.name}" if kind.others else ""
     shared = shared_lines(behind, Chart("", kind.x, kind.y, lines, SMALL)) if behind else ""
     drawn = "".join(
@@ -105,10 +105,12 @@ def _block(kind: Kind, metrics: Evaluation, curves: Mapping[str, Curve]) -> str:
 def _panel(kind: Kind, metrics: Evaluation, curve: Curve, behind: str) -> Chart:
     """The guide below, the curve above it; dots grow with the square root of a bin's images, as areas do."""
     finding, level = curve.finding, kind.guide(metrics, curve.finding)
-    guide = Line((kind.x.low, kind.x.high), (kind.y.low, kind.y.high) if level is None else (level, level), style="guide")
+    guide = Line(
+        x=(kind.x.low, kind.x.high), y=(kind.y.low, kind.y.high) if level is None else (level, level), style="guide"
+    )
     most = max(curve.weight, default=1.0)
     sizes = [1.2 + 3.8 * (weight / most) ** 0.5 for weight in curve.weight]
-    line = Line(curve.x, curve.y, kind.y.label, sizes=sizes)
+    line = Line(x=curve.x, y=curve.y, name=kind.y.label, sizes=sizes)
     title = f"{kind.title} of {finding}: {kind.told(metrics, finding)}"
     return Chart(title, kind.x, kind.y, (guide, line), SMALL, behind=behind, style="plot small")
 
@@ -124,34 +126,36 @@ def accuracy_chart(metrics: Evaluation, finding: str = MEAN) -> str:
     for rule in reversed(metrics.rules):
         curve = metrics.curves_of("accuracy", rule, HEADLINE).get(finding)
         if curve is not None:
-            lines.append(Line(curve.x, curve.y, RULES[rule], STYLES[rule], RULES[rule]))
+            lines.append(Line(x=curve.x, y=curve.y, name=RULES[rule], style=STYLES[rule], label=RULES[rule]))
         else:  # the oracle has one threshold for each limit and no curve
-            lines.append(_at_limits(metrics, finding, rule, Line((), (), RULES[rule], STYLES[rule], RULES[rule])))
+            lines.append(
+                _at_limits(metrics, finding, rule, Line(x=(), y=(), name=RULES[rule], style=STYLES[rule], label=RULES[rule]))
+            )
     if not metrics.boxed:
         return ""
     cut = tuple(_within(line, 0.7) for line in lines if len(line.x))
-    x = Axis("T: least IoU that counts as a hit", 0.1, 0.7, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7))
-    y = Axis("share of boxed findings met", ticks=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
+    x = Axis(label="T: least IoU that counts as a hit", low=0.1, high=0.7, ticks=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7))
+    y = Axis(label="share of boxed findings met", ticks=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
     title = f"Share of boxed findings met against the limit on IoU, {finding}"
     return svg(Chart(title, x, y, cut, (460, 430), right=146))
 
 
 def _floor_line(metrics: Evaluation, finding: str, rule: str, name: str) -> Line:
     """A floor knows no image, so it has a value at each limit and no curve between."""
-    return _at_limits(metrics, finding, rule, Line((), (), name, "floor", name))
+    return _at_limits(metrics, finding, rule, Line(x=(), y=(), name=name, style="floor", label=name))
 
 
 def _at_limits(metrics: Evaluation, finding: str, rule: str, line: Line) -> Line:
     """The given line through the scored limits, those without a value left out."""
     rows = [(limit, metrics.met(finding, limit, rule).value) for limit in metrics.limits]
     known = [(limit, value) for limit, value in rows if value is not None]
-    return Line([x for x, _ in known], [y for _, y in known], line.name, line.style, line.label)
+    return Line(x=[x for x, _ in known], y=[y for _, y in known], name=line.name, style=line.style, label=line.label)
 
 
 def _within(line: Line, high: float) -> Line:
     """The part of a line from 0.1 to `high`, so that its label stands at the axis' end."""
     kept = [(x, y) for x, y in zip(line.x, line.y, strict=True) if 0.1 - 1e-9 <= x <= high + 1e-9]
-    return Line([x for x, _ in kept], [y for _, y in kept], line.name, line.style, line.label)
+    return Line(x=[x for x, _ in kept], y=[y for _, y in kept], name=line.name, style=line.style, label=line.label)
 
 
 def accuracy_panels(metrics: Evaluation) -> str:
@@ -163,10 +167,10 @@ def accuracy_panels(metrics: Evaluation) -> str:
         if finding not in metrics.boxed:
             continue
         floor = replace(_floor_line(metrics, finding, "floor medoid", "medoid box"), label="")
-        lines = tuple(_within(line, 0.7) for line in (floor, Line(curve.x, curve.y, RULES[rule])) if len(line.x))
+        lines = tuple(_within(line, 0.7) for line in (floor, Line(x=curve.x, y=curve.y, name=RULES[rule])) if len(line.x))
         row = metrics.met(finding, 0.3, rule)
         told = f"{number(row.value)} {interval(row.low, row.high)} at .3"
-        x, y = Axis(Measure.IOU_MET, 0.1, 0.7, TENTHS), Axis("share met", ticks=HALVES)
+        x, y = Axis(label=Measure.IOU_MET, low=0.1, high=0.7, ticks=TENTHS), Axis(label="share met", ticks=HALVES)
         chart = Chart(f"{finding}: {told}", x, y, lines, SMALL, style="plot small")
         found.append(
             f'<figure class="panel" data-finding="{escape(finding)}"><figcaption><b>{escape(finding)}</b>'

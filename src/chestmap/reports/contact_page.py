@@ -18,7 +18,7 @@ from chestmap.reports.number_format import resource
 from chestmap.types import Box
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Card:
     """One picture of the page; boxes are in the pixels of `image`."""
 

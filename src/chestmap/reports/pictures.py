@@ -24,7 +24,7 @@ MAP_SIDE = 112
 """Pixels of the longer side of a stored map; the browser smooths it over the picture."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Picture:
     """One finding of one image. Boxes and map are in the pixels of `image`; the map is in [0, 1], None where it says nothing.
 

@@ -41,6 +41,6 @@ def _chart(curve: Mapping[str, Any]) -> Chart:
     most = max(curve["weight"], default=1.0)
     sizes = [1.2 + 3.8 * (weight / most) ** 0.5 for weight in curve["weight"]]
     halves = (0.0, 0.5, 1.0)
-    lines = (Line((0, 1), (0, 1), style="guide"), Line(curve["x"], curve["y"], sizes=sizes))
-    axes = Axis("score", ticks=halves), Axis("share with the finding", ticks=halves)
+    lines = (Line(x=(0, 1), y=(0, 1), style="guide"), Line(x=curve["x"], y=curve["y"], sizes=sizes))
+    axes = Axis(label="score", ticks=halves), Axis(label="share with the finding", ticks=halves)
     return Chart(f"Reliability of {curve['finding']}", *axes, lines, PANEL)

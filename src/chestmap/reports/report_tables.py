@@ -227,4 +227,10 @@ def _mean(metrics: Evaluation, what: tuple[str, float | None, str, str], columns
         return metrics.find(measure, MEAN, limit, geometry, rule)
     values = [metrics.find(measure, name, limit, geometry, rule).value for name in names]
     known = [value for value in values if value is not None]
-    return Score(measure, MEAN, sum(known) / len(known) if len(known) == len(names) else None, at=limit, rule=rule)
+    return Score(
+        measure=measure,
+        finding=MEAN,
+        value=sum(known) / len(known) if len(known) == len(names) else None,
+        at=limit,
+        rule=rule,
+    )

@@ -32,7 +32,7 @@ class Series:
     value: Sequence[float]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class RunFacts:
     """`config` is the text of config.toml; `model` and `environment` are the files' contents, empty where there is none.
 
@@ -53,12 +53,12 @@ def read_run(folder: Path, split: Mapping[str, str] | None = None) -> RunFacts:
     if not config.is_file():
         raise BadInput(f"{folder}: no config.toml; expected a run folder of `chestmap train`")
     return RunFacts(
-        folder.name,
-        config.read_text(encoding="utf-8"),
-        _json(folder / "model" / "model.json"),
-        _json(folder / "environment.json"),
-        read_log(folder / "log.csv"),
-        split or {},
+        folder=folder.name,
+        config=config.read_text(encoding="utf-8"),
+        model=_json(folder / "model" / "model.json"),
+        environment=_json(folder / "environment.json"),
+        series=read_log(folder / "log.csv"),
+        split=split or {},
     )
 
 
@@ -125,7 +125,7 @@ def _chart(title: str, series: Sequence[Series], label: str) -> str:
         style = LINE_STYLES[min(place, len(LINE_STYLES) - 1)]
         words = name.replace("_", " ") if len(order) > 1 else ""
         updates, values = (means(numbers) for numbers in (named[name].update, named[name].value))
-        lines.append(Line(updates, values, name.replace("_", " "), style, words))
+        lines.append(Line(x=updates, y=values, name=name.replace("_", " "), style=style, label=words))
     x = linear("update", [update for line in lines for update in line.x])
     y = linear(label, [value for line in lines for value in line.y])
     right = 14 + 7 * max(len(line.label) for line in lines)

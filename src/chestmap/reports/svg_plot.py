@@ -16,7 +16,7 @@ from scipy.optimize import isotonic_regression
 from chestmap.reports.number_format import short
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Axis:
     """`low` and `high` are the ends; a logarithmic axis needs both above 0."""
 
@@ -39,7 +39,7 @@ class Axis:
         return zip(self.ticks, self.names or map(short, self.ticks), strict=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Line:
     """`style` is a CSS class; `name` is what the reading under the pointer calls it; `sizes` are radii of points on the line."""
 
@@ -81,7 +81,7 @@ def linear(label: str, values: Iterable[float], count: int = 5) -> Axis:
     step = next(step * factor for factor in (1, 2, 2.5, 5, 10) if span / (step * factor) <= count)
     first, last = math.floor(low / step + 1e-9), math.ceil((low + span) / step - 1e-9)
     ticks = tuple(round(index * step, 12) for index in range(first, last + 1))
-    return Axis(label, ticks[0], ticks[-1], ticks)
+    return Axis(label=label, low=ticks[0], high=ticks[-1], ticks=ticks)
 
 
 def path(line: Line, chart: Chart) -> str:

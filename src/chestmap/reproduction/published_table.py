@@ -118,8 +118,8 @@ def table_of(plan: Plan, rows: Sequence[Ours], notes: Sequence[str] = ()) -> Tab
     if len(table.columns) > WIDEST:
         names = ("", *(label.strip() for _, label, *_ in lines))
         down = tuple((name, *(line[place + 2] for line in lines)) for place, name in enumerate(table.columns))
-        return Table(f"{table.id}: {table.title}, {measure}", names, down, 1, remarks)
-    return Table(f"{table.id}: {table.title}", headers, tuple(lines), 2, remarks)
+        return Table(title=f"{table.id}: {table.title}, {measure}", headers=names, rows=down, labels=1, notes=remarks)
+    return Table(title=f"{table.id}: {table.title}", headers=headers, rows=tuple(lines), labels=2, notes=remarks)
 
 
 def _printed(figure: Figure) -> str:

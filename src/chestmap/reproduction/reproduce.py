@@ -52,7 +52,7 @@ class Quick(Settings):
         return PhantomSettings(images=self.images, side=self.side, seed=self.seed, enrich=0.8, test=0.4, boxed=1.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Order:
     """`root` is not needed where it is quick; `source` overrules the reader of the table's dataset."""
 

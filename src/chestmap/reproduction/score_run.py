@@ -130,7 +130,9 @@ def score_split(
     known = set(predictions.image_ids)
     validating = [one for one in split.parts["validation"] if one in known]
     validation = (predictions, truth_of(source, validating)) if validating and part != "validation" else None
-    held = Held(validation, training, split, part, tuple(notes), readings_of(source))
+    held = Held(
+        validation=validation, training=training, split=split, part=part, notes=tuple(notes), readings=readings_of(source)
+    )
     return evaluate(predictions, truth_of(source, scored), settings, held, title=title)
 
 

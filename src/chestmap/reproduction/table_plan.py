@@ -32,7 +32,7 @@ SOURCE_OF = {"chestxray14": "nih", "chexpert": "chexpert"}
 """Dataset of a table → who reads it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """`trees` are the configs as they are in their files, by name; `folds` holds () for a config whose split has none."""
 
@@ -94,7 +94,7 @@ def plan_of(
         if fold not in FOLDS:
             raise BadInput(f"--fold {fold}: expected 1 to {len(FOLDS)}")
         folds = {config: (fold,) if several else () for config, several in folds.items()}
-    return Plan(table, tuple(rows), tuple(shown), trees, folds, left_out)
+    return Plan(table=table, rows=tuple(rows), shown=tuple(shown), trees=trees, folds=folds, left_out=left_out)
 
 
 def _named(table: Table, name: str | None) -> list[Row]:
@@ -124,7 +124,7 @@ def _quoted(table: Table, rows: list[Row]) -> str:
     return "all its rows are quoted from other papers"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """One line of the list of tables; `state` is "" where it can be reproduced."""
 
@@ -145,5 +145,7 @@ def entries(configs: Path, methods: Mapping[str, Method]) -> list[Entry]:
             runs = plan_of(table, configs, methods).runs
         except (Refused, BadSettings) as error:
             state = str(error).removeprefix(f"{table.id}: ")
-        found.append(Entry(table.id, table.title, SOURCE_OF[table.dataset], table.split, runs, state))
+        found.append(
+            Entry(id=table.id, title=table.title, source=SOURCE_OF[table.dataset], split=table.split, runs=runs, state=state)
+        )
     return found

@@ -166,7 +166,7 @@ def _write_pairs(aligner: Aligner, part: Part, anchor: Float32[np.ndarray, "heig
     aligner.eval()
     before, after, columns = [], [], [np.concatenate([anchor, anchor])]
     wanted = torch.from_numpy(anchor).to(device)[None, None]
-    for batch in Loader(chosen, LoaderSettings(batch_size=8), shuffle=False).epoch(0):
+    for batch in Loader(part=chosen, settings=LoaderSettings(batch_size=8), shuffle=False).epoch(0):
         images = batch.images.to(device)
         with torch.inference_mode():
             moved = aligned(images, aligner(images))

@@ -20,7 +20,7 @@ from chestmap.training.training_data import DataSettings
 from chestmap.training.wrapper_settings import AroundSettings, refusals
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """`settings` are those of the method; `tree` is what was read, before defaults, for the trials of a search."""
 
@@ -118,4 +118,14 @@ def config_of(tree: Tree, methods: Mapping[str, Method], *, name: str) -> Config
         mistakes += [f"{name}: {line}" for line in refusals(method, table.method, table.around)]
     if mistakes or method is None:
         raise BadSettings("\n".join(mistakes))
-    return Config(table.run, table.data, method, table.method, table.around, table.search, tree, name, table)
+    return Config(
+        run=table.run,
+        data=table.data,
+        method=method,
+        settings=table.method,
+        around=table.around,
+        search=table.search,
+        tree=tree,
+        name=name,
+        table=table,
+    )

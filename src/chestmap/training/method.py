@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from chestmap.training.training_data import Data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """Made once at the end of a room as `METHOD` and listed in `methods/__init__.py`.
 

@@ -37,7 +37,7 @@ class DataSettings(Settings):
     views: ViewSettings | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Data:
     """Validation and test are None where the split leaves them empty."""
 
@@ -62,7 +62,15 @@ def open_data(settings: DataSettings, *, progress: bool = True) -> Data:
     if not len(train):
         raise BadInput(f"{train.source.name}: none of the training images can be read; see {train.pack.folder}")
     validation, test = (parts[name] if len(parts[name]) else None for name in ("validation", "test"))
-    return Data(train.findings, settings.pack, train, validation, test, split.name, split.fingerprint)
+    return Data(
+        findings=train.findings,
+        pack=settings.pack,
+        train=train,
+        validation=validation,
+        test=test,
+        split=split.name,
+        split_fingerprint=split.fingerprint,
+    )
 
 
 def open_part(settings: DataSettings, name: PartName, *, progress: bool = True) -> Part:

@@ -204,7 +204,7 @@ def _seen(network: nn.Module, part: Part) -> Iterator[tuple[Tensor, Tensor, Batc
     """Maps and logits of every image."""
     network.eval()
     device = next(network.parameters()).device
-    for batch in Loader(part, LoaderSettings(batch_size=16), shuffle=False).epoch(0):
+    for batch in Loader(part=part, settings=LoaderSettings(batch_size=16), shuffle=False).epoch(0):
         with torch.inference_mode():
             output = network(batch.images.to(device))
         yield output.maps.cpu(), output.logits.cpu(), batch

@@ -46,7 +46,7 @@ FOUND = {
 
 @pytest.fixture(scope="session")
 def about():
-    return About("cam on a phantom", "ab" * 32, operating_points={"Cardiomegaly": 0.4})
+    return About(name="cam on a phantom", sha256="ab" * 32, operating_points={"Cardiomegaly": 0.4})
 
 
 @pytest.fixture(scope="session")

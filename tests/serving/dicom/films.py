@@ -119,5 +119,10 @@ class Archive:
 
     def destination(self, settings=None, tls=None):
         return CStore(
-            self.title, "localhost" if tls else "127.0.0.1", self.port, "CHESTMAP", settings or DicomSettings(), tls
+            title=self.title,
+            host="localhost" if tls else "127.0.0.1",
+            port=self.port,
+            own_title="CHESTMAP",
+            settings=settings or DicomSettings(),
+            tls=tls,
         )

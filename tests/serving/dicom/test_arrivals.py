@@ -56,19 +56,27 @@ def come(store, content, instance="i1", **more):
     """An image as a DICOM door takes it; the id of its study."""
     sha, received = sha256(content.encode()).hexdigest(), store.folders.new()
     (received / "original").write_text(content)
-    arrive(store, Arrival(f"s-{sha[:24]}", sha, instance, len(content), **{"deliver": True, **more}), received)
+    arrive(
+        store,
+        Arrival(id=f"s-{sha[:24]}", sha256=sha, instance=instance, bytes=len(content), **{"deliver": True, **more}),
+        received,
+    )
     shutil.rmtree(received, ignore_errors=True)
     return f"s-{sha[:24]}"
 
 
 def be_read(store, study_id, instance="i1", content="c1", **more):
     sha = store_row(store, study_id).sha256
-    return read(store, NewStudy(study_id, sha, "film", IMAGE, instance=instance, content=content, **more), MODELS)
+    return read(
+        store,
+        NewStudy(id=study_id, sha256=sha, name="film", image=IMAGE, instance=instance, content=content, **more),
+        MODELS,
+    )
 
 
 def be_predicted(store, study_id):
     findings = [{"name": "Mass", "score": 0.7, "threshold": 0.5, "over": True, "boxes": []}]
-    answer(store, [Answer(study_id, SHA, findings, {"order": ["Mass"]}, suspicion=0.7)])
+    answer(store, [Answer(study_id=study_id, model_sha=SHA, findings=findings, maps={"order": ["Mass"]}, suspicion=0.7)])
 
 
 def store_row(store, study_id):
@@ -109,7 +117,7 @@ def test_what_came_by_http_is_not_sent_until_its_archive_sends_it(store):
     sha, received = sha256(b"one").hexdigest(), store.folders.new()
     (received / "original").write_text("one")
     study_id = f"s-{sha[:24]}"
-    store.add(NewStudy(study_id, sha, "film", IMAGE, instance="i1"), received, MODELS)
+    store.add(NewStudy(id=study_id, sha256=sha, name="film", image=IMAGE, instance="i1"), received, MODELS)
     be_predicted(store, study_id)
     assert state(store) == {}
     assert come(store, "one") == study_id
@@ -136,13 +144,13 @@ def test_a_corrected_image_replaces_the_one_before(store):
     assert store_row(store, fourth).revision == 2
     assert store_row(store, third).state == "replaced"  # a reader's work is not thrown away
     assert [one.id for one in store.page(Query())[1]] == [fourth]
-    answer(store, [Answer(third, SHA, [], {}, suspicion=1.0)])
+    answer(store, [Answer(study_id=third, model_sha=SHA, findings=[], maps={}, suspicion=1.0)])
     assert store_row(store, third).state == "replaced"
     assert deliveries.due(store, 8) == []
 
 
 def be_read_gone(store, study_id):
-    return read(store, NewStudy(study_id, "0" * 64, "film", IMAGE), MODELS)
+    return read(store, NewStudy(id=study_id, sha256="0" * 64, name="film", image=IMAGE), MODELS)
 
 
 def test_the_same_image_in_another_form_is_no_correction(store):
@@ -159,7 +167,11 @@ def test_an_image_that_http_brings_while_nobody_has_read_it(store):
     (received / "original").write_text("one")
     (received / "pixels.u16").write_bytes(b"pixels")
     assert store.with_sha(store_row(store, study_id).sha256) is None
-    store.add(NewStudy(study_id, store_row(store, study_id).sha256, "film", IMAGE, instance="i1"), received, MODELS)
+    store.add(
+        NewStudy(id=study_id, sha256=store_row(store, study_id).sha256, name="film", image=IMAGE, instance="i1"),
+        received,
+        MODELS,
+    )
     assert (store.folders.of(study_id) / "pixels.u16").is_file()
     assert resume(store, MODELS) == [Asked(study_id, SHA)]
     be_predicted(store, study_id)

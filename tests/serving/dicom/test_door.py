@@ -205,10 +205,12 @@ def test_options_that_would_let_strangers_in(certificates, tmp_path):
     with pytest.raises(BadInput, match="needs TLS"):
         Security(client_ca=pem).door("CHESTMAP", "127.0.0.1", 0, [])
     with pytest.raises(BadInput, match="PEM certificate"):
-        Security(key, key).door("CHESTMAP", "127.0.0.1", 0, [])
+        Security(certificate=key, key=key).door("CHESTMAP", "127.0.0.1", 0, [])
     with pytest.raises(BadInput, match="authorities"):
-        Security(pem, key, client_ca=tmp_path / "none").door("CHESTMAP", "127.0.0.1", 0, [])
-    door = Security(pem, key, client_ca=certificates / "authority.pem").door("CHESTMAP", "0.0.0.0", 0, ["TEST"])
+        Security(certificate=pem, key=key, client_ca=tmp_path / "none").door("CHESTMAP", "127.0.0.1", 0, [])
+    door = Security(certificate=pem, key=key, client_ca=certificates / "authority.pem").door(
+        "CHESTMAP", "0.0.0.0", 0, ["TEST"]
+    )
     assert door.tls is not None
     assert door.tls.verify_mode == ssl.CERT_REQUIRED
     assert door.tls.minimum_version == ssl.TLSVersion.TLSv1_2

@@ -37,7 +37,9 @@ def read(settings: JsonLinesSettings) -> Source:
         }
     )
     boxes = {row["path"]: tuple(Box(mark["finding"], *mark["box"]) for mark in row.get("boxes", ())) for row in rows}
-    return Source("json_lines", findings, settings.root, as_images(images), labels, boxes)
+    return Source(
+        name="json_lines", findings=findings, root=settings.root, images=as_images(images), labels=labels, boxes=boxes
+    )
 
 
 READER = Reader("json_lines", "JSON lines of the sample package", JsonLinesSettings, read)

@@ -32,7 +32,7 @@ class Parts(Protocol):
     def shares_patients(self) -> bool: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FindingCount:
     """Images by label, the finding's boxes, and what makes boxes hard to score."""
 
@@ -47,7 +47,7 @@ class FindingCount:
     boxed_unlabeled: int  # images with a box of it where the label is not positive
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PartCount:
     """One part of a split, or one of the publisher's lists."""
 
@@ -58,7 +58,7 @@ class PartCount:
     boxed_images: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """All that a check found, for a terminal (`render`), for JSON (`as_dict`) and for an exit code (`failed`)."""
 
@@ -166,7 +166,7 @@ def _findings(source: Source) -> tuple[FindingCount, ...]:
     }
     sums = {name: column.sum(axis=0).tolist() for name, column in columns.items()}
     each = (dict(zip(sums, counts, strict=True)) for counts in zip(*sums.values(), strict=True))
-    return tuple(FindingCount(name, **counts) for name, counts in zip(source.findings, each, strict=True))
+    return tuple(FindingCount(finding=name, **counts) for name, counts in zip(source.findings, each, strict=True))
 
 
 def _repeated_ids(source: Source) -> list[Problem]:
@@ -186,7 +186,13 @@ def _parts(source: Source, splits: Iterable[Parts]) -> Iterator[PartCount]:
     for split in splits:
         for part, ids in split.parts.items():
             patients = {patient_of[one] for one in ids if one in patient_of}
-            yield PartCount(split.name, part, len(ids), len(patients), sum(one in source.boxes for one in ids))
+            yield PartCount(
+                split=split.name,
+                part=part,
+                images=len(ids),
+                patients=len(patients),
+                boxed_images=sum(one in source.boxes for one in ids),
+            )
 
 
 def leaks_told(source: Source, splits: Iterable[Parts]) -> list[Problem]:

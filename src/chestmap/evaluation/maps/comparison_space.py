@@ -76,7 +76,7 @@ class Workspace:
         return self._flat[key][:size].reshape(shape)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Sampler:
     """Brings maps of one shape (h, w) onto a surface of (width, height); `matrix` leads from surface to map coordinates.
 
@@ -264,7 +264,7 @@ def _made(surface: Surface, frame: Frame, shape: tuple[int, int], work: Workspac
     else:
         x, y = width / canvas_width, height / canvas_height
         matrix = (a * x, b * x, c * x - 0.5, d * y, e * y, f * y - 0.5)
-    return Sampler(shape, surface.size(frame), matrix, surface.resize, work)
+    return Sampler(shape=shape, size=surface.size(frame), matrix=matrix, resize=surface.resize, work=work)
 
 
 def reached(threshold: float, top: float = LEVELS) -> np.float32:

@@ -35,7 +35,7 @@ def box_column(level: int) -> int:
     return 1 + (level - int(BOX_LEVELS[0])) // 8
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PairOverlap:
     """What is kept of one (image, finding) with boxes.
 
@@ -82,7 +82,9 @@ def overlap_of_pair(
         area[mask_column(0)], inside[mask_column(0)] = size[0] * size[1], ground
         nothing = np.zeros((len(boxes), columns))
         never = np.full((len(boxes), columns), -np.inf)
-        return PairOverlap(area, inside, ground, np.zeros((6, columns)), nothing, pointed=False, found=never)
+        return PairOverlap(
+            area=area, inside=inside, ground=ground, best=np.zeros((6, columns)), each=nothing, pointed=False, found=never
+        )
     pixels = levels.pixels
     coarse = quantized(pixels, work)
     own_mask, corner = levels.reaching(cut[0])
@@ -91,7 +93,7 @@ def overlap_of_pair(
     best, each, found = _against(traced, boxes, pixels, cut[1])
     y, x = np.unravel_index(int(pixels.argmax()), pixels.shape)
     pointed = bool(((spans[:, 0] <= x) & (x < spans[:, 2]) & (spans[:, 1] <= y) & (y < spans[:, 3])).any())
-    return PairOverlap(area, inside, ground, best, each, pointed, found)
+    return PairOverlap(area=area, inside=inside, ground=ground, best=best, each=each, pointed=pointed, found=found)
 
 
 def _counts(

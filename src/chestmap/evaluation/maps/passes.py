@@ -33,7 +33,7 @@ Presets = Mapping[str, Callable[["Map"], np.ndarray]]
 """What each preset notes of one map: a row of numbers, equally long for all maps."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Map:
     """One raw map with the boxes of its finding (image pixels, inside the image) as presets see it."""
 
@@ -44,7 +44,7 @@ class Map:
     work: Workspace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pass:
     """How maps are read. `met` is the IoU with which a region meets a box, `negatives` how many images are read for a finding
     where it is absent, at most.
@@ -59,7 +59,7 @@ class Pass:
     seed: int = 0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Pairs:
     """One row for each (image, finding) with boxes; `finding` and `image` index the alignment's findings and the truth's images.
 
@@ -83,7 +83,7 @@ class Pairs:
         return len(self.finding)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Absent:
     """One row for each (image, finding) that was looked at and where the finding is labelled absent.
 
@@ -102,7 +102,7 @@ Thresholds = Callable[[int, int], tuple[float, ...]]
 """The thresholds at which regions are counted in an image (of the truth) where a finding (of the alignment) is absent."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Ranked:
     """One entry for each (image, finding) with boxes: the image's score, the confidence of each region at one threshold, and
     their IoU with the boxes, [region, box].
@@ -123,7 +123,7 @@ class _Job:
     boxes: np.ndarray  # [0, 4] where the finding is absent
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class _Seen:
     job: _Job
     score: float
@@ -155,15 +155,15 @@ class _Worker:
         levels = sampler(how.surface, frame, values.shape, work).levels(values, normalize=how.own.normalize)
         if not len(job.boxes):
             counts, confidence = absent_regions(levels, self.thresholds(job.image, job.finding))
-            return _Seen(job, score, counts=tuple(counts), confidence=confidence)
+            return _Seen(job=job, score=score, counts=tuple(counts), confidence=confidence)
         size = how.surface.size(frame)
         boxes = clipped(how.surface.place(job.boxes, frame), *size)
         if self.ranked:
             found, confidence = ranked_regions(levels, self.thresholds(job.image, job.finding)[-1])
-            return _Seen(job, score, confidence=confidence, ious=ious(found, boxes))
+            return _Seen(job=job, score=score, confidence=confidence, ious=ious(found, boxes))
         overlap = overlap_of_pair(levels, boxes, (how.own.threshold, how.met), work, size)
-        seen = Map(values, frame, job.boxes, score, work)
-        return _Seen(job, score, overlap, {name: note(seen) for name, note in self.presets.items()})
+        seen = Map(values=values, frame=frame, boxes=job.boxes, score=score, work=work)
+        return _Seen(job=job, score=score, overlap=overlap, noted={name: note(seen) for name, note in self.presets.items()})
 
 
 def look_at_pairs(
@@ -191,11 +191,11 @@ def look_at_ranked(
     jobs, _ = _boxed(predictions, truth, alignment)
     seen = _looked(predictions, jobs, how, _Worker(how, {}, thresholds, ranked=True))
     return Ranked(
-        np.array([one.job.finding for one in seen], dtype=np.int64),
-        np.array([one.job.image for one in seen], dtype=np.int64),
-        np.array([one.score for one in seen], dtype=np.float64),
-        tuple(one.confidence for one in seen),
-        tuple(one.ious for one in seen),
+        finding=np.array([one.job.finding for one in seen], dtype=np.int64),
+        image=np.array([one.job.image for one in seen], dtype=np.int64),
+        score=np.array([one.score for one in seen], dtype=np.float64),
+        confidence=tuple(one.confidence for one in seen),
+        ious=tuple(one.ious for one in seen),
     )
 
 
@@ -271,27 +271,27 @@ def _pairs(seen: list[_Seen]) -> Pairs:
         return np.concatenate([np.empty((0, *shape)), *arrays])
 
     return Pairs(
-        np.array([one.job.finding for one in seen], dtype=np.int64),
-        np.array([one.job.image for one in seen], dtype=np.int64),
-        np.array([one.score for one in seen], dtype=np.float64),
-        stacked([one.area for one in overlaps], (columns[0],)).astype(np.int64),
-        stacked([one.inside for one in overlaps], (columns[0],)).astype(np.int64),
-        np.array([one.ground for one in overlaps], dtype=np.int64),
-        stacked([one.best for one in overlaps], (6, columns[1])),
-        np.array([one.pointed for one in overlaps], dtype=np.float64),
-        np.repeat(np.arange(len(seen)), [len(one.job.boxes) for one in seen]).astype(np.int64),
-        joined([one.each for one in overlaps], (columns[1],)),
-        joined([one.found for one in overlaps], (columns[1],)),
-        {name: np.stack([one.noted[name] for one in seen]) for name in (seen[0].noted if seen else ())},
+        finding=np.array([one.job.finding for one in seen], dtype=np.int64),
+        image=np.array([one.job.image for one in seen], dtype=np.int64),
+        score=np.array([one.score for one in seen], dtype=np.float64),
+        area=stacked([one.area for one in overlaps], (columns[0],)).astype(np.int64),
+        inside=stacked([one.inside for one in overlaps], (columns[0],)).astype(np.int64),
+        ground=np.array([one.ground for one in overlaps], dtype=np.int64),
+        best=stacked([one.best for one in overlaps], (6, columns[1])),
+        pointed=np.array([one.pointed for one in overlaps], dtype=np.float64),
+        box_pair=np.repeat(np.arange(len(seen)), [len(one.job.boxes) for one in seen]).astype(np.int64),
+        each=joined([one.each for one in overlaps], (columns[1],)),
+        found=joined([one.found for one in overlaps], (columns[1],)),
+        noted={name: np.stack([one.noted[name] for one in seen]) for name in (seen[0].noted if seen else ())},
     )
 
 
 def _absent(seen: list[_Seen]) -> Absent:
     return Absent(
-        np.array([one.job.finding for one in seen], dtype=np.int64),
-        np.array([one.job.image for one in seen], dtype=np.int64),
-        np.array([one.score for one in seen], dtype=np.float64),
-        np.array([one.counts for one in seen], dtype=np.float64).reshape(len(seen), -1 if seen else 1),
-        np.repeat(np.arange(len(seen)), [len(one.confidence) for one in seen]).astype(np.int64),
-        np.concatenate([np.empty(0), *(one.confidence for one in seen)]),
+        finding=np.array([one.job.finding for one in seen], dtype=np.int64),
+        image=np.array([one.job.image for one in seen], dtype=np.int64),
+        score=np.array([one.score for one in seen], dtype=np.float64),
+        counts=np.array([one.counts for one in seen], dtype=np.float64).reshape(len(seen), -1 if seen else 1),
+        region_row=np.repeat(np.arange(len(seen)), [len(one.confidence) for one in seen]).astype(np.int64),
+        confidence=np.concatenate([np.empty(0), *(one.confidence for one in seen)]),
     )

@@ -26,7 +26,7 @@ AucInterval = Literal["patients", "delong", "logit"]
 """`patients`: clustered variance and Wilson's interval; `delong` and `logit` take images as independent."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Auc:
     """`variance` is NaN where one kind of label came only once (of images for DeLong, of patients otherwise).
 
@@ -74,7 +74,9 @@ class Placements:
     @property
     def auc(self) -> Auc:
         spread = variance(self.positive) + variance(self.negative)
-        return Auc(float(self.positive.mean()), spread, len(self.positive), len(self.negative))
+        return Auc(
+            value=float(self.positive.mean()), variance=spread, positives=len(self.positive), negatives=len(self.negative)
+        )
 
 
 def variance(values: Float[np.ndarray, "n"]) -> float:

@@ -83,7 +83,14 @@ def clustered(scores: Scores, labels: Labels, patient: Int[np.ndarray, "image"])
     if placed is None:
         return None
     errors, plain = by_patient(placed, present, patient[~np.isnan(labels)]), placed.auc
-    auc = Auc(plain.value, errors.variance, plain.positives, plain.negatives, _finite(errors.freedom), errors.least)
+    auc = Auc(
+        value=plain.value,
+        variance=errors.variance,
+        positives=plain.positives,
+        negatives=plain.negatives,
+        freedom=_finite(errors.freedom),
+        least=errors.least,
+    )
     return PatientAuc(auc, errors)
 
 

@@ -82,7 +82,7 @@ class Spread:
         return np.where(single > 0, (quantile(confidence) / student) ** 2 / share, 1 / share)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Means:
     """Means of columns over rows that belong to patients; `influence` is each patient's part in a mean's error."""
 
@@ -112,7 +112,7 @@ def patient_means(
         variance = (influence**2).sum(axis=0) * patients / (patients - 1)
     hits = ((filled == 0) | (filled == 1)).all(axis=0)
     low, high = _ends(Spread(mean, variance, np.maximum(patients - 1, 0.0), least), filled, hits, count, confidence)
-    return Means(mean, low, high, count.astype(np.int64), influence)
+    return Means(value=mean, low=low, high=high, count=count.astype(np.int64), influence=influence)
 
 
 def _ends(

@@ -13,7 +13,7 @@ from chestmap.evaluation.statistics.auc import known, roc
 Aim = Literal["youden", "sensitivity", "specificity"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
     """A finding is called present where score >= threshold."""
 
@@ -47,9 +47,27 @@ def choose_point(
         allowed = np.flatnonzero(1 - false >= float(target or 0))
         if not len(allowed):  # even the highest score calls too many images present
             above = float(np.nextafter(thresholds[0], np.inf))
-            return measure_point(scores, labels, OperatingPoint(aim, target, above, 0.0, 1.0, 0, 0))
+            return measure_point(
+                scores,
+                labels,
+                OperatingPoint(
+                    aim=aim, target=target, threshold=above, sensitivity=0.0, specificity=1.0, positives=0, negatives=0
+                ),
+            )
         index = int(allowed[-1])
-    return measure_point(scores, labels, OperatingPoint(aim, target, float(thresholds[index]), 0.0, 0.0, 0, 0))
+    return measure_point(
+        scores,
+        labels,
+        OperatingPoint(
+            aim=aim,
+            target=target,
+            threshold=float(thresholds[index]),
+            sensitivity=0.0,
+            specificity=0.0,
+            positives=0,
+            negatives=0,
+        ),
+    )
 
 
 def measure_point(
@@ -62,11 +80,11 @@ def measure_point(
         return None
     called = values >= point.threshold
     return OperatingPoint(
-        point.aim,
-        point.target,
-        point.threshold,
-        float(called[present].mean()),
-        float((~called[~present]).mean()),
-        positives,
-        negatives,
+        aim=point.aim,
+        target=point.target,
+        threshold=point.threshold,
+        sensitivity=float(called[present].mean()),
+        specificity=float((~called[~present]).mean()),
+        positives=positives,
+        negatives=negatives,
     )

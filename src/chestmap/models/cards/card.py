@@ -109,7 +109,7 @@ def card(about: Mapping[str, Any], figures: Mapping[str, Any] | None = None) -> 
 
 def _markdown(table: Table) -> str:
     """Notes as paragraphs of their own."""
-    body = Table(table.title, table.headers, table.rows, table.labels).to_markdown()
+    body = Table(title=table.title, headers=table.headers, rows=table.rows, labels=table.labels).to_markdown()
     return "\n\n".join([body.rstrip("\n"), *table.notes])
 
 

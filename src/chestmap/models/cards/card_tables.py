@@ -35,7 +35,7 @@ def calibration_table(about: Mapping[str, Any]) -> Table:
         "map cut at",
     )  # fmt: skip
     title = f"Chosen on {on['source']}, split {on['split']}, {on['part']}: {images_of(on)}"
-    return Table(title, headers, tuple(lines), 1, tuple(on["notes"]))
+    return Table(title=title, headers=headers, rows=tuple(lines), labels=1, notes=tuple(on["notes"]))
 
 
 def images_of(on: Mapping[str, Any]) -> str:
@@ -71,7 +71,7 @@ def figure_table(figures: Mapping[str, Any]) -> Table:
         boxes = [f"{boxed.get('support', 0):,}"] if limits else []
         lines.append((name, f"{auc['support']:,} / {auc.get('negatives', 0):,}", *boxes, *cells))
     headers = ("finding", "with / without", *(["boxed"] if limits else []), *(title for _, title, _ in columns))
-    return Table("By finding", headers, tuple(lines), 1, tuple(_told_of_boxes(figures)))
+    return Table(title="By finding", headers=headers, rows=tuple(lines), labels=1, notes=tuple(_told_of_boxes(figures)))
 
 
 def _is_floor(row: Row) -> bool:
@@ -116,7 +116,7 @@ def group_tables(figures: Mapping[str, Any]) -> list[Table]:
     notes = (
         "The mean of a group, and of all images beside it, is over the same findings: those with enough images in the group.",
     )
-    return [Table("Mean over findings", headers, tuple(lines), 1, notes), *_kinds(groups)]
+    return [Table(title="Mean over findings", headers=headers, rows=tuple(lines), labels=1, notes=notes), *_kinds(groups)]
 
 
 def _kinds(groups: Sequence[Row]) -> Iterator[Table]:
@@ -125,4 +125,4 @@ def _kinds(groups: Sequence[Row]) -> Iterator[Table]:
         names = dict.fromkeys(group for _, group in rows)
         findings = [one for one in dict.fromkeys(finding for finding, _ in rows) if one != MEAN]
         lines = [(finding, *(_cell(rows[finding, name]) for name in names)) for finding in findings]
-        yield Table(f"AUC by {kind}", (f"finding, by {kind}", *names), tuple(lines))
+        yield Table(title=f"AUC by {kind}", headers=(f"finding, by {kind}", *names), rows=tuple(lines))

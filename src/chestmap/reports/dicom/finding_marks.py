@@ -41,7 +41,7 @@ def code_of(finding: str, prediction: Prediction) -> CodedConcept:
     return concept(code, RADLEX.get(finding))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Mark:
     """One box that is shown, in stored pixels: columns and rows from the outer corner of the first pixel, as in SCOORD.
 
@@ -102,13 +102,13 @@ class Result:
             return None
         score = of_finding if box.score is None else box.score
         return Mark(
-            box.finding,
-            stored,
-            min(max(score, 0.0), 1.0),
-            code_of(box.finding, self.prediction),
-            concept(SITES.get(box.finding, ANYWHERE)),
-            made_uid("mark", self.reference.SOPInstanceUID, self.about.identity, box.finding, str(place)),
-            box.finding in self.about.operating_points,
+            finding=box.finding,
+            box=stored,
+            score=min(max(score, 0.0), 1.0),
+            code=code_of(box.finding, self.prediction),
+            site=concept(SITES.get(box.finding, ANYWHERE)),
+            uid=made_uid("mark", self.reference.SOPInstanceUID, self.about.identity, box.finding, str(place)),
+            present=box.finding in self.about.operating_points,
         )
 
     @property

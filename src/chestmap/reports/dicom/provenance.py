@@ -38,7 +38,7 @@ CERTAIN_ENOUGH = 0.5
 """Where a model has no operating point for a finding, its box is given from this score on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class About:
     """The model behind a prediction. A finding is shown from its operating point on; without one from a score of 0.5.
 

@@ -46,7 +46,7 @@ class Destination(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CStore:
     title: str
     host: str
@@ -151,7 +151,14 @@ def c_store_of(text: str, own_title: str, settings: DicomSettings, tls: ssl.SSLC
     found = re.fullmatch(r"([^@]+)@(?:\[([^]@]+)\]|([^:@]+)):(\d{1,5})", text)
     if not found or not 0 < int(found[4]) < 65536:
         raise BadInput(f'"{text}": expected TITLE@HOST:PORT, such as PACS@10.1.2.3:104')
-    return CStore(title_of(found[1]), found[2] or found[3], int(found[4]), own_title, settings, tls)
+    return CStore(
+        title=title_of(found[1]),
+        host=found[2] or found[3],
+        port=int(found[4]),
+        own_title=own_title,
+        settings=settings,
+        tls=tls,
+    )
 
 
 def web_client_of(url: str, credentials: Path | None, authorities: Path | None, settings: DicomSettings) -> DICOMwebClient:

@@ -51,7 +51,7 @@ START = 1 << 16
 """Bytes of a data set in which its SOP Instance UID must be; what precedes it is a few short elements."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Door:
     """Where the node listens, under which title, and who may call. Nobody in `allowed` means anybody."""
 

@@ -32,7 +32,7 @@ TALKATIVE = ("pynetdicom", "pydicom", "dicomweb_client", "urllib3")
 """Libraries whose messages may hold what an image's header says."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Security:
     """Certificates and keys as files, as the verb takes them."""
 
@@ -51,7 +51,7 @@ class Security:
         if not is_loopback(host) and not allow:
             raise Refused(f"--host {host}: anybody who reaches it could send; give --allow TITLE@ADDRESS for each sender")
         made = tls.listening(self.certificate, self.key, self.client_ca) if self.certificate and self.key else None
-        return Door(title_of(title), host, port, allowed_of(allow), made)
+        return Door(title=title_of(title), host=host, port=port, allowed=allowed_of(allow), tls=made)
 
     def sending(self) -> ssl.SSLContext | None:
         return tls.sending(self.archive_ca, self.certificate, self.key) if self.archive_ca else None

@@ -201,7 +201,7 @@ class Batches:
                 self._break(said)
                 return
             self.metrics.result(model.id, "failed")
-            failed = Answer(studies[0], model.sha256, error=f"cannot be predicted: {said}")
+            failed = Answer(study_id=studies[0], model_sha=model.sha256, error=f"cannot be predicted: {said}")
             try:
                 answer(self.store, [failed])
             except Exception:

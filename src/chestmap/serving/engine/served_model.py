@@ -114,7 +114,7 @@ class Served:
         scaled = [scaled_score(one["score"], one["threshold"]) for one in findings]
         urgent = [value for one, value in zip(findings, scaled, strict=True) if one["name"] not in HARMLESS]
         return Answer(
-            study_id, self.sha256, findings, grid, NewFile(f"maps-{self.id}", name, sha256(content).hexdigest(), len(content)),
+            study_id=study_id, model_sha=self.sha256, findings=findings, maps=grid, file=NewFile(f"maps-{self.id}", name, sha256(content).hexdigest(), len(content)),
             suspicion=max(urgent, default=0.0),
         )  # fmt: skip
 

@@ -176,7 +176,9 @@ class Service:
                         file.write(part)
                     size = file.tell()
                 sha = hashed.hexdigest()
-                arrival = Arrival(f"s-{sha[:24]}", sha, instance, size, origin, deliver)
+                arrival = Arrival(
+                    id=f"s-{sha[:24]}", sha256=sha, instance=instance, bytes=size, origin=origin, deliver=deliver
+                )
                 arrive(self.store, arrival, received)
         finally:
             shutil.rmtree(received, ignore_errors=True)
@@ -247,8 +249,8 @@ class Service:
         study_id = f"s-{sha[:24]}"
         label = found["shown"] or found["label"] or study_id
         return NewStudy(
-            study_id, sha, label[:128], found["image"], found["patient"], found["shown"], found["taken"], found["instance"],
-            found["content"], found["exam"], found["age"], found["sex"], found["view"], files,
+            id=study_id, sha256=sha, name=label[:128], image=found["image"], patient=found["patient"], shown_patient=found["shown"], taken=found["taken"], instance=found["instance"],
+            content=found["content"], exam=found["exam"], age=found["age"], sex=found["sex"], view=found["view"], files=files,
         )  # fmt: skip
 
 

@@ -54,7 +54,17 @@ def worklist(  # noqa: PLR0913 - an operation's parameters
 ) -> bodies.Rows:
     """`finding` keeps studies where a model's score of it is at or over its operating point."""
     text = search.replace("\0", "")
-    total, rows = service.store.page(Wanted(order, state, finding.replace("\0", ""), reviewed, text, offset, limit))
+    total, rows = service.store.page(
+        Wanted(
+            order=order,
+            state=state,
+            finding=finding.replace("\0", ""),
+            reviewed=reviewed,
+            search=text,
+            offset=offset,
+            limit=limit,
+        )
+    )
     return bodies.Rows.model_validate({"total": total, "studies": [row_of(service, one) for one in rows]})
 
 

@@ -38,7 +38,7 @@ def overlay_png(study: Study, result: Result, files: tuple[Path, Path], finding:
     """The image beside the findings with the highest scores, or beside one of them; `files` are its pixels and maps."""
     pixels, maps = files
     style = OverlayStyle(most=1 if finding else 3)
-    radiograph = Radiograph(stored_grey(study, pixels, style.longest), study.id)
+    radiograph = Radiograph(pixels=stored_grey(study, pixels, style.longest), image_id=study.id)
     sheet = overlay(radiograph, _chosen(study, result, stored_maps(maps), finding), style)
     return _png(sheet)
 

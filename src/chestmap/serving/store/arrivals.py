@@ -21,7 +21,7 @@ DICOM = ("c-store", "pull")
 """Origins of images of archives."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Arrival:
     """An image as it lies in a received folder; `instance` is the keyed hash of its SOP Instance UID."""
 

@@ -118,7 +118,9 @@ def _annotated(
         sources[name] = _source(said) | {"boxes": [f"{one.origin} {one.model}".strip() for one in marks]}
     name = f"images/{study.id}{ENDINGS[study.image['source']]}"
     size = float(study.image["width"]), float(study.image["height"])
-    return Annotated(name, size, labels, tuple(boxes), study.patient or study.id, study.view), sources
+    return Annotated(
+        image=name, size=size, labels=labels, boxes=tuple(boxes), patient=study.patient or study.id, view=study.view
+    ), sources
 
 
 def _boxes(name: str, said: KeptFinding, seen: Sequence[Result]) -> list[KeptBox]:

@@ -33,7 +33,7 @@ class NewFile:
     bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """What a model said of a study, or why it could not."""
 

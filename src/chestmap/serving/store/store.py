@@ -27,7 +27,7 @@ from chestmap.serving.store.results import NewFile, checked, file_row, want
 from chestmap.serving.store.store_files import Folders
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NewStudy:
     """What reading an upload found; `image` is as the API gives it."""
 
@@ -47,7 +47,7 @@ class NewStudy:
     files: tuple[NewFile, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Query:
     """What the worklist is asked for; an empty text does not filter."""
 

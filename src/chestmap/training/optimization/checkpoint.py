@@ -26,7 +26,7 @@ PICKLES = (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
 """How a pickle, or torch's archive of one, begins."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Position:
     """How far a step has come; `batch` counts those done in `epoch`, always at an optimizer step."""
 

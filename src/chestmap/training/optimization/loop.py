@@ -45,7 +45,7 @@ class Loop:
         self.model, self.stepper = run.fabric.setup(task, self.optimizer)
         self.average = Average(task, schedule.ema) if schedule.ema else None
         self.world, self.cheap_looks = run.fabric.world_size, run.device.type == "cpu"
-        self.state = State(run.fabric, task, self.optimizer, self.average)
+        self.state = State(fabric=run.fabric, task=task, optimizer=self.optimizer, average=self.average)
         self.balance = Balance(run.fabric, task.weights, schedule, self.state.norms, compiled=run.settings.compile)
         self.factors: dict[str, float] = {}
         self.measures = False
@@ -98,8 +98,8 @@ class Loop:
             most_boxed=schedule.most_boxed,
         )
         return Loader(
-            part,
-            settings,
+            part=part,
+            settings=settings,
             seed=self.run.number("order", self.folder.name),
             augment=self.run.augment if shuffle and schedule.augment else None,
             shuffle=shuffle,

@@ -19,7 +19,7 @@ from chestmap.training.run_folder import read_json, write_json
 from chestmap.training.task import Task
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class State:
     """Written by the first process, read by all; none of it belongs to a single process, so that their number may change."""
 
