@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from chestmap.evaluation.evaluate import EvaluationSettings, Held, evaluate
+from chestmap.evaluation.evaluate import EvaluationContext, EvaluationSettings, evaluate
 from chestmap.evaluation.protocols import PRESETS
 from chestmap.evaluation.statistics.auc import delong
 from chestmap.evaluation.truth import Truth
@@ -97,7 +97,7 @@ def localization(*, presets: bool) -> None:
         folder, truth = made(Path(name) / "predictions")
         pairs = sum(len(boxes) for boxes in truth.boxes.values())
         predictions = open_predictions(folder)
-        clock, processor = timed(lambda: evaluate(predictions, truth, EvaluationSettings(workers=2), Held()))
+        clock, processor = timed(lambda: evaluate(predictions, truth, EvaluationSettings(workers=2), EvaluationContext()))
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         label = (
             f"everything for {IMAGES} images x {len(FINDINGS)} findings, {pairs} boxes, {SIDE} x {SIDE} maps at 1024 x 1024"
@@ -105,7 +105,7 @@ def localization(*, presets: bool) -> None:
         print(f"| {label} | {clock:.1f} s | {processor:.1f} s of processor, {memory:.2f} GB at most |")
         for preset in PRESETS if presets else ():
             settings = EvaluationSettings(workers=2, presets=(preset,), negatives=0)
-            with_it, cost = timed(lambda settings=settings: evaluate(predictions, truth, settings, Held()))
+            with_it, cost = timed(lambda settings=settings: evaluate(predictions, truth, settings, EvaluationContext()))
             print(f"| boxes alone, with preset {preset} | {with_it:.1f} s | {cost:.1f} s of processor |")
 
 

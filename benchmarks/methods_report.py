@@ -84,7 +84,7 @@ class Made:
         return {name: float(np.mean(values)) for name, values in found.items()}
 
     def by_seed(self, measure: str, **wanted: object) -> list[float]:
-        return [one.one(measure, finding="mean", **wanted).value for one in self.evaluations]
+        return [one.only_score(measure, finding="mean", **wanted).value for one in self.evaluations]
 
     def aucs(self) -> np.ndarray:
         """Mean AUC over findings and seeds in each resample of patients, the first of which is the data as they are."""

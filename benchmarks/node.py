@@ -25,13 +25,13 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pynetdicom import AE, evt
 
 from chestmap.models.predictor import load
-from chestmap.serving.dicom.delivery import Duty
+from chestmap.serving.dicom.delivery import DeliverySettings
 from chestmap.serving.dicom.destinations import c_store_of
 from chestmap.serving.dicom.node import DEFAULT_KINDS, Node
-from chestmap.serving.dicom.receiver import Door, allowed_of
+from chestmap.serving.dicom.receiver import ListenOptions, allowed_of
 from chestmap.serving.dicom.start import silence
 from chestmap.serving.engine.prometheus import STAGES
-from chestmap.serving.engine.served_model import Served
+from chestmap.serving.engine.served_model import ServedModel
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import DicomSettings, ServeSettings
 from chestmap.serving.store.store import Store
@@ -62,10 +62,10 @@ def film(number: int, side: int) -> Dataset:
 
 def service_of(store: Path, model: Path) -> Service:
     torch.set_num_threads(1)
-    return Service([Served(load(model))], Store(store), SETTINGS)
+    return Service([ServedModel(load(model))], Store(store), SETTINGS)
 
 
-DOOR = Door(port=0, allowed=allowed_of(["BENCH"]))
+DOOR = ListenOptions(port=0, allowed=allowed_of(["BENCH"]))
 
 
 def receive(store: Path, port: Any, ended: Any, model: Path) -> None:
@@ -80,7 +80,9 @@ def receive(store: Path, port: Any, ended: Any, model: Path) -> None:
 def whole(store: Path, port: Any, ended: Any, model: Path, archive: str) -> None:
     silence()
     service = service_of(store, model)
-    node = Node(service, DOOR, Duty(c_store_of(archive, "CHESTMAP", SETTINGS.dicom, None), DEFAULT_KINDS, keep=False))
+    node = Node(
+        service, DOOR, DeliverySettings(c_store_of(archive, "CHESTMAP", SETTINGS.dicom, None), DEFAULT_KINDS, keep=False)
+    )
     service.start()
     port.value = node.start()
     ended.wait()

@@ -23,10 +23,10 @@ from chestmap.evaluation.evaluated_set import matched
 from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.subgroups import group_scores, groups_of
 from chestmap.evaluation.truth import Truth, truth_of
-from chestmap.models.calibrate import Calibrated, CalibrateSettings, _decided, recalibrated
+from chestmap.models.calibrate import CalibratedModel, CalibrateSettings, _decided, recalibrated
 from chestmap.models.cards.card import FORMAT, chosen_in, write_card
 from chestmap.models.folder import read_about, write_about
-from chestmap.models.performance_figures import FigureSettings, _curves, _met, _present
+from chestmap.models.performance_figures import FigureSettings, _box_rates, _curves, _present
 from chestmap.predictions.folder import Predictions, open_predictions
 from chestmap.storage.manifest import seal
 from chestmap.training.optimization.checkpoint import read_weights
@@ -60,7 +60,7 @@ def shipped(films: Films, model: Path, out: Path) -> None:
     found = matched(predictions, truth)
     settings = CalibrateSettings()
     decided = _decided(found.predictions, found.truth, settings)
-    about |= Calibrated(tuple(decided), _on(films, truth) | settings.model_dump()).as_json()
+    about |= CalibratedModel(tuple(decided), _on(films, truth) | settings.model_dump()).as_json()
     write_about(out, about)
     write_card(out, about, _figures(films, predictions, truth, about))
     with (out / "README.md").open("a", encoding="utf-8") as file:
@@ -89,7 +89,7 @@ def _figures(films: Films, predictions: Predictions, truth: Truth, about: dict[s
     images = images_of(alignment.findings.names, *columns, truth.patient)
     rows = [*ranking_rows(images, Classifying(), how), *calibration_rows(images, Classifying()), *_present(images, about)]
     training = truth_of(films.source, films.train_ids(0))
-    rows += _met(predictions, truth, alignment, about, how, training)
+    rows += _box_rates(predictions, truth, alignment, about, how, training)
     scores = group_scores(images, groups_of(films.source.images[films.source.rows(truth.ids)]), settings.least, how)
     on = _on(films, truth)
     return {

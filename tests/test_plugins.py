@@ -106,7 +106,7 @@ def test_a_broken_plug_in_is_one_line_and_stops_nobody_else(tmp_path, monkeypatc
     assert list(registry) == ["own", "bad"]
     with pytest.raises(BadInput, match=r'"bad" of package broken 2.0 cannot be loaded \(OSError: no disk\)'):
         _ = registry["bad"]
-    assert registry.place("own") == "chestmap.reports.result_tables:CSV"
+    assert registry.origin("own") == "chestmap.reports.result_tables:CSV"
 
 
 def test_a_plug_in_under_another_name_is_refused(tmp_path, monkeypatch):

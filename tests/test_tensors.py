@@ -24,7 +24,7 @@ def batch(boxes, frame, labels=(1.0, float("nan"))):
 
 def test_known_and_boxed():
     one = batch([Box("Mass", 0, 0, 5, 5)], Frame.fit((10, 10), (8, 8)))
-    assert one.known.tolist() == [[True, False]]
+    assert one.is_known.tolist() == [[True, False]]
     assert one.boxed.tolist() == [[1.0, 0.0]]
 
 

@@ -26,7 +26,7 @@ def training(config: Path) -> Path:
     seen(len(source), sorted(chestmap.METHODS))
     model: Path = chestmap.train(config, ["run.seed=1"], out="runs/own")
     evaluation = chestmap.evaluate("runs/own", part="test", resamples=200)
-    seen(evaluation.one("AUC", finding="mean").value)
+    seen(evaluation.only_score("AUC", finding="mean").value)
     page: Path = chestmap.report("runs/own", pictures=20)
     area = chestmap.metrics.auc(np.array([0.1, 0.9]), np.array([0.0, 1.0]))
     seen(page, area.value if area else None)

@@ -33,7 +33,7 @@ class Registry(MutableMapping[str, Entry]):
             self._found = {name: point for name, point in sorted(found.items()) if name not in self._own}
         return self._found
 
-    def place(self, name: str) -> str:
+    def origin(self, name: str) -> str:
         """Where an entry comes from, as "module:attribute"; empty for one that was set at run time."""
         if name in self._own:
             return self._own[name]
@@ -41,7 +41,7 @@ class Registry(MutableMapping[str, Entry]):
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self._loaded:
-            place = self.place(name)
+            place = self.origin(name)
             if not place:
                 raise KeyError(name)
             self._loaded[name] = self._load(name, place)

@@ -20,7 +20,7 @@ def progress_of(what: str, total: int, *, show: bool | Report, unit: str = "imag
     The time left is an estimate from the last half minute.
     """
     if callable(show):
-        yield _telling(show, total)
+        yield _callback(show, total)
         return
     console = Console(stderr=True, quiet=not show, highlight=False)
     start, done = time.perf_counter(), 0
@@ -44,7 +44,7 @@ def progress_of(what: str, total: int, *, show: bool | Report, unit: str = "imag
     console.print(f"{what}: {done:,} {unit} in {seconds:.1f} s ({done / max(seconds, 1e-9):.0f}/s)", markup=False)
 
 
-def _telling(report: Report, total: int) -> Callable[[int], None]:
+def _callback(report: Report, total: int) -> Callable[[int], None]:
     done = 0
 
     def advance(count: int) -> None:

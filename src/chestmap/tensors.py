@@ -40,7 +40,7 @@ class Batch:
         return self if self.of is None else self.of
 
     @property
-    def known(self) -> Bool[Tensor, "batch finding"]:
+    def is_known(self) -> Bool[Tensor, "batch finding"]:
         return ~torch.isnan(self.labels)
 
     @property

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chestmap.annotations.annotated_image import Annotated
+from chestmap.annotations.annotated_image import AnnotatedImage
 from chestmap.annotations.interchange import Predicted, annotated_of, export, import_annotations, read_annotations
 from chestmap.datasets.checks.check import check
 from chestmap.datasets.coco import read_scored
@@ -21,15 +21,15 @@ from chestmap.types import Box, Findings
 # percent signs and spaces are what addresses get wrong
 FINDINGS = Findings(("Effusion", "Mass & <co>"))
 IMAGES = [
-    Annotated(
+    AnnotatedImage(
         image="a/film 5%20.png",
         size=(200, 100),
         labels={"Effusion": True, "Mass & <co>": False},
         boxes=(Box("Effusion", 50, 25, 150, 75),),
         patient="p1",
     ),
-    Annotated(image="b.png", size=(80, 40), labels={"Mass & <co>": True}, boxes=(), patient="p2"),
-    Annotated(image="c.png", size=(80, 40)),
+    AnnotatedImage(image="b.png", size=(80, 40), labels={"Mass & <co>": True}, boxes=(), patient="p2"),
+    AnnotatedImage(image="c.png", size=(80, 40)),
 ]
 MODEL = Predicted({"b.png": [Box("Effusion", 8, 4, 16, 24, 0.75)], "film 5%20": []}, "ham-1")
 
@@ -136,7 +136,9 @@ def test_cvat_as_its_documentation_has_it(tmp_path):
     (tmp_path / "t.xml").write_text(text)
     images, aside = read_annotations(tmp_path / "t.xml")
     labels = {"Hernia": True, "Effusion": False}
-    assert images == [Annotated(image="x.png", size=(1000, 500), labels=labels, boxes=(Box("Mass", 1.5, 2, 30.25, 40),))]
+    assert images == [
+        AnnotatedImage(image="x.png", size=(1000, 500), labels=labels, boxes=(Box("Mass", 1.5, 2, 30.25, 40),))
+    ]
     assert len(aside.lines) == 2
     export(tmp_path / "o.xml", "cvat", FINDINGS, IMAGES, MODEL)
     root = ET.parse(tmp_path / "o.xml").getroot()
@@ -180,7 +182,10 @@ def test_boxes_come_back_where_they_were(tmp_path_factory, form, boxes):
     marks = tuple(Box(name, x, y, x + w, y + h) for x, y, w, h, name in boxes)
     folder = tmp_path_factory.mktemp("form")
     export(
-        folder / "f", form, FINDINGS, [Annotated(image="x.png", size=(1500, 1500), labels={"Effusion": True}, boxes=marks)]
+        folder / "f",
+        form,
+        FINDINGS,
+        [AnnotatedImage(image="x.png", size=(1500, 1500), labels={"Effusion": True}, boxes=marks)],
     )
     images, aside = read_annotations(folder / "f")
     assert aside.lines == []
@@ -242,8 +247,8 @@ def test_what_is_not_there_or_lies_outside_is_told(tmp_path):
         "coco",
         Findings(("Mass",)),
         [
-            Annotated(image="x.png", size=(50, 50), labels={}, boxes=boxes),
-            Annotated(image="y.png", size=(9, 9), labels={}, boxes=boxes[:0]),
+            AnnotatedImage(image="x.png", size=(50, 50), labels={}, boxes=boxes),
+            AnnotatedImage(image="y.png", size=(9, 9), labels={}, boxes=boxes[:0]),
         ],
     )
     aside = import_annotations(tmp_path / "f", tmp_path, tmp_path / "out", complete=True)

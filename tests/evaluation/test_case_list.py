@@ -17,10 +17,10 @@ def test_cases_are_what_was_scored(made, tmp_path):
     cases = [case for case in case_list(found) if (case.geometry, case.rule) == ("mask", "own")]
     assert {case.image_id for case in cases} == {f"image-{number:03}" for number in range(6)}
     for limit in (0.1, 0.2, 0.3):
-        scored = found.one("T(IoU)", finding="Mass", at=limit, geometry="mask", rule="own").value
+        scored = found.only_score("T(IoU)", finding="Mass", at=limit, geometry="mask", rule="own").value
         assert scored == pytest.approx(np.mean([case.iou >= limit for case in cases]))
     for what in ("IoR", "IoGT"):
-        scored = found.one(f"T({what})", finding="Mass", at=0.25, geometry="mask", rule="own").value
+        scored = found.only_score(f"T({what})", finding="Mass", at=0.25, geometry="mask", rule="own").value
         assert scored == pytest.approx(np.mean([getattr(case, what.lower()) >= 0.25 for case in cases]))
     assert all(np.isnan(case.ior) for case in case_list(found) if case.geometry == "each")
     again = read_cases(write_cases(tmp_path / "cases.csv", cases))

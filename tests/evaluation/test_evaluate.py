@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from chestmap.datasets.split import Split
 from chestmap.errors import BadInput, BadSettings, Leak
 from chestmap.evaluation.comparison import ComparisonSettings, compare
-from chestmap.evaluation.evaluate import EvaluationSettings, Held, evaluate
+from chestmap.evaluation.evaluate import EvaluationContext, EvaluationSettings, evaluate
 from chestmap.evaluation.scores import read_evaluation
 from chestmap.evaluation.side_by_side import classification_table, localization_table, preset_table, summary_table
 from chestmap.settings import checked
@@ -38,26 +38,26 @@ def case(made, images: int = 40, seed: int = 0, noise: float = 1.0, start: int =
 
 def test_a_whole_evaluation(made, tmp_path) -> None:
     test, validation, training = case(made), case(made, seed=1, start=100), case(made, seed=2, start=200)
-    held = Held(validation=(validation.predictions(), validation.truth()), training=training.truth())
+    held = EvaluationContext(validation=(validation.predictions(), validation.truth()), training=training.truth())
     settings = EvaluationSettings(resamples=40, presets=("ham", "wang2017"), workers=2)
     found = evaluate(test.predictions(), test.truth(), settings, held, title="blobs")
     truth, predictions = test.truth(), test.predictions()
-    auc = found.one("AUC", finding="Mass")
+    auc = found.only_score("AUC", finding="Mass")
     assert auc.value == pytest.approx(roc_auc_score(truth.labels[:, 1], predictions.scores[:, 1]))
     assert auc.low < auc.value < auc.high
     assert auc.support + auc.negatives == 40
-    hernia = found.one("AUC", finding="Hernia")  # every image has it: one kind of label
+    hernia = found.only_score("AUC", finding="Hernia")  # every image has it: one kind of label
     assert (hernia.value, hernia.low, hernia.support) == (None, None, 40)
-    mean = found.one("AUC", finding="mean")
-    assert mean.value == pytest.approx(np.mean([auc.value, found.one("AUC", finding="Cardiomegaly").value]))
-    assert found.one("AUC", finding="mean without Cardiomegaly").value == pytest.approx(auc.value)
-    assert found.one("ECE", finding="Mass", rule="platt on validation").value is not None
-    assert found.one("sensitivity", finding="Mass", rule="validation youden").threshold is not None
+    mean = found.only_score("AUC", finding="mean")
+    assert mean.value == pytest.approx(np.mean([auc.value, found.only_score("AUC", finding="Cardiomegaly").value]))
+    assert found.only_score("AUC", finding="mean without Cardiomegaly").value == pytest.approx(auc.value)
+    assert found.only_score("ECE", finding="Mass", rule="platt on validation").value is not None
+    assert found.only_score("sensitivity", finding="Mass", rule="validation youden").threshold is not None
     assert not found.select("sensitivity", finding="Hernia")
     for rule in ("own", "validation", "oracle", "preset ham", "floor medoid", "ceiling 64x64"):
         assert found.select("T(IoU)", rule=rule, finding="mean", at=0.3), rule
-    assert found.one("T(IoU)", rule="validation", finding="mean", at=0.3, geometry="mask").value > 0.5
-    assert found.one("gated T(IoU)", rule="validation", finding="mean", at=0.3, geometry="mask").value is not None
+    assert found.only_score("T(IoU)", rule="validation", finding="mean", at=0.3, geometry="mask").value > 0.5
+    assert found.only_score("gated T(IoU)", rule="validation", finding="mean", at=0.3, geometry="mask").value is not None
     assert {curve.kind for curve in found.curves} == {
         "roc", "precision-recall", "reliability", "accuracy", "threshold", "froc",
     }  # fmt: skip
@@ -74,7 +74,7 @@ def test_tables_print_every_way(made) -> None:
     test, training = case(made), case(made, seed=2, start=200)
     settings = EvaluationSettings(resamples=10, presets=("ham",), workers=1)
     found = [
-        evaluate(test.predictions(), test.truth(), settings, Held(training=training.truth()), title=title)
+        evaluate(test.predictions(), test.truth(), settings, EvaluationContext(training=training.truth()), title=title)
         for title in ("A & B", "other")
     ]
     table = localization_table(found, "T(IoU)", geometry="mask")
@@ -98,15 +98,15 @@ def test_tables_print_every_way(made) -> None:
 def test_shared_patients_are_refused_unless_the_split_says_so(made) -> None:
     test, other = case(made, images=8), case(made, images=8, seed=1, start=3)
     with pytest.raises(Leak, match=r"1 of the 4 patients that are scored are also in training"):
-        evaluate(test.predictions(), test.truth(), QUICK, Held(training=other.truth()))
+        evaluate(test.predictions(), test.truth(), QUICK, EvaluationContext(training=other.truth()))
     with pytest.raises(Leak, match=r"also in validation"):
-        evaluate(test.predictions(), test.truth(), QUICK, Held(validation=(other.predictions(), other.truth())))
+        evaluate(test.predictions(), test.truth(), QUICK, EvaluationContext(validation=(other.predictions(), other.truth())))
     parts = {"train": ("a",), "test": ("b",)}
     promises = Split(name="official", parts=parts, seed=0, source="")
     with pytest.raises(Leak):
-        evaluate(test.predictions(), test.truth(), QUICK, Held(training=other.truth(), split=promises))
+        evaluate(test.predictions(), test.truth(), QUICK, EvaluationContext(training=other.truth(), split=promises))
     says_so = Split(name="ham-fold-1", parts=parts, seed=0, source="", shares_patients=True)
-    found = evaluate(test.predictions(), test.truth(), QUICK, Held(training=other.truth(), split=says_so))
+    found = evaluate(test.predictions(), test.truth(), QUICK, EvaluationContext(training=other.truth(), split=says_so))
     assert any("split ham-fold-1 leaks: 0 images and 1 of the 4 patients" in note for note in found.notes)
 
 
@@ -127,7 +127,7 @@ def test_without_boxes_images_are_scored_alone(made) -> None:
     for number in range(6):
         built.image(np.random.default_rng(number).random((1, 8, 8)), labels=[number % 2], scores=[number / 6])
     found = evaluate(built.predictions(), built.truth(), QUICK)
-    assert found.one("AUC", finding="Mass").value is not None
+    assert found.only_score("AUC", finding="Mass").value is not None
     assert not found.select("T(IoU)")
 
 

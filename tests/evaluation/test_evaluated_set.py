@@ -9,7 +9,7 @@ import pytest
 
 from chestmap.datasets.split import Split
 from chestmap.errors import BadInput, BadModel, BadSettings
-from chestmap.evaluation.evaluate import EvaluationSettings, Held, evaluate
+from chestmap.evaluation.evaluate import EvaluationContext, EvaluationSettings, evaluate
 from chestmap.evaluation.evaluated_set import check_space, ids_of_part, matched, missing_note, set_of, shared_ids
 from chestmap.evaluation.maps.overlap import regions
 from chestmap.evaluation.side_by_side import Table
@@ -104,14 +104,14 @@ def test_the_set_changes_with_patients_boxes_and_sizes_and_not_with_the_order(ma
 def test_metrics_carry_the_set_and_the_part(made) -> None:
     case = eight(made)
     split = Split(name="by-hand", parts={"test": case.truth().ids}, seed=0, source="source")
-    found = evaluate(case.predictions(), case.truth(), QUICK, Held(split=split, part="test"))
+    found = evaluate(case.predictions(), case.truth(), QUICK, EvaluationContext(split=split, part="test"))
     assert (found.about["part"], found.evaluated.part, found.evaluated.images, found.evaluated.boxes) == (
         "test",
         "test",
         8,
         4,
     )
-    assert found.evaluated.told().startswith("made, test of split by-hand: 8 images of 8 patients, 4 boxes; set ")
+    assert found.evaluated.summary().startswith("made, test of split by-hand: 8 images of 8 patients, 4 boxes; set ")
 
 
 def test_only_images_that_all_predictions_hold_are_compared(made) -> None:

@@ -38,8 +38,8 @@ def test_floors_by_hand(made) -> None:
     assert found["random"][0].tolist() == [1.0, 0.5, 0.0]
     assert found["pixel"][:, 0] == pytest.approx([1 / 16, 1.0, 1 / 16])
     rows = Evaluation(title="", findings=training.findings, rows=tuple(floor_rows(floors, test, Limits(), Resampling(20))))
-    assert rows.one("T(IoU)", at=0.5, rule="floor random", finding="Mass").value == pytest.approx(2 / 3)
-    assert rows.one("T(IoU)", at=0.5, rule="floor medoid", finding="mean").value == 1.0
+    assert rows.only_score("T(IoU)", at=0.5, rule="floor random", finding="Mass").value == pytest.approx(2 / 3)
+    assert rows.only_score("T(IoU)", at=0.5, rule="floor medoid", finding="mean").value == 1.0
 
 
 def test_a_finding_without_training_boxes_has_no_floor(made) -> None:
@@ -111,10 +111,10 @@ def test_the_ceilings_of_grids_come_out_as_published(nih) -> None:
     rows = Evaluation(title="", findings=nih.findings, rows=tuple(ceiling_rows(truth, Limits(), Resampling(2))))
 
     def at(grid: int, finding: str, limit: float) -> str:
-        return f"{rows.one('T(IoU)', at=limit, rule=f'ceiling {grid}x{grid}', finding=finding).value:.2f}"
+        return f"{rows.only_score('T(IoU)', at=limit, rule=f'ceiling {grid}x{grid}', finding=finding).value:.2f}"
 
     assert [at(grid, "Nodule", 0.5) for grid in (7, 14, 16, 20, 32, 64)] == ["0.01", "0.27", "0.47", "0.63", "0.92", "0.99"]
     assert [at(7, "Mass", 0.5), at(7, "Atelectasis", 0.5), at(16, "Mass", 0.5)] == ["0.34", "0.33", "0.80"]
     assert [at(grid, "mean", 0.7) for grid in (7, 14, 16, 20, 32, 64)] == ["0.18", "0.52", "0.59", "0.68", "0.84", "0.98"]
-    nodules = rows.one("T(IoU)", at=0.5, rule="ceiling 16x16", finding="Nodule")
-    assert (nodules.support, rows.one("T(IoU)", at=0.5, rule="ceiling 16x16", finding="mean").support) == (79, 984)
+    nodules = rows.only_score("T(IoU)", at=0.5, rule="ceiling 16x16", finding="Nodule")
+    assert (nodules.support, rows.only_score("T(IoU)", at=0.5, rule="ceiling 16x16", finding="mean").support) == (79, 984)

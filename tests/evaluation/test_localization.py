@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from chestmap.evaluation.detection import afp_rows, cuts, froc_rows, pixel_ap, pointing_rows, searched_rows
 from chestmap.evaluation.maps.comparison_space import Surface
 from chestmap.evaluation.maps.passes import Pass, look_at_absent, look_at_pairs
-from chestmap.evaluation.maps.thresholds import GEOMETRIES, Search
+from chestmap.evaluation.maps.thresholds import GEOMETRIES, ThresholdSearch
 from chestmap.evaluation.rates import Limits, Localization, accuracy_curves, rate_rows, threshold_curves
 from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import Evaluation
@@ -24,7 +24,7 @@ def located(made, own: OwnRule | None = None, validation=None, gates=None, limit
     alignment = aligned(predictions, truth)
     how = Pass(surface=Surface(), own=predictions.header.own_rule, **reading)
     pairs, lost = look_at_pairs(predictions, truth, alignment, how)
-    columns = Search(limits.iou, limits.strict).columns(pairs, truth.patient, len(alignment.findings), validation)
+    columns = ThresholdSearch(limits.iou, limits.strict).columns(pairs, truth.patient, len(alignment.findings), validation)
     loc = Localization(
         names=alignment.findings.names,
         pairs=pairs,
@@ -101,18 +101,18 @@ def test_rates_agree_with_loops_over_images(made) -> None:
         ]
         own = [slow_iou(x, box, 0.6) for x, box, _ in cases]
         for limit in LIMITS.iou:
-            found = rows.one("T(IoU)", finding=name, geometry="mask", rule="own", at=limit)
+            found = rows.only_score("T(IoU)", finding=name, geometry="mask", rule="own", at=limit)
             assert found.value == pytest.approx(np.mean([iou >= limit for iou in own]))
             assert found.low <= found.value <= found.high
             assert (found.support, found.threshold) == (len(cases), 0.6)
             best = max(np.mean([slow_iou(x, box, k / 256) >= limit for x, box, _ in cases]) for k in range(1, 256, 6))
-            oracle = rows.one("T(IoU)", finding=name, geometry="mask", rule="oracle", at=limit)
+            oracle = rows.only_score("T(IoU)", finding=name, geometry="mask", rule="oracle", at=limit)
             assert oracle.value >= best
             threshold = oracle.threshold
             assert oracle.value == pytest.approx(np.mean([slow_iou(x, box, threshold) >= limit for x, box, _ in cases]))
-        assert rows.one("mean IoU", finding=name, geometry="mask", rule="own").value == pytest.approx(np.mean(own))
-    mean = rows.one("T(IoU)", finding="mean", geometry="mask", rule="own", at=0.3)
-    parts = [rows.one("T(IoU)", finding=name, geometry="mask", rule="own", at=0.3) for name in ("Mass", "Nodule")]
+        assert rows.only_score("mean IoU", finding=name, geometry="mask", rule="own").value == pytest.approx(np.mean(own))
+    mean = rows.only_score("T(IoU)", finding="mean", geometry="mask", rule="own", at=0.3)
+    parts = [rows.only_score("T(IoU)", finding=name, geometry="mask", rule="own", at=0.3) for name in ("Mass", "Nodule")]
     assert mean.value == pytest.approx(np.mean([part.value for part in parts]))
     assert mean.support == sum(part.support for part in parts) == 21
     assert not rows.select("T(IoU)", finding="Hernia")
@@ -152,10 +152,10 @@ def test_a_tie_counts_unless_strict(made) -> None:
         loc, _, _ = located(case, limits=Limits(strict=strict))
         rows = table(rate_rows(loc, HOW), ["Mass"])
         for geometry in ("mask", "largest", "any", "each"):
-            found = rows.one("T(IoU)", geometry=geometry, rule="own", at=0.5, finding="Mass")
+            found = rows.only_score("T(IoU)", geometry=geometry, rule="own", at=0.5, finding="Mass")
             assert (found.value, found.ties) == (value, 1)
-        assert rows.one("T(IoGT)", geometry="mask", rule="own", at=0.5, finding="Mass").value == value
-        assert rows.one("T(IoR)", geometry="mask", rule="own", at=0.9, finding="Mass").value == 1.0
+        assert rows.only_score("T(IoGT)", geometry="mask", rule="own", at=0.5, finding="Mass").value == value
+        assert rows.only_score("T(IoR)", geometry="mask", rule="own", at=0.9, finding="Mass").value == 1.0
 
 
 def test_constant_maps_and_maps_with_nan_are_misses(made) -> None:
@@ -166,9 +166,9 @@ def test_constant_maps_and_maps_with_nan_are_misses(made) -> None:
     rows = table([*rate_rows(loc, HOW), *pointing_rows(loc, HOW)], ["Mass"])
     for geometry in GEOMETRIES:
         for rule in ("own", "oracle"):
-            assert rows.one("T(IoU)", geometry=geometry, rule=rule, at=0.1, finding="Mass").value == 0.25
-    assert rows.one("T(IoR)", geometry="mask", rule="own", at=0.1, finding="Mass").value == 0.25
-    assert rows.one("pointing game", finding="Mass").value == 0.25
+            assert rows.only_score("T(IoU)", geometry=geometry, rule=rule, at=0.1, finding="Mass").value == 0.25
+    assert rows.only_score("T(IoR)", geometry="mask", rule="own", at=0.1, finding="Mass").value == 0.25
+    assert rows.only_score("pointing game", finding="Mass").value == 0.25
 
 
 def test_several_boxes_of_one_finding(made) -> None:
@@ -179,7 +179,7 @@ def test_several_boxes_of_one_finding(made) -> None:
     rows = table(rate_rows(loc, HOW), ["Mass"])
 
     def at(geometry: str) -> tuple[float, int, str]:
-        found = rows.one("T(IoU)", geometry=geometry, rule="own", at=0.7, finding="Mass")
+        found = rows.only_score("T(IoU)", geometry=geometry, rule="own", at=0.7, finding="Mass")
         return found.value, found.support, found.unit
 
     assert at("mask") == (0.5, 2, "pairs")  # the union is met once
@@ -194,10 +194,10 @@ def test_scores_gate_hits_where_validation_said_so(made) -> None:
         case.image([rectangle(0, 0, 4, 4)] * 2, {"Mass": [(0, 0, 4, 4)], "Nodule": [(0, 0, 4, 4)]}, scores=[score, score])
     loc, _, _ = located(case, gates=np.array([0.6, np.nan]))
     rows = table(rate_rows(loc, HOW))
-    gated = rows.one("gated T(IoU)", geometry="mask", rule="own", at=0.5, finding="Mass")
+    gated = rows.only_score("gated T(IoU)", geometry="mask", rule="own", at=0.5, finding="Mass")
     assert gated.value == pytest.approx(2 / 3)
-    assert rows.one("gated T(IoU)", geometry="mask", rule="own", at=0.5, finding="Nodule").value is None
-    assert rows.one("gated T(IoU)", geometry="mask", rule="own", at=0.5, finding="mean").value == pytest.approx(2 / 3)
+    assert rows.only_score("gated T(IoU)", geometry="mask", rule="own", at=0.5, finding="Nodule").value is None
+    assert rows.only_score("gated T(IoU)", geometry="mask", rule="own", at=0.5, finding="mean").value == pytest.approx(2 / 3)
 
 
 def test_false_positives_count_only_where_the_finding_is_labelled_absent(made) -> None:
@@ -211,19 +211,24 @@ def test_false_positives_count_only_where_the_finding_is_labelled_absent(made) -
     case.image([np.ones((8, 8)), blobs], {}, labels=[0, 0], scores=[0.9, 0.9])  # absent, and the map says nothing
     loc, absent, rules = located(case)
     rows = table([*afp_rows(loc, absent, rules, HOW)])
-    found = rows.one("AFP", rule="own", finding="Mass")
+    found = rows.only_score("AFP", rule="own", finding="Mass")
     assert (found.value, found.support, found.unit) == (1.0, 2, "images")
     assert not rows.select("AFP", finding="Nodule")  # no image carries a box of it
     assert not rows.select("gated AFP")
     gated = table(afp_rows(replace(loc, gates=np.array([0.7, np.nan])), absent, rules, HOW))
     assert (
-        gated.one("gated AFP", rule="own", finding="Mass").value == 0.0
+        gated.only_score("gated AFP", rule="own", finding="Mass").value == 0.0
     )  # only the map that says nothing is called present
-    assert gated.one("AFP", rule="own", finding="Mass").value == 1.0
+    assert gated.only_score("AFP", rule="own", finding="Mass").value == 1.0
     froc, curves = froc_rows(loc, absent, "own", HOW)
     rows = table(froc)
     # the box is met with confidence 0.5: one false positive (0.6) stands above it, two images are without the finding
-    assert [rows.one("FROC", at=rate, finding="Mass").value for rate in (0.125, 0.25, 0.5, 1.0)] == [0.0, 0.0, 1.0, 1.0]
+    assert [rows.only_score("FROC", at=rate, finding="Mass").value for rate in (0.125, 0.25, 0.5, 1.0)] == [
+        0.0,
+        0.0,
+        1.0,
+        1.0,
+    ]
     assert curves[0].x == (0.0, 0.5, 1.0, 1.0)
     assert curves[0].y == (0.0, 0.0, 1.0, 1.0)
 
@@ -246,7 +251,7 @@ def test_max_box_acc_searches_a_threshold_for_each_iou(made) -> None:
     loc, _, _ = located(case)
     rows = table(searched_rows(loc, HOW), ["Mass"])
     # IoU .3: the middle square (16 pixels) has 16/36 and 4/16; no level meets both, one is best: 0.5 for each limit
-    assert rows.one("MaxBoxAccV2", finding="Mass").value == pytest.approx(0.5)
+    assert rows.only_score("MaxBoxAccV2", finding="Mass").value == pytest.approx(0.5)
 
 
 def test_pixel_average_precision_agrees_with_scikit_learn(made) -> None:
@@ -254,7 +259,7 @@ def test_pixel_average_precision_agrees_with_scikit_learn(made) -> None:
 
     case = random_case(made, images=6)
     loc, _, _ = located(case)
-    value = table(searched_rows(loc, HOW)).one("PxAP", finding="Mass").value
+    value = table(searched_rows(loc, HOW)).only_score("PxAP", finding="Mass").value
     rows, columns = np.mgrid[:30, :40] + 0.5
     scores, truth = [], []
     for _, _, maps, _, _, _, boxes in case.rows:
@@ -273,10 +278,10 @@ def test_intervals_draw_whole_patients(made) -> None:
         hit = rectangle(0, 0, 4, 4) if number % 2 else rectangle(4, 4, 8, 8)
         one.image([hit], {"Mass": [(0, 0, 4, 4)]}, patient="the same")
         many.image([hit], {"Mass": [(0, 0, 4, 4)]})
-    wide = table(rate_rows(located(many)[0], HOW), ["Mass"]).one(
+    wide = table(rate_rows(located(many)[0], HOW), ["Mass"]).only_score(
         "T(IoU)", geometry="any", rule="own", at=0.5, finding="Mass"
     )
-    point = table(rate_rows(located(one)[0], HOW), ["Mass"]).one(
+    point = table(rate_rows(located(one)[0], HOW), ["Mass"]).only_score(
         "T(IoU)", geometry="any", rule="own", at=0.5, finding="Mass"
     )
     assert (point.value, point.patients) == (0.5, 1)
@@ -290,7 +295,7 @@ def test_curves_end_where_the_rates_are(made) -> None:
     rows = table(rate_rows(loc, HOW))
     curve = next(c for c in accuracy_curves(loc) if (c.finding, c.geometry, c.rule) == ("Mass", "mask", "own"))
     at = dict(zip(np.round(curve.x, 2).tolist(), curve.y, strict=True))
-    assert at[0.3] == pytest.approx(rows.one("T(IoU)", finding="Mass", geometry="mask", rule="own", at=0.3).value)
+    assert at[0.3] == pytest.approx(rows.only_score("T(IoU)", finding="Mass", geometry="mask", rule="own", at=0.3).value)
     assert at[0.0] == 1.0
     assert {c.geometry for c in threshold_curves(loc)} == set(GEOMETRIES)
 
@@ -300,11 +305,14 @@ def test_boxes_outside_their_image_are_left_out_and_counted(made) -> None:
     case.image([rectangle(0, 0, 4, 4)], {"Mass": [(-4, -4, 4, 4)]})  # cut at the border
     loc, _, _ = located(case)
     assert (len(loc.pairs), loc.lost) == (1, 1)
-    assert table(rate_rows(loc, HOW), ["Mass"]).one("T(IoU)", geometry="mask", rule="own", at=0.7, finding="Mass").value == 1
+    assert (
+        table(rate_rows(loc, HOW), ["Mass"]).only_score("T(IoU)", geometry="mask", rule="own", at=0.7, finding="Mass").value
+        == 1
+    )
 
 
 def test_maps_as_they_are_are_cut_at_their_own_values(made) -> None:
     case = made(["Mass"]).image([rectangle(0, 0, 4, 4, 0.4)], {"Mass": [(0, 0, 4, 4)]})
     for own, value in ((OwnRule(0.5, normalize=False), 0.0), (OwnRule(0.3, normalize=False), 1.0), (OwnRule(0.5), 1.0)):
         rows = table(rate_rows(located(case, own)[0], HOW), ["Mass"])
-        assert rows.one("T(IoU)", geometry="mask", rule="own", at=0.5, finding="Mass").value == value
+        assert rows.only_score("T(IoU)", geometry="mask", rule="own", at=0.5, finding="Mass").value == value

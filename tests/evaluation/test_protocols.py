@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from chestmap.evaluation.maps.comparison_space import Surface, Workspace
 from chestmap.evaluation.maps.passes import Map, Pass, look_at_pairs
-from chestmap.evaluation.maps.thresholds import Search
+from chestmap.evaluation.maps.thresholds import ThresholdSearch
 from chestmap.evaluation.protocols import (
     IOR,
     IOU,
@@ -106,7 +106,7 @@ def located(made, case, preset: str):
     alignment = aligned(predictions, truth)
     how = Pass(surface=Surface(), own=predictions.header.own_rule)
     pairs, _ = look_at_pairs(predictions, truth, alignment, how, {preset: PRESETS[preset].note})
-    columns = Search(IOU).columns(pairs, truth.patient, len(alignment.findings), None)
+    columns = ThresholdSearch(IOU).columns(pairs, truth.patient, len(alignment.findings), None)
     loc = Localization(names=alignment.findings.names, pairs=pairs, patient=truth.patient, own=0.5, columns=columns)
     return Evaluation(title="", findings=alignment.findings, rows=tuple(PRESETS[preset].rows(pairs.noted[preset], loc, HOW)))
 
@@ -126,7 +126,7 @@ def test_wang_counts_ties_as_misses_and_divides_false_positives_by_all_boxes(mad
     rows = located(made, case, "wang2017")
 
     def at(measure: str, limit: float, finding: str) -> float:
-        return rows.one(measure, at=limit, finding=finding).value
+        return rows.only_score(measure, at=limit, finding=finding).value
 
     assert (at("T(IoU)", 0.4, "Mass"), at("T(IoU)", 0.5, "Mass")) == (1.0, 0.5)
     assert at("T(IoU)", 0.7, "Nodule") == 0.5  # the constant map misses
@@ -134,7 +134,7 @@ def test_wang_counts_ties_as_misses_and_divides_false_positives_by_all_boxes(mad
     assert at("AFP", 0.4, "Mass") == pytest.approx(4 / 4)  # the small blob of both images at both thresholds, by four boxes
     assert at("AFP", 0.5, "Mass") == pytest.approx(6 / 4)
     assert at("AFP", 0.5, "Nodule") == pytest.approx(2 / 4)
-    assert rows.one("T(IoU)", at=0.4, finding="mean").value == pytest.approx(0.75)
+    assert rows.only_score("T(IoU)", at=0.4, finding="mean").value == pytest.approx(0.75)
 
 
 def slow_wsol(values, boxes, side: int, *, largest: bool) -> np.ndarray:
@@ -181,7 +181,7 @@ def test_wsol_agrees_with_its_rule(made, largest: bool) -> None:
     rows = located(made, case, "wsol-v1" if largest else "wsol-v2")
     limits = (0.5,) if largest else (0.3, 0.5, 0.7)
     expected = np.mean([np.mean([table >= limit for table in tables], axis=0).max() for limit in limits])
-    assert rows.one("MaxBoxAcc" if largest else "MaxBoxAccV2", finding="all pairs").value == pytest.approx(expected)
+    assert rows.only_score("MaxBoxAcc" if largest else "MaxBoxAccV2", finding="all pairs").value == pytest.approx(expected)
 
 
 def test_wsol_has_one_threshold_for_all_pairs_and_ours_one_for_each_finding(made) -> None:
@@ -194,8 +194,8 @@ def test_wsol_has_one_threshold_for_all_pairs_and_ours_one_for_each_finding(made
     case.image([low, low], {"Mass": [(0, 0, 112, 112)]}, frame=frame)
     case.image([high, high], {"Nodule": [(0, 0, 84, 84)]}, frame=frame)
     rows = located(made, case, "wsol-v1")
-    assert rows.one("MaxBoxAcc", finding="all pairs").value == 0.5
-    assert rows.one("MaxBoxAcc", finding="mean").value == 1.0
+    assert rows.only_score("MaxBoxAcc", finding="all pairs").value == 0.5
+    assert rows.only_score("MaxBoxAcc", finding="mean").value == 1.0
 
 
 def test_wsol_takes_a_constant_map_as_zeros() -> None:
@@ -223,7 +223,7 @@ def test_pxap_agrees_with_its_rule(made) -> None:
     for step in range(1, len(true)):
         if true[step] + false[step]:
             area += true[step] / (true[step] + false[step]) * (true[step] - true[step - 1]) / len(inside)
-    assert located(made, case, "pxap").one("PxAP", finding="all pairs").value == pytest.approx(area)
+    assert located(made, case, "pxap").only_score("PxAP", finding="all pairs").value == pytest.approx(area)
 
 
 def otsu(grey: np.ndarray) -> int:
@@ -259,9 +259,9 @@ def test_chexlocalize_leaves_out_empty_masks(made) -> None:
         made(["Mass"]).image([two_blobs(1, 0)], {"Mass": [(0, 0, 4, 4)]}).image([np.ones((8, 8))], {"Mass": [(0, 0, 4, 4)]})
     )
     rows = located(made, case, "chexlocalize")
-    assert (rows.one("mIoU", finding="Mass").value, rows.one("mIoU", finding="Mass").support) == (1.0, 1)
-    assert rows.one("mIoU with misses", finding="Mass").value == 0.5
-    assert rows.one("hit rate", finding="Mass").value == 0.5
+    assert (rows.only_score("mIoU", finding="Mass").value, rows.only_score("mIoU", finding="Mass").support) == (1.0, 1)
+    assert rows.only_score("mIoU with misses", finding="Mass").value == 0.5
+    assert rows.only_score("hit rate", finding="Mass").value == 0.5
 
 
 def test_chexlocalize_fills_regions() -> None:
@@ -301,9 +301,9 @@ def test_cai_uses_the_budget_of_the_published_table(made) -> None:
         case.image([miss] * 2, {"Cardiomegaly": [(0, 0, 4, 4)], "Nodule": [(0, 0, 4, 4)]})
     rows = located(made, case, "cai2018")
     # T(IoU) .1: budgets .59 and .61, each box misses: two of four fit
-    assert rows.one("AFP", at=0.1, finding="Cardiomegaly", rule="preset cai2018").value == 0.5
-    assert rows.one("AFP", at=0.1, finding="Nodule", rule="preset cai2018 without budget").value == 1.0
-    assert rows.one("T(IoU)", at=0.1, finding="mean", rule="preset cai2018 without budget").value == 0.0
+    assert rows.only_score("AFP", at=0.1, finding="Cardiomegaly", rule="preset cai2018").value == 0.5
+    assert rows.only_score("AFP", at=0.1, finding="Nodule", rule="preset cai2018 without budget").value == 1.0
+    assert rows.only_score("T(IoU)", at=0.1, finding="mean", rule="preset cai2018 without budget").value == 0.0
 
 
 def test_every_preset_survives_maps_that_say_nothing_and_turned_frames(made) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chestmap.evaluation.evaluate import EvaluationSettings, Held, evaluate
+from chestmap.evaluation.evaluate import EvaluationContext, EvaluationSettings, evaluate
 from chestmap.evaluation.ranked_boxes import LIMITS, coco_ap, matched_boxes
 
 
@@ -58,10 +58,10 @@ def test_an_evaluation_agrees_with_plain_loops(made) -> None:
         case.image(values, {"Mass": true} if true else {}, [number % 2], [score], patient=f"p{number // 2}")
     predictions, truth = case.predictions(), case.truth()
     how = EvaluationSettings(resamples=30, workers=1)
-    found = evaluate(predictions, truth, how, Held(training=truth_of_others(case)))
+    found = evaluate(predictions, truth, how, EvaluationContext(training=truth_of_others(case)))
     from scipy.ndimage import label
 
-    row = found.one("box AP", finding="Mass", at=0.3, rule="validation")
+    row = found.only_score("box AP", finding="Mass", at=0.3, rule="validation")
     for index, image_id in enumerate(truth.ids):
         cut = 0.9  # every threshold that is searched, up to 15/16, leaves the same regions
         mask, count = label(np.asarray(case.rows[index][2][0]) >= cut, np.ones((3, 3)))
@@ -74,8 +74,8 @@ def test_an_evaluation_agrees_with_plain_loops(made) -> None:
         images.append((detections, [box.corners for box in truth.boxes.get(image_id, ())]))
     assert row.value == pytest.approx(slow_ap(images, 0.3), abs=1e-6)
     assert row.low < row.value < row.high
-    assert found.one("box AP", finding="Mass", at=0.3, rule="floor medoid").value is not None
-    assert found.one("box ECE", finding="Mass").value is not None
+    assert found.only_score("box AP", finding="Mass", at=0.3, rule="floor medoid").value is not None
+    assert found.only_score("box ECE", finding="Mass").value is not None
 
 
 def truth_of_others(case):

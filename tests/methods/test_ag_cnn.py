@@ -166,7 +166,7 @@ def test_maps_of_the_local_branch_come_back_to_where_the_crop_was(answer):
         for head in (net.global_branch.head, net.local_branch.head, net.fusion_branch):
             head.weight[0].abs_()  # evidence of the first finding is positive, of the others as it happens
         look = net.look(images, ag.ALL)
-        maps = net.spoken(images, (answer,)).maps.numpy()
+        maps = net.averaged(images, (answer,)).maps.numpy()
     width = look.seen.shape[1]
     fusion = net.fusion_branch.weight.detach().numpy()
     whole = {"global": net.global_branch.head.weight.detach().numpy(), "local": None, "fusion": fusion[:, :width]}[answer]

@@ -189,8 +189,8 @@ def test_every_run_says_how_large_crops_are_and_how_many_boxes_they_hold(part, t
 
 def test_a_box_is_held_where_its_center_lies_in_the_crop(batch):
     whole, corner = torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 8), torch.tensor([[0.0, 0.0, 0.05, 0.05]] * 8)
-    assert ag._held(batch, whole) == [True] * 3
-    assert ag._held(batch, corner) == [False] * 3
+    assert ag._inside_crop(batch, whole) == [True] * 3
+    assert ag._inside_crop(batch, corner) == [False] * 3
 
 
 def test_a_tau_cannot_be_chosen_without_a_global_stage():

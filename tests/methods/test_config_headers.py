@@ -15,13 +15,13 @@ from chestmap.datasets.nih import NihSettings, read_nih
 from chestmap.datasets.split import make_split
 from chestmap.methods import METHODS
 from chestmap.phantom import PhantomSettings, write_phantom
-from chestmap.reproduction.reproduce import Quick, shrunk
+from chestmap.reproduction.reproduce import QuickSettings, shrunk
 from chestmap.settings import with_overrides
 from chestmap.training.config import config_of, read_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*/*.toml"))
-QUICK = Quick(images=96, side=64)
+QUICK = QuickSettings(images=96, side=64)
 EVERY = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 
 

@@ -122,7 +122,7 @@ def test_metrics_are_taken_over_where_they_are_of_this_model(toy, folder, tmp_pa
     scored = score_split(toy.predictions, toy.source, toy.split, EvaluationSettings(resamples=2, negatives=1, workers=1))
     path = scored.write(tmp_path / "metrics.json")
     figures = of_metrics(folder, read_evaluation(path))
-    assert found(figures, "AUC", "Mass")["value"] == pytest.approx(scored.one("AUC", finding="Mass").value)
+    assert found(figures, "AUC", "Mass")["value"] == pytest.approx(scored.only_score("AUC", finding="Mass").value)
     assert found(figures, "T(IoU)", "Mass", 0.5, "validation")["value"] == 1.0
     assert not [row for row in figures["scores"] if row["measure"] == "ECE"]  # of scores that were not calibrated
     text = write_card(folder, read_about(folder), figures)

@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from chestmap.cli.score import scores_of
 from chestmap.datasets.split import SplitSettings, make_split
-from chestmap.datasets.training_hashes import Seen
+from chestmap.datasets.training_hashes import TrainingHashes
 from chestmap.errors import BadInput, Leak
 from chestmap.models.folder import read_about
 from chestmap.models.leakage import check_seen
@@ -73,7 +73,7 @@ def remembered(toy, tmp_path_factory):
     patients = toy.source.images["patient_id"][toy.source.rows(ids)].to_list()
     data = read_about(toy.model)["data"] | {
         "fingerprint": "of another copy",
-        "seen": Seen.of("folder", ids, patients).as_dict(),
+        "seen": TrainingHashes.of("folder", ids, patients).as_dict(),
     }
     folder = tmp_path_factory.mktemp("remembered") / "all"
     return toy_predictions(folder, toy.model, toy.source.ids, expit(toy.of(toy.source.ids)), data=data).folder
@@ -102,8 +102,11 @@ def test_images_under_other_names_are_scored_and_not_called_proven(toy, remember
 
 
 def test_hashes_come_back_as_they_were_kept_and_tell_nobody():
-    seen = Seen.of("nih", ["a.png", "b.png"], ["1", "2", ""], salt="s")
-    again = Seen.from_dict(json.loads(json.dumps(seen.as_dict())), "model")
+    seen = TrainingHashes.of("nih", ["a.png", "b.png"], ["1", "2", ""], salt="s")
+    again = TrainingHashes.from_dict(json.loads(json.dumps(seen.as_dict())), "model")
     assert (again.counts, again.salt) == ((2, 2), "s")
     assert again.overlap(["b.png", "c.png"], ["2", "3", ""]).__dict__ == {"images": 1, "patients": 1}
-    assert Seen.of("nih", ["a.png"], ["1"]).as_dict()["images"] != Seen.of("nih", ["a.png"], ["1"]).as_dict()["images"]
+    assert (
+        TrainingHashes.of("nih", ["a.png"], ["1"]).as_dict()["images"]
+        != TrainingHashes.of("nih", ["a.png"], ["1"]).as_dict()["images"]
+    )

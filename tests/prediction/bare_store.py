@@ -105,9 +105,9 @@ class Bare(AbstractFileSystem):
 def send(folder: Path, address: str) -> None:
     import shutil
 
-    from chestmap.storage.results_folder import Remote
+    from chestmap.storage.results_folder import RemoteFolder
 
-    place = Remote(address)
+    place = RemoteFolder(address)
     for part in sorted(folder.glob("part-?????")):
         shutil.copytree(part, place.folder / part.name)
         place.send_part(int(part.name[5:]))

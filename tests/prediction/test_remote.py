@@ -14,7 +14,7 @@ from chestmap.prediction.job import JobSettings, Shard, open_job, predict_all, p
 from chestmap.prediction.providers import FileProvider
 from chestmap.predictions.folder import open_predictions, read_header
 from chestmap.storage import stores
-from chestmap.storage.results_folder import Remote, place_of
+from chestmap.storage.results_folder import RemoteFolder, place_of
 from prediction.bare_store import Bare, Killed
 from prediction.predict_small import small_predictor
 from training.small import write_dataset
@@ -110,7 +110,7 @@ def test_kill_9_while_a_part_is_sent(predictor, films, local, store, tmp_path):
     command = [sys.executable, str(TESTS / "prediction" / "bare_store.py"), str(local / "shard"), AT]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    place = Remote(AT, tmp_path)
+    place = RemoteFolder(AT, tmp_path)
     assert place.parts() == {0}
     assert any("part-00001" in name for name in Bare.names())  # half of it
     assert shared(predictor, films, place).images == 8
@@ -146,7 +146,7 @@ def test_two_that_meet_at_the_start_and_at_the_end(predictor, films, local, stor
 def test_a_plan_that_lost_is_replaced_by_the_one_that_was_chosen(predictor, films, monkeypatch):
     first, second = place_of(AT), place_of(AT)
     with monkeypatch.context() as patch:
-        patch.setattr(Remote, "bring_plan", lambda self: False)  # both looked before either wrote
+        patch.setattr(RemoteFolder, "bring_plan", lambda self: False)  # both looked before either wrote
         open_job(predictor, FileProvider([str(films)]), first, SETTINGS)
         job = open_job(predictor, FileProvider([str(films)]), second, SETTINGS.model_copy(update={"part_size": 5}))
     assert (job.blocks.part_size, job.blocks.parts) == (3, 3)
@@ -227,7 +227,7 @@ def test_a_store_that_fails_for_a_while_is_asked_again_and_nothing_is_left_behin
         really(self, path, content, mode)
 
     monkeypatch.setattr(Bare, "_put", shaky)
-    place = Remote(AT, tmp_path / "scratch")
+    place = RemoteFolder(AT, tmp_path / "scratch")
     shared(predictor, films, place)
     assert not failures
     assert read_header(place.folder)["complete"]

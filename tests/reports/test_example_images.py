@@ -9,7 +9,7 @@ import pytest
 from chestmap.datasets.source import COLUMNS, Source
 from chestmap.errors import BadInput
 from chestmap.predictions.folder import Chunk, Header, OwnRule, PredictionsWriter, open_predictions
-from chestmap.reports.example_images import Amount, Scored, choose, gather
+from chestmap.reports.example_images import PictureLimits, ScoredImages, choose, gather
 from chestmap.types import Box, Findings, Frame
 
 SIZES = ((64, 48), (48, 64), (60, 60), (60, 60), (60, 60), (60, 60))
@@ -59,8 +59,8 @@ def predictions(tmp_path, source):
 
 
 def test_pictures_show_the_map_boxes_and_overlap_of_their_image(source, predictions):
-    scored = Scored(source.ids, {("0.png", "Mass"): 0.4, ("1.png", "Mass"): 0.1}, {"Mass": 0.6})
-    found = {(one.image_id, one.finding): one for one in gather(predictions, source, scored, Amount(100, longest=32))}
+    scored = ScoredImages(source.ids, {("0.png", "Mass"): 0.4, ("1.png", "Mass"): 0.1}, {"Mass": 0.6})
+    found = {(one.image_id, one.finding): one for one in gather(predictions, source, scored, PictureLimits(100, longest=32))}
     first = found["0.png", "Mass"]
     assert first.image.shape == (24, 32)
     assert (first.true, first.iou, first.threshold) == ((Box("Mass", 8, 6, 16, 12),), 0.4, 0.6)
@@ -75,15 +75,15 @@ def test_pictures_show_the_map_boxes_and_overlap_of_their_image(source, predicti
 
 def test_a_source_may_spell_findings_in_another_order(source, predictions):
     other = replace(source, findings=Findings(("Edema", "Mass")), labels=source.labels[:, ::-1].copy())
-    scored = Scored(source.ids, {("0.png", "Mass"): 0.4}, {})
-    found = gather(predictions, other, scored, Amount(100, 32))
+    scored = ScoredImages(source.ids, {("0.png", "Mass"): 0.4}, {})
+    found = gather(predictions, other, scored, PictureLimits(100, 32))
     assert {one.label for one in found if one.image_id == "0.png" and one.finding == "Mass"} == {"present"}
     assert {one.threshold for one in found} == {0.5}
 
 
 def test_nothing_in_common_is_told(source, predictions):
     with pytest.raises(BadInput, match="nothing to show"):
-        gather(predictions, source, Scored((), {}, {}))
+        gather(predictions, source, ScoredImages((), {}, {}))
 
 
 def test_both_ends_of_the_ranking_are_shown():

@@ -12,8 +12,8 @@ from chestmap.errors import BadInput, BadSettings, Refused
 from chestmap.evaluation.published import find, load_published
 from chestmap.evaluation.scores import MEAN, Evaluation, Score
 from chestmap.methods import METHODS
-from chestmap.reproduction.published_table import Ours, figures_of, table_of
-from chestmap.reproduction.reproduce import Order, Quick, alike, reproduce, shrunk
+from chestmap.reproduction.published_table import OwnRow, figures_of, table_of
+from chestmap.reproduction.reproduce import QuickSettings, ReproduceSettings, alike, reproduce, shrunk
 from chestmap.reproduction.table_plan import CLOSED, DERIVED, FOLDS, entries, plan_of
 from chestmap.settings import read_toml
 from chestmap.training.config import config_of, read_config
@@ -36,9 +36,9 @@ def test_a_config_of_a_published_row_exists(name):
 def test_every_config_is_valid_at_both_sizes(path, tmp_path):
     config = read_config(path, [], METHODS)
     assert config.method.name == config.settings.name
-    tree = shrunk(read_toml(path), config.method, Quick(), tmp_path)
+    tree = shrunk(read_toml(path), config.method, QuickSettings(), tmp_path)
     small = config_of(tree, METHODS, name=path.name)
-    assert small.data.pack.width == Quick().side
+    assert small.data.pack.width == QuickSettings().side
     assert "imagenet" not in str(small.settings)
     assert small.data.split == config.data.split
 
@@ -99,7 +99,7 @@ def test_without_the_configs_it_says_where_they_are(tmp_path):
 
 def test_a_missing_root_is_said_before_anything_is_made(tmp_path):
     with pytest.raises(BadInput, match="--root is missing"):
-        reproduce(Order(table="ham/table-3", out=tmp_path / "out", configs=CONFIGS), METHODS)
+        reproduce(ReproduceSettings(table="ham/table-3", out=tmp_path / "out", configs=CONFIGS), METHODS)
     assert not (tmp_path / "out").exists()
 
 
@@ -148,7 +148,7 @@ def test_where_only_the_mean_is_printed_it_is_that_of_all_findings():
 
 def test_mean_and_spread_over_folds():
     row = find("ham/table-2").row("Ours")
-    one = Ours(row, np.array([[0.1, np.nan, 0.3], [0.3, np.nan, np.nan], [0.8, np.nan, np.nan]]))
+    one = OwnRow(row, np.array([[0.1, np.nan, 0.3], [0.3, np.nan, np.nan], [0.8, np.nan, np.nan]]))
     assert one.mean[0] == pytest.approx(0.4)
     assert one.spread[0] == pytest.approx(np.std([0.1, 0.3, 0.8], ddof=1))
     assert np.isnan(one.mean[1])
@@ -159,11 +159,11 @@ def test_mean_and_spread_over_folds():
 def test_the_table_prints_published_lines_as_printed_and_ours_below():
     plan = plan_of(find("ham/table-2"), CONFIGS, METHODS)
     folds = np.stack([np.full(15, 0.5), np.full(15, 0.7)])
-    table = table_of(plan, [Ours(plan.rows[-1], folds)])
+    table = table_of(plan, [OwnRow(plan.rows[-1], folds)])
     assert table.headers == ("", "Li 2018", "Liu 2019", "Ours", "chestmap, 2 folds", "± over folds")
     assert table.rows[-1] == ("Mean", "0.806", "0.826", "0.835", "0.600", "0.141")
     plan = plan_of(find("ham/table-3"), CONFIGS, METHODS, row="Ours")
-    lines = table_of(plan, [Ours(row, np.full((1, 9), 0.126)) for row in plan.rows]).rows
+    lines = table_of(plan, [OwnRow(row, np.full((1, 9), 0.126)) for row in plan.rows]).rows
     assert [line[:3] for line in lines] == [
         ("0.1", "Ours", "0.78"), ("", "  chestmap", "0.13"), ("0.3", "Ours", "0.34"), ("", "  chestmap", "0.13"),
     ]  # fmt: skip
@@ -174,7 +174,9 @@ def test_quick_takes_the_first_folds(tmp_path, monkeypatch):
     monkeypatch.setattr("chestmap.reproduction.reproduce.write_phantom", lambda *_, **__: None)
     monkeypatch.setattr("chestmap.reproduction.reproduce.train", lambda _, folder, *__, **___: jobs.append(folder))
     monkeypatch.setattr("chestmap.reproduction.reproduce.predict_and_score", lambda *_, **__: _evaluation([]))
-    made = reproduce(Order(table="cia_net/table-3", out=tmp_path, configs=CONFIGS, quick=Quick(folds=2)), METHODS)
+    made = reproduce(
+        ReproduceSettings(table="cia_net/table-3", out=tmp_path, configs=CONFIGS, quick=QuickSettings(folds=2)), METHODS
+    )
     places = [folder.relative_to(tmp_path / "quick" / "cia_net").as_posix() for folder in jobs]
     assert places[:2] == ["base-80/fold-1", "base-80/fold-2"]
     assert places[-2:] == ["base-0/official-boxes", "boxes-0/official-boxes"]
@@ -201,11 +203,15 @@ def answering(monkeypatch, values: dict[str, float]) -> None:
 
 def test_every_branch_fills_its_column_or_its_row(tmp_path, monkeypatch):
     answering(monkeypatch, {"": 0.9, "global": 0.1, "local": 0.2, "fusion": 0.3})
-    made = reproduce(Order(table="ag_cnn/table-2", out=tmp_path, configs=CONFIGS, quick=Quick()), METHODS)
+    made = reproduce(
+        ReproduceSettings(table="ag_cnn/table-2", out=tmp_path, configs=CONFIGS, quick=QuickSettings()), METHODS
+    )
     rows = json.loads(made.path.read_text())["rows"]
     assert len(rows) == 5
     assert all(row["ours"] == {"Global": 0.1, "Local": 0.2, "Fusion": 0.3} for row in rows)
-    made = reproduce(Order(table="ag_cnn/table-1", out=tmp_path, configs=CONFIGS, quick=Quick()), METHODS)
+    made = reproduce(
+        ReproduceSettings(table="ag_cnn/table-1", out=tmp_path, configs=CONFIGS, quick=QuickSettings()), METHODS
+    )
     rows = {row["row"]: row["ours"]["Mean"] for row in json.loads(made.path.read_text())["rows"]}
     wanted = {"Global": 0.1, "Local": 0.2, "AG-CNN": 0.9}
     assert rows == pytest.approx({f"{name} {net}": value for net in ("R-50", "D-121") for name, value in wanted.items()})
@@ -236,7 +242,7 @@ def test_rows_that_give_the_same_maps_are_named(tmp_path):
 @pytest.mark.parametrize("table", [entry.id for entry in entries(CONFIGS, METHODS) if not entry.state])
 def test_quick_fills_every_own_cell_of_a_table_and_its_rows_differ(table, tmp_path):
     """One fold; a finding that the drawn test images do not box has no figure, and where all lack it the column is empty."""
-    order = Order(table=table, out=tmp_path, configs=CONFIGS, quick=Quick(folds=1))
+    order = ReproduceSettings(table=table, out=tmp_path, configs=CONFIGS, quick=QuickSettings(folds=1))
     made = reproduce(order, METHODS, progress=False)
     rows = json.loads(made.path.read_text())["rows"]
     assert len(rows) == len(plan_of(find(table), CONFIGS, METHODS).rows)
@@ -252,15 +258,18 @@ def test_a_slash_in_a_row_makes_no_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("chestmap.reproduction.reproduce.train", lambda *_, **__: None)
     monkeypatch.setattr("chestmap.reproduction.reproduce.predict_and_score", lambda *_, **__: _evaluation([]))
     made = reproduce(
-        Order(table="attention_mining/table-3", row="w/o KP", out=tmp_path, configs=CONFIGS, quick=Quick()), METHODS
+        ReproduceSettings(
+            table="attention_mining/table-3", row="w/o KP", out=tmp_path, configs=CONFIGS, quick=QuickSettings()
+        ),
+        METHODS,
     )
     assert made.path == tmp_path / "quick" / "attention_mining" / "table-3-w-o KP.json"
 
 
 def test_quick_goes_from_nothing_to_a_table_and_is_not_done_twice(tmp_path):
-    quick = Quick(images=48, side=64)
+    quick = QuickSettings(images=48, side=64)
     asked = {"row": "Ours-MSE", "fold": 2, "overrides": ("method.width=8", "method.attend.select=last")}
-    order = Order(table="ham/table-7", out=tmp_path, configs=CONFIGS, quick=quick, **asked)
+    order = ReproduceSettings(table="ham/table-7", out=tmp_path, configs=CONFIGS, quick=quick, **asked)
     said: list[str] = []
     made = reproduce(order, METHODS, said.append, progress=False)
     assert "mean nothing" in said[0]

@@ -1,7 +1,7 @@
 import pytest
 from starlette.testclient import TestClient
 
-from chestmap.serving.engine.decoder_pool import Readers
+from chestmap.serving.engine.decoder_pool import DecoderPool
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import ServeSettings
 from chestmap.serving.http.access import Access
@@ -37,7 +37,7 @@ def client_of():
 @pytest.fixture(scope="session")
 def readers():
     """One process that decodes, for all services of the tests."""
-    made = Readers(ServeSettings(readers=1), b"k" * 32)
+    made = DecoderPool(ServeSettings(readers=1), b"k" * 32)
     yield made
     made.close()
 

@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 
 from chestmap.serving.http.access import Access
-from chestmap.serving.http.server import Address, server_of
+from chestmap.serving.http.server import ListenAddress, server_of
 
 
 @contextmanager
@@ -15,7 +15,7 @@ def running(service, tokens=None, address=None):
     from chestmap.serving.http.app import create_app
 
     app = create_app(service, Access(tokens or {}))
-    with listening(server_of(app, address or Address(port=0), service.settings)) as port:
+    with listening(server_of(app, address or ListenAddress(port=0), service.settings)) as port:
         yield port
 
 

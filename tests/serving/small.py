@@ -12,7 +12,7 @@ from chestmap.methods import METHODS
 from chestmap.models.folder import write_model
 from chestmap.models.predictor import Predictor, load
 from chestmap.packs.build import PackSettings
-from chestmap.serving.engine.served_model import Served
+from chestmap.serving.engine.served_model import ServedModel
 from chestmap.training.train import Trained
 from chestmap.types import Findings
 
@@ -40,8 +40,8 @@ def write_small_model(folder: Path, seed: int = 2) -> Path:
     return folder
 
 
-def served_of(folder: Path) -> Served:
-    return Served(load(folder))
+def served_of(folder: Path) -> ServedModel:
+    return ServedModel(load(folder))
 
 
 def picture(seed: int, width: int = 80, height: int = 96) -> bytes:
@@ -78,4 +78,4 @@ def serve(model: Path, store: Path, port: Any) -> None:
             port.value = self.servers[0].sockets[0].getsockname()[1]
 
     settings = ServeSettings(readers=1, engine="torch")
-    run.run(open_service([model], store, settings), run.Address(port=0), run.Door(), server=Telling)
+    run.run(open_service([model], store, settings), run.ListenAddress(port=0), run.HttpOptions(), server=Telling)

@@ -14,7 +14,7 @@ from chestmap.errors import BadInput, Refused
 from chestmap.serving.engine.service import Service
 from chestmap.serving.http.access import Access, is_loopback, read_tokens
 from chestmap.serving.http.app import Readiness, create_app
-from chestmap.serving.http.server import Address, server_of
+from chestmap.serving.http.server import ListenAddress, server_of
 from chestmap.serving.http.sessions import MOST_OF_TOKEN
 from chestmap.serving.http.wrong_tokens import WrongTokens
 from chestmap.serving.store.store import Store
@@ -250,7 +250,7 @@ def test_tls(served, readers, tmp_path):
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", *names]
     subprocess.run([*made, "-out", certificate, "-keyout", key], check=True, capture_output=True)
     service = Service([served], Store(tmp_path / "store"), readers=readers)
-    with running(service, address=Address(port=0, certificate=certificate, key=key)) as port:
+    with running(service, address=ListenAddress(port=0, certificate=certificate, key=key)) as port:
         answer = httpx.get(f"https://localhost:{port}/healthz", verify=ssl.create_default_context(cafile=certificate))
         assert answer.status_code == 200
         assert "max-age" in answer.headers["strict-transport-security"]
@@ -260,4 +260,4 @@ def test_tls(served, readers, tmp_path):
         old.load_verify_locations(certificate)
         assert httpx.get(f"https://localhost:{port}/healthz", verify=old).status_code == 200
     with pytest.raises(BadInput, match="PEM certificate"):
-        server_of(create_app(service, Access()), Address(certificate=key, key=key), service.settings)
+        server_of(create_app(service, Access()), ListenAddress(certificate=key, key=key), service.settings)

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import event
 
 from chestmap.serving.engine.batches import under_way
-from chestmap.serving.engine.served_model import Served
+from chestmap.serving.engine.served_model import ServedModel
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import ServeSettings
-from chestmap.serving.store.results import Answer, Asked, answer
+from chestmap.serving.store.results import ModelAnswer, PendingResult, answer
 from chestmap.serving.store.store import Store
 from serving.small import directly, picture
 from serving.test_store import FIRST, MODELS, add, said
@@ -20,7 +20,7 @@ from serving.test_store import FIRST, MODELS, add, said
 SECONDS = 60
 
 
-class Watched(Served):
+class Watched(ServedModel):
     """Notes when a study is in the network and when it is kept; keeping waits for `go`."""
 
     def watch(self):
@@ -32,7 +32,7 @@ class Watched(Served):
     def said(self, canvases, frames, places):
         self.events.extend(("network", study_id) for study_id, _ in places)
         self.began.release()
-        return super().said(canvases, frames, places)
+        return super().run_network(canvases, frames, places)
 
     def kept(self, said):
         assert self.go.wait(SECONDS)
@@ -90,7 +90,7 @@ def test_suspects_are_kept_before_the_next_begins(watched, readers, tmp_path):
     ids = take_in(service, 1, 2, 3)
     watched.go.set()
     sha = watched.sha256
-    service.batches.start([], [Asked(one, sha) for one in ids[:2]])
+    service.batches.start([], [PendingResult(one, sha) for one in ids[:2]])
     done(service, ids)
     service.stop()
     assert watched.events == [(what, one) for one in ids for what in ("network", "kept")]
@@ -122,7 +122,8 @@ def test_a_batch_costs_as_many_statements_as_one_image(tmp_path):
     answer(store, [said(ids[0], FIRST)])
     one = len(statements)
     answer(
-        store, [*(said(study_id, FIRST) for study_id in ids), Answer(study_id="s-" + "0" * 24, model_sha=FIRST, error="x")]
+        store,
+        [*(said(study_id, FIRST) for study_id in ids), ModelAnswer(study_id="s-" + "0" * 24, model_sha=FIRST, error="x")],
     )
     assert len(statements) - one == one
     assert {store.study(study_id)[0].state for study_id in ids} == {"done"}

@@ -19,9 +19,9 @@ from chestmap.serving.engine.prometheus import Metrics
 from chestmap.serving.engine.settings import Bounds, ServeSettings
 from chestmap.serving.http import connections
 from chestmap.serving.http.access import Access, Person
-from chestmap.serving.http.connections import CLOSING, SPARE, Connection, Doorway, room_for_connections
+from chestmap.serving.http.connections import CLOSING, SPARE, Connection, ConnectionLimits, room_for_connections
 from chestmap.serving.http.guard import Guard
-from chestmap.serving.http.server import Address, Rarely, server_of
+from chestmap.serving.http.server import ListenAddress, ThrottledLog, server_of
 from serving.running import listening, talk
 
 TOKEN = "0123456789abcdef"
@@ -43,7 +43,7 @@ def pair():
 
 
 def test_the_longest_idle_makes_room(pair):
-    door = Doorway(3, 99)
+    door = ConnectionLimits(3, 99)
     first, second, third, fourth, fifth = (pair() for _ in range(5))
     for one in (first, second, third):
         assert door.enter(one, "10.0.0.1")
@@ -59,7 +59,7 @@ def test_the_longest_idle_makes_room(pair):
 
 
 def test_an_address_has_its_share(pair):
-    door = Doorway(99, 2, {"10.0.0.9"})
+    door = ConnectionLimits(99, 2, {"10.0.0.9"})
     mine = [pair() for _ in range(3)]
     assert all(door.enter(one, "10.0.0.1") for one in mine)
     assert [one.closing for one in mine] == [True, False, False]
@@ -73,7 +73,7 @@ def test_an_address_has_its_share(pair):
 
 
 def test_a_network_of_ipv6_is_one_address(pair):
-    door = Doorway(99, 1)
+    door = ConnectionLimits(99, 1)
     mine = [pair(), pair()]
     assert door.enter(mine[0], "2001:db8:1:2::1")
     assert door.enter(mine[1], "2001:db8:1:2:ffff::7")
@@ -84,7 +84,7 @@ def test_a_network_of_ipv6_is_one_address(pair):
 
 
 def test_spare_places_are_few_and_come_back(pair):
-    door = Doorway(1, 99)
+    door = ConnectionLimits(1, 99)
     busy = pair()
     assert door.enter(busy, "10.0.0.1")
     door.busy(busy.fileno())
@@ -123,7 +123,7 @@ def server_with(port=0, **bounds):
     settings = ServeSettings(bounds=Bounds(header_seconds=5, **bounds))
     access = Access({sha256(TOKEN.encode()).digest(): Person("Ann")})
     guard = Guard(app, access, settings.bounds, Metrics())
-    return server_of(guard, Address(port=port), settings)
+    return server_of(guard, ListenAddress(port=port), settings)
 
 
 @contextmanager
@@ -179,7 +179,7 @@ def test_a_port_in_use_is_one_line():
 
 
 def test_what_goes_wrong_again_and_again_is_logged_once(caplog):
-    loop, rarely = asyncio.new_event_loop(), Rarely()
+    loop, rarely = asyncio.new_event_loop(), ThrottledLog()
     with caplog.at_level(logging.ERROR):
         for _ in range(1000):
             rarely(
@@ -194,7 +194,7 @@ def test_what_goes_wrong_again_and_again_is_logged_once(caplog):
 
 
 def test_a_listener_waits_where_no_descriptor_is_left(monkeypatch):
-    door = Doorway(1, 9)
+    door = ConnectionLimits(1, 9)
     monkeypatch.setattr(connections, "SPARE", 0)
     monkeypatch.setattr(connections, "CLOSING", 0)
     (listener,) = connections.listeners("127.0.0.1", 0, door)

@@ -78,5 +78,5 @@ def test_kill_9_loses_nothing_that_was_acknowledged(started, served, tmp_path):
     assert process.exitcode == -signal.SIGTERM
     store = Store(tmp_path / "store")
     assert store.queued() == 0
-    assert store.known() == set(accepted)
+    assert store.known_ids() == set(accepted)
     store.close()

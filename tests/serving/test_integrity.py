@@ -10,9 +10,9 @@ from sqlalchemy import select
 
 from chestmap.serving.store import database, store_files
 from chestmap.serving.store.database_tables import Result, Study
-from chestmap.serving.store.results import Answer, NewFile, answer
+from chestmap.serving.store.results import ModelAnswer, NewFile, answer
 from chestmap.serving.store.store import NewStudy, Store
-from chestmap.serving.store.store_files import Damaged
+from chestmap.serving.store.store_files import DamagedFile
 
 MODEL = "a" * 64
 FLIPS = 500
@@ -37,12 +37,12 @@ def store(tmp_path):
             {MODEL: "one"},
         )
         maps = random.bytes(3000)
-        (made.folders.of(made.study_id) / "maps-one.npy").write_bytes(maps)
+        (made.folders.folder_of(made.study_id) / "maps-one.npy").write_bytes(maps)
         kept = NewFile("maps-one", "maps-one.npy", sha256(maps).hexdigest(), len(maps))
         answer(
             made,
             [
-                Answer(
+                ModelAnswer(
                     study_id=made.study_id,
                     model_sha=MODEL,
                     findings=FINDINGS,
@@ -63,7 +63,7 @@ def test_no_single_flipped_bit_of_a_file_is_used(store, kind):
         damaged = bytearray(content)
         damaged[place // 8] ^= 1 << (place % 8)
         path.write_bytes(damaged)
-        with pytest.raises(Damaged, match=r"is damaged: restore it from a backup, or send the image again$"):
+        with pytest.raises(DamagedFile, match=r"is damaged: restore it from a backup, or send the image again$"):
             store.file(store.study_id, kind)
     path.write_bytes(content)
     assert store.file(store.study_id, kind) == path
@@ -86,7 +86,7 @@ def test_no_changed_row_of_a_result_is_used(store):
         with store.writing() as session:
             session.get(Result, (store.study_id, MODEL)).findings = findings
         for read in (lambda: store.result(store.study_id, "one"), lambda: store.study(store.study_id)):
-            with pytest.raises(Damaged, match="the result of one for study"):
+            with pytest.raises(DamagedFile, match="the result of one for study"):
                 read()
 
 

@@ -8,7 +8,7 @@ import pytest
 from chestmap.serving.store import reviews
 from chestmap.serving.store.database_tables import Review
 from chestmap.serving.store.export_reviews import read_reviews
-from chestmap.serving.store.results import Answer, NewFile, answer
+from chestmap.serving.store.results import ModelAnswer, NewFile, answer
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.store import NewStudy, Store
 
@@ -44,7 +44,7 @@ def store(tmp_path):
         answer(
             made,
             [
-                Answer(
+                ModelAnswer(
                     study_id=f"s-{sha[:24]}", model_sha=FIRST, findings=findings, maps={"order": list(NAMES)}, suspicion=0.6
                 )
             ],

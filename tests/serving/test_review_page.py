@@ -15,7 +15,7 @@ from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import ServeSettings
 from chestmap.serving.http.access import Access
 from chestmap.serving.http.app import create_app
-from chestmap.serving.http.server import Address, server_of
+from chestmap.serving.http.server import ListenAddress, server_of
 from chestmap.serving.store.export_reviews import read_reviews, write_reviewed
 from chestmap.serving.store.store import Store
 from serving.browsing import (
@@ -430,7 +430,7 @@ def real(model_folder, tmp_path_factory):
     served = [served_of(model_folder), served_of(write_small_model(room / "other", seed=4))]
     settings = ServeSettings(readers=1)
     service = Service(served, Store(room / "store"), settings)
-    server = server_of(create_app(service, Access()), Address("127.0.0.1", 0), settings)
+    server = server_of(create_app(service, Access()), ListenAddress("127.0.0.1", 0), settings)
     thread = Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

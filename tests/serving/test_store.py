@@ -18,7 +18,7 @@ from chestmap.serving.engine.batches import under_way
 from chestmap.serving.store import reviews
 from chestmap.serving.store.database import open_database, open_read_only
 from chestmap.serving.store.database_tables import Base
-from chestmap.serving.store.results import MOST_DEATHS, Answer, Asked, NewFile, answer, ask, resume
+from chestmap.serving.store.results import MOST_DEATHS, ModelAnswer, NewFile, PendingResult, answer, ask, resume
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.store import NewStudy, Query, Store
 
@@ -76,7 +76,9 @@ def add(store, word, models=MODELS, **more):
 
 def said(study_id, sha, score=0.7, **more):
     findings = [{"name": "Mass", "score": score, "threshold": 0.5, "over": score >= 0.5, "boxes": []}]
-    return Answer(study_id=study_id, model_sha=sha, findings=findings, maps={"order": ["Mass"]}, suspicion=score, **more)
+    return ModelAnswer(
+        study_id=study_id, model_sha=sha, findings=findings, maps={"order": ["Mass"]}, suspicion=score, **more
+    )
 
 
 def test_the_migrations_make_the_tables(store):
@@ -91,7 +93,7 @@ def test_a_study_is_added_once(store):
     assert sorted(new for _, new in found) == [False, False, False, True]
     study_id = found[0][0]
     assert store.file(study_id, "original").read_text() == "film"
-    assert resume(store, MODELS) == [Asked(study_id, FIRST), Asked(study_id, SECOND)]
+    assert resume(store, MODELS) == [PendingResult(study_id, FIRST), PendingResult(study_id, SECOND)]
     assert store.queued() == 1
 
 
@@ -116,7 +118,7 @@ def test_a_model_that_is_not_served_any_more_waits_for_its_return(store):
     answer(store, [said(study_id, FIRST)])
     assert resume(store, {FIRST: MODELS[FIRST]}) == []
     assert store.study(study_id)[0].state == "done"
-    assert resume(store, MODELS) == [Asked(study_id, SECOND)]
+    assert resume(store, MODELS) == [PendingResult(study_id, SECOND)]
     assert store.study(study_id)[0].state == "queued"
 
 
@@ -124,11 +126,11 @@ def test_an_image_that_stops_the_service_is_given_up_and_no_other(store):
     bad, _ = add(store, "bad", {FIRST: "one"})
     good, _ = add(store, "good", {FIRST: "one"})
     for _ in range(MOST_DEATHS - 1):
-        assert len(resume(store, {FIRST: "one"}, [Asked(bad, FIRST)])) == 2
-    assert resume(store, {FIRST: "one"}, [Asked(bad, FIRST)]) == [Asked(good, FIRST)]
+        assert len(resume(store, {FIRST: "one"}, [PendingResult(bad, FIRST)])) == 2
+    assert resume(store, {FIRST: "one"}, [PendingResult(bad, FIRST)]) == [PendingResult(good, FIRST)]
     assert store.study(bad)[0].state == "failed"
     assert "each time" in store.study(bad)[0].error
-    assert ask(store, bad, {FIRST: "one"}) == [Asked(bad, FIRST)]  # uploaded again
+    assert ask(store, bad, {FIRST: "one"}) == [PendingResult(bad, FIRST)]  # uploaded again
 
 
 def test_a_sweep_leaves_what_was_promised(store):
@@ -151,7 +153,7 @@ def test_reviewers_at_once_never_overwrite(store):
     def write(number):
         try:
             return reviews.put_review(store, study_id, f"r{number}", NewReview(base=0, state="part")).by
-        except reviews.Stale:
+        except reviews.StaleReview:
             return None
 
     with ThreadPoolExecutor(6) as pool:
@@ -200,8 +202,8 @@ def test_no_id_becomes_another_path(tmp_path):
     store = Store(tmp_path)
     for word in ("../x", "s-" + "0" * 23 + "/", "s-" + "g" * 24, ""):
         with pytest.raises(BadInput):
-            store.folders.of(word)
-    assert isinstance(store.folders.of("s-" + "0" * 24), Path)
+            store.folders.folder_of(word)
+    assert isinstance(store.folders.folder_of("s-" + "0" * 24), Path)
     store.close()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from chestmap.serving.store import reviews
 from chestmap.serving.store.active_learning import in_order, worth
-from chestmap.serving.store.results import Answer, answer
+from chestmap.serving.store.results import ModelAnswer, answer
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.store import NewStudy, Query, Store
 
@@ -63,7 +63,8 @@ def test_the_worklist_has_that_order(tmp_path):
         )
         findings = [told(score, name=name) for score, name in zip(pair, ("Mass", "Nodule"), strict=True)]
         answer(
-            store, [Answer(study_id=f"s-{sha[:24]}", model_sha="m", findings=findings, maps={"order": ["Mass", "Nodule"]})]
+            store,
+            [ModelAnswer(study_id=f"s-{sha[:24]}", model_sha="m", findings=findings, maps={"order": ["Mass", "Nodule"]})],
         )
 
     def order(**query):

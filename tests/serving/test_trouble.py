@@ -8,7 +8,7 @@ from hashlib import sha256
 from sqlalchemy.exc import OperationalError
 
 from chestmap.serving.engine import batches
-from chestmap.serving.engine.decoder_pool import Busy
+from chestmap.serving.engine.decoder_pool import DecodersBusy
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import ServeSettings
 from chestmap.serving.store.store import Store
@@ -62,7 +62,7 @@ def test_who_waits_when_the_service_stops_is_told_that_the_image_is_safe(served,
 
 def test_a_database_that_is_gone_for_a_while_loses_nothing(served, readers, client_of, tmp_path, monkeypatch):
     monkeypatch.setattr(batches, "PAUSE", 0.01)
-    troubles = [OperationalError("x", {}, Exception()), OSError(28, "No space left on device"), Busy("x")]
+    troubles = [OperationalError("x", {}, Exception()), OSError(28, "No space left on device"), DecodersBusy("x")]
     answer = batches.answer
 
     def sometimes(*arguments):

@@ -7,7 +7,7 @@ import pytest
 
 from chestmap.errors import Refused
 from chestmap.storage.atomic import making_folder, replacing, write_bytes, write_json
-from chestmap.storage.locks import alone, in_turn
+from chestmap.storage.locks import exclusive, in_turn
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -41,9 +41,9 @@ def test_a_folder_takes_its_name_when_it_is_whole(tmp_path):
 
 
 def test_a_second_holder_is_refused_in_the_same_process_too(tmp_path):
-    with alone(tmp_path / "lock", "busy"), pytest.raises(Refused, match="busy"), alone(tmp_path / "lock", "busy"):
+    with exclusive(tmp_path / "lock", "busy"), pytest.raises(Refused, match="busy"), exclusive(tmp_path / "lock", "busy"):
         pass
-    with alone(tmp_path / "lock", "busy"):
+    with exclusive(tmp_path / "lock", "busy"):
         pass
 
 
@@ -64,7 +64,7 @@ def test_a_waiting_thread_goes_on_when_the_lock_is_free(tmp_path):
 
 
 def _hold(path, ready):
-    with alone(path, "busy"):
+    with exclusive(path, "busy"):
         ready.set()
         threading.Event().wait(60)
 
@@ -75,9 +75,9 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
     other = context.Process(target=_hold, args=(tmp_path / "lock", ready))
     other.start()
     assert ready.wait(60)
-    with pytest.raises(Refused), alone(tmp_path / "lock", "busy"):
+    with pytest.raises(Refused), exclusive(tmp_path / "lock", "busy"):
         pass
     other.kill()
     other.join()
-    with alone(tmp_path / "lock", "busy"):
+    with exclusive(tmp_path / "lock", "busy"):
         pass

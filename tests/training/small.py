@@ -76,7 +76,7 @@ class Net(nn.Module):
 
 class Classify(Task):
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
-        output, known = self.network(batch.images), batch.known
+        output, known = self.network(batch.images), batch.is_known
         loss = nn.functional.binary_cross_entropy_with_logits(output.logits, batch.labels.nan_to_num(), reduction="none")
         return {"classify": (loss * known).sum() / known.sum(), "quiet": 0.01 * output.maps.mean()}
 

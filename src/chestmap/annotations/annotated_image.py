@@ -25,7 +25,7 @@ LABELS, BOXES = "labels.csv", "boxes.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Annotated:
+class AnnotatedImage:
     """One image; a finding that `labels` does not name is unknown, never absent. Boxes are in pixels of an image of `size`."""
 
     image: str  # as tables name it: a path from the folder, with /
@@ -58,7 +58,7 @@ def size_of(width: Any, height: Any) -> tuple[float, float]:
     return size
 
 
-def write_tables(folder: Path, findings: Findings, images: Sequence[Annotated]) -> None:
+def write_tables(folder: Path, findings: Findings, images: Sequence[AnnotatedImage]) -> None:
     """An image without a named patient counts as one."""
     with (folder / LABELS).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

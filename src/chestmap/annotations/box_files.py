@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-from chestmap.annotations.annotated_image import Annotated, SetAside
+from chestmap.annotations.annotated_image import AnnotatedImage, SetAside
 from chestmap.datasets.text_files import read_json, read_text
 from chestmap.errors import BadBox, BadTable
 from chestmap.types import Box
@@ -22,7 +22,7 @@ def class_file(folder: Path) -> Path | None:
     return next((folder / name for name in CLASS_FILES if (folder / name).is_file()), None)
 
 
-def read_yolo(folder: Path, sizes: Sizes) -> tuple[list[Annotated], SetAside]:
+def read_yolo(folder: Path, sizes: Sizes) -> tuple[list[AnnotatedImage], SetAside]:
     """One text file for each image, in `labels/` or next to the images; numbers are shares of the image."""
     names_file = class_file(folder)
     if names_file is None:
@@ -44,7 +44,7 @@ def read_yolo(folder: Path, sizes: Sizes) -> tuple[list[Annotated], SetAside]:
                 boxes += [_yolo_box(line, names, size)] if line.strip() else []
             except (ValueError, IndexError) as problem:
                 aside.add(f"{path.name}: line {number}: {problem}")
-        found.append(Annotated(image=image, size=size, labels={}, boxes=tuple(boxes)))
+        found.append(AnnotatedImage(image=image, size=size, labels={}, boxes=tuple(boxes)))
     return found, aside
 
 
@@ -74,7 +74,7 @@ def _yolo_box(line: str, names: list[str], size: tuple[float, float]) -> Box:
     return Box(names[int(number)], (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
 
 
-def read_voc(folder: Path) -> tuple[list[Annotated], SetAside]:
+def read_voc(folder: Path) -> tuple[list[AnnotatedImage], SetAside]:
     """One XML file for each image; whole pixels from 1, the last of which belongs to the box."""
     found, aside = [], SetAside(folder.name)
     for path in sorted(folder.rglob("*.xml")):
@@ -86,7 +86,7 @@ def read_voc(folder: Path) -> tuple[list[Annotated], SetAside]:
                 boxes.append(Box(mark["name"], x0 - 1, y0 - 1, x1, y1))
             except (KeyError, ValueError, BadBox) as problem:
                 aside.add(f"{path.name}: a box is not usable ({problem})")
-        found.append(Annotated(image=tree.file or path.stem, size=tree.size, labels={}, boxes=tuple(boxes)))
+        found.append(AnnotatedImage(image=tree.file or path.stem, size=tree.size, labels={}, boxes=tuple(boxes)))
     return found, aside
 
 
@@ -134,7 +134,7 @@ class _VocTree:
         self.text = ""
 
 
-def read_createml(path: Path, sizes: Sizes) -> tuple[list[Annotated], SetAside]:
+def read_createml(path: Path, sizes: Sizes) -> tuple[list[AnnotatedImage], SetAside]:
     """One JSON list; centers and sizes in pixels. The images say how large they are."""
     found, aside = [], SetAside(path.name)
     for number, row in enumerate(read_json(path, list), 1):
@@ -147,7 +147,7 @@ def read_createml(path: Path, sizes: Sizes) -> tuple[list[Annotated], SetAside]:
                     except (KeyError, TypeError, ValueError) as problem:
                         aside.add(f"{image}: a box is not usable ({problem})")
                 size = sizes.get(image) or sizes.get(image.rpartition(".")[0]) or (0.0, 0.0)
-                found.append(Annotated(image=image, size=size, labels={}, boxes=tuple(boxes)))
+                found.append(AnnotatedImage(image=image, size=size, labels={}, boxes=tuple(boxes)))
             case _:
                 raise BadTable(f"{path}: entry {number} has no image and annotations; expected CreateML's list")
     return found, aside

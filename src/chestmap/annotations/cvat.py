@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-from chestmap.annotations.annotated_image import Annotated, SetAside, size_of
+from chestmap.annotations.annotated_image import AnnotatedImage, SetAside, size_of
 from chestmap.datasets.text_files import read_text
 from chestmap.errors import BadBox, BadInput, BadTable
 from chestmap.types import Box, Findings
@@ -20,7 +20,7 @@ UNREAD = ("polygon", "polyline", "points", "ellipse", "cuboid", "skeleton", "mas
 CORNERS = ("xtl", "ytl", "xbr", "ybr")
 
 
-def cvat_text(findings: Findings, images: Sequence[Annotated], predicted: Mapping[str, Sequence[Box]]) -> str:
+def cvat_text(findings: Findings, images: Sequence[AnnotatedImage], predicted: Mapping[str, Sequence[Box]]) -> str:
     """For "Upload annotations" of a task that holds images of these names."""
     kinds = ("present", "checkbox", "true\nfalse"), ("score", "number", "0\n1\n0")
     wanted = "".join(
@@ -54,9 +54,9 @@ def _safe(text: str) -> str:
     return escape(text)
 
 
-def read_cvat(path: Path) -> tuple[list[Annotated], SetAside]:
+def read_cvat(path: Path) -> tuple[list[AnnotatedImage], SetAside]:
     """What people marked; boxes and tags of `source="auto"` are a model's word and not read."""
-    reader = _Reader(path)
+    reader = _CvatHandler(path)
     parser = expat.ParserCreate()
     parser.StartDoctypeDeclHandler = reader.doctype  # no entities: nothing is fetched, nothing grows
     parser.StartElementHandler, parser.EndElementHandler = reader.start, reader.end
@@ -70,11 +70,11 @@ def read_cvat(path: Path) -> tuple[list[Annotated], SetAside]:
     return reader.images, reader.aside
 
 
-class _Reader:
+class _CvatHandler:
     """What expat calls."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.images, self.aside, self.version = path, list[Annotated](), SetAside(path.name), False
+        self.path, self.images, self.aside, self.version = path, list[AnnotatedImage](), SetAside(path.name), False
         self._at: dict[str, str] = {}
         self._name = self._label = self._said = ""
         self._size, self._labels, self._boxes = (0.0, 0.0), dict[str, bool](), list[Box]()
@@ -116,4 +116,6 @@ class _Reader:
             except (BadBox, KeyError, ValueError) as problem:
                 self.aside.add(f"{self._name}: a box is not usable ({problem})")
         elif tag == "image":
-            self.images.append(Annotated(image=self._name, size=self._size, labels=self._labels, boxes=tuple(self._boxes)))
+            self.images.append(
+                AnnotatedImage(image=self._name, size=self._size, labels=self._labels, boxes=tuple(self._boxes))
+            )

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from chestmap.annotations.annotated_image import Annotated, SetAside, new_folder, place_image, write_tables
+from chestmap.annotations.annotated_image import AnnotatedImage, SetAside, new_folder, place_image, write_tables
 from chestmap.annotations.box_files import read_createml, read_voc, read_yolo
 from chestmap.annotations.cvat import cvat_text, read_cvat
 from chestmap.annotations.label_studio import LOCAL_FILES, label_config, label_studio_tree, read_label_studio
@@ -27,7 +27,7 @@ Form = Literal["coco", "coco-results", "label-studio", "cvat"]
 FORMS: tuple[Form, ...] = get_args(Form)
 
 
-def annotated_of(source: Source, *, only_boxed: bool = False) -> list[Annotated]:
+def annotated_of(source: Source, *, only_boxed: bool = False) -> list[AnnotatedImage]:
     """The images of a source; where its tables give no size, the image is opened for it."""
     found = []
     for row, one in enumerate(source.images.iter_rows(named=True)):
@@ -40,7 +40,7 @@ def annotated_of(source: Source, *, only_boxed: bool = False) -> list[Annotated]
             name: bool(value) for name, value in zip(source.findings, source.labels[row], strict=True) if value in {0, 1}
         }
         found.append(
-            Annotated(
+            AnnotatedImage(
                 image=one["path"],
                 size=(float(size[0]), float(size[1])),
                 labels=labels,
@@ -64,7 +64,7 @@ def export(
     out: Path,
     form: str,
     findings: Findings,
-    images: Sequence[Annotated],
+    images: Sequence[AnnotatedImage],
     given: Predicted | None = None,
     prefix: str = LOCAL_FILES,
 ) -> None:
@@ -112,7 +112,7 @@ def image_sizes(root: Path) -> dict[str, tuple[float, float]]:
     return found
 
 
-def read_annotations(path: Path, images: Path | None = None) -> tuple[list[Annotated], SetAside]:
+def read_annotations(path: Path, images: Path | None = None) -> tuple[list[AnnotatedImage], SetAside]:
     """What people marked, whichever of the three forms the file has."""
     if path.is_dir():
         if next(path.rglob("*.xml"), None):
@@ -133,7 +133,7 @@ def read_annotations(path: Path, images: Path | None = None) -> tuple[list[Annot
     raise BadTable(f"{path}: neither JSON of COCO or Label Studio nor XML of CVAT")
 
 
-def _coco_images(path: Path) -> tuple[list[Annotated], SetAside]:
+def _coco_images(path: Path) -> tuple[list[AnnotatedImage], SetAside]:
     table, sizes = read_coco(path)
     if any("score" in mark for mark in read_json(path, dict)["annotations"] if isinstance(mark, dict)):
         raise BadTable(f"{path}: its boxes have scores, so they are a model's; have people look at them first")
@@ -148,7 +148,7 @@ def _coco_images(path: Path) -> tuple[list[Annotated], SetAside]:
             aside.add(f"annotation {number}: {problem}")
     rows = sizes.iter_rows()
     return [
-        Annotated(image=name, size=(wide or 0.0, high or 0.0), labels={}, boxes=tuple(boxes.get(name, ())))
+        AnnotatedImage(image=name, size=(wide or 0.0, high or 0.0), labels={}, boxes=tuple(boxes.get(name, ())))
         for name, wide, high in rows
     ], aside
 
@@ -162,10 +162,10 @@ def import_annotations(path: Path, root: Path, out: Path, *, complete: bool = Fa
     if not named:
         raise BadTable(f"{path}: no image in it is annotated")
     findings, names = with_seen(named[:1], named), names_of(read_folder(FolderSettings(root=root)).ids)
-    done: dict[str, Annotated] = {}
+    done: dict[str, AnnotatedImage] = {}
     with new_folder(out) as folder:
         for one in images:
-            said = _settled(one, findings, aside, complete=complete)
+            said = _normalized(one, findings, aside, complete=complete)
             if not said.labels:
                 continue
             short = said.image.rpartition("/")[2]
@@ -181,7 +181,7 @@ def import_annotations(path: Path, root: Path, out: Path, *, complete: bool = Fa
     return aside
 
 
-def _settled(one: Annotated, findings: Findings, aside: SetAside, *, complete: bool) -> Annotated:
+def _normalized(one: AnnotatedImage, findings: Findings, aside: SetAside, *, complete: bool) -> AnnotatedImage:
     """Names in one spelling, boxes inside the image, labels from boxes."""
     labels = dict.fromkeys(findings.names, False) if complete else {}
     labels |= {findings.resolve(name): said for name, said in one.labels.items()}

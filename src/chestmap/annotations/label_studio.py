@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from chestmap.annotations.annotated_image import Annotated, SetAside, size_of
+from chestmap.annotations.annotated_image import AnnotatedImage, SetAside, size_of
 from chestmap.datasets.text_files import read_json
 from chestmap.errors import BadBox, BadTable
 from chestmap.types import Box, Findings
@@ -35,7 +35,7 @@ def label_config(findings: Findings) -> str:
 
 
 def label_studio_tree(
-    images: Sequence[Annotated], predicted: Mapping[str, Sequence[Box]], model: str = "model", prefix: str = LOCAL_FILES
+    images: Sequence[AnnotatedImage], predicted: Mapping[str, Sequence[Box]], model: str = "model", prefix: str = LOCAL_FILES
 ) -> list[dict[str, Any]]:
     """Tasks; `prefix` precedes each image's name. A prediction's score is that of its best box."""
     tasks = []
@@ -52,7 +52,7 @@ def label_studio_tree(
     return tasks
 
 
-def _regions(one: Annotated, boxes: Sequence[Box]) -> list[dict[str, Any]]:
+def _regions(one: AnnotatedImage, boxes: Sequence[Box]) -> list[dict[str, Any]]:
     width, height = one.size
     found = []
     for number, box in enumerate(boxes):
@@ -66,13 +66,13 @@ def _regions(one: Annotated, boxes: Sequence[Box]) -> list[dict[str, Any]]:
     return found
 
 
-def _choices(one: Annotated, word: str, *, present: bool) -> dict[str, Any] | None:
+def _choices(one: AnnotatedImage, word: str, *, present: bool) -> dict[str, Any] | None:
     names = [name for name, said in one.labels.items() if said is present]
     about = {"id": word, "type": "choices", "from_name": word, "to_name": "image"}
     return about | {"value": {"choices": names}} if names else None
 
 
-def read_label_studio(path: Path) -> tuple[list[Annotated], SetAside]:
+def read_label_studio(path: Path) -> tuple[list[AnnotatedImage], SetAside]:
     """The last annotation of each task that was not skipped; predictions are a model's word and not read."""
     images, aside = [], SetAside(path.name)
     for number, task in enumerate(read_json(path, list), 1):
@@ -89,7 +89,7 @@ def read_label_studio(path: Path) -> tuple[list[Annotated], SetAside]:
     return images, aside
 
 
-def _image(address: str, data: dict[str, Any], annotation: dict[str, Any], aside: SetAside) -> Annotated:
+def _image(address: str, data: dict[str, Any], annotation: dict[str, Any], aside: SetAside) -> AnnotatedImage:
     name, labels, boxes, size = _name(address), dict[str, bool](), list[Box](), (0.0, 0.0)
     regions = annotation.get("result") or ()
     if not isinstance(regions, list | tuple):
@@ -115,7 +115,7 @@ def _image(address: str, data: dict[str, Any], annotation: dict[str, Any], aside
                 except (BadBox, KeyError, TypeError, ValueError, OverflowError) as problem:
                     aside.add(f"{name}: a box is not usable ({problem})")
     patient = data.get("patient_id")
-    return Annotated(
+    return AnnotatedImage(
         image=name, size=size, labels=labels, boxes=tuple(boxes), patient=patient if isinstance(patient, str) else ""
     )
 

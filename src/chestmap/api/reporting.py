@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chestmap.api.scoring import score
-from chestmap.api.subject import Named, Subject, subject_of
+from chestmap.api.subject import DatasetNames, Subject, subject_of
 
 if TYPE_CHECKING:
     from chestmap.evaluation.case_list import Case
@@ -48,7 +48,7 @@ def report(
     tables = [find(name) for name in published]
     place = Path(folder)
     how = ReportSettings(part=part, pictures=pictures, published=tables, out=Path(out) if out else place / "report.html")
-    return report_of(subject_of(place, Named()), how)
+    return report_of(subject_of(place, DatasetNames()), how)
 
 
 def report_of(subject: Subject, how: ReportSettings) -> Path:
@@ -60,7 +60,7 @@ def report_of(subject: Subject, how: ReportSettings) -> Path:
 
 def _write(subject: Subject, predictions: Predictions, how: ReportSettings) -> Path:
     from chestmap.evaluation.scores import HEADLINE
-    from chestmap.reports.example_images import Amount, Scored, gather
+    from chestmap.reports.example_images import PictureLimits, ScoredImages, gather
     from chestmap.reports.report import write_report
     from chestmap.reports.run_facts import RunFacts, read_run
 
@@ -69,8 +69,8 @@ def _write(subject: Subject, predictions: Predictions, how: ReportSettings) -> P
     metrics, cases = _scores(subject, predictions, how.part, presets)
     rule = metrics.rules[0] if metrics.rules else ""
     iou = {(case.image_id, case.finding): case.iou for case in cases if (case.geometry, case.rule) == (HEADLINE, rule)}
-    scored = Scored(ids, iou, metrics.thresholds(rule))
-    shown = gather(predictions, subject.source, scored, Amount(how.pictures)) if how.pictures else []
+    scored = ScoredImages(ids, iou, metrics.thresholds(rule))
+    shown = gather(predictions, subject.source, scored, PictureLimits(how.pictures)) if how.pictures else []
     facts = subject.facts()
     run = read_run(subject.run, facts) if subject.run else RunFacts(split=facts)
     if method := run.model.get("title"):

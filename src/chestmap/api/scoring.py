@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chestmap.api.subject import Named, split_of, subject_of
+from chestmap.api.subject import DatasetNames, split_of, subject_of
 from chestmap.datasets.source import UNKNOWN
 from chestmap.errors import BadInput
 
@@ -42,7 +42,7 @@ def evaluate(
 
     folder, how = Path(predictions), checked(EvaluationSettings, dict(settings), name="evaluate")
     if source is None:
-        subject = subject_of(folder, Named(split=split if isinstance(split, str) else None))
+        subject = subject_of(folder, DatasetNames(split=split if isinstance(split, str) else None))
         folder, source = subject.predict(part), subject.source
         named = subject.split if split is None or isinstance(split, str) else split
     else:
@@ -61,13 +61,15 @@ def score(
     """Scores the images of the part that were predicted, of `only` where it is given; also what was noticed of leaks."""
     from chestmap.evaluation.evaluated_set import ids_of_part
     from chestmap.models.leakage import check_predictions
-    from chestmap.reproduction.score_run import Scored, score_split
+    from chestmap.reproduction.score_run import ScoredPart, score_split
 
     if split is not None:
         ids_of_part(split, part)
     notes = check_predictions(predictions, source, split, part)
     check_labels(predictions, source, split, part)
-    return score_split(predictions, source, split, how, Scored(part=part, title=predictions.folder.name, only=only)), notes
+    return score_split(
+        predictions, source, split, how, ScoredPart(part=part, title=predictions.folder.name, only=only)
+    ), notes
 
 
 def check_labels(predictions: Predictions, source: Source, split: Split | None, part: str) -> None:

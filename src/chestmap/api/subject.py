@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Named:
+class DatasetNames:
     """What a user names of a dataset; whatever is left out comes from the run folder."""
 
     kind: str | None = None
@@ -89,7 +89,7 @@ def run_of(folder: Path) -> Path | None:
     return None
 
 
-def subject_of(folder: Path | None, named: Named) -> Subject:
+def subject_of(folder: Path | None, named: DatasetNames) -> Subject:
     """Images and split are those of the run, unless they are named; `root` alone says where they lie now."""
     run = named.run or (run_of(folder) if folder is not None else None)
     if named.run is not None and run_of(named.run) != named.run:
@@ -112,7 +112,7 @@ def subject_of(folder: Path | None, named: Named) -> Subject:
     return Subject(source=source, split=_split(source, named, config), run=run, predictions=predictions, cache=cache)
 
 
-def _split(source: Source, named: Named, config: Mapping[str, Any]) -> Split | None:
+def _split(source: Source, named: DatasetNames, config: Mapping[str, Any]) -> Split | None:
     from chestmap.datasets.split import SplitSettings, make_split
 
     if named.split is not None:

@@ -44,7 +44,7 @@ def deidentify(
     from chestmap.prediction.inputs import Inputs
     from chestmap.prediction.pseudonym import own_key
     from chestmap.progress import progress_of
-    from chestmap.reports.dicom.deidentify import Keeping, write_deidentified
+    from chestmap.reports.dicom.deidentify import KeepOptions, write_deidentified
 
     found = Inputs(inputs)
     salt = secrets.token_bytes(32) if new_key else own_key()
@@ -55,7 +55,7 @@ def deidentify(
             try:
                 if source.problem:
                     raise BadImage(source.problem)
-                silent += not write_deidentified(content(source), salt, out, Keeping(keep_age_sex, shift_dates))
+                silent += not write_deidentified(content(source), salt, out, KeepOptions(keep_age_sex, shift_dates))
                 written += 1
             except BadImage as problem:
                 left_out += 1

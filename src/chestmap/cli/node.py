@@ -87,14 +87,14 @@ def node(
     if not models or store is None:
         raise BadInput("chestmap node: expected MODEL and --store, or one of --status, --retry-dead and --retry-failed")
     from chestmap.serving.dicom.prometheus import address_of
-    from chestmap.serving.dicom.start import DicomOptions, Security, run
+    from chestmap.serving.dicom.start import DicomOptions, TlsFiles, run
     from chestmap.serving.engine.open_service import open_service
 
     how = _settings(settings or [], database)
     page = address_of(metrics) if metrics else None
     options = DicomOptions(
         port=port, title=title, host=host, allow=allow or (), archive=to, stow=stow, pull=pull, every=every,
-        kinds=write or (), keep=keep, security=Security(certificate=certificate, key=key, client_ca=client_ca, archive_ca=archive_ca, credentials=credentials),
+        kinds=write or (), keep=keep, security=TlsFiles(certificate=certificate, key=key, client_ca=client_ca, archive_ca=archive_ca, credentials=credentials),
     )  # fmt: skip
     if not (to or stow or pull):
         raise BadInput("results go to one archive: give --to TITLE@HOST:PORT or --stow URL")

@@ -11,7 +11,7 @@ from chestmap.datasets.registry import SOURCES
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from chestmap.api.subject import Named
+    from chestmap.api.subject import DatasetNames
 
 READERS = ", ".join(SOURCES)
 
@@ -46,14 +46,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 def named(
     kind: str | None, root: Path | None, split: str | None, overrides: list[str] | None, run: Path | None = None
-) -> "Named":
+) -> "DatasetNames":
     """What the options name of a dataset."""
-    from chestmap.api.subject import Named
+    from chestmap.api.subject import DatasetNames
     from chestmap.errors import BadInput
 
     if kind is not None and root is None:
         raise BadInput(f"--source {kind}: needs --root ROOT, the dataset's folder")
-    return Named(kind=kind, root=root, split=split, overrides=tuple(overrides or ()), run=run)
+    return DatasetNames(kind=kind, root=root, split=split, overrides=tuple(overrides or ()), run=run)
 
 
 def console(*, stderr: bool = False) -> "Console":

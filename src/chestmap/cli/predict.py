@@ -20,7 +20,7 @@ from chestmap.cli.predict_many import (
 from chestmap.reports.formats import WRITERS
 
 if TYPE_CHECKING:
-    from chestmap.api.subject import Named, Subject
+    from chestmap.api.subject import DatasetNames, Subject
     from chestmap.datasets.source import Source
     from chestmap.prediction.completing import Share
     from chestmap.prediction.output_formats import Outputs
@@ -152,10 +152,10 @@ def predict(
     if chosen is not None:
         tell_share(share, out)
         return
-    _tell(request, share, outputs)
+    _print_summary(request, share, outputs)
 
 
-def _tell(request: "Request", share: "Share", outputs: "Outputs") -> None:
+def _print_summary(request: "Request", share: "Share", outputs: "Outputs") -> None:
     failed, out = [*share.failed, *outputs.failed], request.out
     over = f"; {share.passed_over:,} files that are no images were passed over" if share.passed_over else ""
     anew = f"; {share.changed:,} of them changed since an earlier call, and were predicted anew" if share.changed else ""
@@ -183,7 +183,7 @@ def _is_dataset(given: list[str]) -> bool:
     return len(given) == 2 and given[0] in SOURCES and not Path(given[0]).exists()
 
 
-def _images(folder: Path, about: "Named", parts: tuple[str, ...]) -> "tuple[Source, list[str]]":
+def _images(folder: Path, about: "DatasetNames", parts: tuple[str, ...]) -> "tuple[Source, list[str]]":
     """A dataset and the images of it that are meant; each process of a job opens it."""
     from chestmap.api.subject import subject_of
     from chestmap.errors import BadInput, did_you_mean

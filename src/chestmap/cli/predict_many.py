@@ -41,8 +41,10 @@ def on_cluster(request: "Request", cluster: dict[str, Any]) -> "Share":
     from chestmap.settings import checked
     from chestmap.storage.addresses import is_address, without_scheme
 
-    if request.more:
-        raise BadInput(f"--write {','.join(request.more)}: leave it out of --cluster, and call with --shard 0/1 afterwards")
+    if request.outputs:
+        raise BadInput(
+            f"--write {','.join(request.outputs)}: leave it out of --cluster, and call with --shard 0/1 afterwards"
+        )
     ray_or_told()
     if not request.model.is_dir():
         raise BadInput(f"{request.model}: no such folder; expected a model folder, such as model/ of a finished run")

@@ -49,10 +49,10 @@ def reproduce(
         _list(configs, as_json=as_json)
         return
     from chestmap.methods import METHODS
-    from chestmap.reproduction.reproduce import Order, Quick
+    from chestmap.reproduction.reproduce import QuickSettings, ReproduceSettings
     from chestmap.reproduction.reproduce import reproduce as make
 
-    order = Order(
+    order = ReproduceSettings(
         table=table,
         root=root,
         source=kind,
@@ -61,7 +61,7 @@ def reproduce(
         out=out,
         configs=configs,
         overrides=tuple(overrides or ()),
-        quick=Quick() if quick else None,
+        quick=QuickSettings() if quick else None,
     )
     made = make(order, METHODS, lambda line: typer.secho(line, bold=True, err=True))
     if as_json:

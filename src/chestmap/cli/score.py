@@ -20,7 +20,7 @@ from chestmap.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from chestmap.api.subject import Named
+    from chestmap.api.subject import DatasetNames
     from chestmap.datasets.source import Source
     from chestmap.datasets.split import Split
     from chestmap.evaluation.scores import Evaluation
@@ -91,7 +91,7 @@ def show(table: "Table") -> None:
 
 
 def scored_of(
-    folders: list[str], given: "Named", part: str, overrides: list[str], cache: Path
+    folders: list[str], given: "DatasetNames", part: str, overrides: list[str], cache: Path
 ) -> tuple[list[Path], list["Evaluation"]]:
     """The predictions folders and their scores; datasets that are the same are read once."""
     from chestmap.api.subject import subject_of

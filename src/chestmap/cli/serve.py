@@ -77,26 +77,26 @@ def serve(
         raise Refused(f"--host {host}: anybody who reaches it could read images of patients; give --token-file")
     tokens = read_tokens(token_file) if token_file else {}
     from chestmap.serving.engine.open_service import open_service
-    from chestmap.serving.http.server import Address
-    from chestmap.serving.http.start import Door, run
+    from chestmap.serving.http.server import ListenAddress
+    from chestmap.serving.http.start import HttpOptions, run
 
     other = None
     if dicom is not None:
-        from chestmap.serving.dicom.start import DicomOptions, Security, silence
+        from chestmap.serving.dicom.start import DicomOptions, TlsFiles, silence
 
         options = DicomOptions(
             port=dicom, title=title, host=dicom_host, allow=allow or (), archive=to, stow=stow, pull=pull, every=every,
-            kinds=write or (), security=Security(certificate=certificate, key=key, client_ca=client_ca, archive_ca=archive_ca, credentials=credentials),
+            kinds=write or (), security=TlsFiles(certificate=certificate, key=key, client_ca=client_ca, archive_ca=archive_ca, credentials=credentials),
         )  # fmt: skip
         options.check(how)
         silence()
         other = options.node
     elif named := [name for name, given in {"--to": to, "--stow": stow, "--pull": pull, "--allow": allow}.items() if given]:
         raise BadInput(f"{named[0]} belongs to the DICOM door; give --dicom PORT as well")
-    door = Door(tokens, trust_proxy_header or "", tuple(proxy or ("127.0.0.1", "::1")), tuple(allow_host or ()))
+    door = HttpOptions(tokens, trust_proxy_header or "", tuple(proxy or ("127.0.0.1", "::1")), tuple(allow_host or ()))
     run(
         open_service([model_folder(one) for one in models], store, how),
-        Address(host, port, certificate, key),
+        ListenAddress(host, port, certificate, key),
         door,
         other=other,
     )

@@ -20,7 +20,7 @@ from jaxtyping import Float32, Int8
 from PIL import Image
 from pydantic import field_validator
 
-from chestmap.datasets.chexpert_labels import OTHERS, SMOOTHED, Codes, Policy, filled, policy_of, resolved, told
+from chestmap.datasets.chexpert_labels import OTHERS, SMOOTHED, Codes, Policy, filled, label_problems, policy_of, resolved
 from chestmap.datasets.columns import (
     CORNERS,
     SEXES,
@@ -175,7 +175,7 @@ def _labels(
     for column, (name, policy) in enumerate(zip(findings, policies, strict=True)):
         if policy in SMOOTHED:
             keys[column] = [f"{settings.seed}|{image}|{name}" for image in rows["image_id"].filter(unsure[:, column])]
-    return *resolved(filled(codes, findings, normal), unsure, policies, keys), told(codes, findings, policies)
+    return *resolved(filled(codes, findings, normal), unsure, policies, keys), label_problems(codes, findings, policies)
 
 
 def _with_sizes(images: pl.DataFrame, settings: ChexpertSettings) -> tuple[pl.DataFrame, tuple[Problem, ...]]:

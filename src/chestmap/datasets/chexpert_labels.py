@@ -61,7 +61,7 @@ def _drawn(key: str, low: float, high: float) -> float:
     return low + (high - low) * int.from_bytes(digest, "big") / 2**64
 
 
-def told(codes: Codes, findings: Findings, chosen: Sequence[Policy]) -> tuple[Problem, ...]:
+def label_problems(codes: Codes, findings: Findings, chosen: Sequence[Policy]) -> tuple[Problem, ...]:
     """How many labels were uncertain, and what became of them."""
     counts = (codes == UNCERTAIN).sum(axis=0)
     each = [f"{name} {count:,} ({policy})" for name, count, policy in zip(findings, counts, chosen, strict=True) if count]

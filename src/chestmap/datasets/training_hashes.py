@@ -33,7 +33,7 @@ class Overlap:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class TrainingHashes:
     """Hashes as sorted unsigned integers."""
 
     salt: str
@@ -42,12 +42,12 @@ class Seen:
     patients: np.ndarray
 
     @classmethod
-    def of(cls, source: str, images: Iterable[str], patients: Iterable[str], salt: str = "") -> Seen:
+    def of(cls, source: str, images: Iterable[str], patients: Iterable[str], salt: str = "") -> TrainingHashes:
         salt = salt or token_hex(8)
         return cls(salt, source, _hashed(salt, "image", images), _hashed(salt, "patient", patients))
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any], where: object) -> Seen:
+    def from_dict(cls, stored: Mapping[str, Any], where: object) -> TrainingHashes:
         try:
             kept = (_unpacked(stored[key]) for key in ("images", "patients"))
             return cls(str(stored["salt"]), str(stored["source"]), *kept)

@@ -17,7 +17,7 @@ from chestmap.evaluation.statistics.auc import (
     AucInterval,
     average_precision,
     delong,
-    known,
+    known_pairs,
     precision_recall,
     resampled,
     roc,
@@ -174,7 +174,7 @@ def called_rows(images: Images, finding: int, threshold: float, confidence: floa
     right = np.stack(
         [np.where(labels == 1, values >= threshold, np.nan), np.where(labels == 0, values < threshold, np.nan)], axis=1
     )
-    known(values, labels)
+    known_pairs(values, labels)
     both = {0.0, 1.0} <= set(np.unique(labels[~np.isnan(labels)]).tolist())
     found = patient_means(right, images.patient, int(images.patient.max()) + 1, confidence)
     ends = zip((Measure.SENSITIVITY, Measure.SPECIFICITY), found.value, found.low, found.high, strict=True)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from chestmap.errors import BadInput
 from chestmap.evaluation.classification import Images
-from chestmap.evaluation.maps.thresholds import Geometry, Rule, met, rows_of
+from chestmap.evaluation.maps.thresholds import Geometry, Rule, is_met, rows_of
 from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.rates import Localization, at_columns
 from chestmap.evaluation.score_columns import Resampling
@@ -196,7 +196,7 @@ def _changes(first: Cases, second: Cases, key: tuple[Geometry, Rule], limit: flo
         image = one.image[here]
         if not np.array_equal(image, other.image[there]):
             raise BadInput(f"{names[finding]}: the two evaluations hold other boxes; score both with the same truth")
-        hits = met(one.iou[here], limit, strict=strict), met(other.iou[there], limit, strict=strict)
+        hits = is_met(one.iou[here], limit, strict=strict), is_met(other.iou[there], limit, strict=strict)
         yield _Change(names[finding], *hits, first.images.patient[image])
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from chestmap.evaluation.maps.map_overlap import OWN
-from chestmap.evaluation.maps.passes import Absent, Thresholds
+from chestmap.evaluation.maps.passes import AbsentPairs, Thresholds
 from chestmap.evaluation.maps.thresholds import Rule, overlap, searched, thresholds_of
 from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.rates import Localization
@@ -33,7 +33,7 @@ def cuts(loc: Localization, rules: Sequence[Rule]) -> Thresholds:
     return lambda image, finding: tuple(float(table[image, finding]) for table in tables)
 
 
-def afp_rows(loc: Localization, absent: Absent, rules: Sequence[Rule], how: Resampling) -> list[Score]:
+def afp_rows(loc: Localization, absent: AbsentPairs, rules: Sequence[Rule], how: Resampling) -> list[Score]:
     """Regions for each image where the finding is labelled absent, whatever the image's score; "gated AFP" counts none where the
     score is below the operating point that validation chose.
     """
@@ -57,7 +57,7 @@ def afp_rows(loc: Localization, absent: Absent, rules: Sequence[Rule], how: Resa
     return scores_of(block, loc.names, how)
 
 
-def froc_rows(loc: Localization, absent: Absent, rule: Rule, how: Resampling) -> tuple[list[Score], list[Curve]]:
+def froc_rows(loc: Localization, absent: AbsentPairs, rule: Rule, how: Resampling) -> tuple[list[Score], list[Curve]]:
     """Share of true boxes met by a detection at so many false positives per image without the finding.
 
     Detections are the regions at the rule's threshold, at which `absent` was looked at last; `Pass.met` said which IoU meets a

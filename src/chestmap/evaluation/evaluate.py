@@ -26,8 +26,16 @@ from chestmap.evaluation.detection import afp_rows, cuts, froc_rows, pointing_ro
 from chestmap.evaluation.evaluated_set import check_space, matched, set_of
 from chestmap.evaluation.floors import Floors, ceiling_rows, fit_floors, floor_rows
 from chestmap.evaluation.maps.comparison_space import Surface
-from chestmap.evaluation.maps.passes import Absent, Pairs, Pass, Ranked, look_at_absent, look_at_pairs, look_at_ranked
-from chestmap.evaluation.maps.thresholds import Search, fixed_rules
+from chestmap.evaluation.maps.passes import (
+    AbsentPairs,
+    BoxedPairs,
+    Pass,
+    RankedPairs,
+    look_at_absent,
+    look_at_pairs,
+    look_at_ranked,
+)
+from chestmap.evaluation.maps.thresholds import ThresholdSearch, fixed_rules
 from chestmap.evaluation.protocols import PRESETS, PresetName, preset_notes
 from chestmap.evaluation.ranked_boxes import box_floor_rows, box_rows
 from chestmap.evaluation.rates import Limits, Localization, accuracy_curves, rate_rows, threshold_curves
@@ -91,7 +99,7 @@ class EvaluationSettings(Settings):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Held:
+class EvaluationContext:
     """What else is known: validation images (thresholds, calibration), training images (floors, leaks), the split and its part.
 
     `validation` are predictions of the same model; they may be the same folder as those of the test. `notes` join those of the
@@ -114,11 +122,11 @@ def evaluate(
     predictions: Predictions,
     truth: Truth,
     settings: EvaluationSettings | None = None,
-    held: Held | None = None,
+    held: EvaluationContext | None = None,
     title: str = "",
 ) -> Evaluation:
     """All scores of `truth`'s images. Raises `Leak` where they share patients with `held` and the split does not say so."""
-    settings, held = settings or EvaluationSettings(), held or Held()
+    settings, held = settings or EvaluationSettings(), held or EvaluationContext()
     notes = [*held.notes, *leak_notes(truth, held.others(), held.split)]
     found = matched(predictions, truth)
     evaluated = set_of(truth).part_of(held.split, held.part)
@@ -176,7 +184,7 @@ def _images(predictions: Predictions, truth: Truth, alignment: Alignment) -> Ima
     return images_of(alignment.findings.names, scores, truth.labels[:, alignment.known], truth.patient)
 
 
-def _fitted(alignment: Alignment, held: Held, settings: EvaluationSettings) -> Fitted | None:
+def _fitted(alignment: Alignment, held: EvaluationContext, settings: EvaluationSettings) -> Fitted | None:
     """None without validation images, or where their predictions lack a finding that is scored."""
     if held.validation is None:
         return None
@@ -195,7 +203,7 @@ def _localized(
     predictions: Predictions,
     truth: Truth,
     alignment: Alignment,
-    held: Held,
+    held: EvaluationContext,
     chosen: tuple[EvaluationSettings, Fitted | None],
 ) -> Localization | None:
     """None where no image carries a box of a predicted finding."""
@@ -204,7 +212,7 @@ def _localized(
     if not set(truth.boxed) & set(names):
         return None
     how, own = settings.reading(predictions.header.own_rule), predictions.header.own_rule
-    validation: Pairs | None = None
+    validation: BoxedPairs | None = None
     if held.validation is not None:
         there = aligned(*held.validation)
         if there.findings.names == names:
@@ -212,7 +220,7 @@ def _localized(
     notes = {name: PRESETS[name].note for name in settings.presets}
     pairs, lost = look_at_pairs(predictions, truth, alignment, how, notes)
     check_space(len(pairs.box_pair) + lost, lost, predictions)
-    search = Search(settings.iou, settings.strict, seed=settings.seed)
+    search = ThresholdSearch(settings.iou, settings.strict, seed=settings.seed)
     columns = search.columns(pairs, truth.patient, len(names), validation)
     gates = fitted.gates(names) if fitted else None
     return Localization(
@@ -229,7 +237,7 @@ def _localized(
 
 def _absent(
     predictions: Predictions, truth: Truth, alignment: Alignment, loc: Localization, settings: EvaluationSettings
-) -> Absent:
+) -> AbsentPairs:
     rules = fixed_rules(loc.columns)
     how = settings.reading(predictions.header.own_rule)
     return look_at_absent(predictions, truth, alignment, how, cuts(loc, rules))
@@ -237,12 +245,14 @@ def _absent(
 
 def _ranked(
     predictions: Predictions, truth: Truth, alignment: Alignment, loc: Localization, settings: EvaluationSettings
-) -> Ranked:
+) -> RankedPairs:
     rules = fixed_rules(loc.columns)
     return look_at_ranked(predictions, truth, alignment, settings.reading(predictions.header.own_rule), cuts(loc, rules))
 
 
-def _localization_rows(loc: Localization, absent: Absent, settings: EvaluationSettings) -> tuple[list[Score], list[Curve]]:
+def _localization_rows(
+    loc: Localization, absent: AbsentPairs, settings: EvaluationSettings
+) -> tuple[list[Score], list[Curve]]:
     how, rules = settings.resampling, fixed_rules(loc.columns)
     rows = rate_rows(loc, how) + pointing_rows(loc, how) + searched_rows(loc, how)
     curves = accuracy_curves(loc) + threshold_curves(loc)
@@ -266,7 +276,7 @@ def _floors(truth: Truth, floors: Floors | None, settings: EvaluationSettings, n
     return rows + floor_rows(floors, truth, settings.limits, settings.resampling)
 
 
-def _remarks(loc: Localization, held: Held) -> list[str]:
+def _remarks(loc: Localization, held: EvaluationContext) -> list[str]:
     """What a reader of the numbers must know about where their thresholds come from."""
     remarks = []
     if held.validation is None:
@@ -285,7 +295,7 @@ def _remarks(loc: Localization, held: Held) -> list[str]:
 
 
 def _about(
-    predictions: Predictions, truth: Truth, alignment: Alignment, held: Held, settings: EvaluationSettings
+    predictions: Predictions, truth: Truth, alignment: Alignment, held: EvaluationContext, settings: EvaluationSettings
 ) -> dict[str, Any]:
     """Of what and with what, enough to repeat the evaluation."""
     boxes = sum(box.finding in alignment.findings for image in truth.ids for box in truth.boxes.get(image, ()))

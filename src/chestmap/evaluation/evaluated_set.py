@@ -23,7 +23,7 @@ OUTSIDE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
-class Matched:
+class MatchedSet:
     """Predictions and truth in one image space; `notes` are what a reader must know of how they came there."""
 
     predictions: Predictions
@@ -32,12 +32,12 @@ class Matched:
     notes: tuple[str, ...] = ()
 
 
-def matched(predictions: Predictions, truth: Truth) -> Matched:
+def matched(predictions: Predictions, truth: Truth) -> MatchedSet:
     """Refuses what contradicts itself or the truth. Predictions of scaled copies are scaled back, with a note."""
     notes = _recorded(predictions, truth)
     alignment = aligned(predictions, truth)
     predictions, scaled = _in_space_of(predictions, truth, alignment)
-    return Matched(predictions, sized(truth, predictions, alignment), alignment, (*notes, *scaled))
+    return MatchedSet(predictions, sized(truth, predictions, alignment), alignment, (*notes, *scaled))
 
 
 def set_of(truth: Truth) -> ImageSet:

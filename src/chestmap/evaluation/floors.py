@@ -60,7 +60,7 @@ def _fitted(boxes: Float[np.ndarray, "box 4"]) -> dict[Floor, Float[np.ndarray, 
     }
 
 
-def _placed(floor: Floor, boxes: Float[np.ndarray, "box 4"], size: Float[np.ndarray, "2"]) -> Float[np.ndarray, "box 4"]:
+def _in_pixels(floor: Floor, boxes: Float[np.ndarray, "box 4"], size: Float[np.ndarray, "2"]) -> Float[np.ndarray, "box 4"]:
     """In pixels of an image of `size` (width, height)."""
     placed = boxes * np.tile(size, 2)
     if floor != "pixel":
@@ -70,7 +70,7 @@ def _placed(floor: Floor, boxes: Float[np.ndarray, "box 4"], size: Float[np.ndar
 
 
 @dataclass(frozen=True, eq=False)
-class BoxedPairs:
+class FloorPairs:
     """True boxes by (image, finding), inside the image, in image pixels."""
 
     finding: np.ndarray
@@ -79,7 +79,7 @@ class BoxedPairs:
     sizes: tuple[np.ndarray, ...]
 
 
-def boxed_pairs(truth: Truth) -> BoxedPairs:
+def boxed_pairs(truth: Truth) -> FloorPairs:
     """In the order of findings, then images; images of unknown size are left out."""
     found = []
     for image, image_id in enumerate(truth.ids):
@@ -91,11 +91,11 @@ def boxed_pairs(truth: Truth) -> BoxedPairs:
                 found.append((truth.findings.index(name), image, inside))
     found.sort(key=lambda one: one[:2])
     finding, image = (np.array([one[index] for one in found], dtype=np.int64) for index in (0, 1))
-    return BoxedPairs(finding, image, tuple(one[2] for one in found), tuple(truth.sizes[row] for row in image))
+    return FloorPairs(finding, image, tuple(one[2] for one in found), tuple(truth.sizes[row] for row in image))
 
 
 def floor_overlaps(
-    floors: Floors, floor: Floor, pairs: BoxedPairs, names: tuple[str, ...]
+    floors: Floors, floor: Floor, pairs: FloorPairs, names: tuple[str, ...]
 ) -> list[Float[np.ndarray, "measure box"]]:
     """For each pair IoU, IoR and IoGT of each of the floor's boxes with the union of the true ones; empty without a fit."""
     found = []
@@ -104,7 +104,7 @@ def floor_overlaps(
         if fitted is None:
             found.append(np.empty((3, 0)))
             continue
-        guess = _placed(floor, fitted[floor], size)
+        guess = _in_pixels(floor, fitted[floor], size)
         pieces = disjoint(true)
         shared, ground, own = intersections(guess, pieces).sum(axis=1), areas(pieces).sum(), areas(guess)
         found.append(np.stack([shared / (own + ground - shared), shared / own, shared / ground]))

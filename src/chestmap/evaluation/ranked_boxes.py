@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from chestmap.evaluation.floors import Floors
 from chestmap.evaluation.maps.overlap import ious
-from chestmap.evaluation.maps.passes import Absent, Ranked
+from chestmap.evaluation.maps.passes import AbsentPairs, RankedPairs
 from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.rates import Localization
 from chestmap.evaluation.score_columns import Parts, Resampling, macro, resampled_ends
@@ -71,7 +71,7 @@ def coco_ap(score: Float[np.ndarray, "detection"], met: Bool[np.ndarray, "detect
     return float(np.append(precision, 0.0)[np.minimum(place, len(precision))].mean())
 
 
-def box_rows(loc: Localization, ranked: Ranked, absent: Absent, rule: str, how: Resampling) -> list[Score]:
+def box_rows(loc: Localization, ranked: RankedPairs, absent: AbsentPairs, rule: str, how: Resampling) -> list[Score]:
     """Box AP at each limit, and ECE and Brier score of the boxes' scores, by finding and on average."""
     total = int(loc.patient.max()) + 1
     each = {name: _of_finding(loc, ranked, absent, index, total) for index, name in _findings(loc, ranked)}
@@ -79,7 +79,7 @@ def box_rows(loc: Localization, ranked: Ranked, absent: Absent, rule: str, how: 
 
 
 def box_floor_rows(
-    loc: Localization, ranked: Ranked, absent: Absent, floors: Floors, truth: Truth, how: Resampling
+    loc: Localization, ranked: RankedPairs, absent: AbsentPairs, floors: Floors, truth: Truth, how: Resampling
 ) -> list[Score]:
     """The same average precision for the medoid of the training boxes, ranked by the image's score."""
     total, each = int(loc.patient.max()) + 1, {}
@@ -90,11 +90,11 @@ def box_floor_rows(
     return _ap_rows(each, how, "floor medoid")
 
 
-def _findings(loc: Localization, ranked: Ranked) -> list[tuple[int, str]]:
+def _findings(loc: Localization, ranked: RankedPairs) -> list[tuple[int, str]]:
     return [(index, loc.names[index]) for index in np.unique(ranked.finding).tolist()]
 
 
-def _of_finding(loc: Localization, ranked: Ranked, absent: Absent, finding: int, total: int) -> Detections:
+def _of_finding(loc: Localization, ranked: RankedPairs, absent: AbsentPairs, finding: int, total: int) -> Detections:
     rows = np.flatnonzero(ranked.finding == finding)
     false = absent.finding[absent.region_row] == finding
     region = absent.region_row[false]
@@ -106,13 +106,13 @@ def _of_finding(loc: Localization, ranked: Ranked, absent: Absent, finding: int,
     return Detections(np.concatenate(score), patients, np.concatenate(met), _boxes(loc, ranked, rows, total))
 
 
-def _boxes(loc: Localization, ranked: Ranked, rows: np.ndarray, total: int) -> Int[np.ndarray, "patient"]:
+def _boxes(loc: Localization, ranked: RankedPairs, rows: np.ndarray, total: int) -> Int[np.ndarray, "patient"]:
     counts = [ranked.ious[row].shape[1] for row in rows]
     return np.bincount(loc.patient[ranked.image[rows]], weights=counts, minlength=total).astype(np.int64)
 
 
 def _of_medoid(
-    loc: Localization, looked: tuple[Ranked, Absent], medoid: np.ndarray, truth: Truth, which: tuple[int, str, int]
+    loc: Localization, looked: tuple[RankedPairs, AbsentPairs], medoid: np.ndarray, truth: Truth, which: tuple[int, str, int]
 ) -> Detections:
     (ranked, absent), (finding, name, total) = looked, which
     rows, without = np.flatnonzero(ranked.finding == finding), np.flatnonzero(absent.finding == finding)

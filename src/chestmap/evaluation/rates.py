@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from chestmap.evaluation.maps.passes import Pairs
+from chestmap.evaluation.maps.passes import BoxedPairs
 from chestmap.evaluation.maps.thresholds import (
     GEOMETRIES,
     Columns,
@@ -18,7 +18,7 @@ from chestmap.evaluation.maps.thresholds import (
     Rule,
     accuracy,
     fixed_rules,
-    met,
+    is_met,
     overlap,
     rows_of,
     searched,
@@ -47,7 +47,7 @@ class Localization:
     """
 
     names: tuple[str, ...]
-    pairs: Pairs
+    pairs: BoxedPairs
     patient: Int[np.ndarray, "image"]
     own: float
     columns: Columns
@@ -108,7 +108,7 @@ def _fixed(loc: Localization, geometry: Geometry, rule: Rule) -> list[_Column]:
         values = at_columns(loc, geometry, rule, what)
         head = {"geometry": geometry, "rule": rule}
         for step in steps:
-            hits = met(values, step, strict=limits.strict).astype(np.float64)
+            hits = is_met(values, step, strict=limits.strict).astype(np.float64)
             columns.append(_Column(head | {"measure": MET[what], "at": step}, hits, values == step, thresholds))
             if what == "IoU" and loc.gates is not None:
                 pair = rows_of(pairs, geometry)
@@ -128,7 +128,7 @@ def _oracle(loc: Localization, geometry: Geometry) -> list[_Column]:
     levels, rows = thresholds_of(geometry, loc.own), np.arange(len(values))
     columns = []
     for step in (*loc.limits.iou, None):
-        hits = values if step is None else met(values, step, strict=loc.limits.strict).astype(np.float64)
+        hits = values if step is None else is_met(values, step, strict=loc.limits.strict).astype(np.float64)
         best = np.zeros(len(loc.names), dtype=np.int64)
         for index in np.unique(finding):
             best[index] = allowed[int(hits[finding == index][:, allowed].mean(axis=0).argmax())]

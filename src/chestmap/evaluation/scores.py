@@ -107,7 +107,7 @@ class Evaluation:
             if row.measure == measure and all(getattr(row, key) == value for key, value in wanted.items())
         ]
 
-    def one(self, measure: str, **wanted: Any) -> Score:
+    def only_score(self, measure: str, **wanted: Any) -> Score:
         """The only such row; KeyError where there is none or more."""
         found = self.select(measure, **wanted)
         if len(found) != 1:
@@ -115,13 +115,13 @@ class Evaluation:
         return found[0]
 
     @cached_property
-    def _found(self) -> dict[tuple[str, str, float | None, str, str], Score]:
+    def _by_key(self) -> dict[tuple[str, str, float | None, str, str], Score]:
         return {(row.measure, row.finding, row.at, row.geometry, row.rule): row for row in self.rows}
 
     def find(self, measure: str, finding: str = MEAN, at: float | None = None, geometry: str = "", rule: str = "") -> Score:
         """The row that these five name; where there is none, one without a value."""
         missing = Score(measure=measure, finding=finding, value=None, at=at, geometry=geometry, rule=rule)
-        return self._found.get((measure, finding, at, geometry, rule), missing)
+        return self._by_key.get((measure, finding, at, geometry, rule), missing)
 
     def met(self, finding: str, at: float, rule: str) -> Score:
         """T(IoU) of a threshold rule, a floor or a ceiling, under the geometry that stands first."""

@@ -230,7 +230,7 @@ def summary_table(evaluations: Sequence[Evaluation], *, digits: int = 3) -> Tabl
 
 def _notes(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
     """The evaluated set, once where it is the same for all, then what each evaluation notes."""
-    sets = [(one.title, one.evaluated.told()) for one in evaluations if one.evaluated is not None]
+    sets = [(one.title, one.evaluated.summary()) for one in evaluations if one.evaluated is not None]
     if len({told for _, told in sets}) == 1:
         lines = [sets[0][1]]
     else:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from chestmap.evaluation.maps.comparison_space import Surface, sampler, tells
+from chestmap.evaluation.maps.comparison_space import Surface, is_informative, sampler
 from chestmap.evaluation.maps.overlap import ious, painted, pixel_spans
 from chestmap.evaluation.maps.passes import Map
 from chestmap.evaluation.measure import Measure
@@ -34,7 +34,7 @@ def scaled(seen: Map, surface: Surface) -> Float[np.ndarray, "h w"]:
     """Resized first, then scaled to [0, 1], so that the highest pixel is exactly 1; zeros for a map that says nothing."""
     made = sampler(surface, seen.frame, seen.values.shape, seen.work)
     nothing = np.zeros(made.size[::-1], dtype=np.float32)
-    if not tells(seen.values):  # resizing would add noise to a constant
+    if not is_informative(seen.values):  # resizing would add noise to a constant
         return nothing
     values = made.sample(seen.values.astype(np.float32)).copy()
     values -= values.min()

@@ -119,7 +119,7 @@ def pack_all(jobs: Sequence[Job], target: Path, settings: CanvasSettings, worker
         yield from _in_pool(chunks, suspects, target, settings, workers)
         halves = _halves(suspects[0]) if len(suspects) == 1 else suspects
         for chunk in halves:
-            for results in _alone(chunk, target, settings):
+            for results in _by_halves(chunk, target, settings):
                 deaths += sum(result.reason.endswith(DIED) for result in results)
                 yield results
                 if deaths > DEATHS:
@@ -129,7 +129,7 @@ def pack_all(jobs: Sequence[Job], target: Path, settings: CanvasSettings, worker
                     )
 
 
-def _alone(jobs: Sequence[Job], target: Path, settings: CanvasSettings) -> Iterator[list[Packed]]:
+def _by_halves(jobs: Sequence[Job], target: Path, settings: CanvasSettings) -> Iterator[list[Packed]]:
     """By halves, until the image that kills its process is alone and set aside."""
     lost: list[Sequence[Job]] = []
     yield from _in_pool([jobs], lost, target, settings, 1)
@@ -137,7 +137,7 @@ def _alone(jobs: Sequence[Job], target: Path, settings: CanvasSettings) -> Itera
         yield [Packed(row=jobs[0].row, reason=f"{jobs[0].path}: {DIED}")]
     elif lost:
         for half in _halves(jobs):
-            yield from _alone(half, target, settings)
+            yield from _by_halves(half, target, settings)
 
 
 def check_guard() -> None:

@@ -36,7 +36,7 @@ METHODS: "Registry[Method]" = Registry(
 
 def described(name: str) -> tuple[str, str]:
     """Title and paper of a method. Reads them from its file, because importing it costs seconds; imports it where that fails."""
-    module, _, attribute = METHODS.place(name).partition(":")
+    module, _, attribute = METHODS.origin(name).partition(":")
     words = _written(module, attribute) if module else {}
     if {"title", "paper"} <= words.keys():
         return words["title"], words["paper"]

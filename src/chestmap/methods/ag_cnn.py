@@ -155,7 +155,7 @@ def _judged(head: nn.Linear, vector: Float[Tensor, "batch channel"]) -> Logits:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Look:
+class BranchOutputs:
     """What the branches saw; without `box` the local branch was not asked."""
 
     images: Images
@@ -181,9 +181,9 @@ class AgCnn(nn.Module):
         self.fusion_branch = nn.Linear(2 * self.global_branch.backbone.channels, outputs)
 
     def forward(self, images: Images) -> Output:
-        return self.spoken(images, (self.answer,))
+        return self.averaged(images, (self.answer,))
 
-    def spoken(self, images: Images, by: Sequence[Name]) -> Output:
+    def averaged(self, images: Images, by: Sequence[Name]) -> Output:
         """The mean of what these branches say and show."""
         look = self.look(images, by)
         logits = torch.stack([look.logits[name] for name in by]).mean(0)
@@ -193,17 +193,17 @@ class AgCnn(nn.Module):
     def tau(self) -> float | Float[Tensor, ""]:
         return self.get_buffer("chosen_tau") if self.settings.taus else self.settings.tau
 
-    def look(self, images: Images, wanted: Collection[Name]) -> Look:
+    def look(self, images: Images, wanted: Collection[Name]) -> BranchOutputs:
         """Only what the wanted branches need is computed."""
         features, pool, logits = self.global_branch(images)
         if not {"local", "fusion"} & set(wanted):
-            return Look(images=images, logits={"global": logits}, seen=features)
+            return BranchOutputs(images=images, logits={"global": logits}, seen=features)
         box = self.box(features)
         closer, close_pool, close_logits = self.local_branch(crops(images, box) if self.settings.cropped else images)
         found: dict[Name, Logits] = {"global": logits, "local": close_logits}
         if "fusion" in wanted:
             found["fusion"] = _judged(self.fusion_branch, torch.cat([pool, close_pool], dim=1))
-        return Look(images=images, logits=found, seen=features, box=box, closer=closer)
+        return BranchOutputs(images=images, logits=found, seen=features, box=box, closer=closer)
 
     def box(self, features: Features, tau: float | None = None) -> Shares:
         """Where the local branch looks; at another τ than its own where one is given."""
@@ -214,7 +214,7 @@ class AgCnn(nn.Module):
         attention = resized(attention, finer * attention.shape[-1], finer * attention.shape[-2])
         return box_around(largest_region(attention, self.tau if tau is None else tau))
 
-    def _maps(self, look: Look, name: Name) -> Float[Tensor, "batch finding _rows _columns"]:
+    def _maps(self, look: BranchOutputs, name: Name) -> Float[Tensor, "batch finding _rows _columns"]:
         """Positive evidence of a branch on the canvas; of the fusion branch, what both halves of its weights find, added."""
         heads = {"global": self.global_branch.head, "local": self.local_branch.head, "fusion": self.fusion_branch}
         weight = heads[name].weight[: self.findings]
@@ -282,12 +282,12 @@ def crops(images: Images, boxes: Shares) -> Images:
     """I_c: each image's box enlarged to the whole canvas, bilinear; nothing beyond the box is looked at."""
     height, width = images.shape[-2:]
     boxes = boxes.to(images)
-    x, y = _places(boxes[:, 0], boxes[:, 2], width), _places(boxes[:, 1], boxes[:, 3], height)
+    x, y = _sample_points(boxes[:, 0], boxes[:, 2], width), _sample_points(boxes[:, 1], boxes[:, 3], height)
     grid = torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _places(start: Float[Tensor, "batch"], end: Float[Tensor, "batch"], pixels: int) -> Float[Tensor, "batch pixel"]:
+def _sample_points(start: Float[Tensor, "batch"], end: Float[Tensor, "batch"], pixels: int) -> Float[Tensor, "batch pixel"]:
     """Where the crop's pixels look, from -1 to 1: no further out than the centers of the box's outermost pixels."""
     start, end = start[:, None], end[:, None]
     centers = (torch.arange(pixels, device=start.device, dtype=start.dtype) + 0.5) / pixels
@@ -333,7 +333,7 @@ class Stage(Task):
 
     def predict(self, batch: Batch) -> Output:
         """Of the branch that the stage is judged by; fusion comes last wherever it learns."""
-        return self.network.spoken(batch.images, self.trained[-1:] if "fusion" in self.trained else self.trained)
+        return self.network.averaged(batch.images, self.trained[-1:] if "fusion" in self.trained else self.trained)
 
 
 def write_crops(network: AgCnn, part: Part, taus: Sequence[float], folder: Path, *, batch_size: int = 16) -> None:
@@ -358,7 +358,7 @@ def write_crops(network: AgCnn, part: Part, taus: Sequence[float], folder: Path,
                 )
                 logits.setdefault(tau, []).append(seen[:, : network.findings].float().cpu())
                 boxes.setdefault(tau, []).append(found.float().cpu())
-                hits.setdefault(tau, []).extend(_held(batch, found.float().cpu()))
+                hits.setdefault(tau, []).extend(_inside_crop(batch, found.float().cpu()))
     rows = []
     for tau in taus:
         sides = torch.cat(boxes[tau])
@@ -373,7 +373,7 @@ def write_crops(network: AgCnn, part: Part, taus: Sequence[float], folder: Path,
     (folder / "crops.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def _held(batch: Batch, crop: Float[Tensor, "batch 4"]) -> list[bool]:
+def _inside_crop(batch: Batch, crop: Float[Tensor, "batch 4"]) -> list[bool]:
     """For each box on the canvas whether its center lies in the image's crop."""
     held = []
     for frame, boxes, (x0, y0, x1, y1) in zip(batch.frames, batch.boxes, crop.tolist(), strict=True):

@@ -180,7 +180,7 @@ class CiaNet(nn.Module):
         pooled = functional.max_pool2d(middle, 2) if halved else functional.adaptive_max_pool2d(middle, (rows, columns))
         return class_maps(pooled, self.attention_head.weight, relu=False)
 
-    def alone(self, images: Images) -> Float[Tensor, "batch h w"]:
+    def attention_of(self, images: Images) -> Float[Tensor, "batch h w"]:
         """M of images as partners."""
         seen = self._aligned(images, None if self.aligner is None else self.aligner(images))
         return self.attention(*self.backbone.stages(seen))[:, 0]
@@ -314,7 +314,7 @@ def write_gallery(network: CiaNet, partners: Partners, folder: Path, *, progress
     rows, found = partners.favorites(len(network.get_buffer("thumbs"))), []
     with progress_of("gallery", len(rows), show=progress) as advance, torch.inference_mode():
         for some in np.split(rows, range(16, len(rows), 16)):
-            found.append(network.alone(partners.pixels(some).to(network.head.weight.device)).half().cpu().numpy())
+            found.append(network.attention_of(partners.pixels(some).to(network.head.weight.device)).half().cpu().numpy())
             advance(len(some))
     np.save(folder / "attentions.npy", np.concatenate(found))
     np.save(folder / "thumbs.npy", partners.thumbs[rows])

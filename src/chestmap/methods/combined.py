@@ -81,7 +81,7 @@ class CombinedSettings(Settings):
 
 
 @dataclass(frozen=True, eq=False)
-class Seen(Output):
+class CellOutputs(Output):
     """`cells` are logits: of lying in the box, given that the finding is there."""
 
     cells: Cells
@@ -104,7 +104,7 @@ class Member(nn.Module):
         rows, columns = -(-canvas[1] // self.backbone.stride), -(-canvas[0] // self.backbone.stride)
         self.place = nn.Parameter(torch.zeros(findings, rows, columns))
 
-    def forward(self, images: Float[Tensor, "batch _pixels height width"]) -> Seen:
+    def forward(self, images: Float[Tensor, "batch _pixels height width"]) -> CellOutputs:
         maps = self.backbone.stages(images)
         joined = self.backbone.joined(maps)
         vector = torch.cat([log_sum_exp(joined, self.r), mean(maps[-1])], dim=1)
@@ -115,7 +115,7 @@ class Member(nn.Module):
                 0
             ]  # of another canvas than it was learned on
             cells = cells + place
-            return Seen(self.classifier(self.dropout(vector)), torch.sigmoid(cells), cells)
+            return CellOutputs(self.classifier(self.dropout(vector)), torch.sigmoid(cells), cells)
 
 
 class Combined(nn.Module):

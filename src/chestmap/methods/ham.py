@@ -202,7 +202,7 @@ def bound_loss(
     """
     present = labels == 1
     inner, outer = abnormal[present], positive.expand_as(abnormal)[present]
-    return _averaged(1 - _held(inner, outer, reading), present, reading, among)
+    return _averaged(1 - _share_inside(inner, outer, reading), present, reading, among)
 
 
 def union_loss(
@@ -216,10 +216,12 @@ def union_loss(
     rows = present.any(1)
     union = torch.where(present[rows][:, :, None, None], abnormal[rows], 0.0).amax(1)  # eq. 4
     counted = rows if among is None else (among == 1).any(1)
-    return (1 - _held(positive[rows, 0], union, reading)).sum() / shared_count(counted.sum())
+    return (1 - _share_inside(positive[rows, 0], union, reading)).sum() / shared_count(counted.sum())
 
 
-def _held(inner: Float[Tensor, "pair h w"], outer: Float[Tensor, "pair h w"], reading: Reading) -> Float[Tensor, "pair"]:
+def _share_inside(
+    inner: Float[Tensor, "pair h w"], outer: Float[Tensor, "pair h w"], reading: Reading
+) -> Float[Tensor, "pair"]:
     """The share of `inner`, softly masked, that lies under `outer`: the fraction in eq. 3 and 5."""
     inner, outer = full_precision(inner), full_precision(outer)
     masked = soft_mask(inner) if reading == "paper" else torch.sigmoid(ALPHA * (inner - AUTHORS_BETA))

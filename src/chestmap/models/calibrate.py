@@ -23,8 +23,8 @@ from chestmap.errors import BadInput, Refused
 from chestmap.evaluation.evaluate import EvaluationSettings
 from chestmap.evaluation.evaluated_set import matched
 from chestmap.evaluation.maps.passes import look_at_pairs
-from chestmap.evaluation.maps.thresholds import Search, thresholds_of
-from chestmap.evaluation.statistics.auc import known
+from chestmap.evaluation.maps.thresholds import ThresholdSearch, thresholds_of
+from chestmap.evaluation.statistics.auc import known_pairs
 from chestmap.evaluation.statistics.calibration import NEAREST, Calibration, fit_calibration, reliability
 from chestmap.evaluation.statistics.operating_points import Aim, OperatingPoint, choose_point
 from chestmap.evaluation.truth import Alignment, Truth, aligned
@@ -46,7 +46,7 @@ class CalibrateSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decided:
+class FindingCalibration:
     """Of one finding; None where there were too few images or boxes, or where no finite calibration is best.
 
     `slope` and `offset` are of the network's logit, `point` is on the calibrated score, `level` on the map scaled to [0, 1].
@@ -74,10 +74,10 @@ class Decided:
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class CalibratedModel:
     """`on` says on which images, and how."""
 
-    findings: tuple[Decided, ...]
+    findings: tuple[FindingCalibration, ...]
     on: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def calibrate(
     settings: CalibrateSettings | None = None,
     *,
     part: str = "validation",
-) -> Calibrated:
+) -> CalibratedModel:
     """For a model folder, which stays as it is. Refuses test and training images, another model's predictions, and leaks that
     no name excuses.
     """
@@ -124,10 +124,10 @@ def calibrate(
         "split_fingerprint": split.fingerprint, "part": part, "images": len(truth),
         "patients": int(np.unique(truth.patient).size), **settings.model_dump(), "notes": notes,
     }  # fmt: skip
-    return Calibrated(tuple(decided), on)
+    return CalibratedModel(tuple(decided), on)
 
 
-def write_calibration(folder: Path, calibrated: Calibrated) -> None:
+def write_calibration(folder: Path, calibrated: CalibratedModel) -> None:
     """Into model.json, the weights untouched; then the card, which tells of it."""
     about = read_about(folder) | calibrated.as_json()
     write_about(folder, about)
@@ -156,7 +156,7 @@ def recalibrated(predictions: Predictions, about: Mapping[str, Any]) -> Predicti
     return replace(predictions, header=header, table=table)
 
 
-def _decided(predictions: Predictions, truth: Truth, settings: CalibrateSettings) -> list[Decided]:
+def _decided(predictions: Predictions, truth: Truth, settings: CalibrateSettings) -> list[FindingCalibration]:
     alignment = aligned(predictions, truth)
     scores = uncalibrated(predictions)[alignment.rows][:, alignment.predicted]
     labels = truth.labels[:, alignment.known].astype(np.float64)
@@ -169,10 +169,10 @@ def _decided(predictions: Predictions, truth: Truth, settings: CalibrateSettings
 
 def _of_scores(
     finding: str, scores: Float[np.ndarray, "image"], labels: Float[np.ndarray, "image"], settings: CalibrateSettings
-) -> Decided:
+) -> FindingCalibration:
     images = int((labels == 1).sum()), int((labels == 0).sum())
     if min(images) < settings.least:
-        return Decided(finding=finding, images=images)
+        return FindingCalibration(finding=finding, images=images)
     fit = fit_calibration(scores[:, None], labels[:, None], settings.kind)
     mended = fit.apply(scores[:, None])[:, 0]
     point = choose_point(mended, labels, settings.aim, None if settings.aim == "youden" else settings.target)
@@ -181,12 +181,12 @@ def _of_scores(
     curves = [reliability(values, labels) for values in (scores, mended)]
     error = (curves[0].error, curves[1].error) if curves[0] and curves[1] and fit.fitted[0] else None
     slope = fit.slope[0] if fit.fitted[0] else None
-    return Decided(finding=finding, images=images, slope=slope, offset=fit.offset[0], error=error, point=point)
+    return FindingCalibration(finding=finding, images=images, slope=slope, offset=fit.offset[0], error=error, point=point)
 
 
 def _between(scores: Float[np.ndarray, "image"], labels: Float[np.ndarray, "image"], threshold: float) -> float:
     """Halfway to the next score below, so that rounding elsewhere calls no image of these otherwise."""
-    values, _ = known(scores, labels)
+    values, _ = known_pairs(scores, labels)
     if threshold > values.max():  # nothing here is called present
         return float((values.max() + 1) / 2)
     below = values[values < threshold]
@@ -206,7 +206,7 @@ def _cut(predictions: Predictions, truth: Truth, alignment: Alignment, least: in
         return found
     own = OwnRule(predictions.header.own_rule.threshold)
     pairs, _ = look_at_pairs(predictions, truth, alignment, how.reading(own))
-    columns = Search(how.iou, seed=how.seed).columns(pairs, truth.patient, len(names), pairs)
+    columns = ThresholdSearch(how.iou, seed=how.seed).columns(pairs, truth.patient, len(names), pairs)
     best: Int[np.ndarray, "finding"] = columns["largest", "validation"].by_fold[0]
     for index in np.unique(pairs.finding).tolist():
         rows = np.flatnonzero(pairs.finding == index)

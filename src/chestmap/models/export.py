@@ -76,7 +76,9 @@ def add_graph(model: Model) -> Path:
     with replacing(path) as made:
         write_onnx(engine_graph(model), made, ENGINE_NAMES)
         canvases = images_of(_trial(model))
-        apart = _apart(Predictor(model, onnx_compute(made)).raw(canvases), _predictor(model).raw(canvases), str(path))
+        apart = _largest_difference(
+            Predictor(model, onnx_compute(made)).raw(canvases), _predictor(model).raw(canvases), str(path)
+        )
         digest = hashlib.sha256(made.read_bytes()).hexdigest()
         write_about(model.folder, about)  # without the graph that is replaced
     graph = {"sha256": digest, "weights": model.sha256, "differs_from_torch": apart, "torch": str(torch.__version__)}
@@ -105,7 +107,7 @@ def _fill(model: Model, formats: Sequence[Format], folder: Path) -> None:
             torch.export.save(graph, folder / "network.pt2")
     canvases = _trial(model)
     wanted = predictor.raw(images_of(canvases))
-    apart = {name: _apart(run(folder, name, canvases), wanted, f"{model.folder} as {name}") for name in formats}
+    apart = {name: _largest_difference(run(folder, name, canvases), wanted, f"{model.folder} as {name}") for name in formats}
     about = _about(predictor, folder, wanted[1].shape[2:], apart)
     write_bytes(folder / "export.json", (json.dumps(about, indent=1) + "\n").encode())
     write_bytes(folder / "program.py", program(first_of(about), model.canvas.fit).encode())
@@ -147,7 +149,7 @@ def run(folder: Path, name: Format, canvases: Canvases) -> Found:
     return scores.numpy(), maps.numpy()
 
 
-def _apart(found: Found, wanted: Found, name: str) -> float:
+def _largest_difference(found: Found, wanted: Found, name: str) -> float:
     """The largest difference of a score; refused where the graph says something else than torch."""
     apart = float(np.abs(found[0] - wanted[0]).max())
     scale = max(float(wanted[1].max()), 1e-6)  # maps are kept as float16, which rounds by 5e-4

@@ -8,7 +8,7 @@ from typing import Any
 
 from chestmap.datasets.source import Source
 from chestmap.datasets.split import Split
-from chestmap.datasets.training_hashes import PUBLISHED, Seen
+from chestmap.datasets.training_hashes import PUBLISHED, TrainingHashes
 from chestmap.errors import BadInput, Leak, Refused
 from chestmap.evaluation.evaluated_set import ids_of_part
 from chestmap.evaluation.truth import Truth, leak_notes, truth_of
@@ -73,7 +73,7 @@ def check_seen(folder: Path, data: Mapping[str, Any], source: Source, ids: Itera
     """
     if "seen" not in data:
         return None
-    seen, images = Seen.from_dict(data["seen"], folder), list(ids)
+    seen, images = TrainingHashes.from_dict(data["seen"], folder), list(ids)
     found = seen.overlap(images, source.images["patient_id"][source.rows(images)].to_list())
     same = seen.source == source.name
     if found.images or (same and found.patients):

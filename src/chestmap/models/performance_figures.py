@@ -64,7 +64,7 @@ def measure(
     images, how = images_of(alignment.findings.names, *columns, truth.patient), Resampling(settings.resamples)
     rows = [*ranking_rows(images, Classifying(), how), *calibration_rows(images, Classifying()), *_present(images, about)]
     training = truth_of(source, split.parts["train"])
-    rows += _met(predictions, truth, alignment, about, how, training)
+    rows += _box_rates(predictions, truth, alignment, about, how, training)
     groups = groups_of(source.images[source.rows(truth.ids)])
     scores = group_scores(images, groups, settings.least, how)
     return {
@@ -128,7 +128,7 @@ def _present(images: Images, about: Mapping[str, Any]) -> Iterator[Score]:
         yield from called_rows(images, index, score)
 
 
-def _met(
+def _box_rates(
     predictions: Predictions, truth: Truth, alignment: Alignment, about: Mapping[str, Any], how: Resampling, training: Truth
 ) -> list[Score]:
     """Share of (image, finding) with boxes of which the model's box meets one; and of the medoid of the training boxes."""

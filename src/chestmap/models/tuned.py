@@ -49,7 +49,7 @@ Images = Float32[np.ndarray, "batch 1 h w"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Way:
+class Trial:
     """One way to run the model, with what was measured of it; `trouble` says why there is no measurement."""
 
     engine: EngineName
@@ -80,14 +80,14 @@ def tune(
     seconds: float = 1.0,
     *,
     with_compile: bool = False,
-    tell: Callable[[Way], None] = lambda _: None,
-) -> list[Way]:
+    tell: Callable[[Trial], None] = lambda _: None,
+) -> list[Trial]:
     """Measure every way that is installed on these images, keep the fastest near ones, and return all, fastest first."""
     if not radiographs:
         raise BadInput("model tune: no image to measure with; give some")
     images = images_of(np.stack([on_canvas(one, model.canvas)[0] for one in radiographs]))
     images = np.concatenate([images] * -(-max(BATCHES) // len(images)))[: max(BATCHES)]
-    wanted = _said(Predictor(model, open_forward(model, ForwardSettings(engine=_reference(), device="cpu"))), images)
+    wanted = _outputs(Predictor(model, open_forward(model, ForwardSettings(engine=_reference(), device="cpu"))), images)
     found = []
     for way in _ways(model, with_compile=with_compile):
         for measured in _measured(model, way, images, wanted, seconds):
@@ -98,16 +98,16 @@ def tune(
     if not near:
         raise BadInput(f"{model.folder}: no way to run it agrees with fp32; look at the table")
     fastest = {"auto": asdict(near[0]), "32": asdict(next((way for way in near if way.precision == 32), near[0]))}
-    _place(model).parent.mkdir(parents=True, exist_ok=True)
-    write_json(_place(model), {"machine": machine(), "fastest": fastest, "ways": [asdict(way) for way in found]})
+    _record_file(model).parent.mkdir(parents=True, exist_ok=True)
+    write_json(_record_file(model), {"machine": machine(), "fastest": fastest, "ways": [asdict(way) for way in found]})
     return found
 
 
-def tuned(model: Model, precision: Literal["auto", 32, "bf16"] = 32) -> Way | None:
+def tuned(model: Model, precision: Literal["auto", 32, "bf16"] = 32) -> Trial | None:
     """What `tune` kept for this model on this machine; None where nothing was measured, or bf16 is asked for."""
     try:
-        kept: Any = json.loads(_place(model).read_text(encoding="utf-8"))["fastest"][str(precision)]
-        way = Way(**kept)
+        kept: Any = json.loads(_record_file(model).read_text(encoding="utf-8"))["fastest"][str(precision)]
+        way = Trial(**kept)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return way if is_installed(LIBRARY.get(way.engine, "torch")) else None
@@ -127,7 +127,7 @@ def drawn(model: Model) -> list[Radiograph]:
     ]
 
 
-def table_of(ways: Sequence[Way]) -> Table:
+def table_of(ways: Sequence[Trial]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -152,7 +152,7 @@ def _version(name: str) -> str:
         return ""
 
 
-def _place(model: Model) -> Path:
+def _record_file(model: Model) -> Path:
     told = json.dumps([machine(), model.sha256, dict(model.about["settings"])], sort_keys=True, default=str)
     key = blake2b(told.encode(), digest_size=12).hexdigest()
     return cache_folder() / "engines" / f"{model.method.name}-{key}.json"
@@ -162,7 +162,7 @@ def _reference() -> EngineName:
     return "torch" if is_installed("torch") else "onnx"
 
 
-def _ways(model: Model, *, with_compile: bool) -> Iterator[Way]:
+def _ways(model: Model, *, with_compile: bool) -> Iterator[Trial]:
     """Each program, precision and number of threads; a graph is made where torch can."""
     torch = is_installed("torch")
     graph = model.graph is not None or torch
@@ -174,14 +174,14 @@ def _ways(model: Model, *, with_compile: bool) -> Iterator[Way]:
     }
     for engine, precision in KINDS:
         for count in sorted({1, threads()}) if there[engine] else ():
-            yield Way(engine=engine, precision=precision, threads=count)
+            yield Trial(engine=engine, precision=precision, threads=count)
 
 
-def _measured(model: Model, way: Way, images: Images, wanted: _Said, seconds: float) -> Iterator[Way]:
+def _measured(model: Model, way: Trial, images: Images, wanted: _Outputs, seconds: float) -> Iterator[Trial]:
     """One line for each size of batch, or one that says why there is none."""
     try:
         forward = open_forward(model, way.settings)
-        found = _said(Predictor(model, forward), images)
+        found = _outputs(Predictor(model, forward), images)
     except ChestmapError as problem:
         yield replace(way, trouble=str(problem))
         return
@@ -204,15 +204,15 @@ def _rate(forward: Forward, images: Images, seconds: float) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class _Said:
+class _Outputs:
     scores: Float32[np.ndarray, "batch finding"]
     masks: Bool[np.ndarray, "batch finding h w"]
 
 
-def _said(predictor: Predictor, images: Images) -> _Said:
+def _outputs(predictor: Predictor, images: Images) -> _Outputs:
     """Scores, and masks on the network's own grid."""
     scores, maps = predictor.raw(images)
-    return _Said(scores, _masks(predictor, maps))
+    return _Outputs(scores, _masks(predictor, maps))
 
 
 def _masks(predictor: Predictor, maps: Float16[np.ndarray, "batch finding h w"]) -> Bool[np.ndarray, "batch finding h w"]:

@@ -23,27 +23,29 @@ FILES = ("model.json", "weights.safetensors", GRAPH, "README.md", "config.toml",
 
 
 @dataclass(frozen=True)
-class Looked:
+class Verification:
     """`facts` is one line; `problems` are things that opening passes over, one line each."""
 
     facts: str
     problems: tuple[str, ...]
 
 
-def look_over(folder: Path, methods: Mapping[str, Method]) -> Looked:
+def look_over(folder: Path, methods: Mapping[str, Method]) -> Verification:
     """Opens the model, compares the hash of its weights, and predicts one black image; raises what `open_model` raises."""
     model = open_model(folder, methods)
     predictor = Predictor(model, open_forward(model, ForwardSettings(engine="torch", device="cpu", precision=32)))
     width, height = model.canvas.canvas
     _ = model.graph  # compares its hash
     predictor.arrays(np.zeros((1, 1, height, width), np.float32), ["a black image"])
-    unknown = [f"{folder}/model.json: {key}: not a key of this version{did_you_mean(key, KEYS)}" for key in _beyond(model)]
+    unknown = [
+        f"{folder}/model.json: {key}: not a key of this version{did_you_mean(key, KEYS)}" for key in _overlooked(model)
+    ]
     beside = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
     strays = [f"{folder}/{name}: not part of a model folder, and never read; move it elsewhere" for name in beside]
-    return Looked(_facts(predictor), (*unknown, *strays, *damage_in(folder)))
+    return Verification(_facts(predictor), (*unknown, *strays, *damage_in(folder)))
 
 
-def _beyond(model: Model) -> list[str]:
+def _overlooked(model: Model) -> list[str]:
     return [key for key in model.about if key not in KEYS]
 
 

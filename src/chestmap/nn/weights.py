@@ -59,7 +59,7 @@ def starting_weights(told: str, name: str, mean: float, std: float) -> State:
         return _packaged(place.removeprefix(PACKAGE), name)
     if not place.startswith(XRV):
         return fitting(read_tensors(Path(place), sha256), name, place)
-    state = read_tensors(_found(place.removeprefix(XRV), name), sha256)
+    state = read_tensors(_local_file(place.removeprefix(XRV), name), sha256)
     state = {key.removeprefix("model."): value for key, value in state.items() if key != "op_threshs"}
     if mean != 0.5:
         raise BadSettings(
@@ -101,7 +101,7 @@ def _packaged(published: str, name: str) -> State:
     return fitting(dict(zip(keys, tensors, strict=True)), name, f"{PACKAGE}{published}")
 
 
-def _found(published: str, name: str) -> Path:
+def _local_file(published: str, name: str) -> Path:
     """Where torchxrayvision's weights were put by hand, or by torchxrayvision itself."""
     if published not in PUBLISHED:
         hint = did_you_mean(published, PUBLISHED)

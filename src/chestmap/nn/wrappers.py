@@ -20,7 +20,7 @@ CELL = 8
 
 
 @runtime_checkable
-class Reader(Protocol):
+class TwoPartNetwork(Protocol):
     """A network in two parts: `forward(images)` is `read(features(images))`."""
 
     def features(self, images: Images) -> Tensor: ...
@@ -40,7 +40,7 @@ class Masked(nn.Module):
         self.register_buffer("masks", torch.zeros(findings, *mask_shape(canvas)))
 
     def forward(self, images: Images) -> Output:
-        assert isinstance(self.network, Reader)
+        assert isinstance(self.network, TwoPartNetwork)
         features = self.network.features(images)
         masks = resized(self.get_buffer("masks"), features.shape[-1], features.shape[-2]).to(features.dtype)
         seen = [self.network.read((1 + mask) * features) for mask in masks]

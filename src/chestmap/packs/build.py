@@ -69,7 +69,7 @@ def make_pack(
     settings = settings or PackSettings()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with _exclusive(folder):
             making = _Making.begin(folder, source, settings)
             if verify:
                 making.forget_damaged(show=progress)
@@ -90,9 +90,9 @@ def pack_place(cache: Path, source: Source, settings: PackSettings) -> Path:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> Iterator[None]:
     """One process packs, the others wait; the lock goes with the process that holds it."""
-    with in_turn(folder / "lock", lambda: _tell(f"{folder}: another process is packing, waiting for it")):
+    with in_turn(folder / "lock", lambda: _print_line(f"{folder}: another process is packing, waiting for it")):
         yield
 
 
@@ -143,7 +143,7 @@ class _Making:
             complete=complete,
         )
         if about["complete"] and (what := changed or damage(pack)):
-            _tell(f"{folder}: {what}; looking at every image")
+            _print_line(f"{folder}: {what}; looking at every image")
             if what == RECORDS_CHANGED:
                 state[:] = np.zeros((), STATE)
                 making.complete = False
@@ -264,7 +264,7 @@ def _touched(path: Path, was: np.void) -> bool:
     return (stat.st_size, stat.st_mtime_ns) != (was["bytes"], was["mtime"])
 
 
-def _tell(line: str) -> None:
+def _print_line(line: str) -> None:
     Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
 
 

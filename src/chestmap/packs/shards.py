@@ -26,7 +26,7 @@ from chestmap.errors import BadInput, BadModel
 from chestmap.packs.pack import PACKED, STATE, Pack, PackSettings, Walk, check_fits, fingerprint_of
 from chestmap.progress import Report, progress_of
 from chestmap.settings import Settings, checked
-from chestmap.storage.bounded_cache import ShardCache, Stored
+from chestmap.storage.bounded_cache import ShardCache, StoredFile
 from chestmap.storage.stores import failures, store
 
 FORM = 1
@@ -62,12 +62,12 @@ class Index(Settings):
     fingerprint: str
     images: int = Field(ge=0)
     rows: int = Field(ge=1)
-    records: dict[str, Stored]
-    shards: tuple[Stored, ...]
+    records: dict[str, StoredFile]
+    shards: tuple[StoredFile, ...]
 
     @field_validator("form")
     @classmethod
-    def _known(cls, form: int) -> int:
+    def _known_form(cls, form: int) -> int:
         if form != FORM:
             raise ValueError(f"of form {form}, this version reads form {FORM}")
         return form
@@ -167,9 +167,9 @@ def write_shards(pack: Pack, address: str, megabytes: float = 64, *, progress: b
             file_system.makedirs(path, exist_ok=True)
         there = {Path(name).name: entry["size"] for name, entry in file_system.find(path, maxdepth=1, detail=True).items()}
 
-        def send(stem: str, ending: str, content: bytes) -> Stored:
+        def send(stem: str, ending: str, content: bytes) -> StoredFile:
             name = f"{stem}-{blake2b(content, digest_size=16).hexdigest()}.{ending}"
-            stored = Stored(name=name, bytes=len(content))
+            stored = StoredFile(name=name, bytes=len(content))
             if there.get(stored.name) != stored.bytes:
                 file_system.pipe_file(f"{path}/{stored.name}", content)
             return stored

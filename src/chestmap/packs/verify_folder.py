@@ -20,12 +20,12 @@ MARKS = {
 
 
 @dataclass(frozen=True)
-class Checked:
+class FolderCheck:
     files: int
     problems: tuple[str, ...]
 
 
-def verify_folder(folder: Path, *, progress: bool | Report = True) -> Checked:
+def verify_folder(folder: Path, *, progress: bool | Report = True) -> FolderCheck:
     """One problem a line; refused where there is nothing that could be verified."""
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; expected predictions, a pack, a model, a run, an export or a store")
@@ -45,7 +45,7 @@ def verify_folder(folder: Path, *, progress: bool | Report = True) -> Checked:
             total, problems = total + rows, problems + damaged
         if (place / "predictions.json").is_file():
             problems += _parts(place)
-    return Checked(total, tuple(problems))
+    return FolderCheck(total, tuple(problems))
 
 
 def seal_folders(folder: Path) -> Iterator[Path]:

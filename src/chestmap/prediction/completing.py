@@ -41,7 +41,7 @@ class Share:
 
 def complete(job: Job, own: Iterable[int], changed: int) -> Share:
     """Completes the folder where all parts are there; as often, and by as many processes at once, as it may happen."""
-    missing, place = set(range(job.blocks.parts)) - job.there(), job.place
+    missing, place = set(range(job.blocks.parts)) - job.existing_parts(), job.place
     place.bring(own if missing else range(job.blocks.parts), "inputs.parquet", "failed.parquet", SUMS)
     if missing:
         return share_of(job.out, own, left=len(missing), changed=changed, passed_over=job.provider.passed_over)

@@ -30,7 +30,7 @@ from chestmap.imaging.limits import LIMITS
 from chestmap.imaging.read import DEFAULTS, ReadSettings, content_of, radiograph_of
 from chestmap.imaging.worker_pool import DEATHS, DIED, begin
 from chestmap.prediction.pseudonym import Pseudonyms, words_of_patient
-from chestmap.storage.addresses import Away, address_state, content_at, is_address, site
+from chestmap.storage.addresses import StoreFailed, address_state, content_at, is_address, site
 from chestmap.storage.manifest import SETTLED
 from chestmap.types import Frame, Radiograph
 
@@ -84,7 +84,7 @@ def content_hash(data: bytes) -> str:
 
 
 @dataclass(frozen=True)
-class Reading:
+class DecodeSettings:
     """How inputs are read."""
 
     canvas: CanvasSettings
@@ -111,7 +111,7 @@ class Failed:
     identity: Identity = UNKNOWN
 
 
-def read_input(source: Input, reading: Reading, data: bytes) -> Radiograph:
+def read_input(source: Input, reading: DecodeSettings, data: bytes) -> Radiograph:
     """The content as a radiograph; its image id and patient id are those that may be written."""
     name = shown_name(source, reading, data)
     radiograph = radiograph_of(data, name, reading.settings)
@@ -119,7 +119,7 @@ def read_input(source: Input, reading: Reading, data: bytes) -> Radiograph:
     return replace(radiograph, image_id=name, patient_id=patient, source="")
 
 
-def shown_name(source: Input, reading: Reading, data: bytes) -> str:
+def shown_name(source: Input, reading: DecodeSettings, data: bytes) -> str:
     """The name that may be written."""
     return source.name if source.given else reading.pseudonyms.name(source.name, words_of_patient(data))
 
@@ -165,7 +165,7 @@ def _archive(path: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def decode(source: Input, reading: Reading) -> Decoded | Failed:
+def decode(source: Input, reading: DecodeSettings) -> Decoded | Failed:
     name, identity = source.name, UNKNOWN
     try:
         state = state_of(source)
@@ -175,7 +175,7 @@ def decode(source: Input, reading: Reading) -> Decoded | Failed:
         radiograph = radiograph_of(data, name, reading.settings)
         canvas, frame = on_canvas(radiograph, reading.canvas)
     except BadInput as problem:
-        return Failed(name, str(problem).removeprefix(f"{name}: "), isinstance(problem, Away), identity)
+        return Failed(name, str(problem).removeprefix(f"{name}: "), isinstance(problem, StoreFailed), identity)
     except (OSError, MemoryError, cv2.error) as error:
         return Failed(name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", identity=identity)
     patient = reading.pseudonyms.patient(radiograph.patient_id) or name
@@ -207,7 +207,7 @@ def current_content(source: Input, known: Identity) -> str:
         return UNKNOWN.content
 
 
-def decode_all(inputs: Iterable[Input], reading: Reading, workers: int) -> Iterator[tuple[Input, Decoded | Failed]]:
+def decode_all(inputs: Iterable[Input], reading: DecodeSettings, workers: int) -> Iterator[tuple[Input, Decoded | Failed]]:
     """Each input with what became of it, in order; with 0 workers in a thread of this process.
 
     When a process dies, what was under way goes again, one input after the other, to find out which of them it was.
@@ -230,7 +230,7 @@ def watched(results: Iterable[tuple[Input, Decoded | Failed]]) -> Iterator[tuple
 
 
 def _decoded(
-    inputs: Iterable[Input], reading: Reading, workers: int
+    inputs: Iterable[Input], reading: DecodeSettings, workers: int
 ) -> Generator[tuple[Input, Decoded | Failed], None, None]:
     size = reading.canvas.width * reading.canvas.height
     most = max(2, min(AHEAD * max(workers, 1), AHEAD_BYTES // size))
@@ -249,7 +249,7 @@ def _decoded(
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
         for place, source in enumerate(suspects):
-            found = _alone(source, reading)
+            found = _decoded_in_own_process(source, reading)
             yield source, found
             if isinstance(found, Failed) and found.reason == DIED:
                 deaths += 1
@@ -282,7 +282,7 @@ def _window(
         yield taken.popleft(), result
 
 
-def _alone(source: Input, reading: Reading) -> Decoded | Failed:
+def _decoded_in_own_process(source: Input, reading: DecodeSettings) -> Decoded | Failed:
     with _pool(1) as pool:
         try:
             return pool.submit(decode, source, reading).result()

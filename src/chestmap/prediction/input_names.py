@@ -12,14 +12,14 @@ from chestmap.storage.addresses import is_address, plain_path, without_scheme
 LONGEST_NAME = 1000
 
 
-def placed(text: str, base: Path | str) -> tuple[str, str]:
+def name_and_path(text: str, base: Path | str) -> tuple[str, str]:
     """Name and place of a path or an address; a relative path begins at `base`, a folder or the address of one."""
     text = without_scheme(text)
     if is_address(text):
         path = plain_path(text)
         return plain_name(posixpath.relpath(path, plain_path(base) or ".") if isinstance(base, str) else path), text
     if isinstance(base, str) and not text.startswith("/"):
-        return placed(joined(base, text), base)
+        return name_and_path(joined(base, text), base)
     folder = Path("/") if isinstance(base, str) else base
     whole = os.path.abspath(folder / text)  # noqa: PTH100 -- a link stays what it is called
     return plain_name(os.path.relpath(whole, folder).replace(os.sep, "/")), whole

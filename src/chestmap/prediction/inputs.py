@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from chestmap.errors import BadImage, BadInput, did_you_mean
 from chestmap.prediction.decoding import Input, unpacked
 from chestmap.prediction.input_lists import frames_of
-from chestmap.prediction.input_names import digest, joined, placed, plain_name
+from chestmap.prediction.input_names import digest, joined, name_and_path, plain_name
 from chestmap.prediction.remote_inputs import Root, entries_at, list_at, roots_at, starts_as_dicom_at, told_as
 from chestmap.storage.addresses import is_address, plain_path, without_scheme
 from chestmap.storage.scratch import Scratch
@@ -127,7 +127,7 @@ class Inputs:
                     continue
                 if deeper:
                     inside.append(path)
-                elif _wanted(name, lambda path=path: starts_as_dicom_at(path)):
+                elif _is_image_name(name, lambda path=path: starts_as_dicom_at(path)):
                     yield self._file(path)
                 else:
                     self.passed_over += 1
@@ -135,8 +135,8 @@ class Inputs:
 
     def _file(self, path: Path | str, problem: str = "") -> Input:
         if isinstance(path, str):
-            return Input(*placed(path, self._far))
-        name, whole = placed(os.path.abspath(path), self.base)  # noqa: PTH100
+            return Input(*name_and_path(path, self._far))
+        name, whole = name_and_path(os.path.abspath(path), self.base)  # noqa: PTH100
         return Input(name, whole, problem=problem)
 
     def _walk(self, root: Path, walked: set[tuple[int, int]]) -> Iterator[Input]:
@@ -162,7 +162,7 @@ class Inputs:
                     continue
                 if _is_folder(path):
                     inside.append(path)
-                elif _wanted(name, lambda path=path: _starts_as_dicom(path)):
+                elif _is_image_name(name, lambda path=path: _starts_as_dicom(path)):
                     yield self._file(path)
                 else:
                     self.passed_over += 1
@@ -191,7 +191,7 @@ class Inputs:
             outside = ".." in parts or info.filename.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", info.filename)
             problem = LEADS_OUT if outside else "a link in the archive: it is not followed" if _is_link(info) else ""
             source = Input(name, whole, member, problem)
-            if problem or _wanted(parts[-1], lambda source=source: _member_is_dicom(source)):
+            if problem or _is_image_name(parts[-1], lambda source=source: _member_is_dicom(source)):
                 yield source
             else:
                 self.passed_over += 1
@@ -210,7 +210,7 @@ class Inputs:
     def _row(self, text: str, folder: Path | str) -> Input:
         text = without_scheme(text)
         if is_address(text):
-            return Input(*placed(text, self._far if isinstance(folder, str) else folder))
+            return Input(*name_and_path(text, self._far if isinstance(folder, str) else folder))
         if isinstance(folder, Path):
             return self._file(folder / text)
         return self._file(Path(text) if text.startswith("/") else joined(folder, text))
@@ -247,7 +247,7 @@ def _is_link(info: zipfile.ZipInfo) -> bool:
     return stat.S_ISLNK(info.external_attr >> 16)
 
 
-def _wanted(name: str, is_dicom: Callable[[], bool]) -> bool:
+def _is_image_name(name: str, is_dicom: Callable[[], bool]) -> bool:
     """By its ending; where that says nothing, by whether it starts as DICOM does."""
     ending = PurePosixPath(name).suffix.lower()
     return ending in ENDINGS or ending in OTHERS or (name.upper() != "DICOMDIR" and is_dicom())

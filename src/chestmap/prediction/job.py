@@ -25,8 +25,8 @@ from chestmap.imaging.read import DEFAULTS, ReadSettings
 from chestmap.models.batch_size import chosen_batch_size
 from chestmap.models.predictor import Predictor
 from chestmap.prediction.completing import Share, complete, share_of
-from chestmap.prediction.decoding import Input, Reading
-from chestmap.prediction.job_plan import Blocks, Earlier, Gone, Keys, Sizes, shared_blocks, way_of
+from chestmap.prediction.decoding import DecodeSettings, Input
+from chestmap.prediction.job_plan import Blocks, BlockSizes, FinishedWork, Keys, PlanGone, shared_blocks, way_of
 from chestmap.prediction.part_inputs import (
     REMEDY,
     STATE,
@@ -35,15 +35,15 @@ from chestmap.prediction.part_inputs import (
     part_folder,
     read_inputs,
 )
-from chestmap.prediction.part_maker import GrowingBlock, OnPart, Writing
+from chestmap.prediction.part_maker import GrowingBlock, OnPart, PartWriterThread
 from chestmap.prediction.providers import FileProvider, Provider, Results
 from chestmap.prediction.pseudonym import Pseudonyms, own_key
 from chestmap.predictions.folder import Header, PredictionsWriter, check_same, read_header
 from chestmap.progress import progress_of
 from chestmap.settings import Settings
-from chestmap.storage.locks import alone
+from chestmap.storage.locks import exclusive
 from chestmap.storage.manifest import SUMS, verified_bytes
-from chestmap.storage.results_folder import Place, place_of
+from chestmap.storage.results_folder import ResultsFolder, place_of
 
 
 class JobSettings(Settings):
@@ -83,29 +83,29 @@ class Job:
     provider: Provider
     writer: PredictionsWriter
     blocks: Blocks
-    reading: Reading
+    reading: DecodeSettings
 
     @property
     def out(self) -> Path:
         return self.writer.folder
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ResultsFolder:
         return self.writer.place
 
-    def there(self) -> set[int]:
+    def existing_parts(self) -> set[int]:
         return {number for number in self.place.parts() if number < self.blocks.parts}
 
     def missing(self, numbers: Iterable[int]) -> tuple[list[int], int]:
         """Parts that are to be made, and how many inputs of others changed since; these parts are removed."""
-        numbers, there, changed = list(numbers), self.there(), 0
+        numbers, there, changed = list(numbers), self.existing_parts(), 0
         known = [number for number in numbers if number in there]
         self.place.bring(known, *KNOWN)
         for number in known:
             if count := changed_inputs(self.out, number, self.blocks.inputs(number), self.provider):
                 changed += count
                 self._drop(number)
-        there = self.there() if changed else there
+        there = self.existing_parts() if changed else there
         missing = [number for number in numbers if number not in there]
         if missing and read_header(self.out)["complete"]:
             self.writer.reopen()
@@ -133,7 +133,7 @@ class Job:
                 ahead.append((number, block))
                 yield from block
 
-        with Writing() as writing:
+        with PartWriterThread() as writing:
             part: GrowingBlock | None = None
             for source, found in decode(inputs()):
                 if part is None:
@@ -174,14 +174,14 @@ def header_of(predictor: Predictor, batch_size: int, part_size: int, data: str =
     )
 
 
-def reading_for(predictor: Predictor, settings: JobSettings, *, hides: bool = True) -> Reading:
+def reading_for(predictor: Predictor, settings: JobSettings, *, hides: bool = True) -> DecodeSettings:
     """Names and ids of a dataset are its publisher's, who has seen to them."""
     pseudonyms = Pseudonyms(own_key() if hides and not settings.show_patient else None)
-    return Reading(predictor.model.canvas, pseudonyms, ReadSettings(views=settings.views) if hides else DEFAULTS)
+    return DecodeSettings(predictor.model.canvas, pseudonyms, ReadSettings(views=settings.views) if hides else DEFAULTS)
 
 
 def open_job(
-    predictor: Predictor, provider: Provider, out: Path | str | Place, settings: JobSettings, shards: int = 1
+    predictor: Predictor, provider: Provider, out: Path | str | ResultsFolder, settings: JobSettings, shards: int = 1
 ) -> Job:
     """Joins the work on a folder, or begins it."""
     place = place_of(out)
@@ -190,22 +190,22 @@ def open_job(
     reading = reading_for(predictor, settings, hides=provider.hides)
     way = way_of(provider.asked, reading.settings.views, reading.pseudonyms.key)
 
-    def sizes() -> Sizes:
+    def sizes() -> BlockSizes:
         batch_size = settings.batch_size or earlier.get("model", {}).get("forward", {}).get("batch_size")
         if batch_size is None:
             batch_size = chosen_batch_size(predictor.forward, predictor.model.canvas.canvas)
         part_size = settings.part_size or earlier.get("part_size") or 0
-        return Sizes(batch_size=batch_size, part_size=part_size, shards=shards)
+        return BlockSizes(batch_size=batch_size, part_size=part_size, shards=shards)
 
     if earlier:
         now = header_of(predictor, sizes().batch_size, earlier.get("part_size", 0))
         check_same(place, earlier, now)  # before a plan of other sizes is left there
     for _ in range(5):
         try:
-            before = Earlier(data=earlier.get("data", ""), keys=lambda: _finished_keys(place))
+            before = FinishedWork(data=earlier.get("data", ""), keys=lambda: _finished_keys(place))
             blocks = shared_blocks(place, provider, way, sizes, before)
             break
-        except Gone:  # completed at this very moment
+        except PlanGone:  # completed at this very moment
             continue
     else:
         raise Refused(f"{place}: other processes complete it again and again; wait until they have ended")
@@ -216,12 +216,12 @@ def open_job(
     if earlier.get("data", blocks.data) != blocks.data:
         writer.reopen()
     job = Job(predictor=predictor, provider=provider, writer=writer, blocks=blocks, reading=reading)
-    if earlier.get("complete") and len(job.there()) < blocks.parts:
+    if earlier.get("complete") and len(job.existing_parts()) < blocks.parts:
         writer.reopen()
     return job
 
 
-def _finished_keys(place: Place) -> Keys:
+def _finished_keys(place: ResultsFolder) -> Keys:
     """Of the parts up to the first that is missing."""
     there = place.parts()
     numbers = range(next(number for number in range(len(there) + 1) if number not in there))
@@ -233,7 +233,7 @@ def predict_shard(
     job: Job, shard: Shard, workers: int | None = None, *, on_part: OnPart | None = None, progress: bool = True
 ) -> Share:
     """One process's share of the parts. `on_part` is called with each of them, also with those that were there."""
-    own, tell = range(shard.index, job.blocks.parts, shard.count), on_part or _nothing
+    own, tell = range(shard.index, job.blocks.parts, shard.count), on_part or _ignore_part
     try:
         missing, changed = job.missing(own)
         left = job.blocks.inputs_in(missing)
@@ -246,20 +246,20 @@ def predict_shard(
             for count in job.predict(missing, lambda inputs: job.provider.decode(inputs, job.reading, workers, left), tell):
                 advance(count)
         return complete(job, own, changed)
-    except Gone:
+    except PlanGone:
         if not read_header(job.out)["complete"]:
             raise Refused(f"{job.out / 'plan'}: is gone while parts are missing; call again") from None
         return share_of(job.out, range(job.blocks.parts))
 
 
-def _nothing(folder: Path, inputs: Sequence[Input]) -> None:
+def _ignore_part(folder: Path, inputs: Sequence[Input]) -> None:
     pass
 
 
 def predict_all(
     predictor: Predictor,
     provider: Provider | Sequence[str],
-    out: Path | str | Place,
+    out: Path | str | ResultsFolder,
     settings: JobSettings | None = None,
     *,
     on_part: OnPart | None = None,
@@ -270,6 +270,6 @@ def predict_all(
     place.folder.mkdir(parents=True, exist_ok=True)
     given = FileProvider(provider) if isinstance(provider, Sequence) else provider
     refusal = f"{place}: another call is writing here; wait for it, or give another folder"
-    with nullcontext() if place.afar else alone(place.folder / ".lock", refusal):
+    with nullcontext() if place.afar else exclusive(place.folder / ".lock", refusal):
         job = open_job(predictor, given, place, settings)
         return predict_shard(job, Shard(), settings.workers, on_part=on_part, progress=progress)

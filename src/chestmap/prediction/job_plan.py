@@ -27,7 +27,7 @@ from chestmap.errors import BadInput, BadTable, Refused
 from chestmap.prediction.decoding import Input
 from chestmap.prediction.input_lists import ROWS
 from chestmap.prediction.providers import COLUMNS, Provider
-from chestmap.storage.results_folder import Place
+from chestmap.storage.results_folder import ResultsFolder
 
 MOST_PARTS = 99_999
 """Names of parts have five digits."""
@@ -36,12 +36,12 @@ Keys = Sequence[Sequence[str]]
 """Of the inputs of each finished part, in order."""
 
 
-class Gone(Exception):
+class PlanGone(Exception):
     """The plan is no longer there: another process has completed the folder."""
 
 
 @dataclass(frozen=True)
-class Way:
+class JobIdentity:
     """What must be the same in all processes. `key` tells pseudonym keys apart without telling them; `given` the inputs."""
 
     given: str
@@ -50,7 +50,7 @@ class Way:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
+class BlockSizes:
     """How a list is cut. `part_size` 0: chosen by length and by how many `shards` share the work."""
 
     batch_size: int
@@ -65,7 +65,7 @@ class Blocks:
     part_size: int  # inputs in each block but the last
     batch_size: int
     data: str  # fingerprint of all names, in order
-    way: Way
+    way: JobIdentity
     shards: int = 1
     kept: tuple[int, ...] = ()  # sizes of the first blocks, where an earlier call cut them otherwise
 
@@ -91,11 +91,13 @@ class Blocks:
         try:
             rows = pl.concat(pl.read_parquet(self.folder / f"rows-{file:05d}.parquet") for file in files)
         except FileNotFoundError:
-            raise Gone from None
+            raise PlanGone from None
         return [Input(*row) for row in rows[first - files[0] * ROWS : last - files[0] * ROWS].iter_rows()]
 
 
-def write_blocks(folder: Path, frames: Iterable[pl.DataFrame], way: Way, sizes: Sizes, kept: Keys = ()) -> Blocks:
+def write_blocks(
+    folder: Path, frames: Iterable[pl.DataFrame], way: JobIdentity, sizes: BlockSizes, kept: Keys = ()
+) -> Blocks:
     """A plan in an empty folder. Inputs of finished parts (`kept`) come first, in blocks as they were cut."""
     digest, hashes, count = blake2b(digest_size=16), [], 0
     for number, rows in enumerate(_filled(_after(frames, kept) if kept else frames)):
@@ -134,19 +136,21 @@ def read_blocks(folder: Path) -> Blocks:
     try:
         about: dict[str, Any] = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Gone from None
-    return Blocks(folder=folder, **{**about, "way": Way(**about["way"]), "kept": tuple(about["kept"])})
+        raise PlanGone from None
+    return Blocks(folder=folder, **{**about, "way": JobIdentity(**about["way"]), "kept": tuple(about["kept"])})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Earlier:
+class FinishedWork:
     """What a folder holds: the fingerprint of its header, and its finished parts' inputs up to the first gap."""
 
     data: str
     keys: Callable[[], Keys]
 
 
-def shared_blocks(out: Place, provider: Provider, way: Way, sizes: Callable[[], Sizes], earlier: Earlier) -> Blocks:
+def shared_blocks(
+    out: ResultsFolder, provider: Provider, way: JobIdentity, sizes: Callable[[], BlockSizes], earlier: FinishedWork
+) -> Blocks:
     """The plan that all processes of a folder use; a call for the whole may replace one that another such call left."""
     plan = out.folder / "plan"
     there = plan.is_dir() or out.bring_plan()
@@ -169,7 +173,9 @@ def shared_blocks(out: Place, provider: Provider, way: Way, sizes: Callable[[], 
     return _checked(out, read_blocks(plan), way)
 
 
-def _planned(out: Place, made: Path, provider: Provider, way: Way, sizes: Sizes, earlier: Earlier) -> Blocks:
+def _planned(
+    out: ResultsFolder, made: Path, provider: Provider, way: JobIdentity, sizes: BlockSizes, earlier: FinishedWork
+) -> Blocks:
     """As a fresh folder would be cut; where other inputs were there before, theirs come first."""
     try:
         new = write_blocks(made, provider.frames(), way, sizes)
@@ -188,7 +194,7 @@ def _planned(out: Place, made: Path, provider: Provider, way: Way, sizes: Sizes,
         raise Refused(f"{out}: {problem}") from None
 
 
-def _checked(out: Place, blocks: Blocks, way: Way, new: Blocks | None = None) -> Blocks:
+def _checked(out: ResultsFolder, blocks: Blocks, way: JobIdentity, new: Blocks | None = None) -> Blocks:
     """Refused where the plan is one of other inputs (then those of this call are `new`), or of another way of reading them."""
     if new is not None:
         raise Refused(f"{out}: was begun with other inputs; all processes of a folder need the same; or give a new folder")
@@ -226,9 +232,9 @@ def remove_blocks(out: Path) -> None:
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def way_of(asked: str, views: str, key: bytes | None) -> Way:
+def way_of(asked: str, views: str, key: bytes | None) -> JobIdentity:
     mark = "shown" if key is None else blake2b(b"which key", key=key, digest_size=8).hexdigest()
-    return Way(blake2b(asked.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(), views, mark)
+    return JobIdentity(blake2b(asked.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(), views, mark)
 
 
 def _filled(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -24,7 +24,7 @@ from chestmap.models.folder import measured_points
 from chestmap.models.largest_box import boxes_of
 from chestmap.models.predictor import Predictor
 from chestmap.packs.build import cores
-from chestmap.prediction.decoding import Failed, Input, Reading, content, content_hash, read_input
+from chestmap.prediction.decoding import DecodeSettings, Failed, Input, content, content_hash, read_input
 from chestmap.prediction.part_inputs import read_inputs
 from chestmap.predictions.folder import read_part
 from chestmap.progress import progress_of
@@ -74,7 +74,7 @@ class Outputs:
 
     out: Path
     predictor: Predictor
-    reading: Reading
+    reading: DecodeSettings
     kinds: frozenset[str]
     key: bytes | None = None
     files: Mapping[str, str] = field(default_factory=dict)
@@ -96,12 +96,12 @@ class Outputs:
         self._hands.shutdown(wait=True, cancel_futures=True)
 
     @property
-    def wanted(self) -> bool:
+    def is_asked_for(self) -> bool:
         return bool(self.kinds - {"predictions"})
 
     def on_part(self, folder: Path, inputs: Sequence[Input]) -> None:
         """Waits where two parts wait already, so that memory stays bounded."""
-        if not self.wanted:
+        if not self.is_asked_for:
             return
         self._room.acquire()
         self._waiting.append(self._turns.submit(self._of_part, folder, inputs))
@@ -109,7 +109,7 @@ class Outputs:
 
     def finish(self) -> None:
         """After the last part; errors of all that was handed in come up here."""
-        with progress_of("write results", len(self._waiting), show=self.wanted, unit="parts") as advance:
+        with progress_of("write results", len(self._waiting), show=self.is_asked_for, unit="parts") as advance:
             for future in self._waiting:
                 future.result()
                 advance(1)
@@ -163,11 +163,11 @@ class Outputs:
             return
         from pydicom import dcmread
 
-        from chestmap.reports.dicom import About, write_dicom
+        from chestmap.reports.dicom import Provenance, write_dicom
         from chestmap.reports.dicom.deidentify import deidentified
 
         model = self.predictor.model
-        about = About(
+        about = Provenance(
             name=model.about.get("title", model.method.title),
             sha256=model.sha256,
             operating_points=self.predictor.operating_points,

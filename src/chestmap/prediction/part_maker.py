@@ -26,14 +26,14 @@ OnPart = Callable[[Path, Sequence[Input]], None]
 """Called with each finished part and its inputs, in the order of its rows, from a thread of its own."""
 
 
-class Writing:
+class PartWriterThread:
     """One thread, which few batches wait for; what goes wrong there comes up here."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
         self._pending: deque[Future[None]] = deque()
 
-    def __enter__(self) -> Writing:
+    def __enter__(self) -> PartWriterThread:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,7 +55,7 @@ class GrowingBlock:
 
     predictor: Predictor
     batch_size: int
-    writing: Writing
+    writing: PartWriterThread
     growing: GrowingPart
     block: list[Input]
     seen: int = 0

@@ -20,9 +20,9 @@ from chestmap.imaging.canvas import CanvasSettings
 from chestmap.packs.build import PackSettings, cores, make_pack, pack_place
 from chestmap.packs.pack import Pack
 from chestmap.packs.part import Part
-from chestmap.prediction.decoding import AHEAD, Decoded, Failed, Identity, Input, Reading, current_content, decode_all
+from chestmap.prediction.decoding import AHEAD, Decoded, DecodeSettings, Failed, Identity, Input, current_content, decode_all
 from chestmap.prediction.input_lists import ROWS, TABLES, frames_of, named
-from chestmap.prediction.input_names import placed, plain_name
+from chestmap.prediction.input_names import name_and_path, plain_name
 from chestmap.prediction.inputs import Inputs
 from chestmap.prediction.remote_inputs import list_at, told_as
 from chestmap.predictions.image_set import image_set_of
@@ -53,7 +53,7 @@ class Provider(Protocol):
         """All inputs, in order, as tables of `COLUMNS`."""
         ...
 
-    def decode(self, inputs: Iterable[Input], reading: Reading, workers: int | None, count: int) -> Results:
+    def decode(self, inputs: Iterable[Input], reading: DecodeSettings, workers: int | None, count: int) -> Results:
         """Each input with its canvas or its failure, in order; `count` is how many there are."""
         ...
 
@@ -85,18 +85,22 @@ class FileProvider:
                 with TemporaryDirectory() as passing:
                     path, base = list_at(text, Path(passing)), text.rpartition("/")[0]
                     with told_as(text, path):
-                        yield from (named(frame, base, partial(placed, base=base), plain_name) for frame in frames_of(path))
+                        yield from (
+                            named(frame, base, partial(name_and_path, base=base), plain_name) for frame in frames_of(path)
+                        )
                 return
             if (path := Path(text)).is_file():
                 folder = path.parent.absolute()
-                yield from (named(frame, folder, partial(placed, base=folder), plain_name) for frame in frames_of(path))
+                yield from (
+                    named(frame, folder, partial(name_and_path, base=folder), plain_name) for frame in frames_of(path)
+                )
                 return
         walk = iter(self._inputs)
         while sources := list(islice(walk, ROWS)):
             yield pl.DataFrame([[getattr(one, name) for name in COLUMNS] for one in sources], COLUMNS, orient="row")
         self.passed_over = self._inputs.passed_over
 
-    def decode(self, inputs: Iterable[Input], reading: Reading, workers: int | None, count: int) -> Results:
+    def decode(self, inputs: Iterable[Input], reading: DecodeSettings, workers: int | None, count: int) -> Results:
         return decode_all(inputs, reading, min(cores(), 8, count // WORTH_A_PROCESS) if workers is None else workers)
 
     def contents(self, inputs: Sequence[Input], known: Sequence[Identity]) -> list[str]:
@@ -139,7 +143,7 @@ class DatasetProvider:
     def _path(self, image_id: str) -> str:
         return str(self.source.path(self.source.row_of[image_id]))
 
-    def decode(self, inputs: Iterable[Input], reading: Reading, workers: int | None, count: int) -> Results:  # noqa: ARG002
+    def decode(self, inputs: Iterable[Input], reading: DecodeSettings, workers: int | None, count: int) -> Results:  # noqa: ARG002
         canvas, packed = reading.canvas, self.pack.settings
         if (canvas.width, canvas.height, canvas.fit) != (packed.width, packed.height, packed.fit):
             raise BadInput(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from chestmap.errors import BadInput, ChestmapError
-from chestmap.prediction.job_plan import Gone
+from chestmap.prediction.job_plan import PlanGone
 from chestmap.prediction.ray_decoding import decode_apart, ray_or_told
 from chestmap.progress import progress_of
 from chestmap.settings import Settings
@@ -63,7 +63,7 @@ class PartActor:
     def predict(self, number: int) -> int:
         job = self._job
         if not job.place.has(number):
-            with suppress(Gone):  # another driver has completed the folder
+            with suppress(PlanGone):  # another driver has completed the folder
                 for _ in job.predict([number], self._decode, lambda *_: None):
                     pass
         return number
@@ -143,12 +143,12 @@ class _Crew:
                     yield _got(self.ray, reference)
                 except self.ray.exceptions.RayActorError as error:
                     todo.append(number)
-                    self._lose(actor, number, error)
+                    self._drop_actor(actor, number, error)
                 if actor in self.actors:
                     free.append(actor)
             free = deque(actor for actor in free if actor in self.actors)
 
-    def _lose(self, actor: Any, number: int, error: Exception) -> None:
+    def _drop_actor(self, actor: Any, number: int, error: Exception) -> None:
         self.tries[number] += 1
         if actor in self.actors:
             self.actors.remove(actor)

@@ -10,7 +10,7 @@ from typing import Any
 
 from chestmap.errors import BadInput
 from chestmap.imaging.worker_pool import DIED
-from chestmap.prediction.decoding import Decoded, Failed, Input, Reading, decode, watched
+from chestmap.prediction.decoding import Decoded, DecodeSettings, Failed, Input, decode, watched
 
 GROUP_BYTES = 4 << 20
 """Of the canvases that come back from one task."""
@@ -29,16 +29,16 @@ def ray_or_told() -> Any:
     return ray
 
 
-def decode_some(sources: list[Input], reading: Reading) -> list[Found]:
+def decode_some(sources: list[Input], reading: DecodeSettings) -> list[Found]:
     return [decode(source, reading) for source in sources]
 
 
-def decode_apart(inputs: Iterable[Input], reading: Reading, ahead: int) -> Iterator[tuple[Input, Found]]:
+def decode_apart(inputs: Iterable[Input], reading: DecodeSettings, ahead: int) -> Iterator[tuple[Input, Found]]:
     """As `decode_all`, in tasks of which `ahead` are under way; one that ends a process is looked for image by image."""
     yield from watched(_decoded_apart(inputs, reading, ahead))
 
 
-def _decoded_apart(inputs: Iterable[Input], reading: Reading, ahead: int) -> Iterator[tuple[Input, Found]]:
+def _decoded_apart(inputs: Iterable[Input], reading: DecodeSettings, ahead: int) -> Iterator[tuple[Input, Found]]:
     ray = ray_or_told()
     task, shared = ray.remote(num_cpus=1, max_retries=1)(decode_some), ray.put(reading)
     size = max(1, min(MOST, GROUP_BYTES // (reading.canvas.width * reading.canvas.height)))

@@ -56,7 +56,7 @@ class Request:
     open_predictor: Callable[[], Predictor] | None = None
 
     @property
-    def more(self) -> list[str]:
+    def outputs(self) -> list[str]:
         """What is made beside the predictions."""
         return sorted(self.kinds - {"predictions"})
 
@@ -81,14 +81,14 @@ class Request:
         """Predicts the whole, or a shard, and writes what is asked for; `report` makes that of a dataset."""
         shard = shard or Shard()
         self._check(shard)
-        place = place_of(self.out, self.scratch, whole=bool(self.more))
+        place = place_of(self.out, self.scratch, whole=bool(self.outputs))
         predictor, how = self.predictor(), checked(JobSettings, self.settings, name="options")
         provider = self.provider(predictor)
         reading = reading_for(predictor, how, hides=provider.hides)
         kinds = self.kinds - {"report"} if self.dataset else self.kinds
         key, files = own_key() if self.deidentify else None, self.dataset.files() if self.dataset else {}
         with Outputs(out=place.folder, predictor=predictor, reading=reading, kinds=kinds, key=key, files=files) as outputs:
-            on_part = outputs.on_part if outputs.wanted else None
+            on_part = outputs.on_part if outputs.is_asked_for else None
             if shard.count == 1:
                 share = predict_all(predictor, provider, place, how, on_part=on_part)
             else:
@@ -100,7 +100,7 @@ class Request:
             write_errors(place.folder / "errors.csv", [*share.failed, *outputs.failed])
         if report is not None and self.dataset and "report" in self.kinds:
             report(place.folder)
-        if self.more:
+        if self.outputs:
             place.send("errors.csv")
             place.send_rest()
         return share, outputs
@@ -113,7 +113,7 @@ class Request:
             raise BadInput(
                 f"--write {','.join(whole)} needs all parts: leave it out of {text}, and call with --shard 0/1 at the end"
             )
-        if self.more and place_of(self.out, self.scratch).afar:
+        if self.outputs and place_of(self.out, self.scratch).afar:
             raise BadInput(
-                f"--write {','.join(self.more)}: for an address leave it out of {text}, and call with --shard 0/1 at the end"
+                f"--write {','.join(self.outputs)}: for an address leave it out of {text}, and call with --shard 0/1 at the end"
             )

@@ -29,7 +29,7 @@ from chestmap.storage.addresses import is_address, without_scheme
 from chestmap.storage.atomic import write_text
 from chestmap.storage.download import Copy
 from chestmap.storage.manifest import SUMS, is_sealed, seal, unseal, verified, verified_bytes
-from chestmap.storage.results_folder import HEADER, Place, place_of
+from chestmap.storage.results_folder import HEADER, ResultsFolder, place_of
 from chestmap.types import Findings, Frame, Prediction
 
 __all__ = [
@@ -117,7 +117,7 @@ class PredictionsWriter:
     `out` may be an address; `folder` is where parts are made, on this machine. Which images they are of is the job's to check.
     """
 
-    def __init__(self, out: Path | str | Place, header: Header) -> None:
+    def __init__(self, out: Path | str | ResultsFolder, header: Header) -> None:
         self.place, self.header = place_of(out), header
         self.folder = folder = self.place.folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ class PredictionsWriter:
         self._write_header(complete=True, parts=len(self.place.parts()) if parts is None else parts)
 
 
-def check_same(place: Place, earlier: Mapping[str, Any], header: Header) -> None:
+def check_same(place: ResultsFolder, earlier: Mapping[str, Any], header: Header) -> None:
     """Refused where a folder was made by another model, or in another way."""
     if differing := _differing(earlier, header.as_json(complete=False)):
         raise Refused(

@@ -55,7 +55,7 @@ class ImageSet:
             return replace(self, split="", split_fingerprint="", part="")
         return replace(self, split=split.name, split_fingerprint=split.fingerprint, part=part)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """One line for the foot of a table or page."""
         where = f"{self.source}, {self.part} of split {self.split}" if self.split else f"{self.source}, all images"
         return (

@@ -14,7 +14,7 @@ from jaxtyping import Float16, Float32
 
 from chestmap.storage.atomic import sync
 from chestmap.storage.manifest import is_sealed, seal
-from chestmap.storage.results_folder import Place
+from chestmap.storage.results_folder import ResultsFolder
 from chestmap.types import Findings, Frame
 
 GREATEST = 65504.0  # of float16
@@ -41,7 +41,7 @@ class GrowingPart:
     disk is then an error, not a signal that kills.
     """
 
-    def __init__(self, where: Place, number: int, findings: Findings) -> None:
+    def __init__(self, where: ResultsFolder, number: int, findings: Findings) -> None:
         self.where, self.number, self.findings, self.done = where, number, findings, 0
         self.final = where.folder / f"part-{number:05d}"
         self.made = self.final.with_name(f"{self.final.name}.making-{token_hex(8)}")

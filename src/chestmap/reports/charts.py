@@ -115,7 +115,7 @@ def _panel(kind: Kind, metrics: Evaluation, curve: Curve, behind: str) -> Chart:
     return Chart(title, kind.x, kind.y, (guide, line), SMALL, behind=behind, style="plot small")
 
 
-def titles() -> dict[str, str]:
+def titles_by_block() -> dict[str, str]:
     """Titles by the id of their block, in order."""
     return {kind.name: kind.title for kind in KINDS}
 

@@ -23,7 +23,7 @@ LABELS: dict[int, Label] = {1: "present", 0: "absent", UNKNOWN: "unknown"}
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class ScoredImages:
     """What was scored: image ids, the IoU of every (image id, finding) with boxes, and where each finding's map is cut."""
 
     ids: Sequence[str]
@@ -32,16 +32,18 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Amount:
+class PictureLimits:
     """How many pictures at most, and the pixels of their longer side."""
 
     pictures: int = 200
     longest: int = 384
 
 
-def gather(predictions: Predictions, source: Source, scored: Scored, amount: Amount | None = None) -> list[Picture]:
+def gather(
+    predictions: Predictions, source: Source, scored: ScoredImages, amount: PictureLimits | None = None
+) -> list[Picture]:
     """Deterministic. An image that cannot be read is an error, as it could be predicted before."""
-    amount = amount or Amount()
+    amount = amount or PictureLimits()
     names = [name for name in predictions.findings if name in source.findings]
     if not names or not scored.ids:
         raise BadInput(f"{predictions.folder}: nothing to show of {source.name}: no finding or no image in common")
@@ -59,7 +61,7 @@ def gather(predictions: Predictions, source: Source, scored: Scored, amount: Amo
     return [maker.make(predictions[int(rows[index])], name) for index, name in chosen]
 
 
-def _quotas(names: Sequence[str], scored: Scored, total: int) -> dict[str, int]:
+def _quotas(names: Sequence[str], scored: ScoredImages, total: int) -> dict[str, int]:
     """Findings with boxes get twice what others get."""
     boxed = {finding for _, finding in scored.iou}
     weights = {name: 2 if name in boxed else 1 for name in names}
@@ -105,7 +107,7 @@ def _ends_and_middle(ranked: np.ndarray, count: int) -> list[int]:
 class _Maker:
     """Keeps the last images, since one image often shows several findings."""
 
-    def __init__(self, predictions: Predictions, source: Source, scored: Scored, longest: int) -> None:
+    def __init__(self, predictions: Predictions, source: Source, scored: ScoredImages, longest: int) -> None:
         self.predictions, self.source, self.scored, self.longest = predictions, source, scored, longest
         self.image = lru_cache(maxsize=512)(self._image)
 

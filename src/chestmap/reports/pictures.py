@@ -83,11 +83,11 @@ def figure(picture: Picture, quality: int) -> str:
         f'src="{data_uri(picture.image, quality)}">{heat}{_marks_svg(picture, marks)}</button>'
         f'<figcaption><span class="outcome" data-outcome="{outcome}">{outcome}</span> '
         f"<b>{'IoU ' + number(picture.iou, 2) if iou else ''}</b> score {number(picture.score, 2)}"
-        f"<i>{_said(picture)}</i><code>{escape(picture.image_id)}</code></figcaption></figure>"
+        f"<i>{_caption(picture)}</i><code>{escape(picture.image_id)}</code></figcaption></figure>"
     )
 
 
-def _said(picture: Picture) -> str:
+def _caption(picture: Picture) -> str:
     """What is known of the image, and where its map was cut."""
     boxes = len(picture.true)
     told = f"{picture.label}, {boxes or 'no'} box{'es' if boxes > 1 else ''}"

@@ -141,7 +141,7 @@ def _curves(metrics: Evaluation) -> str:
     body = curves.panels(metrics)
     tabs = "".join(
         f'<button type="button" role="tab" aria-controls="{name}">{escape(title)}</button>'
-        for name, title in curves.titles().items()
+        for name, title in curves.titles_by_block().items()
         if f'id="{name}"' in body
     )
     return f'<div role="tablist" aria-label="Curves">{tabs}</div>{body}' if body else ""

@@ -27,7 +27,7 @@ WIDEST = 10
 
 
 @dataclass(frozen=True)
-class Ours:
+class OwnRow:
     """A row of ours over its folds, by the table's columns; NaN where there is nothing to score."""
 
     row: Row
@@ -55,12 +55,12 @@ def rule_of(table: Published) -> str:
     return f"preset {table.rule.preset}{unlimited}"
 
 
-def ours(plan: Plan, found: Mapping[tuple[str, str], Sequence[Evaluation]]) -> list[Ours]:
+def ours(plan: Plan, found: Mapping[tuple[str, str], Sequence[Evaluation]]) -> list[OwnRow]:
     """`found` holds one evaluation for each fold of a config, by the config and the network's answer."""
     rows = []
     for row in plan.rows:
         each = zip(*(found[row.config, answer] for answer in answers_of(plan.table, row)), strict=True)
-        rows.append(Ours(row, np.array([figures_of(evaluations, plan.table, row) for evaluations in each])))
+        rows.append(OwnRow(row, np.array([figures_of(evaluations, plan.table, row) for evaluations in each])))
     return rows
 
 
@@ -93,7 +93,7 @@ def _value(score: Score | None) -> float:
     return np.nan if score is None or score.value is None else score.value
 
 
-def table_of(plan: Plan, rows: Sequence[Ours], notes: Sequence[str] = ()) -> Table:
+def table_of(plan: Plan, rows: Sequence[OwnRow], notes: Sequence[str] = ()) -> Table:
     """The published lines as printed; under each of those that were trained, ours, and its spread where there are folds."""
     found = {(one.row.name, one.row.metric): one for one in rows}
     lines, measure = [], plan.table.metric
@@ -130,7 +130,7 @@ def _cell(value: float, digits: int) -> str:
     return NOTHING if np.isnan(value) else f"{value:.{digits}f}"
 
 
-def write(path: Path, plan: Plan, rows: Sequence[Ours], notes: Sequence[str]) -> None:
+def write(path: Path, plan: Plan, rows: Sequence[OwnRow], notes: Sequence[str]) -> None:
     """As JSON, with every fold; beside it as Markdown."""
     columns = plan.table.columns
     tree = {

@@ -23,7 +23,7 @@ from chestmap.models.folder import write_model
 from chestmap.phantom import PhantomSettings, write_phantom
 from chestmap.prediction.from_pack import PredictSettings
 from chestmap.reproduction.published_table import CUTS, ours, table_of, write
-from chestmap.reproduction.score_run import Reading, predict_and_score
+from chestmap.reproduction.score_run import AnswerSettings, predict_and_score
 from chestmap.reproduction.table_plan import SOURCE_OF, Plan, answers_of, plan_of
 from chestmap.settings import Settings, Tree, with_overrides
 from chestmap.training.config import Config, config_of
@@ -38,7 +38,7 @@ OF_THE_MODEL = "output_stride"
 Tell = Callable[[str], None]
 
 
-class Quick(Settings):
+class QuickSettings(Settings):
     """How small `--quick` is: a phantom whose test images carry all their boxes, and a network that trains in seconds."""
 
     images: int = Field(default=240, ge=32)
@@ -53,7 +53,7 @@ class Quick(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class ReproduceSettings:
     """`root` is not needed where it is quick; `source` overrules the reader of the table's dataset."""
 
     table: str
@@ -64,7 +64,7 @@ class Order:
     out: Path = Path("runs/reproduce")
     configs: Path = Path("configs")
     overrides: tuple[str, ...] = ()
-    quick: Quick | None = None
+    quick: QuickSettings | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Reproduced:
 
 
 def reproduce(
-    order: Order, methods: Mapping[str, Method], tell: Tell = lambda _: None, *, progress: bool = True
+    order: ReproduceSettings, methods: Mapping[str, Method], tell: Tell = lambda _: None, *, progress: bool = True
 ) -> Reproduced:
     """Raises before anything is trained where the table cannot be made, or a config or override holds a mistake."""
     plan = plan_of(find(order.table), order.configs, methods, row=order.row, fold=order.fold)
@@ -100,7 +100,7 @@ def reproduce(
         train(config, folder, write_model, progress=progress, others=others)
         how, cut = _how(plan, config, order), CUTS.get(plan.table.id)
         for answer in sorted(asked[name]):
-            evaluation = predict_and_score(folder, config.data, methods, how, Reading(cut, answer), progress=progress)
+            evaluation = predict_and_score(folder, config.data, methods, how, AnswerSettings(cut, answer), progress=progress)
             found.setdefault((name, answer), []).append(evaluation)
     rows, notes = ours(plan, found), _notes(order, plan)
     if order.quick:
@@ -123,13 +123,13 @@ def alike(runs: Mapping[str, Path]) -> list[str]:
     return lines
 
 
-def _suffix(order: Order) -> str:
+def _suffix(order: ReproduceSettings) -> str:
     """Of the file's name; a row may hold a slash ("w/o KP")."""
     row = order.row.replace("/", "-") if order.row else ""
     return f"{row and f'-{row}'}{f'-fold-{order.fold}' if order.fold else ''}"
 
 
-def _source(order: Order, plan: Plan, out: Path) -> Tree:
+def _source(order: ReproduceSettings, plan: Plan, out: Path) -> Tree:
     """The reader's settings; those of the config that say how labels are read stay."""
     if order.quick:
         return {"name": "nih", "root": str(out / f"phantom-{order.quick.images}-{order.quick.side}-{order.quick.seed}")}
@@ -138,7 +138,9 @@ def _source(order: Order, plan: Plan, out: Path) -> Tree:
     return {"name": order.source or SOURCE_OF[plan.table.dataset], "root": str(order.root)}
 
 
-def _config(name: str, tree: Tree, asked: tuple[Order, Tree], fold: int, methods: Mapping[str, Method]) -> Config:
+def _config(
+    name: str, tree: Tree, asked: tuple[ReproduceSettings, Tree], fold: int, methods: Mapping[str, Method]
+) -> Config:
     order, source = asked
     data = dict(tree.get("data", {}))
     kept = data.get("source", {}) if data.get("source", {}).get("name") == source["name"] else {}
@@ -151,7 +153,7 @@ def _config(name: str, tree: Tree, asked: tuple[Order, Tree], fold: int, methods
     return config_of(with_overrides(tree, order.overrides), methods, name=f"{name}.toml")
 
 
-def shrunk(tree: Tree, method: Method, quick: Quick, cache: Path) -> Tree:
+def shrunk(tree: Tree, method: Method, quick: QuickSettings, cache: Path) -> Tree:
     """A config at the size of its method's `tiny` settings: every number of those, and the test network as each backbone.
 
     What a row is (losses, blocks, strides, which images train) stays the config's.
@@ -185,7 +187,7 @@ def _tested(tree: Any) -> Any:
     return {**inside, "name": "test_resnet", "weights": "none"} if "weights" in tree else inside
 
 
-def _how(plan: Plan, config: Config, order: Order) -> tuple[PredictSettings, EvaluationSettings]:
+def _how(plan: Plan, config: Config, order: ReproduceSettings) -> tuple[PredictSettings, EvaluationSettings]:
     precision = "bf16" if config.run.precision == "bf16" else 32
     predicting = PredictSettings(
         batch_size=32, device="cpu" if config.run.device == "mps" else config.run.device, precision=precision
@@ -195,6 +197,6 @@ def _how(plan: Plan, config: Config, order: Order) -> tuple[PredictSettings, Eva
     return predicting, EvaluationSettings(presets=presets, resamples=100 if order.quick else 1000)
 
 
-def _notes(order: Order, plan: Plan) -> list[str]:
+def _notes(order: ReproduceSettings, plan: Plan) -> list[str]:
     notes = [plan.table.note] if plan.table.note else []
     return [*notes, QUICK] if order.quick else notes

@@ -16,7 +16,7 @@ from chestmap.datasets.split import Split, make_split
 from chestmap.datasets.vindr import vindr_readings
 from chestmap.errors import BadImage, BadInput
 from chestmap.evaluation.case_list import case_list, write_cases
-from chestmap.evaluation.evaluate import EvaluationSettings, Held, evaluate
+from chestmap.evaluation.evaluate import EvaluationContext, EvaluationSettings, evaluate
 from chestmap.evaluation.evaluated_set import ids_of_part, missing_note
 from chestmap.evaluation.reader_agreement import Readings
 from chestmap.evaluation.scores import Evaluation
@@ -31,14 +31,14 @@ from chestmap.training.method import Method
 from chestmap.training.training_data import DataSettings, open_data
 
 
-class Reading(NamedTuple):
+class AnswerSettings(NamedTuple):
     """How a trained network is read: at a cut in place of the method's own threshold, and by which of its answers."""
 
     cut: float | None = None
     answer: str = ""
 
 
-AS_IT_IS = Reading()
+AS_IT_IS = AnswerSettings()
 
 
 def predict_and_score(
@@ -46,7 +46,7 @@ def predict_and_score(
     data: DataSettings,
     methods: Mapping[str, Method],
     how: tuple[PredictSettings, EvaluationSettings],
-    reading: Reading = AS_IT_IS,
+    reading: AnswerSettings = AS_IT_IS,
     *,
     progress: bool = True,
 ) -> Evaluation:
@@ -66,7 +66,7 @@ def predict_and_score(
     predictions = predict_part(open_model(model, methods), part, place, how[0], progress=progress)
     if cut is not None:
         predictions = replace(predictions, header=replace(predictions.header, own_rule=OwnRule(cut)))
-    scores = score_split(predictions, source, split, how[1], Scored(title=run.name))
+    scores = score_split(predictions, source, split, how[1], ScoredPart(title=run.name))
     if cut is None:
         scores.write(place / "metrics.json")
         write_cases(place / "cases.csv", case_list(scores))
@@ -89,7 +89,7 @@ def answering(run: Path, answer: str) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
+class ScoredPart:
     """Which part of a split is scored and what the result is called; `only` leaves out images that others lack."""
 
     part: str = "test"
@@ -102,7 +102,7 @@ def score_split(
     source: Source,
     split: Split | None,
     settings: EvaluationSettings,
-    chosen: Scored = Scored(),
+    chosen: ScoredPart = ScoredPart(),
 ) -> Evaluation:
     """The images of the part that were predicted; thresholds and calibration from validation, floors from training.
 
@@ -115,7 +115,7 @@ def score_split(
         notes = missing_note(ids if only is None else only, ids, "those compared")
         if strange := len(set(predictions.image_ids) - set(source.ids)):
             notes.append(f"{strange:,} predicted images are not in {source.name} and are left out")
-        alone = Held(notes=tuple(notes), readings=readings_of(source))
+        alone = EvaluationContext(notes=tuple(notes), readings=readings_of(source))
         return evaluate(predictions, truth_of(source, ids), settings, alone, title=title)
     wanted = ids_of_part(split, part)
     scored = [one for one in wanted if one in predicted]
@@ -130,7 +130,7 @@ def score_split(
     known = set(predictions.image_ids)
     validating = [one for one in split.parts["validation"] if one in known]
     validation = (predictions, truth_of(source, validating)) if validating and part != "validation" else None
-    held = Held(
+    held = EvaluationContext(
         validation=validation, training=training, split=split, part=part, notes=tuple(notes), readings=readings_of(source)
     )
     return evaluate(predictions, truth_of(source, scored), settings, held, title=title)

@@ -57,7 +57,7 @@ def _parts(address: str) -> tuple[str, str, str]:
     return scheme, place.rsplit("@", 1)[-1], slash + path
 
 
-class Away(BadImage):
+class StoreFailed(BadImage):
     """A store did not give a file that may well be there: denied, or without an answer."""
 
 
@@ -75,17 +75,17 @@ def content_at(address: str, first: int) -> bytes:
         except (FileNotFoundError, IsADirectoryError):
             raise BadImage("there is no such file: check the address") from None
         except PermissionError as error:
-            raise Away(f"access is denied ({told(error, address)}): check address and credentials") from None
+            raise StoreFailed(f"access is denied ({reason(error, address)}): check address and credentials") from None
         except failures() as error:
-            said = told(error, address)
+            said = reason(error, address)
             if HOPELESS & {kind.__name__ for kind in type(error).__mro__}:
                 raise Unreachable(f"{site(address)}: {said}; check credentials and network, then call again") from None
         except Exception as error:  # of the many file systems, each has errors of its own
-            raise BadImage(f"cannot be read ({told(error, address)}): check the address") from None
-    raise Away(f"cannot be fetched ({said}): tried {TRIES} times")
+            raise BadImage(f"cannot be read ({reason(error, address)}): check the address") from None
+    raise StoreFailed(f"cannot be fetched ({said}): tried {TRIES} times")
 
 
-def told(error: BaseException, address: str) -> str:
+def reason(error: BaseException, address: str) -> str:
     """What an error says, in one line, without the file's own name."""
     said = " ".join(str(error).split())
     path = address.split("://", 1)[-1]
@@ -104,12 +104,12 @@ def tried(address: str, action: Callable[[Any, str], Found], *, sending: bool = 
         try:
             return action(*store(address))
         except PermissionError as error:
-            said = told(error, "")
+            said = reason(error, "")
             break
         except failures() as error:
             if isinstance(error, FileNotFoundError) and not sending:
                 raise
-            said = told(error, "")
+            said = reason(error, "")
     raise BadInput(f"{address}: {said}; check address, credentials and network, then call again: what is there is kept")
 
 

@@ -32,7 +32,7 @@ def hash_of(path: Path) -> str:
         return file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
 
 
-class Stored(Settings):
+class StoredFile(Settings):
     """A file at an address, named `stem-hash.ending`; other names are refused, as they become names of files on this machine."""
 
     name: str = Field(pattern=r"^[0-9a-z_]+-[0-9a-f]{32}\.[a-z]+$")
@@ -57,19 +57,19 @@ class ShardCache:
         except OSError as error:
             raise cannot_write(self.folder, error) from None
 
-    def open(self, stored: Stored) -> int:
+    def open(self, stored: StoredFile) -> int:
         """A descriptor to read from, which the caller closes; what it reads stays whole though the file be dropped meanwhile."""
         if (found := self._opened(stored)) is not None:
             return found
-        with self._alone(str(int(stored.hash[:8], 16) % LOCKS)):
+        with self._exclusive(str(int(stored.hash[:8], 16) % LOCKS)):
             found = self._opened(stored)  # another process fetched it while this one waited
             return self._fetched(stored) if found is None else found
 
-    def read(self, stored: Stored) -> bytes:
+    def read(self, stored: StoredFile) -> bytes:
         with os.fdopen(self.open(stored), "rb") as file:
             return file.read()
 
-    def _opened(self, stored: Stored) -> int | None:
+    def _opened(self, stored: StoredFile) -> int | None:
         """Marks it as used; a file that was cut short does not count."""
         try:
             file = os.open(self.folder / stored.name, os.O_RDONLY)
@@ -81,9 +81,9 @@ class ShardCache:
         os.utime(file)
         return file
 
-    def _fetched(self, stored: Stored) -> int:
+    def _fetched(self, stored: StoredFile) -> int:
         beside = self.folder / (stored.name + ".part")
-        with self._alone("room"):
+        with self._exclusive("room"):
             self._make_room(stored.bytes)
             beside.touch()
         wrong = ""
@@ -125,7 +125,7 @@ class ShardCache:
                 total -= size
 
     @contextmanager
-    def _alone(self, name: str) -> Iterator[None]:
+    def _exclusive(self, name: str) -> Iterator[None]:
         """The lock goes with the process that holds it."""
         with in_turn(self.folder / "locks" / name):
             yield

@@ -20,7 +20,7 @@ def lock_of(path: Path) -> FileLock:
 
 
 @contextmanager
-def alone(path: Path, refusal: str) -> Iterator[None]:
+def exclusive(path: Path, refusal: str) -> Iterator[None]:
     """Hold the lock file `path`, or refuse with this message where another process holds it."""
     lock = lock_of(path)
     try:

@@ -34,7 +34,7 @@ NOT_WHOLE = {
 Found = TypeVar("Found")
 
 
-class Place:
+class ResultsFolder:
     """A folder on this machine: what is written is there, so that nothing is to be brought or sent."""
 
     afar = False
@@ -100,7 +100,7 @@ class Place:
         """When the folder is complete."""
 
 
-class Remote(Place):
+class RemoteFolder(ResultsFolder):
     """An address. `folder` is this process's own, in `scratch`, and goes with it; `whole` keeps maps there, and brings what others made."""
 
     afar = True
@@ -264,11 +264,11 @@ class Remote(Place):
         return tried(self.address, action, sending=sending)
 
 
-def place_of(out: Path | str | Place, scratch: Path | None = None, *, whole: bool = False) -> Place:
-    if isinstance(out, Place):
+def place_of(out: Path | str | ResultsFolder, scratch: Path | None = None, *, whole: bool = False) -> ResultsFolder:
+    if isinstance(out, ResultsFolder):
         return out
     text = without_scheme(str(out))
-    return Remote(text, scratch, whole=whole) if is_address(text) else Place(Path(text))
+    return RemoteFolder(text, scratch, whole=whole) if is_address(text) else ResultsFolder(Path(text))
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from chestmap.errors import Refused
-from chestmap.storage.locks import alone, lock_of
+from chestmap.storage.locks import exclusive, lock_of
 
 LEFT = 3600
 """Seconds after which a folder that nobody holds was left by a process that was killed."""
@@ -35,7 +35,7 @@ def _clear(parent: Path) -> None:
     for left in parent.glob("chestmap-sending-*"):
         with suppress(OSError, Refused):  # it is held, or of another user
             if time.time() - left.stat().st_mtime > LEFT:
-                with alone(left / ".held", "in use"):
+                with exclusive(left / ".held", "in use"):
                     shutil.rmtree(left, ignore_errors=True)
 
 

@@ -67,7 +67,7 @@ def search(config: Config, folder: Path, methods: Mapping[str, Method], *, progr
             running = study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
             trial = _next(optuna, study, settings) if len(_done(optuna, study)) + len(running) < settings.trials else None
         if trial is not None:
-            with _beating(optuna, storage, trial):
+            with _heartbeat(optuna, storage, trial):
                 _run_trial(optuna, study, trial, config, folder, methods, progress=progress)
         elif running:  # by other processes; one of them may die
             time.sleep(PAUSE)
@@ -86,7 +86,7 @@ def _turn(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _beating(optuna: ModuleType, storage: RDBStorage, trial: Trial) -> Iterator[None]:
+def _heartbeat(optuna: ModuleType, storage: RDBStorage, trial: Trial) -> Iterator[None]:
     """Signal to the others that this trial's process lives."""
     ended = threading.Event()
 
@@ -184,7 +184,7 @@ def _next(optuna: ModuleType, study: Study, settings: SearchSettings) -> Trial:
         study.sampler = optuna.samplers.TPESampler(seed=settings.seed + len(study.get_trials()), constant_liar=True)
         warnings.filterwarnings(
             "ignore", message="Heartbeat of storage"
-        )  # optuna beats in its own loop alone; `_beating` does here
+        )  # optuna beats in its own loop alone; `_heartbeat` does here
         trial = study.ask()
     trial.set_user_attr("process", [socket.gethostname(), os.getpid()])
     trial.set_user_attr("folder", trial.user_attrs.get("folder", f"trial-{trial.number:03d}"))

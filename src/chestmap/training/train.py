@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from chestmap.datasets.training_hashes import PUBLISHED, Seen
+from chestmap.datasets.training_hashes import PUBLISHED, TrainingHashes
 from chestmap.errors import BadSettings
 from chestmap.nn.backbone import check_backbones
 from chestmap.packs.build import PackSettings
@@ -123,7 +123,7 @@ def _about(data: Data) -> dict[str, Any]:
     found = {"source": source.name, "fingerprint": source.fingerprint, **split, **used}
     if source.name in PUBLISHED:
         patients = source.images["patient_id"][data.train.rows].to_list()
-        found["seen"] = Seen.of(source.name, data.train.ids, patients).as_dict()
+        found["seen"] = TrainingHashes.of(source.name, data.train.ids, patients).as_dict()
     return found
 
 

@@ -26,7 +26,7 @@ from chestmap.nn.boxes import resized
 from chestmap.nn.erasing import LEVEL
 from chestmap.nn.losses import balanced_bce
 from chestmap.nn.masks import MaskMean, least_scores, mask_facts, mask_warnings
-from chestmap.nn.wrappers import Masked, Mined, Reader
+from chestmap.nn.wrappers import Masked, Mined, TwoPartNetwork
 from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.settings import Settings
 from chestmap.tensors import Batch
@@ -110,7 +110,7 @@ def refusals(method: Method, settings: Any, around: AroundSettings) -> list[str]
     if around.masks and "masks" not in reasons:
         with torch.device("meta"):
             network = method.build(settings, Findings(("any",)), (64, 64))
-        if not isinstance(network, Reader):
+        if not isinstance(network, TwoPartNetwork):
             reasons["masks"] = "its network does not say features(images) and read(features) apart"
     return [f"around.{name}: {method.name} does not take it: {why}; leave it out" for name, why in reasons.items()]
 

@@ -9,7 +9,7 @@ import pytest
 from chestmap.phantom.dicom_copy import write_dicom as write_phantom
 from chestmap.phantom.population import make_population
 from chestmap.phantom.settings import PhantomSettings
-from chestmap.reports.dicom import KINDS, About, result_objects, write_dicom
+from chestmap.reports.dicom import KINDS, Provenance, result_objects, write_dicom
 from chestmap.types import Box, Frame, Prediction
 from chestmap.vocabulary import CHESTXRAY14
 from imaging.dicom_samples import chest
@@ -46,7 +46,7 @@ FOUND = {
 
 @pytest.fixture(scope="session")
 def about():
-    return About(name="cam on a phantom", sha256="ab" * 32, operating_points={"Cardiomegaly": 0.4})
+    return Provenance(name="cam on a phantom", sha256="ab" * 32, operating_points={"Cardiomegaly": 0.4})
 
 
 @pytest.fixture(scope="session")

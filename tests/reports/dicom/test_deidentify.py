@@ -15,7 +15,7 @@ from chestmap.cli import data
 from chestmap.errors import BadImage
 from chestmap.imaging.read import ReadSettings, radiograph_of
 from chestmap.reports.dicom import KINDS, result_objects, write_dicom
-from chestmap.reports.dicom.deidentify import Keeping, deidentified, write_deidentified
+from chestmap.reports.dicom.deidentify import KeepOptions, deidentified, write_deidentified
 from imaging.dicom_samples import as_bytes, chest, compressed, look_up_table, radiograph
 from reports.dicom.conftest import FOUND, HEIGHT, WIDTH, errors_of, predicted
 
@@ -231,7 +231,7 @@ def test_the_verb(phantoms, dx, tmp_path, monkeypatch):
 def test_options_of_the_profile_are_kept_and_named():
     """Age and sex as they are, dates moved by one span for each patient, so that intervals stay."""
     films = [radiograph(chest(), PatientAge="093Y", PatientSex="F", StudyDate=date) for date in ("20240101", "20240401")]
-    salt, keeping = SALT, Keeping(age_and_sex=True, shifted_dates=True)
+    salt, keeping = SALT, KeepOptions(age_and_sex=True, shifted_dates=True)
     first, second = (deidentified(one, salt, keeping) for one in films)
     assert (first.PatientAge, first.PatientSex) == ("090Y", "F")
     dates = [datetime.strptime(one.StudyDate, "%Y%m%d") for one in (first, second)]  # noqa: DTZ007

@@ -13,7 +13,7 @@ from PIL import Image
 from chestmap.imaging.read import ReadSettings, radiograph_of
 from chestmap.reports.dicom import result_objects, write_dicom
 from chestmap.reports.dicom.capture import drawn
-from chestmap.reports.dicom.finding_marks import Result
+from chestmap.reports.dicom.finding_marks import MarkedResult
 from chestmap.reports.dicom.source_header import referenced
 from chestmap.types import Box
 from imaging.dicom_samples import as_bytes, chest, radiograph
@@ -203,11 +203,11 @@ def test_a_color_capture_gets_no_gray_state(about):
 def test_the_picture_shows_no_patient_and_is_read_by_every_viewer(dx, about, tmp_path):
     """The same pixels for another name, id, date and image id; three bytes a pixel, uncompressed."""
     prediction = predicted(WIDTH, HEIGHT, FOUND)
-    first = drawn(Result(referenced(dx), dx, prediction, about))
+    first = drawn(MarkedResult(referenced(dx), dx, prediction, about))
     other = copy.deepcopy(dx)
     other.PatientName, other.PatientID, other.StudyDate, other.PatientAge = "Marker^Name", "marker", "19990909", "099Y"
     np.testing.assert_array_equal(
-        drawn(Result(referenced(other), other, replace(prediction, image_id="marker"), about)), first
+        drawn(MarkedResult(referenced(other), other, replace(prediction, image_id="marker"), about)), first
     )
     (path,) = write_dicom(dx, prediction, about, tmp_path, ["sc"])
     run("dcmj2pnm", path, tmp_path / "picture.ppm")

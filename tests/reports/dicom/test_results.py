@@ -14,7 +14,7 @@ from pydicom.sr._concepts_dict import concepts
 from chestmap.errors import BadImage, BadInput
 from chestmap.imaging.read import radiograph_of
 from chestmap.reports.dicom import KINDS, is_result, kinds_of, read_source, result_objects, write_dicom
-from chestmap.reports.dicom.finding_marks import Result
+from chestmap.reports.dicom.finding_marks import MarkedResult
 from chestmap.reports.dicom.source_header import referenced
 from chestmap.reports.dicom.sr import boxes_report
 from chestmap.types import Box, Findings
@@ -285,7 +285,7 @@ def test_a_report_lends_nothing_to_the_objects_after_it(phantoms, about):
     """highdicom wants a spacing and an orientation, which this header lacks."""
     source = pydicom.dcmread(phantoms["DX2"])
     source.ImagerPixelSpacing = source.PatientOrientation = None
-    result = Result(referenced(source), source, predicted(WIDTH, HEIGHT, FOUND), about)
+    result = MarkedResult(referenced(source), source, predicted(WIDTH, HEIGHT, FOUND), about)
     before = str(result.reference)
     boxes_report(result)
     assert str(result.reference) == before

@@ -4,8 +4,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from chestmap.serving.dicom.node import DEFAULT_KINDS, Duty, Node
-from chestmap.serving.dicom.receiver import Door, allowed_of
+from chestmap.serving.dicom.node import DEFAULT_KINDS, DeliverySettings, Node
+from chestmap.serving.dicom.receiver import ListenOptions, allowed_of
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import DicomSettings, ServeSettings
 from chestmap.serving.store.store import Store
@@ -48,9 +48,11 @@ def start(served, readers, tmp_path, settings):
         def begin(
             destination=None, *, allow=("TEST",), how=settings, folder="node", keep=False, kinds=DEFAULT_KINDS, **more
         ):
-            door = Door(port=0, allowed=allowed_of(allow), **{key: more.pop(key) for key in ("tls",) if key in more})
+            door = ListenOptions(
+                port=0, allowed=allowed_of(allow), **{key: more.pop(key) for key in ("tls",) if key in more}
+            )
             service = Service([served], Store(tmp_path / folder), ServeSettings(readers=1, dicom=how), readers)
-            node = Node(service, door, Duty(destination or Collected(), kinds, keep), more.get("pull"))
+            node = Node(service, door, DeliverySettings(destination or Collected(), kinds, keep), more.get("pull"))
             service.start()
             node.port = node.start()
             node.ended = ends.enter_context(Ended(node))

@@ -14,11 +14,11 @@ def run_node(model: Path, store: Path, destination: str, port: Any) -> None:
 
     torch.set_num_threads(1)
     from chestmap.models.predictor import load
-    from chestmap.serving.dicom.delivery import Duty
+    from chestmap.serving.dicom.delivery import DeliverySettings
     from chestmap.serving.dicom.destinations import c_store_of
     from chestmap.serving.dicom.node import DEFAULT_KINDS, Node
-    from chestmap.serving.dicom.receiver import Door, allowed_of
-    from chestmap.serving.engine.served_model import Served
+    from chestmap.serving.dicom.receiver import ListenOptions, allowed_of
+    from chestmap.serving.engine.served_model import ServedModel
     from chestmap.serving.engine.service import Service
     from chestmap.serving.engine.settings import DicomSettings, ServeSettings
     from chestmap.serving.store.store import Store
@@ -27,8 +27,8 @@ def run_node(model: Path, store: Path, destination: str, port: Any) -> None:
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     settings = ServeSettings(readers=1, batch_size=2, dicom=DicomSettings(retry_seconds=0.1, free_bytes=0))
     sends = c_store_of(destination, "CHESTMAP", settings.dicom, None)
-    service = Service([Served(load(model))], Store(store), settings)
-    node = Node(service, Door(port=0, allowed=allowed_of(["TEST"])), Duty(sends, DEFAULT_KINDS))
+    service = Service([ServedModel(load(model))], Store(store), settings)
+    node = Node(service, ListenOptions(port=0, allowed=allowed_of(["TEST"])), DeliverySettings(sends, DEFAULT_KINDS))
     service.start()
     port.value = node.start()
     ended.wait()

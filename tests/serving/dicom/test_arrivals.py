@@ -17,7 +17,7 @@ from chestmap.serving.store.arrivals import (
     Arrival,
     arrive,
     count_waiting,
-    knows,
+    is_known,
     read,
     refuse,
     remove_delivered,
@@ -26,8 +26,8 @@ from chestmap.serving.store.arrivals import (
     unread,
 )
 from chestmap.serving.store.database_tables import Study
-from chestmap.serving.store.deliveries import STATES, Due
-from chestmap.serving.store.results import Answer, Asked, answer, resume
+from chestmap.serving.store.deliveries import STATES, DueResult
+from chestmap.serving.store.results import ModelAnswer, PendingResult, answer, resume
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.store import NewStudy, Query, Store, existing
 
@@ -76,7 +76,9 @@ def be_read(store, study_id, instance="i1", content="c1", **more):
 
 def be_predicted(store, study_id):
     findings = [{"name": "Mass", "score": 0.7, "threshold": 0.5, "over": True, "boxes": []}]
-    answer(store, [Answer(study_id=study_id, model_sha=SHA, findings=findings, maps={"order": ["Mass"]}, suspicion=0.7)])
+    answer(
+        store, [ModelAnswer(study_id=study_id, model_sha=SHA, findings=findings, maps={"order": ["Mass"]}, suspicion=0.7)]
+    )
 
 
 def store_row(store, study_id):
@@ -101,13 +103,13 @@ def test_from_received_to_delivered(store):
     assert store.page(Query())[0] == 1
     assert deliveries.due(store, 8) == []
     be_predicted(store, study_id)
-    assert deliveries.due(store, 8) == [Due(study_id, SHA, 0)]
-    deliveries.postpone(store, Due(study_id, SHA, 0), 1000, "the archive does not answer")
+    assert deliveries.due(store, 8) == [DueResult(study_id, SHA, 0)]
+    deliveries.postpone(store, DueResult(study_id, SHA, 0), 1000, "the archive does not answer")
     assert (state(store), deliveries.due(store, 8)) == ({"retry": 1}, [])
     assert deliveries.reasons(store) == [("retry", "the archive does not answer", 1)]
     deliveries.hurry(store)
-    assert deliveries.due(store, 8) == [Due(study_id, SHA, 1)]
-    deliveries.delivered(store, Due(study_id, SHA, 1))
+    assert deliveries.due(store, 8) == [DueResult(study_id, SHA, 1)]
+    deliveries.delivered(store, DueResult(study_id, SHA, 1))
     assert (state(store), deliveries.reasons(store)) == ({"done": 1}, [])
     come(store, "one")  # its archive may have lost the results
     assert state(store) == {"ready": 1}
@@ -144,7 +146,7 @@ def test_a_corrected_image_replaces_the_one_before(store):
     assert store_row(store, fourth).revision == 2
     assert store_row(store, third).state == "replaced"  # a reader's work is not thrown away
     assert [one.id for one in store.page(Query())[1]] == [fourth]
-    answer(store, [Answer(study_id=third, model_sha=SHA, findings=[], maps={}, suspicion=1.0)])
+    answer(store, [ModelAnswer(study_id=third, model_sha=SHA, findings=[], maps={}, suspicion=1.0)])
     assert store_row(store, third).state == "replaced"
     assert deliveries.due(store, 8) == []
 
@@ -173,7 +175,7 @@ def test_an_image_that_http_brings_while_nobody_has_read_it(store):
         MODELS,
     )
     assert (store.folders.of(study_id) / "pixels.u16").is_file()
-    assert resume(store, MODELS) == [Asked(study_id, SHA)]
+    assert resume(store, MODELS) == [PendingResult(study_id, SHA)]
     be_predicted(store, study_id)
     assert state(store) == {"ready": 1}
 
@@ -182,7 +184,7 @@ def test_dead_letters_wake(store, tmp_path):
     study_id = come(store, "one")
     be_read(store, study_id)
     be_predicted(store, study_id)
-    one = Due(study_id, SHA, 0)
+    one = DueResult(study_id, SHA, 0)
     assert deliveries.give_up(store, 0) == []  # nobody has tried yet
     deliveries.postpone(store, one, 5, "no")
     assert deliveries.give_up(store, 3600) == []
@@ -213,9 +215,9 @@ def test_what_is_refused_is_kept_for_a_while_and_tried_again(store):
     assert store.folders.of(study_id).exists()
     tidy(store, LATER, "0000", keep=True)
     assert not store.folders.of(study_id).exists()
-    assert (knows(store, "i1"), retry_failed(store)) == (True, 0)  # so that it is not pulled again
+    assert (is_known(store, "i1"), retry_failed(store)) == (True, 0)  # so that it is not pulled again
     tidy(store, LATER, LATER, keep=True)
-    assert not knows(store, "i1")
+    assert not is_known(store, "i1")
 
 
 def test_what_is_delivered_may_go_and_tells_nothing_of_its_patient(store):
@@ -224,12 +226,12 @@ def test_what_is_delivered_may_go_and_tells_nothing_of_its_patient(store):
     be_predicted(store, study_id)
     remove_delivered(store, study_id)
     assert store.folders.of(study_id).exists()  # not before its results are there
-    deliveries.delivered(store, Due(study_id, SHA, 0))
+    deliveries.delivered(store, DueResult(study_id, SHA, 0))
     remove_delivered(store, study_id)
     row = store_row(store, study_id)
     assert (row.state, row.patient, row.taken, row.image, row.name) == ("removed", "", "", {}, "")
     assert not store.folders.of(study_id).exists()
-    assert (state(store), knows(store, "i1"), count_waiting(store)) == ({"done": 1}, True, 0)
+    assert (state(store), is_known(store, "i1"), count_waiting(store)) == ({"done": 1}, True, 0)
     corrected = come(store, "two")
     be_read(store, corrected, content="c2")
     assert store_row(store, corrected).revision == 1
@@ -239,7 +241,7 @@ def test_a_reviewed_study_stays(store):
     study_id = come(store, "one")
     be_read(store, study_id)
     be_predicted(store, study_id)
-    deliveries.delivered(store, Due(study_id, SHA, 0))
+    deliveries.delivered(store, DueResult(study_id, SHA, 0))
     reviews.put_review(store, study_id, "reader", NewReview(base=0, state="part"))
     remove_delivered(store, study_id)
     tidy(store, LATER, LATER, keep=False)
@@ -283,7 +285,7 @@ def test_the_folder_of_an_older_node_is_taken_over(service_of, tmp_path):
     service._take_over()
     service._take_over()
     assert state(service.store) == {"new": 4, "done": 1}
-    assert all(knows(service.store, service.store.folders.instance_of(one)) for one in ("new", "retry", "dead", "done"))
+    assert all(is_known(service.store, service.store.folders.instance_of(one)) for one in ("new", "retry", "dead", "done"))
     with service.store.reading() as session:
         assert set(session.scalars(select(Study.deliver).where(Study.state == "received"))) == {True}
     assert service.store.folders.sweep(service.store.known()) == 0

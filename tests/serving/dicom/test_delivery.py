@@ -130,7 +130,7 @@ def test_stow_and_pull(start, orthanc, settings, tmp_path):
     studies = {orthanc.file(one["MainDicomTags"]["SOPInstanceUID"]).StudyInstanceUID for one in results}
     assert studies == {film(1).StudyInstanceUID, film(3).StudyInstanceUID}
     assert node.pull.look() == 0
-    assert Pull(client, node.service, node.metrics, 3600).look() == 0
+    assert Pull(client, node.service, node.metrics, 3600).pull_once() == 0
 
     refused = Stow(web_client_of(orthanc.dicom_web, None, None, settings))
     with pytest.raises(Undelivered, match="answers 401"):

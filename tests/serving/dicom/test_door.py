@@ -12,8 +12,8 @@ from pydicom import uid
 
 from chestmap.errors import BadInput, Refused
 from chestmap.serving.dicom import receiver, tls
-from chestmap.serving.dicom.receiver import Door, allowed_of, title_of
-from chestmap.serving.dicom.start import Security
+from chestmap.serving.dicom.receiver import ListenOptions, allowed_of, title_of
+from chestmap.serving.dicom.start import TlsFiles
 from chestmap.serving.store import deliveries
 from serving.dicom.films import associate, counts, film, send, wait_until
 
@@ -45,13 +45,13 @@ def test_connections_from_elsewhere_are_closed_unheard(start):
 
 def test_allow_lists():
     allowed = allowed_of(["PACS@10.1.2.3", "PACS@10.2.0.0/16", "ANY", "ANY@10.9.9.9"])
-    door = Door(allowed=allowed)
+    door = ListenOptions(allowed=allowed)
     assert door.admits("PACS ", "10.2.7.7")
     assert not door.admits("PACS", "10.3.0.1")
     assert door.admits("ANY", "fd00::1")
     assert not door.admits("OTHER", "10.1.2.3")
     assert door.networks == ()  # as ANY may call from anywhere
-    assert Door(allowed=allowed_of(["PACS@10.1.2.3"])).networks
+    assert ListenOptions(allowed=allowed_of(["PACS@10.1.2.3"])).networks
     for wrong in ("PACS@host.example", "A" * 17, "@10.1.2.3", "A\\B"):
         with pytest.raises(BadInput):
             allowed_of([wrong])
@@ -199,16 +199,16 @@ def test_an_archive_that_is_another_gets_nothing(start, certificates, archive, s
 def test_options_that_would_let_strangers_in(certificates, tmp_path):
     pem, key = certificates / "node.pem", certificates / "node.key"
     with pytest.raises(Refused, match="--allow"):
-        Security().door("CHESTMAP", "0.0.0.0", 0, [])
+        TlsFiles().door("CHESTMAP", "0.0.0.0", 0, [])
     with pytest.raises(BadInput, match="belong together"):
-        Security(certificate=pem).door("CHESTMAP", "127.0.0.1", 0, [])
+        TlsFiles(certificate=pem).door("CHESTMAP", "127.0.0.1", 0, [])
     with pytest.raises(BadInput, match="needs TLS"):
-        Security(client_ca=pem).door("CHESTMAP", "127.0.0.1", 0, [])
+        TlsFiles(client_ca=pem).door("CHESTMAP", "127.0.0.1", 0, [])
     with pytest.raises(BadInput, match="PEM certificate"):
-        Security(certificate=key, key=key).door("CHESTMAP", "127.0.0.1", 0, [])
+        TlsFiles(certificate=key, key=key).door("CHESTMAP", "127.0.0.1", 0, [])
     with pytest.raises(BadInput, match="authorities"):
-        Security(certificate=pem, key=key, client_ca=tmp_path / "none").door("CHESTMAP", "127.0.0.1", 0, [])
-    door = Security(certificate=pem, key=key, client_ca=certificates / "authority.pem").door(
+        TlsFiles(certificate=pem, key=key, client_ca=tmp_path / "none").door("CHESTMAP", "127.0.0.1", 0, [])
+    door = TlsFiles(certificate=pem, key=key, client_ca=certificates / "authority.pem").door(
         "CHESTMAP", "0.0.0.0", 0, ["TEST"]
     )
     assert door.tls is not None

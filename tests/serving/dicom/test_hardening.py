@@ -16,17 +16,17 @@ from pynetdicom.dsutils import encode
 from chestmap.errors import BadInput, ProcessDied
 from chestmap.serving.dicom import node
 from chestmap.serving.dicom import start as run
-from chestmap.serving.dicom.delivery import Duty
-from chestmap.serving.dicom.prometheus import Page, address_of
-from chestmap.serving.dicom.receiver import Door, Receiver, allowed_of
+from chestmap.serving.dicom.delivery import DeliverySettings
+from chestmap.serving.dicom.prometheus import MetricsServer, address_of
+from chestmap.serving.dicom.receiver import ListenOptions, Receiver, allowed_of
 from chestmap.serving.engine import decoder_process, reading
-from chestmap.serving.engine.decoder_pool import Ended, Readers
+from chestmap.serving.engine.decoder_pool import DecoderEnded, DecoderPool
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import ServeSettings
 from chestmap.serving.store import clock, deliveries
 from chestmap.serving.store.arrivals import retry_failed
 from chestmap.serving.store.clock import Clock
-from chestmap.serving.store.deliveries import Due
+from chestmap.serving.store.deliveries import DueResult
 from chestmap.serving.store.store import Store, existing
 from serving.dicom.films import Collected, associate, counts, film, send, study_of, wait_until
 from serving.dicom.test_arrivals import SHA, be_predicted, be_read, come
@@ -146,14 +146,14 @@ def test_an_archive_that_is_full_is_asked_by_one_image_at_a_time(start, settings
 
 def test_a_disk_that_fills_while_images_are_read_fails_none(start, monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(reading, "PAUSE", 0.01)
-    troubles, real = [OSError(errno.ENOSPC, "No space left on device")] * 3, Readers.read
+    troubles, real = [OSError(errno.ENOSPC, "No space left on device")] * 3, DecoderPool.read
 
     def sometimes(self, *arguments, **more):
         if troubles:
             raise troubles.pop()
         return real(self, *arguments, **more)
 
-    monkeypatch.setattr(Readers, "read", sometimes)
+    monkeypatch.setattr(DecoderPool, "read", sometimes)
     node = start()
     assert send(node.port, film(1)) == [0]
     counts(node, done=1)
@@ -176,16 +176,16 @@ def test_a_disk_that_fills_while_images_are_read_fails_none(start, monkeypatch, 
 def test_a_reader_that_dies_is_given_the_image_again(start, monkeypatch):
     """As often as an image may end the node; then it is at fault, and `--retry-failed` gives it another chance."""
     monkeypatch.setattr(reading, "PAUSE", 0.01)
-    real, deaths = Readers.read, {1: 2, 2: 3}
+    real, deaths = DecoderPool.read, {1: 2, 2: 3}
 
     def mortal(self, path, *arguments, **more):
         for number in deaths:
             if path.parent.name == study_of(node, film(number)) and deaths[number]:
                 deaths[number] -= 1
-                raise Ended("cannot be decoded within 30 seconds and its memory")
+                raise DecoderEnded("cannot be decoded within 30 seconds and its memory")
         return real(self, path, *arguments, **more)
 
-    monkeypatch.setattr(Readers, "read", mortal)
+    monkeypatch.setattr(DecoderPool, "read", mortal)
     node = start()
     assert send(node.port, film(1), film(2), film(3)) == [0, 0, 0]
     counts(node, done=2, failed=1)
@@ -244,7 +244,7 @@ def test_a_model_that_answers_nothing_ends_the_node_and_no_image(start, served, 
         patched.setattr(type(served.predictor), "arrays", lost)
         patched.setattr(run.signal, "signal", lambda *_: None)
         service = Service([served], Store(tmp_path / "node"), ServeSettings(dicom=settings), readers)
-        ill = node.Node(service, Door(port=0, allowed=allowed_of(["TEST"])), Duty(Collected(), ("sr",)))
+        ill = node.Node(service, ListenOptions(port=0, allowed=allowed_of(["TEST"])), DeliverySettings(Collected(), ("sr",)))
         sending = threading.Thread(target=lambda: send(wait_until(lambda: ill.receiver).port, film(1), film(2)))
         sending.start()
         with pytest.raises(ProcessDied, match="nothing is lost"):
@@ -266,10 +266,10 @@ def test_time_neither_jumps_nor_runs_back(monkeypatch, tmp_path):
         study_id = come(store, "one")
         be_read(store, study_id)
         be_predicted(store, study_id)
-        deliveries.postpone(store, Due(study_id, SHA, 0), 0.0, "no")
+        deliveries.postpone(store, DueResult(study_id, SHA, 0), 0.0, "no")
     wall["now"] -= 20 * 86400
     with closing(Store(tmp_path)) as store:  # and then ten days behind
-        assert deliveries.due(store, 8) == [Due(study_id, SHA, 1)]
+        assert deliveries.due(store, 8) == [DueResult(study_id, SHA, 1)]
         assert deliveries.give_up(store, 3600) == []
         assert deliveries.oldest(store) < 60
 
@@ -277,13 +277,13 @@ def test_time_neither_jumps_nor_runs_back(monkeypatch, tmp_path):
 def test_a_port_that_is_taken_is_one_line(start):
     node = start()
     with pytest.raises(BadInput, match="in use"):
-        Receiver(Door(port=node.port), node.service, node.metrics)
+        Receiver(ListenOptions(port=node.port), node.service, node.metrics)
 
 
 def test_prometheus_reads_the_node(start):
     """On an address of its own, and without an image's or a patient's name."""
     one = start()
-    page = Page(("127.0.0.1", 0), one.metrics.registry)
+    page = MetricsServer(("127.0.0.1", 0), one.metrics.registry)
     try:
         assert send(one.port, film(1), film(2, ViewPosition="LL")) == [0, 0]
         counts(one, done=1, failed=1)

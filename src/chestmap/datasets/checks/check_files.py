@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
-from chestmap.datasets.checks.check_pixels import Look, look_at
+from chestmap.datasets.checks.check_pixels import FileContent, look_at
 from chestmap.datasets.source import Level, Problem, Source
 from chestmap.errors import BadInput
 from chestmap.progress import progress_of
@@ -60,10 +60,10 @@ def look_at_pixels(
     """Opens the files of these rows in several processes (all cores by default; with one, in this process)."""
     paths = [source.path(row) for row in rows]
     with (
-        _looks(paths, workers or os.cpu_count() or 1) as looks,
+        _contents(paths, workers or os.cpu_count() or 1) as looks,
         progress_of("Opening images", len(paths), show=progress) as advance,
     ):
-        seen: list[Look] = []
+        seen: list[FileContent] = []
         for look in looks:
             seen.append(look)
             advance(1)
@@ -73,7 +73,7 @@ def look_at_pixels(
 
 
 @contextmanager
-def _looks(paths: Sequence[Path], workers: int) -> Iterator[Iterator[Look]]:
+def _contents(paths: Sequence[Path], workers: int) -> Iterator[Iterator[FileContent]]:
     """What the files hold, in their order, while the processes live."""
     if workers == 1 or len(paths) <= CHUNK:
         yield map(look_at, paths)
@@ -87,7 +87,7 @@ def _looks(paths: Sequence[Path], workers: int) -> Iterator[Iterator[Look]]:
             raise BadInput(message) from None
 
 
-def _misplaced(source: Source, good: Sequence[tuple[int, Look]]) -> list[Problem]:
+def _misplaced(source: Source, good: Sequence[tuple[int, FileContent]]) -> list[Problem]:
     """Image space that the stored pixels contradict, so that boxes would lie elsewhere.
 
     Where a source gives sizes, stored images may be smaller but not of another aspect; where it gives none, image space is
@@ -111,7 +111,7 @@ def _misplaced(source: Source, good: Sequence[tuple[int, Look]]) -> list[Problem
     return problems
 
 
-def _inverted(source: Source, good: Sequence[tuple[int, Look]]) -> list[Problem]:
+def _inverted(source: Source, good: Sequence[tuple[int, FileContent]]) -> list[Problem]:
     """A note: nobody but a reader can be sure."""
     rows = [row for row, look in good if look.inverted]
     if not rows:
@@ -120,7 +120,7 @@ def _inverted(source: Source, good: Sequence[tuple[int, Look]]) -> list[Problem]
     return [Problem("note", "brightness", message + "look whether black and white are exchanged there", len(rows))]
 
 
-def _same_pixels(source: Source, good: Sequence[tuple[int, Look]]) -> list[Problem]:
+def _same_pixels(source: Source, good: Sequence[tuple[int, FileContent]]) -> list[Problem]:
     """Equal pictures: a note where one patient has both, an error where two do, since a split cannot keep them apart."""
     groups: dict[bytes, list[int]] = defaultdict(list)
     for row, look in good:

@@ -9,7 +9,7 @@ from chestmap.imaging.brightness import seems_inverted
 from chestmap.imaging.read import read_radiograph
 
 
-class Look(NamedTuple):
+class FileContent(NamedTuple):
     """What one file holds: a hash of its pixels and their size, or why it cannot be read."""
 
     digest: bytes = b""
@@ -19,10 +19,10 @@ class Look(NamedTuple):
     inverted: bool = False  # black and white look exchanged
 
 
-def look_at(path: Path) -> Look:
+def look_at(path: Path) -> FileContent:
     try:
         pixels = read_radiograph(path).pixels
     except BadImage as error:
-        return Look(wrong=str(error))
+        return FileContent(wrong=str(error))
     height, width = pixels.shape
-    return Look(blake2b(pixels.tobytes(), digest_size=16).digest(), width, height, inverted=seems_inverted(pixels))
+    return FileContent(blake2b(pixels.tobytes(), digest_size=16).digest(), width, height, inverted=seems_inverted(pixels))

@@ -180,7 +180,7 @@ class Sampler:
 
         None for a map that says nothing, everywhere or on the surface.
         """
-        if not tells(values):
+        if not is_informative(values):
             return None
         values = values.astype(np.float32)
         low, high = self.bounds(values)
@@ -220,7 +220,7 @@ class Levels:
         return (self.pixels[rows, columns] >= level).view(np.uint8), (columns.start, rows.start)
 
 
-def tells(values: np.ndarray) -> bool:
+def is_informative(values: np.ndarray) -> bool:
     """False for a map that says nothing: constant, or with a value that is no finite number."""
     return bool(np.isfinite(values).all() and values.min() < values.max())
 

@@ -60,7 +60,7 @@ class Pass:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Pairs:
+class BoxedPairs:
     """One row for each (image, finding) with boxes; `finding` and `image` index the alignment's findings and the truth's images.
 
     `box_pair` and `each` have one row for each true box. See PairOverlap for the rest.
@@ -84,7 +84,7 @@ class Pairs:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Absent:
+class AbsentPairs:
     """One row for each (image, finding) that was looked at and where the finding is labelled absent.
 
     `counts` are regions at each of the thresholds given; `region_row` and `confidence` have one row for each region at the last.
@@ -103,7 +103,7 @@ Thresholds = Callable[[int, int], tuple[float, ...]]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Ranked:
+class RankedPairs:
     """One entry for each (image, finding) with boxes: the image's score, the confidence of each region at one threshold, and
     their IoU with the boxes, [region, box].
     """
@@ -124,7 +124,7 @@ class _Job:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Seen:
+class _ImageResult:
     job: _Job
     score: float
     overlap: PairOverlap | None = None
@@ -144,53 +144,55 @@ class _Worker:
         self.how, self.presets, self.thresholds, self.local = how, presets, thresholds, threading.local()
         self.ranked = ranked  # whether regions are kept one by one instead of measured at all thresholds
 
-    def __call__(self, item: _Item) -> list[_Seen]:
+    def __call__(self, item: _Item) -> list[_ImageResult]:
         if not hasattr(self.local, "work"):
             self.local.work = Workspace()
         maps, frame, scores, jobs = item
-        return [self._one(np.asarray(maps[job.column]), frame, float(scores[job.column]), job) for job in jobs]
+        return [self._examine(np.asarray(maps[job.column]), frame, float(scores[job.column]), job) for job in jobs]
 
-    def _one(self, values: np.ndarray, frame: Frame, score: float, job: _Job) -> _Seen:
+    def _examine(self, values: np.ndarray, frame: Frame, score: float, job: _Job) -> _ImageResult:
         how, work = self.how, self.local.work
         levels = sampler(how.surface, frame, values.shape, work).levels(values, normalize=how.own.normalize)
         if not len(job.boxes):
             counts, confidence = absent_regions(levels, self.thresholds(job.image, job.finding))
-            return _Seen(job=job, score=score, counts=tuple(counts), confidence=confidence)
+            return _ImageResult(job=job, score=score, counts=tuple(counts), confidence=confidence)
         size = how.surface.size(frame)
         boxes = clipped(how.surface.place(job.boxes, frame), *size)
         if self.ranked:
             found, confidence = ranked_regions(levels, self.thresholds(job.image, job.finding)[-1])
-            return _Seen(job=job, score=score, confidence=confidence, ious=ious(found, boxes))
+            return _ImageResult(job=job, score=score, confidence=confidence, ious=ious(found, boxes))
         overlap = overlap_of_pair(levels, boxes, (how.own.threshold, how.met), work, size)
         seen = Map(values=values, frame=frame, boxes=job.boxes, score=score, work=work)
-        return _Seen(job=job, score=score, overlap=overlap, noted={name: note(seen) for name, note in self.presets.items()})
+        return _ImageResult(
+            job=job, score=score, overlap=overlap, noted={name: note(seen) for name, note in self.presets.items()}
+        )
 
 
 def look_at_pairs(
     predictions: Predictions, truth: Truth, alignment: Alignment, how: Pass, presets: Presets | None = None
-) -> tuple[Pairs, int]:
+) -> tuple[BoxedPairs, int]:
     """Every (image, finding) with boxes; and the number of boxes that lie outside their image and are left out."""
     jobs, lost = _boxed(predictions, truth, alignment)
-    return _pairs(_looked(predictions, jobs, how, _Worker(how, presets or {}, lambda *_: ()))), lost
+    return _pairs(_examined(predictions, jobs, how, _Worker(how, presets or {}, lambda *_: ()))), lost
 
 
 def look_at_absent(
     predictions: Predictions, truth: Truth, alignment: Alignment, how: Pass, thresholds: Thresholds
-) -> Absent:
+) -> AbsentPairs:
     """Images where a finding that has boxes somewhere is labelled absent: all, or a choice of `how.negatives` that depends on
     the seed alone.
     """
     jobs = _absent_jobs(truth, alignment, how)
-    return _absent(_looked(predictions, jobs, how, _Worker(how, {}, thresholds)))
+    return _absent(_examined(predictions, jobs, how, _Worker(how, {}, thresholds)))
 
 
 def look_at_ranked(
     predictions: Predictions, truth: Truth, alignment: Alignment, how: Pass, thresholds: Thresholds
-) -> Ranked:
+) -> RankedPairs:
     """The regions of every (image, finding) with boxes, at the last of the thresholds."""
     jobs, _ = _boxed(predictions, truth, alignment)
-    seen = _looked(predictions, jobs, how, _Worker(how, {}, thresholds, ranked=True))
-    return Ranked(
+    seen = _examined(predictions, jobs, how, _Worker(how, {}, thresholds, ranked=True))
+    return RankedPairs(
         finding=np.array([one.job.finding for one in seen], dtype=np.int64),
         image=np.array([one.job.image for one in seen], dtype=np.int64),
         score=np.array([one.score for one in seen], dtype=np.float64),
@@ -199,8 +201,8 @@ def look_at_ranked(
     )
 
 
-def _looked(predictions: Predictions, jobs: Mapping[int, list[_Job]], how: Pass, worker: _Worker) -> list[_Seen]:
-    seen: list[_Seen] = []
+def _examined(predictions: Predictions, jobs: Mapping[int, list[_Job]], how: Pass, worker: _Worker) -> list[_ImageResult]:
+    seen: list[_ImageResult] = []
     with _one_thread_each(), ThreadPoolExecutor(max(1, how.workers)) as pool:
         for items in _read(predictions, jobs, how.chunk):
             for found in pool.map(worker, items):
@@ -259,7 +261,7 @@ def _read(predictions: Predictions, jobs: Mapping[int, list[_Job]], size: int) -
         first += len(chunk)
 
 
-def _pairs(seen: list[_Seen]) -> Pairs:
+def _pairs(seen: list[_ImageResult]) -> BoxedPairs:
     """Columns of all pairs, in the order of findings, then images."""
     overlaps = [one.overlap for one in seen if one.overlap is not None]
     columns = (1 + len(MASK_LEVELS), 1 + len(BOX_LEVELS))
@@ -270,7 +272,7 @@ def _pairs(seen: list[_Seen]) -> Pairs:
     def joined(arrays: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
         return np.concatenate([np.empty((0, *shape)), *arrays])
 
-    return Pairs(
+    return BoxedPairs(
         finding=np.array([one.job.finding for one in seen], dtype=np.int64),
         image=np.array([one.job.image for one in seen], dtype=np.int64),
         score=np.array([one.score for one in seen], dtype=np.float64),
@@ -286,8 +288,8 @@ def _pairs(seen: list[_Seen]) -> Pairs:
     )
 
 
-def _absent(seen: list[_Seen]) -> Absent:
-    return Absent(
+def _absent(seen: list[_ImageResult]) -> AbsentPairs:
+    return AbsentPairs(
         finding=np.array([one.job.finding for one in seen], dtype=np.int64),
         image=np.array([one.job.image for one in seen], dtype=np.int64),
         score=np.array([one.score for one in seen], dtype=np.float64),

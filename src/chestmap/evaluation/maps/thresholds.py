@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from chestmap.evaluation.maps.comparison_space import LEVELS
 from chestmap.evaluation.maps.map_overlap import BOX_LEVELS, MASK_LEVELS
-from chestmap.evaluation.maps.passes import Pairs
+from chestmap.evaluation.maps.passes import BoxedPairs
 
 Geometry = Literal["mask", "largest", "any", "each"]
 """`mask`: pixels against the union of boxes. Boxes around regions: the `largest` region, `any` region, or `each` true box on
@@ -37,12 +37,12 @@ def searched(geometry: Geometry) -> Int[np.ndarray, "column"]:
     return np.arange(2, 1 + len(MASK_LEVELS)) if geometry == "mask" else np.arange(1, 1 + len(BOX_LEVELS))
 
 
-def rows_of(pairs: Pairs, geometry: Geometry) -> Int[np.ndarray, "row"]:
+def rows_of(pairs: BoxedPairs, geometry: Geometry) -> Int[np.ndarray, "row"]:
     """The pair of each row: pairs themselves, or the true boxes of `each`."""
     return pairs.box_pair if geometry == "each" else np.arange(len(pairs))
 
 
-def overlap(pairs: Pairs, geometry: Geometry, what: Overlap) -> Float[np.ndarray, "row column"]:
+def overlap(pairs: BoxedPairs, geometry: Geometry, what: Overlap) -> Float[np.ndarray, "row column"]:
     """IoU, IoR (of the predicted region) or IoGT (of the true boxes) at every threshold; 0 where nothing is predicted."""
     if geometry == "mask":
         area, inside = pairs.area.astype(np.float64), pairs.inside.astype(np.float64)
@@ -56,7 +56,7 @@ def overlap(pairs: Pairs, geometry: Geometry, what: Overlap) -> Float[np.ndarray
     return pairs.best[:, ("IoU", "IoR", "IoGT").index(what) + (3 if geometry == "any" else 0)]
 
 
-def met(values: np.ndarray, limit: float, *, strict: bool) -> Bool[np.ndarray, "..."]:
+def is_met(values: np.ndarray, limit: float, *, strict: bool) -> Bool[np.ndarray, "..."]:
     """`>=`, or `>` where a reference is strict."""
     return values > limit if strict else values >= limit
 
@@ -65,7 +65,7 @@ def accuracy(
     values: Float[np.ndarray, "row column"], limits: Sequence[float], *, strict: bool
 ) -> Float[np.ndarray, "limit column"]:
     """Share of rows that meet each limit, at every threshold."""
-    return np.stack([met(values, limit, strict=strict).mean(axis=0) for limit in limits])
+    return np.stack([is_met(values, limit, strict=strict).mean(axis=0) for limit in limits])
 
 
 def best_column(
@@ -78,7 +78,7 @@ def best_column(
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class ChosenThresholds:
     """The threshold of each finding, as a column, by fold of the test's patients; `fold` is that of each image of the truth."""
 
     by_fold: Int[np.ndarray, "fold finding"]
@@ -92,12 +92,12 @@ class Chosen:
         return np.median(levels[self.by_fold], axis=0)
 
 
-Columns = Mapping[tuple[Geometry, Rule], Chosen]
+Columns = Mapping[tuple[Geometry, Rule], ChosenThresholds]
 """The thresholds of rules that fix one; the oracle has none of its own (it differs by limit)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Search:
+class ThresholdSearch:
     """Where the validation thresholds come from: validation boxes where there are any; or else each of `folds` parts of the
     test's patients gets what is best on the boxes of the others.
     """
@@ -108,20 +108,22 @@ class Search:
     seed: int = 0
 
     def columns(
-        self, pairs: Pairs, patient: Int[np.ndarray, "image"], num_findings: int, validation: Pairs | None
+        self, pairs: BoxedPairs, patient: Int[np.ndarray, "image"], num_findings: int, validation: BoxedPairs | None
     ) -> Columns:
-        found: dict[tuple[Geometry, Rule], Chosen] = {}
+        found: dict[tuple[Geometry, Rule], ChosenThresholds] = {}
         nowhere = np.zeros(len(patient), dtype=np.int64)
         for geometry in GEOMETRIES:
-            found[geometry, "own"] = Chosen(np.zeros((1, num_findings), dtype=np.int64), nowhere)
+            found[geometry, "own"] = ChosenThresholds(np.zeros((1, num_findings), dtype=np.int64), nowhere)
             if validation is not None and len(validation):
                 best = self._best(validation, geometry, num_findings, slice(None))
-                found[geometry, "validation"] = Chosen(best[None], nowhere)
+                found[geometry, "validation"] = ChosenThresholds(best[None], nowhere)
             elif chosen := self._crossed(pairs, geometry, patient, num_findings):
                 found[geometry, "validation"] = chosen
         return found
 
-    def _crossed(self, pairs: Pairs, geometry: Geometry, patient: np.ndarray, num_findings: int) -> Chosen | None:
+    def _crossed(
+        self, pairs: BoxedPairs, geometry: Geometry, patient: np.ndarray, num_findings: int
+    ) -> ChosenThresholds | None:
         """None where one fold holds all boxes."""
         shuffled = np.random.default_rng(self.seed).permutation(int(patient.max()) + 1)
         fold = (shuffled % self.folds)[patient]
@@ -129,9 +131,9 @@ class Search:
         if any((fold_of_row == part).all() for part in range(self.folds)):
             return None
         best = [self._best(pairs, geometry, num_findings, fold_of_row != part) for part in range(self.folds)]
-        return Chosen(np.stack(best), fold)
+        return ChosenThresholds(np.stack(best), fold)
 
-    def _best(self, pairs: Pairs, geometry: Geometry, num_findings: int, rows: np.ndarray | slice) -> np.ndarray:
+    def _best(self, pairs: BoxedPairs, geometry: Geometry, num_findings: int, rows: np.ndarray | slice) -> np.ndarray:
         values, allowed = overlap(pairs, geometry, "IoU")[rows], searched(geometry)
         finding = pairs.finding[rows_of(pairs, geometry)][rows]
         found = np.full(num_findings, best_column(values, self.limits, allowed, strict=self.strict), dtype=np.int64)

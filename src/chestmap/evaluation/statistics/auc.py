@@ -1,7 +1,7 @@
 """Areas under curves: AUC with its variance by patient (or DeLong's), average precision, and both under resampling by patient.
 
 All in float64; scores are ranked, so their scale does not matter, and ties count one half (midranks). Unknown labels are left out
-by the callers through `known`.
+by the callers through `known_pairs`.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Auc:
         return float(expit(logit(self.value) - reach)), float(expit(logit(self.value) + reach))
 
 
-def known(
+def known_pairs(
     scores: Float[np.ndarray, "image"], labels: Labels
-) -> tuple[Float[np.ndarray, "known"], Bool[np.ndarray, "known"]]:
+) -> tuple[Float[np.ndarray, "known_pairs"], Bool[np.ndarray, "known_pairs"]]:
     """Scores and "is present" of the images whose label is known; a score that is no number is refused."""
     kept = ~np.isnan(labels)
     scores = scores[kept].astype(np.float64)
@@ -83,7 +83,7 @@ def variance(values: Float[np.ndarray, "n"]) -> float:
     return float(values.var(ddof=1)) / len(values) if len(values) > 1 else math.nan
 
 
-def placements(scores: Float[np.ndarray, "known"], present: Bool[np.ndarray, "known"]) -> Placements | None:
+def placements(scores: Float[np.ndarray, "known_pairs"], present: Bool[np.ndarray, "known_pairs"]) -> Placements | None:
     """None where only one kind of label came. O(n log n): one sort, then counts at the places of equal scores."""
     positives, negatives = int(present.sum()), int((~present).sum())
     if not positives or not negatives:
@@ -102,7 +102,7 @@ def placements(scores: Float[np.ndarray, "known"], present: Bool[np.ndarray, "kn
 
 def delong(scores: Float[np.ndarray, "image"], labels: Labels) -> Auc | None:
     """AUC with the variance of DeLong et al. (1988); None where only one kind of label is known."""
-    placed = placements(*known(scores, labels))
+    placed = placements(*known_pairs(scores, labels))
     return placed.auc if placed else None
 
 
@@ -114,7 +114,7 @@ def average_precision(scores: Float[np.ndarray, "image"], labels: Labels) -> flo
 
 def precision_recall(scores: Float[np.ndarray, "image"], labels: Labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Recall, precision and score at each different score, highest first; empty without positives."""
-    thresholds, true, false = _counts_above(*known(scores, labels))
+    thresholds, true, false = _counts_above(*known_pairs(scores, labels))
     if not len(true) or true[-1] == 0:
         return np.empty(0), np.empty(0), np.empty(0)
     return true / true[-1], true / (true + false), thresholds
@@ -122,7 +122,7 @@ def precision_recall(scores: Float[np.ndarray, "image"], labels: Labels) -> tupl
 
 def roc(scores: Float[np.ndarray, "image"], labels: Labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """False positive rate, sensitivity and score, from (0, 0); "positive" means score >= threshold. Empty with one kind."""
-    thresholds, true, false = _counts_above(*known(scores, labels))
+    thresholds, true, false = _counts_above(*known_pairs(scores, labels))
     if not len(true) or true[-1] == 0 or false[-1] == 0:
         return np.empty(0), np.empty(0), np.empty(0)
     start = np.zeros(1)
@@ -134,7 +134,7 @@ def roc(scores: Float[np.ndarray, "image"], labels: Labels) -> tuple[np.ndarray,
 
 
 def _counts_above(
-    scores: Float[np.ndarray, "known"], present: Bool[np.ndarray, "known"]
+    scores: Float[np.ndarray, "known_pairs"], present: Bool[np.ndarray, "known_pairs"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Different scores from the highest down, and the positives and negatives at or above each."""
     order = np.argsort(-scores, kind="stable")
@@ -154,7 +154,7 @@ def resampled(
 
     NaN where a resample holds only one kind of label.
     """
-    values, present = known(scores, labels)
+    values, present = known_pairs(scores, labels)
     patient = patient[~np.isnan(labels)]
     low, high = np.argsort(values[~present]), np.argsort(-values[present])
     negative, positive = values[~present][low], values[present][high]

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import ndtr, stdtr, stdtrit
 
-from chestmap.evaluation.statistics.auc import Auc, Labels, Placements, Scores, known, placements, variance
+from chestmap.evaluation.statistics.auc import Auc, Labels, Placements, Scores, known_pairs, placements, variance
 from chestmap.evaluation.statistics.intervals import PRIOR, quantile
 
 
@@ -54,7 +54,9 @@ class ByPatient:
         return float(part @ part) * count / (count - 1) if count > 1 else math.nan
 
 
-def by_patient(placed: Placements, present: Bool[np.ndarray, "known"], patient: Int[np.ndarray, "known"]) -> ByPatient:
+def by_patient(
+    placed: Placements, present: Bool[np.ndarray, "known_pairs"], patient: Int[np.ndarray, "known_pairs"]
+) -> ByPatient:
     """`patient` are numbers from 0; those without a known label have no part."""
     total, auc = int(patient.max()) + 1, float(placed.positive.mean())
     which = patient[present], patient[~present]
@@ -78,7 +80,7 @@ class PatientAuc:
 
 def clustered(scores: Scores, labels: Labels, patient: Int[np.ndarray, "image"]) -> PatientAuc | None:
     """AUC with the variance of Obuchowski (1997), in which images of one patient vary together; None with one kind of label."""
-    values, present = known(scores, labels)
+    values, present = known_pairs(scores, labels)
     placed = placements(values, present)
     if placed is None:
         return None
@@ -116,7 +118,7 @@ def paired_delong(
     first: Float[np.ndarray, "image"], second: Float[np.ndarray, "image"], labels: Labels, confidence: float = 0.95
 ) -> PairedAuc | None:
     """DeLong's test for two correlated AUCs, which takes images as independent; difference = first - second."""
-    one, other = placements(*known(first, labels)), placements(*known(second, labels))
+    one, other = placements(*known_pairs(first, labels)), placements(*known_pairs(second, labels))
     if one is None or other is None:
         return None
     values = one.auc.value, other.auc.value

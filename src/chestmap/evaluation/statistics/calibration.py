@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from scipy.special import expit, logit
 
 from chestmap.errors import BadInput
-from chestmap.evaluation.statistics.auc import known
+from chestmap.evaluation.statistics.auc import known_pairs
 
 Kind = Literal["none", "temperature", "platt"]
 Binning = Literal["width", "mass"]
@@ -40,7 +40,7 @@ def reliability(
     scores: Float[np.ndarray, "image"], labels: Float[np.ndarray, "image"], bins: int = 15, binning: Binning = "width"
 ) -> Reliability | None:
     """`width`: equal widths over [0, 1], the last closed; `mass`: equal counts in order of score. None without labels."""
-    values, present = known(scores, labels)
+    values, present = known_pairs(scores, labels)
     if not len(values):
         return None
     if values.min() < 0 or values.max() > 1:
@@ -59,7 +59,7 @@ def reliability(
 
 def brier(scores: Float[np.ndarray, "image"], labels: Float[np.ndarray, "image"]) -> float | None:
     """Mean squared difference of score and label."""
-    values, present = known(scores, labels)
+    values, present = known_pairs(scores, labels)
     return float(((values - present) ** 2).mean()) if len(values) else None
 
 
@@ -114,7 +114,7 @@ def _fit_one(
     scores: Float[np.ndarray, "image"], labels: Float[np.ndarray, "image"], kind: Kind
 ) -> tuple[float, float] | None:
     """Slope and offset; None where a finite slope is not the best one, or where it would turn the order round."""
-    values, present = known(scores, labels)
+    values, present = known_pairs(scores, labels)
     if kind == "none" or not 0 < present.sum() < len(present):
         return None
     z = _logits(values)

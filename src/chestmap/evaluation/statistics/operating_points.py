@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from chestmap.evaluation.statistics.auc import known, roc
+from chestmap.evaluation.statistics.auc import known_pairs, roc
 
 Aim = Literal["youden", "sensitivity", "specificity"]
 
@@ -74,7 +74,7 @@ def measure_point(
     scores: Float[np.ndarray, "image"], labels: Float[np.ndarray, "image"], point: OperatingPoint
 ) -> OperatingPoint | None:
     """The same threshold on these images; None with one kind of label."""
-    values, present = known(scores, labels)
+    values, present = known_pairs(scores, labels)
     positives, negatives = int(present.sum()), int((~present).sum())
     if not positives or not negatives:
         return None

@@ -1,14 +1,14 @@
 """Results as DICOM objects, and radiographs without what tells whose they are. `docs/dicom.md` says what each is for."""
 
-from chestmap.reports.dicom.provenance import DEFAULT_KINDS, KINDS, About, Kind, is_result, kinds_of
+from chestmap.reports.dicom.provenance import DEFAULT_KINDS, KINDS, Kind, Provenance, is_result, kinds_of
 from chestmap.reports.dicom.source_header import read_source
 from chestmap.reports.dicom.write import result_objects, write_dicom
 
 __all__ = [
     "DEFAULT_KINDS",
     "KINDS",
-    "About",
     "Kind",
+    "Provenance",
     "is_result",
     "kinds_of",
     "read_source",

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 
-from chestmap.reports.dicom.finding_marks import Mark, Result, printable
+from chestmap.reports.dicom.finding_marks import Mark, MarkedResult, printable
 from chestmap.reports.dicom.provenance import PRODUCT, series_of
 from chestmap.reports.dicom.source_header import pixels_of
 from chestmap.reports.dicom.sr import NOT_FOR_DIAGNOSIS, equipment
@@ -20,7 +20,7 @@ LONGEST, GAP, FOOT = 1024, 16, 76
 GROUND, TEXT = (0, 0, 0), (232, 236, 239)
 
 
-def capture(result: Result) -> Dataset:
+def capture(result: MarkedResult) -> Dataset:
     """Holds no more of the patient than the radiograph itself: no name, id or date is drawn."""
     reference = result.reference
     orientation = reference.get("PatientOrientation") or ("L", "F")
@@ -58,7 +58,7 @@ def _describe(made: Dataset, reference: Dataset) -> None:
         made.BurnedInAnnotation = reference.BurnedInAnnotation
 
 
-def drawn(result: Result) -> UInt8[np.ndarray, "h w 3"]:
+def drawn(result: MarkedResult) -> UInt8[np.ndarray, "h w 3"]:
     """The image with all boxes; beside it the map of the finding with the highest score, where one is shown."""
     size = picture_size((float(result.size[0]), float(result.size[1])), LONGEST)
     grey = Image.fromarray(grey_picture(pixels_of(result.source), size)).convert("RGB")
@@ -75,7 +75,7 @@ def drawn(result: Result) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(sheet).copy()
 
 
-def _with_boxes(panel: Image.Image, result: Result, marks: tuple[Mark, ...] | list[Mark]) -> Image.Image:
+def _with_boxes(panel: Image.Image, result: MarkedResult, marks: tuple[Mark, ...] | list[Mark]) -> Image.Image:
     draw, font = ImageDraw.Draw(panel), ImageFont.load_default(18)
     image = float(result.size[0]), float(result.size[1])
     boxes = scaled([mark.box for mark in marks], image, panel.size)
@@ -103,12 +103,12 @@ def _free(
     return x, y, x + width, y + 24
 
 
-def _write_foot(draw: ImageDraw.ImageDraw, result: Result, width: int, top: int) -> None:
+def _write_foot(draw: ImageDraw.ImageDraw, result: MarkedResult, width: int, top: int) -> None:
     about, font = result.about, ImageFont.load_default(16)
     lines = [
         f"{NOT_FOR_DIAGNOSIS} {PRODUCT} {about.version}, model {printable(about.name, 32)} {about.sha256[:8]}",
         f"Boxes: where the model looked; numbers: its scores. {about.scale([mark.finding for mark in result.marks])}",
-        f"{len(result.prediction.findings)} findings looked for. {_said(result)}",
+        f"{len(result.prediction.findings)} findings looked for. {_caption(result)}",
     ]
     for place, line in enumerate(lines):
         while draw.textlength(line, font) > width - 16 and len(line) > 8:
@@ -116,7 +116,7 @@ def _write_foot(draw: ImageDraw.ImageDraw, result: Result, width: int, top: int)
         draw.text((8, top + 6 + 22 * place), line, TEXT, font)
 
 
-def _said(result: Result) -> str:
+def _caption(result: MarkedResult) -> str:
     said = [f"Right: map of {printable(result.marks[0].finding, 32)}."] if result.marks else []
     if result.unboxed:
         said.append(f"Reached without a place: {', '.join(printable(name, 32) for name in result.unboxed)}.")

@@ -84,14 +84,14 @@ OLDEST = 90
 
 
 @dataclass(frozen=True)
-class Keeping:
+class KeepOptions:
     """Options of PS3.15: age and sex as they are, dates shifted by one span for all images of a patient."""
 
     age_and_sex: bool = False
     shifted_dates: bool = False
 
 
-def deidentified(dataset: Dataset, salt: bytes, keeping: Keeping | None = None) -> Dataset:
+def deidentified(dataset: Dataset, salt: bytes, keeping: KeepOptions | None = None) -> Dataset:
     """A new data set, ready to be written; `dataset`, as `pydicom.dcmread` gives it, is not changed.
 
     The same salt gives the same identifiers over a batch; keep it as secret as a key, or throw it away. Result objects are
@@ -110,12 +110,12 @@ def deidentified(dataset: Dataset, salt: bytes, keeping: Keeping | None = None) 
         made = _kept(_by_profile(dataset))
         whose = _name(made, header, salt)
         _say_so(made)
-        _keep(made, header, keeping or Keeping(), hashed(salt, "shift", whose))
+        _keep(made, header, keeping or KeepOptions(), hashed(salt, "shift", whose))
         _add_pixels(made, dataset)
     return made
 
 
-def write_deidentified(data: bytes, salt: bytes, folder: Path, keeping: Keeping | None = None) -> bool:
+def write_deidentified(data: bytes, salt: bytes, folder: Path, keeping: KeepOptions | None = None) -> bool:
     """A file's content, first read as a radiograph within all bounds, into `folder` under its new identifier.
 
     False where the file does not say whether text is burned into the pixels.
@@ -211,7 +211,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     return code
 
 
-def _keep(made: Dataset, header: Header, keeping: Keeping, shift: bytes) -> None:
+def _keep(made: Dataset, header: Header, keeping: KeepOptions, shift: bytes) -> None:
     """Names each option among the methods, as PS3.15 asks."""
     if keeping.age_and_sex:
         age, sex = header.text("PatientAge"), header.text("PatientSex")

@@ -15,7 +15,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 
 from chestmap.errors import BadInput
-from chestmap.reports.dicom.provenance import About, made_uid, printable
+from chestmap.reports.dicom.provenance import Provenance, made_uid, printable
 from chestmap.reports.map_layers import map_on_picture
 from chestmap.types import Box, Code, Prediction
 from chestmap.vocabulary import CODES, NO_FINDING, RADLEX, SITES
@@ -68,13 +68,13 @@ class Mark:
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class MarkedResult:
     """What every kind of object is made from: the checked header of the source, the source itself, what a model says."""
 
     reference: Dataset
     source: Dataset
     prediction: Prediction
-    about: About
+    about: Provenance
 
     @property
     def size(self) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
-from chestmap.reports.dicom.finding_marks import Result, code_of, printable
+from chestmap.reports.dicom.finding_marks import MarkedResult, code_of, printable
 from chestmap.reports.dicom.provenance import made_uid, series_of
 from chestmap.reports.dicom.source_header import EMPTY_IF_ABSENT, spacing_of
 from chestmap.reports.dicom.sr import equipment
@@ -29,7 +29,7 @@ TYPE = ["DERIVED", "PRIMARY", "CLASS_ACTIVATION", "NONE"]
 POINTER, GROUP = 0x00209453, 0x00209111  # frame label, in frame content
 
 
-def parametric_map(result: Result, place: int, finding: str) -> Dataset | None:
+def parametric_map(result: MarkedResult, place: int, finding: str) -> Dataset | None:
     """`place` counts findings from 1; None for a map that says nothing. One finding each, since OHIF shows the first frame."""
     width, height = result.size
     values = result.map_of(finding, picture_size((float(width), float(height)), min(LONGEST, max(width, height))))
@@ -57,7 +57,7 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     return _item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
 
 
-def _head(result: Result, place: int, finding: str) -> FileDataset:
+def _head(result: MarkedResult, place: int, finding: str) -> FileDataset:
     """Patient, study, series, equipment."""
     series = series_of("pmap", "map", result.about, result.reference.SOPInstanceUID, finding, place)
     meta = FileMetaDataset()
@@ -81,7 +81,7 @@ def _head(result: Result, place: int, finding: str) -> FileDataset:
     return made
 
 
-def _describe(made: Dataset, result: Result) -> None:
+def _describe(made: Dataset, result: MarkedResult) -> None:
     made.ImageType, made.ContentQualification = TYPE, "RESEARCH"
     made.RecognizableVisualFeatures, made.BurnedInAnnotation = "NO", "NO"
     made.LossyImageCompression = "00"
@@ -112,7 +112,7 @@ def _add_dimension(made: Dataset) -> None:
     ]
 
 
-def _shared(result: Result, values: Float32[np.ndarray, "h w"]) -> Dataset:
+def _shared(result: MarkedResult, values: Float32[np.ndarray, "h w"]) -> Dataset:
     """The radiograph's spacing, as many times larger as the pixels are fewer."""
     rows, columns = spacing_of(result.reference)
     coarse = [f"{rows * result.size[1] / values.shape[0]:.10g}", f"{columns * result.size[0] / values.shape[1]:.10g}"]
@@ -134,7 +134,7 @@ def _shared(result: Result, values: Float32[np.ndarray, "h w"]) -> Dataset:
     )
 
 
-def _frame(result: Result, finding: str, values: Float32[np.ndarray, "h w"]) -> Dataset:
+def _frame(result: MarkedResult, finding: str, values: Float32[np.ndarray, "h w"]) -> Dataset:
     """What the numbers are: class activation (CID 217) of a finding, without a unit."""
     rows, columns = spacing_of(result.reference)
     x = (result.size[0] / values.shape[1] - 1) / 2 * columns

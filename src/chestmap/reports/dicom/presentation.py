@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from chestmap.imaging.dicom_header import FAILURES, Header, quiet
 from chestmap.imaging.dicom_pixels import NATIVE
-from chestmap.reports.dicom.finding_marks import Mark, Result, printable
+from chestmap.reports.dicom.finding_marks import Mark, MarkedResult, printable
 from chestmap.reports.dicom.provenance import series_of
 from chestmap.reports.dicom.source_header import low_is_white, syntax_of
 from chestmap.reports.dicom.sr import equipment
@@ -18,7 +18,7 @@ PIXEL = pr.AnnotationUnitsValues.PIXEL
 YELLOW = CIELabColor(l_star=97.1, a_star=-21.6, b_star=94.5)
 
 
-def presentation(result: Result) -> Dataset:
+def presentation(result: MarkedResult) -> Dataset:
     """A layer for each finding, so that a viewer can switch them one by one; the gray as the source asks for it."""
     layers = {finding: _layer(place, finding) for place, finding in enumerate(result.boxed, 1)}
     made = pr.GrayscaleSoftcopyPresentationState(

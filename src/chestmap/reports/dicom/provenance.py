@@ -39,7 +39,7 @@ CERTAIN_ENOUGH = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
+class Provenance:
     """The model behind a prediction. A finding is shown from its operating point on; without one from a score of 0.5.
 
     `levels` cut the maps of findings that have a threshold of their own, `rule` those of the others. `calibrated` names the
@@ -101,7 +101,7 @@ def printable(text: str, longest: int) -> str:
     return kept.encode()[:longest].decode(errors="ignore").strip() or "finding"
 
 
-def series_of(kind: Kind, title: str, about: About, source_uid: str, part: str = "", own: int = 0) -> dict[str, Any]:
+def series_of(kind: Kind, title: str, about: Provenance, source_uid: str, part: str = "", own: int = 0) -> dict[str, Any]:
     """Arguments of every highdicom object: each kind of each image is a series of its own, never part of the source's.
 
     `part` tells apart the objects of a kind, such as one for each finding. Objects that are no versions of each other need a

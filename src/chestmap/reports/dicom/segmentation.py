@@ -17,7 +17,7 @@ from jaxtyping import Bool
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from chestmap.reports.dicom.finding_marks import ABNORMAL, Result, concept, printable
+from chestmap.reports.dicom.finding_marks import ABNORMAL, MarkedResult, concept, printable
 from chestmap.reports.dicom.presentation import YELLOW
 from chestmap.reports.dicom.provenance import PRODUCT, series_of
 from chestmap.reports.dicom.source_header import spacing_of
@@ -26,7 +26,7 @@ from chestmap.reports.dicom.sr import equipment
 FAMILY = CodedConcept("123110", "DCM", "Artificial Intelligence")
 
 
-def segmentations(result: Result) -> Iterator[Dataset]:
+def segmentations(result: MarkedResult) -> Iterator[Dataset]:
     """None where no pixel of any mask lies in a box."""
     regions = {finding: region for finding in result.boxed if (region := result.region_of(finding)).any()}
     if regions and result.size[0] * result.size[1] % 8 == 0:
@@ -36,7 +36,9 @@ def segmentations(result: Result) -> Iterator[Dataset]:
         yield _segmentation(result, {finding: region}, finding, number)
 
 
-def _segmentation(result: Result, regions: Mapping[str, Bool[np.ndarray, "h w"]], part: str = "", own: int = 0) -> Dataset:
+def _segmentation(
+    result: MarkedResult, regions: Mapping[str, Bool[np.ndarray, "h w"]], part: str = "", own: int = 0
+) -> Dataset:
     about, reference = result.about, result.reference
     pixels = np.stack(list(regions.values()), axis=-1)[np.newaxis].astype(np.uint8)
     made = seg.Segmentation(
@@ -57,7 +59,7 @@ def _segmentation(result: Result, regions: Mapping[str, Bool[np.ndarray, "h w"]]
     return made
 
 
-def _described(result: Result, number: int, finding: str) -> seg.SegmentDescription:
+def _described(result: MarkedResult, number: int, finding: str) -> seg.SegmentDescription:
     first = next(mark for mark in result.marks if mark.finding == finding)
     algorithm = AlgorithmIdentificationSequence(name=PRODUCT, family=FAMILY, version=result.about.version)
     return seg.SegmentDescription(

@@ -15,8 +15,8 @@ from highdicom.sr import CodedConcept, GraphicTypeValues, RelationshipTypeValues
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
-from chestmap.reports.dicom.finding_marks import LOCAL, Mark, Result, code_of, printable
-from chestmap.reports.dicom.provenance import PRODUCT, About, series_of
+from chestmap.reports.dicom.finding_marks import LOCAL, Mark, MarkedResult, code_of, printable
+from chestmap.reports.dicom.provenance import PRODUCT, Provenance, series_of
 from chestmap.vocabulary import NO_FINDING
 
 CERTAINTY, FINDING = ("111012", "DCM", "Certainty of Finding"), ("121071", "DCM", "Finding")
@@ -30,7 +30,7 @@ LENT = {"ImagerPixelSpacing": ("111026", "111066"), "PatientOrientation": ("1110
 """highdicom's image library needs these elements; what it says of a lent one is taken out again, by code."""
 
 
-def boxes_report(result: Result) -> Dataset:
+def boxes_report(result: MarkedResult) -> Dataset:
     """One group for each box: finding, site, region, certainty, algorithm."""
     about, reference = result.about, result.reference
     algorithm = sr.AlgorithmIdentification(PRODUCT, about.version, [f"model {about.name}", f"sha256 {about.sha256}"])
@@ -71,7 +71,7 @@ def _take_back(made: Dataset, lent: list[str]) -> None:
             entry.ContentSequence = kept
 
 
-def _observer(about: About) -> sr.ObserverContext:
+def _observer(about: Provenance) -> sr.ObserverContext:
     return sr.ObserverContext(
         observer_type=CodedConcept("121007", "DCM", "Device"),
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
@@ -84,13 +84,13 @@ def _observer(about: About) -> sr.ObserverContext:
     )
 
 
-def research_text(about: About, findings: Sequence[str]) -> str:
+def research_text(about: Provenance, findings: Sequence[str]) -> str:
     """What every report begins with: what it is for, who made it, and what its numbers are."""
     scale = about.scale([printable(name, 48) for name in findings])
     return f"{NOT_FOR_DIAGNOSIS} {PRODUCT} {about.version}, model {printable(about.name, 48)} {about.sha256[:12]}. {scale}"
 
 
-def call_text(about: About, finding: str, score: float) -> str:
+def call_text(about: Provenance, finding: str, score: float) -> str:
     """Where the model calls a finding, and how often that was right on validation images."""
     if (point := about.operating_points.get(finding)) is None:
         return f"Shown from a score of {about.shown_from(finding):.2f}, here {score:.2f}; the model has no operating point for it."
@@ -99,7 +99,7 @@ def call_text(about: About, finding: str, score: float) -> str:
     return f"Called by the model: score {score:.2f}, called from {point:.2f}{measured}. Not verified."
 
 
-def measure_of(about: About, finding: str, score: float) -> tuple[CodedConcept, float, CodedConcept]:
+def measure_of(about: Provenance, finding: str, score: float) -> tuple[CodedConcept, float, CodedConcept]:
     """A score's name, number and unit. One that is no probability is no certainty: it has a name and a unit of its own.
 
     The name repeats the finding, since OHIF shows a measurement's name and not what was found.
@@ -114,7 +114,7 @@ def _comment(text: str) -> sr.TextContentItem:
     return sr.TextContentItem(CodedConcept("121106", "DCM", "Comment"), text, RelationshipTypeValues.CONTAINS)
 
 
-def _group(mark: Mark, result: Result, algorithm: sr.AlgorithmIdentification) -> Any:
+def _group(mark: Mark, result: MarkedResult, algorithm: sr.AlgorithmIdentification) -> Any:
     """Presence is for a reader to state."""
     name, number, unit = measure_of(result.about, mark.finding, mark.score)
     group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
@@ -133,7 +133,7 @@ def _group(mark: Mark, result: Result, algorithm: sr.AlgorithmIdentification) ->
     return group
 
 
-def equipment(about: About) -> ContributingEquipment:
+def equipment(about: Provenance) -> ContributingEquipment:
     """IHE AI Results 6.5.3.1; its own purpose code, (1630, 99IHE), is not yet in the context group that tools check."""
     item = ContributingEquipment(
         manufacturer=PRODUCT,
@@ -147,7 +147,7 @@ def equipment(about: About) -> ContributingEquipment:
     return item
 
 
-def _document(result: Result, kind: Any, title: str) -> dict[str, Any]:
+def _document(result: MarkedResult, kind: Any, title: str) -> dict[str, Any]:
     return {
         **series_of(kind, title, result.about, result.reference.SOPInstanceUID),
         "evidence": [result.reference],
@@ -159,7 +159,7 @@ def _document(result: Result, kind: Any, title: str) -> dict[str, Any]:
     }
 
 
-def scores_report(result: Result) -> Dataset:
+def scores_report(result: MarkedResult) -> Dataset:
     """Every finding that the model was trained on, highest score first; a text line beside codes and numbers."""
     scored = zip(map(float, result.prediction.scores), result.prediction.findings, strict=True)
     rows = sorted((row for row in scored if row[1] != NO_FINDING), key=lambda row: -row[0])
@@ -175,14 +175,14 @@ def scores_report(result: Result) -> Dataset:
     return sr.EnhancedSR(content=root, **_document(result, "scores", "scores"))
 
 
-def _scores(result: Result, rows: list[tuple[float, str]]) -> sr.ContainerContentItem:
+def _scores(result: MarkedResult, rows: list[tuple[float, str]]) -> sr.ContainerContentItem:
     """The finding qualifies its number: as an item of its own, a viewer that leaves out the number would state all of them."""
     section = sr.ContainerContentItem(
         CodedConcept("121070", "DCM", "Findings"), relationship_type=RelationshipTypeValues.CONTAINS
     )
     section.ContentSequence = sr.ContentSequence([])
     section.ContentSequence.append(
-        sr.TextContentItem(CodedConcept(*FINDING), "\n".join(told(result, rows)), RelationshipTypeValues.CONTAINS)
+        sr.TextContentItem(CodedConcept(*FINDING), "\n".join(text_lines(result, rows)), RelationshipTypeValues.CONTAINS)
     )
     for score, finding in rows:
         name, number, unit = measure_of(result.about, finding, score)
@@ -195,7 +195,7 @@ def _scores(result: Result, rows: list[tuple[float, str]]) -> sr.ContainerConten
     return section
 
 
-def told(result: Result, rows: list[tuple[float, str]]) -> list[str]:
+def text_lines(result: MarkedResult, rows: list[tuple[float, str]]) -> list[str]:
     """The lines of the text: what the scores are, and what they are not."""
     about = result.about
     lines = [research_text(about, [finding for _, finding in rows])]

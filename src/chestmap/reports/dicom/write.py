@@ -11,10 +11,10 @@ from pydicom.uid import UID
 
 from chestmap.imaging.dicom_header import quiet
 from chestmap.reports.dicom.capture import capture
-from chestmap.reports.dicom.finding_marks import Result
+from chestmap.reports.dicom.finding_marks import MarkedResult
 from chestmap.reports.dicom.parametric import parametric_map
 from chestmap.reports.dicom.presentation import presentation
-from chestmap.reports.dicom.provenance import DEFAULT_KINDS, About, Kind, kinds_of
+from chestmap.reports.dicom.provenance import DEFAULT_KINDS, Kind, Provenance, kinds_of
 from chestmap.reports.dicom.segmentation import segmentations
 from chestmap.reports.dicom.source_header import charset_of, referenced
 from chestmap.reports.dicom.sr import boxes_report, scores_report
@@ -22,14 +22,14 @@ from chestmap.types import Prediction
 
 
 def write_dicom(
-    source: Dataset, prediction: Prediction, model: About, folder: Path, kinds: Sequence[Kind] = DEFAULT_KINDS
+    source: Dataset, prediction: Prediction, model: Provenance, folder: Path, kinds: Sequence[Kind] = DEFAULT_KINDS
 ) -> list[Path]:
     """Writes the result objects of one radiograph into `folder`, each beside and renamed; returns the files, in order.
 
     `source` is the radiograph as `pydicom.dcmread` gives it; its pixels are needed for `sc`, and nothing in it is changed.
     `prediction.boxes` are in image pixels. A file is named by kind and the result's own identifier, such as
     `sr-2.25.1234.dcm`: nothing in it tells the patient. The same source and model give the same identifiers, so writing or
-    sending again is safe. Boxes are given for findings that reach their operating point (`About`); `sr`, `gsps`, `seg`
+    sending again is safe. Boxes are given for findings that reach their operating point (`Provenance`); `sr`, `gsps`, `seg`
     and `pmap` are left out where there is none, and `scores` then stands in for `sr`. Raises `BadImage` where the header cannot carry results.
     """
     paths = []
@@ -47,14 +47,14 @@ def write_dicom(
 
 
 def result_objects(
-    source: Dataset, prediction: Prediction, model: About, kinds: Sequence[Kind] = DEFAULT_KINDS
+    source: Dataset, prediction: Prediction, model: Provenance, kinds: Sequence[Kind] = DEFAULT_KINDS
 ) -> Iterator[tuple[Kind, Dataset]]:
     """The same as `write_dicom`, in memory, for sending."""
     reference = referenced(source)
     reference.SpecificCharacterSet = charset_of(reference, [*prediction.findings, model.name])
-    result = Result(reference, source, prediction, model)
+    result = MarkedResult(reference, source, prediction, model)
     with quiet():
-        for kind in _asked(kinds, result):
+        for kind in _kinds_to_write(kinds, result):
             for made in _made(kind, result):
                 made.SpecificCharacterSet = reference.SpecificCharacterSet
                 made.file_meta.ImplementationClassUID = UID("2.25.88021384903046571364893163265146021734")
@@ -62,7 +62,7 @@ def result_objects(
                 yield kind, made
 
 
-def _asked(kinds: Sequence[Kind], result: Result) -> list[Kind]:
+def _kinds_to_write(kinds: Sequence[Kind], result: MarkedResult) -> list[Kind]:
     """What the report of boxes cannot hold, a finding without one, is told as text, so that it is not lost."""
     asked = list(kinds_of(kinds))
     if "sr" in asked and "scores" not in asked and (result.unboxed or not result.marks):
@@ -70,7 +70,7 @@ def _asked(kinds: Sequence[Kind], result: Result) -> list[Kind]:
     return asked
 
 
-def _made(kind: Kind, result: Result) -> Iterator[Dataset]:
+def _made(kind: Kind, result: MarkedResult) -> Iterator[Dataset]:
     match kind:
         case "sr":
             if result.marks:

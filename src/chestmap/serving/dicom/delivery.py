@@ -14,13 +14,13 @@ from chestmap.errors import BadInput
 from chestmap.reports.dicom import Kind
 from chestmap.serving.dicom.destinations import Destination, Undelivered
 from chestmap.serving.dicom.prometheus import NodeMetrics
-from chestmap.serving.engine.decoder_pool import Busy, Ended
-from chestmap.serving.engine.service import Made, Service
+from chestmap.serving.engine.decoder_pool import DecoderEnded, DecodersBusy
+from chestmap.serving.engine.service import MadeObjects, Service
 from chestmap.serving.store import deliveries
 from chestmap.serving.store.arrivals import remove_delivered
-from chestmap.serving.store.deliveries import Due
+from chestmap.serving.store.deliveries import DueResult
 from chestmap.serving.store.results import MOST_DEATHS
-from chestmap.serving.store.store_files import Damaged
+from chestmap.serving.store.store_files import DamagedFile
 
 log = logging.getLogger(__name__)
 LOOK = 1.0
@@ -28,7 +28,7 @@ LOOK = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Duty:
+class DeliverySettings:
     """What becomes of a result: which objects are made, where they go, and whether the image is kept afterwards."""
 
     destination: Destination
@@ -42,7 +42,7 @@ class Delivery:
     Objects are made when they are sent, by the processes that decode; while one is sent the next are made.
     """
 
-    def __init__(self, duty: Duty, service: Service, metrics: NodeMetrics) -> None:
+    def __init__(self, duty: DeliverySettings, service: Service, metrics: NodeMetrics) -> None:
         self.duty, self.service, self.store, self.metrics = duty, service, service.store, metrics
         self.destination, self.settings = duty.destination, service.settings.dicom
         self._stopping = threading.Event()
@@ -72,7 +72,7 @@ class Delivery:
                 self.service.metrics.say("delivery", f"delivery: {type(problem).__name__}; trying again")
                 self._stopping.wait(self._pause(1))
 
-    def deliver(self, found: Sequence[Due]) -> None:
+    def deliver(self, found: Sequence[DueResult]) -> None:
         """Each is done, tried later, a dead letter, or still ready where the archive is away."""
         making = [(one, self._pool.submit(self._made, one)) for one in found]
         refused = self._refused
@@ -86,34 +86,34 @@ class Delivery:
                 if not made.cancel() and made.exception() is None:
                     made.result().remove()
 
-    def _made(self, one: Due) -> Made:
+    def _made(self, one: DueResult) -> MadeObjects:
         with self.service.metrics.stage("write"):
             return self.service.made_objects(one.study_id, one.subject, self.duty.kinds)
 
-    def _deliver(self, one: Due, made: Future[Made]) -> None:
+    def _deliver(self, one: DueResult, made: Future[MadeObjects]) -> None:
         try:
             if files := made.result().files:
                 with self.service.metrics.stage("send"):
                     self.destination.send(files)
         except Undelivered as problem:
             self._undelivered(one, problem)
-        except Ended as problem:
+        except DecoderEnded as problem:
             if one.tries + 1 < MOST_DEATHS:
                 self._undelivered(one, Undelivered(str(problem)))
             else:
                 self._fail(one, str(problem))
-        except (BadInput, Damaged) as problem:
+        except (BadInput, DamagedFile) as problem:
             self._fail(one, str(problem))
-        except (OSError, SQLAlchemyError, Busy) as problem:
+        except (OSError, SQLAlchemyError, DecodersBusy) as problem:
             self._undelivered(one, Undelivered(f"results cannot be made ({type(problem).__name__})"))
         else:
             self._delivered(one)
 
-    def _fail(self, one: Due, reason: str) -> None:
+    def _fail(self, one: DueResult, reason: str) -> None:
         log.warning("image %s: its results cannot be made; `chestmap node --status` says why", one.study_id)
         deliveries.fail(self.store, one, reason)
 
-    def _delivered(self, one: Due) -> None:
+    def _delivered(self, one: DueResult) -> None:
         if self._refused:
             log.info("the archive takes results again")
             deliveries.hurry(self.store)
@@ -123,7 +123,7 @@ class Delivery:
             remove_delivered(self.store, one.study_id)
         self.metrics.delivered.labels(self.destination.name).inc()
 
-    def _undelivered(self, one: Due, problem: Undelivered) -> None:
+    def _undelivered(self, one: DueResult, problem: Undelivered) -> None:
         deliveries.postpone(self.store, one, self._pause(one.tries + 1), str(problem))
         self.metrics.retries.labels(self.destination.name).inc()
         for study_id in deliveries.give_up(self.store, 3600 * self.settings.give_up_hours):

@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.exc import SQLAlchemyError
 
 from chestmap.reports.dicom import Kind
-from chestmap.serving.dicom.delivery import Delivery, Duty
+from chestmap.serving.dicom.delivery import Delivery, DeliverySettings
 from chestmap.serving.dicom.prometheus import NodeMetrics
 from chestmap.serving.dicom.pull import Pull
-from chestmap.serving.dicom.receiver import Door, Receiver
+from chestmap.serving.dicom.receiver import ListenOptions, Receiver
 from chestmap.serving.engine.service import Service
 from chestmap.serving.store import deliveries
 from chestmap.serving.store.arrivals import tidy
@@ -31,7 +31,9 @@ MakePull = Callable[[Service, NodeMetrics], Pull]
 class Node:
     """Starts after its service, and stops before it. Without a `duty` nothing is sent."""
 
-    def __init__(self, service: Service, door: Door, duty: Duty | None = None, pull: MakePull | None = None) -> None:
+    def __init__(
+        self, service: Service, door: ListenOptions, duty: DeliverySettings | None = None, pull: MakePull | None = None
+    ) -> None:
         self.service, self.store, self.door, self.duty = service, service.store, door, duty
         self.metrics = NodeMetrics(service.metrics, service.store)
         service.delivers = duty is not None

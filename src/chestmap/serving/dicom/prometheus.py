@@ -43,7 +43,7 @@ class NodeMetrics(Measured):
         self.retries = self.count("retries", "Attempts to deliver that failed", "destination")
         self.dead_letters = self.count("dead_letters", "Results that nobody took")
         self._refused = self.count("refused", "Not taken", "reason")
-        self.registry.register(_Standing(store))
+        self.registry.register(_ImageGauges(store))
 
     def refused(self, reason: str, words: str) -> None:
         """A connection, an association or an image was not taken."""
@@ -51,7 +51,7 @@ class NodeMetrics(Measured):
         self.service.say(reason, words)
 
 
-class _Standing(Collector):
+class _ImageGauges(Collector):
     """The images when Prometheus asks; nothing while the store cannot be read."""
 
     def __init__(self, store: Store) -> None:
@@ -86,7 +86,7 @@ def address_of(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-class Page:
+class MetricsServer:
     """Serves a registry until it is closed; whoever says nothing for ten seconds is cut off."""
 
     def __init__(self, address: tuple[str, int], registry: CollectorRegistry) -> None:

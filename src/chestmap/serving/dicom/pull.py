@@ -16,9 +16,9 @@ from chestmap.errors import BadImage
 from chestmap.reports.dicom.source_header import SINGLE
 from chestmap.serving.dicom.destinations import Undelivered
 from chestmap.serving.dicom.prometheus import NodeMetrics
-from chestmap.serving.dicom.web import Web, text_of
+from chestmap.serving.dicom.web import WebClient, text_of
 from chestmap.serving.engine.service import Service
-from chestmap.serving.store.arrivals import count_waiting, knows
+from chestmap.serving.store.arrivals import count_waiting, is_known
 from chestmap.serving.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Pull:
         self._tries: dict[str, tuple[int, float]] = {}  # image that was not pulled: how often, and when it is due
         self._failures: Counter[str] = Counter()  # of studies: those that fail often come last, and hold up no other
         self._stopping = threading.Event()
-        self._web = Web(client, self.settings, self._stopping)
+        self._web = WebClient(client, self.settings, self._stopping)
         self._thread = threading.Thread(target=self._run, name="pull", daemon=True)
 
     def start(self) -> None:
@@ -56,7 +56,7 @@ class Pull:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                if taken := self.look():
+                if taken := self.pull_once():
                     log.info("%d images were pulled", taken)
             except Undelivered as problem:
                 log.warning("pulling: %s; looking again in %g seconds", problem, self.every)
@@ -64,7 +64,7 @@ class Pull:
                 log.warning("pulling: %s; looking again in %g seconds", type(problem).__name__, self.every)
             self._stopping.wait(self.every)
 
-    def look(self) -> int:
+    def pull_once(self) -> int:
         """Takes in what is new; how many images that were."""
         taken, failed, silent, found = list[str](), list[str](), 0, self._studies()
         for study in sorted(found, key=lambda one: self._failures[one]):
@@ -114,8 +114,8 @@ class Pull:
     def _store(self) -> Store:
         return self.service.store
 
-    def _knows(self, instance: str) -> bool:
-        return knows(self._store, self._store.folders.instance_of(instance))
+    def _is_known(self, instance: str) -> bool:
+        return is_known(self._store, self._store.folders.instance_of(instance))
 
     def _may_go_on(self) -> bool:
         """Unless the node stops, or has enough to do."""
@@ -138,9 +138,9 @@ class Pull:
 
     def _images(self, study: str) -> Iterator[tuple[str, str]]:
         """Series and instance of each radiograph that the store does not know."""
-        for series, one in self._web.some(f"studies/{study}/series", SERIES):
+        for series, one in self._web.query(f"studies/{study}/series", SERIES):
             if text_of(one, MODALITY) not in MODALITIES:
                 continue
-            for instance, found in self._web.some(f"studies/{study}/series/{series}/instances", INSTANCE):
-                if text_of(found, STORAGE) in {"", *SINGLE} and not self._knows(instance):
+            for instance, found in self._web.query(f"studies/{study}/series/{series}/instances", INSTANCE):
+                if text_of(found, STORAGE) in {"", *SINGLE} and not self._is_known(instance):
                     yield series, instance

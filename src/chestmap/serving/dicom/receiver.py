@@ -52,7 +52,7 @@ START = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Door:
+class ListenOptions:
     """Where the node listens, under which title, and who may call. Nobody in `allowed` means anybody."""
 
     title: str = "CHESTMAP"
@@ -99,7 +99,7 @@ def allowed_of(texts: Sequence[str]) -> dict[str, list[Network]]:
 class Receiver:
     """Listens from when it is made; `port` is the real one where 0 was asked for."""
 
-    def __init__(self, door: Door, service: Service, metrics: NodeMetrics) -> None:
+    def __init__(self, door: ListenOptions, service: Service, metrics: NodeMetrics) -> None:
         self.door, self.service, self.settings, self.metrics = door, service, service.settings.dicom, metrics
         settings = self.settings
         entity = AE(door.title)

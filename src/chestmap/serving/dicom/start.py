@@ -17,12 +17,12 @@ from dicomweb_client import DICOMwebClient
 from chestmap.errors import BadInput, ProcessDied, Refused
 from chestmap.reports.dicom import kinds_of
 from chestmap.serving.dicom import tls
-from chestmap.serving.dicom.delivery import Duty
+from chestmap.serving.dicom.delivery import DeliverySettings
 from chestmap.serving.dicom.destinations import Destination, Stow, c_store_of, web_client_of
 from chestmap.serving.dicom.node import DEFAULT_KINDS, MakePull, Node
-from chestmap.serving.dicom.prometheus import Page
+from chestmap.serving.dicom.prometheus import MetricsServer
 from chestmap.serving.dicom.pull import Pull
-from chestmap.serving.dicom.receiver import Door, allowed_of, title_of
+from chestmap.serving.dicom.receiver import ListenOptions, allowed_of, title_of
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import DicomSettings, ServeSettings
 from chestmap.serving.http.access import is_loopback
@@ -33,7 +33,7 @@ TALKATIVE = ("pynetdicom", "pydicom", "dicomweb_client", "urllib3")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Security:
+class TlsFiles:
     """Certificates and keys as files, as the verb takes them."""
 
     certificate: Path | None = None
@@ -42,7 +42,7 @@ class Security:
     archive_ca: Path | None = None
     credentials: Path | None = None
 
-    def door(self, title: str, host: str, port: int, allow: Sequence[str]) -> Door:
+    def door(self, title: str, host: str, port: int, allow: Sequence[str]) -> ListenOptions:
         """Refuses what would let strangers in."""
         if bool(self.certificate) != bool(self.key):
             raise BadInput("--certificate and --key belong together; give both")
@@ -51,7 +51,7 @@ class Security:
         if not is_loopback(host) and not allow:
             raise Refused(f"--host {host}: anybody who reaches it could send; give --allow TITLE@ADDRESS for each sender")
         made = tls.listening(self.certificate, self.key, self.client_ca) if self.certificate and self.key else None
-        return Door(title=title_of(title), host=host, port=port, allowed=allowed_of(allow), tls=made)
+        return ListenOptions(title=title_of(title), host=host, port=port, allowed=allowed_of(allow), tls=made)
 
     def sending(self) -> ssl.SSLContext | None:
         return tls.sending(self.archive_ca, self.certificate, self.key) if self.archive_ca else None
@@ -74,7 +74,7 @@ class DicomOptions:
     every: float = 60
     kinds: Sequence[str] = ()
     keep: bool = True
-    security: Security = Security()
+    security: TlsFiles = TlsFiles()
 
     def check(self, settings: ServeSettings) -> None:
         """Before a model is loaded."""
@@ -87,13 +87,13 @@ class DicomOptions:
         settings = service.settings.dicom
         return Node(service, self._door(), self._duty(settings), self._pull(settings))
 
-    def _door(self) -> Door:
+    def _door(self) -> ListenOptions:
         return self.security.door(self.title, self.host, self.port, self.allow)
 
-    def _duty(self, settings: DicomSettings) -> Duty | None:
+    def _duty(self, settings: DicomSettings) -> DeliverySettings | None:
         wanted = kinds_of([kind for word in self.kinds for kind in word.split(",")]) or DEFAULT_KINDS
         destination = self._destination(settings)
-        return Duty(destination, wanted, self.keep) if destination else None
+        return DeliverySettings(destination, wanted, self.keep) if destination else None
 
     def _destination(self, settings: DicomSettings) -> Destination | None:
         """Where images are pulled from is where results go, unless something else is said."""
@@ -118,7 +118,7 @@ def run(service: Service, node: Node, page: tuple[str, int] | None = None) -> No
     ended = threading.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: ended.set())
-    served = Page(page, service.metrics.registry) if page else None
+    served = MetricsServer(page, service.metrics.registry) if page else None
     try:
         service.start()
         node.start()

@@ -28,7 +28,7 @@ START = 1 << 16
 Found = dict[str, Any]
 
 
-class Web:
+class WebClient:
     """`stopping` also ends what is being read."""
 
     def __init__(self, client: DICOMwebClient, settings: DicomSettings, stopping: threading.Event) -> None:
@@ -40,7 +40,7 @@ class Web:
         seen: set[str] = set()
         offset = 0
         while len(seen) < MOST_FOUND:
-            page = self.some(path, key, {**filters, "limit": str(PAGE), "offset": str(offset)})
+            page = self.query(path, key, {**filters, "limit": str(PAGE), "offset": str(offset)})
             new = [(name, one) for name, one in page if name not in seen]
             if not new:
                 return
@@ -48,7 +48,7 @@ class Web:
             seen.update(name for name, _ in new)
             offset += len(page)
 
-    def some(self, path: str, key: str, filters: Mapping[str, str] | None = None) -> list[tuple[str, Found]]:
+    def query(self, path: str, key: str, filters: Mapping[str, str] | None = None) -> list[tuple[str, Found]]:
         """QIDO-RS in one answer. What has no identifier that can stand in an address is left out."""
         body, _ = self._get(path, JSON, filters, LIST_BYTES)
         try:

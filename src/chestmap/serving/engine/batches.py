@@ -20,11 +20,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chestmap.errors import BadInput, ChestmapError
 from chestmap.imaging.canvas import canvas_frame
-from chestmap.serving.engine.decoder_pool import Busy, Readers
+from chestmap.serving.engine.decoder_pool import DecoderPool, DecodersBusy
 from chestmap.serving.engine.prometheus import Metrics
-from chestmap.serving.engine.served_model import Said, Served
+from chestmap.serving.engine.served_model import BatchOutputs, ServedModel
 from chestmap.serving.engine.settings import ServeSettings
-from chestmap.serving.store.results import Answer, Asked, answer
+from chestmap.serving.store.results import ModelAnswer, PendingResult, answer
 from chestmap.serving.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,12 @@ class Batches:
     """`submit` returns at once; `expect` gives a future that is done when nothing of a study is queued any more."""
 
     def __init__(
-        self, store: Store, served: Mapping[str, Served], readers: Readers, settings: ServeSettings, metrics: Metrics
+        self,
+        store: Store,
+        served: Mapping[str, ServedModel],
+        readers: DecoderPool,
+        settings: ServeSettings,
+        metrics: Metrics,
     ):
         self.store, self.served, self.readers, self.settings, self.metrics = store, served, readers, settings, metrics
         self._waiting: dict[str, deque[str]] = {sha: deque() for sha in served}
@@ -52,7 +57,7 @@ class Batches:
         self.broken = threading.Event()  # the model answers nothing at all any more
         self.problem = ""  # what it says then
 
-    def start(self, asked: Iterable[Asked], suspects: Iterable[Asked] = ()) -> None:
+    def start(self, asked: Iterable[PendingResult], suspects: Iterable[PendingResult] = ()) -> None:
         """`suspects` were under way when the service stopped: each goes by itself, so that the one to blame is found."""
         self._alone = {one.study_id for one in suspects}
         self.submit(asked)
@@ -84,7 +89,7 @@ class Batches:
         """Whether images of an archive are read; the other half of the queue is for uploads."""
         return len(self) <= self.settings.queue // 2
 
-    def submit(self, asked: Iterable[Asked]) -> None:
+    def submit(self, asked: Iterable[PendingResult]) -> None:
         """What waits already is not added. What is under way is: its study may have been deleted and come again since."""
         with self._changed:
             for one in asked:
@@ -158,21 +163,21 @@ class Batches:
                     if future := self._futures.pop(study_id, None):
                         future.set_result(None)
         for study_id in finished:
-            for path in self.store.folders.of(study_id).glob("canvas-*"):
+            for path in self.store.folders.folder_of(study_id).glob("canvas-*"):
                 path.unlink(missing_ok=True)
 
-    def _predict(self, model: Served, studies: Sequence[str]) -> Said | Exception | None:
+    def _predict(self, model: ServedModel, studies: Sequence[str]) -> BatchOutputs | Exception | None:
         """None where every study was deleted."""
         try:
-            return self._said(model, studies)
+            return self._outputs(model, studies)
         except Exception as problem:
             return problem
 
-    def _keep(self, model: Served, studies: Sequence[str], said: Said | Exception | None) -> None:
+    def _keep(self, model: ServedModel, studies: Sequence[str], said: BatchOutputs | Exception | None) -> None:
         """The other thread: files, then the database, then whoever waits. What failed is asked for again only when it is over."""
         problem = said if isinstance(said, Exception) else None
         try:
-            if isinstance(said, Said):
+            if isinstance(said, BatchOutputs):
                 answers = model.kept(said)
                 answer(self.store, answers)
                 for _ in answers:
@@ -185,15 +190,15 @@ class Batches:
         if not self.broken.is_set():
             self._done(studies)
 
-    def _failed(self, model: Served, studies: Sequence[str], problem: Exception) -> None:
+    def _failed(self, model: ServedModel, studies: Sequence[str], problem: Exception) -> None:
         """A batch that fails is tried again image by image, so that one image fails no other."""
-        if isinstance(problem, (SQLAlchemyError, OSError, Busy)):  # no fault of the images
+        if isinstance(problem, (SQLAlchemyError, OSError, DecodersBusy)):  # no fault of the images
             log.warning("store: %s; trying again", type(problem).__name__)
             self._later(model, studies)
         elif len(studies) > 1:
             with self._changed:
                 self._alone.update(studies)
-            self.submit(Asked(one, model.sha256) for one in studies)
+            self.submit(PendingResult(one, model.sha256) for one in studies)
         else:
             log.warning("model %s: %s", model.id, type(problem).__name__)
             said = str(problem) if isinstance(problem, ChestmapError) else type(problem).__name__
@@ -201,7 +206,7 @@ class Batches:
                 self._break(said)
                 return
             self.metrics.result(model.id, "failed")
-            failed = Answer(study_id=studies[0], model_sha=model.sha256, error=f"cannot be predicted: {said}")
+            failed = ModelAnswer(study_id=studies[0], model_sha=model.sha256, error=f"cannot be predicted: {said}")
             try:
                 answer(self.store, [failed])
             except Exception:
@@ -214,25 +219,25 @@ class Batches:
             self._changed.notify_all()
         self.broken.set()
 
-    def _later(self, model: Served, studies: Sequence[str]) -> None:
+    def _later(self, model: ServedModel, studies: Sequence[str]) -> None:
         """Back into the queue, after a pause."""
-        self.submit(Asked(one, model.sha256) for one in studies)
+        self.submit(PendingResult(one, model.sha256) for one in studies)
         with self._changed:
             self._changed.wait_for(lambda: self._stopping, PAUSE)
 
-    def _said(self, model: Served, studies: Sequence[str]) -> Said | None:
+    def _outputs(self, model: ServedModel, studies: Sequence[str]) -> BatchOutputs | None:
         """Where several models share a canvas they share its file; a deleted study is passed over."""
         images, canvases, frames, places = self.store.images(studies), [], [], []
         for study_id in studies:
             if (image := images.get(study_id)) is None:  # deleted
                 continue
-            folder = self.store.folders.of(study_id)
+            folder = self.store.folders.folder_of(study_id)
             canvases.append(self._canvas(model, study_id, folder))
             frames.append(canvas_frame((float(image["width"]), float(image["height"])), model.predictor.model.canvas))
             places.append((study_id, folder))
-        return model.said(np.stack(canvases), frames, places) if places else None
+        return model.run_network(np.stack(canvases), frames, places) if places else None
 
-    def _canvas(self, model: Served, study_id: str, folder: Path) -> np.ndarray:
+    def _canvas(self, model: ServedModel, study_id: str, folder: Path) -> np.ndarray:
         """As the upload left it, or made again from the original: after a restart, or for a model that is new."""
         settings, path = model.predictor.model.canvas, folder / model.canvas_name
         if not path.exists():
@@ -244,10 +249,10 @@ class Batches:
         return pixels.reshape(settings.height, settings.width)
 
 
-def under_way(store: Store) -> list[Asked]:
+def under_way(store: Store) -> list[PendingResult]:
     """What the service was at when it last stopped; nothing after an orderly end."""
     try:
         found = json.loads((store.folders.root / "under-way").read_text())
-        return [Asked(str(one), str(sha)) for one, sha in found]
+        return [PendingResult(str(one), str(sha)) for one, sha in found]
     except (OSError, ValueError, TypeError):
         return []

@@ -23,11 +23,11 @@ TURNS = 5000
 """Images after which a process is replaced, whatever its libraries leaked."""
 
 
-class Busy(ChestmapError):
+class DecodersBusy(ChestmapError):
     """No process became free in time."""
 
 
-class Ended(BadImage):
+class DecoderEnded(BadImage):
     """The process died of an image, or took too long: of the image, or because the machine had too much to do."""
 
 
@@ -69,7 +69,7 @@ class _Process:
         self.running.wait()
 
 
-class Readers:
+class DecoderPool:
     """`read` is for any number of threads; it waits for a free process."""
 
     def __init__(self, settings: ServeSettings, key: bytes) -> None:
@@ -82,17 +82,19 @@ class Readers:
         self, path: Path, out: Path, canvases: Mapping[str, CanvasSettings], *, name: str, patient: str
     ) -> dict[str, Any]:
         """What `reading.read` says of an upload."""
-        return self._ask(path, out, canvases, {"canvases_only": False, "name": name, "patient": patient})
+        return self._request(path, out, canvases, {"canvases_only": False, "name": name, "patient": patient})
 
     def canvases(self, path: Path, out: Path, canvases: Mapping[str, CanvasSettings]) -> dict[str, Any]:
         """The canvases once more, of a file that was read before."""
-        return self._ask(path, out, canvases, {"canvases_only": True})
+        return self._request(path, out, canvases, {"canvases_only": True})
 
     def results(self, path: Path, out: Path, result: dict[str, Any]) -> list[Path]:
         """A stored result as DICOM files in `out`, for the DICOM file at `path`."""
         return [out / name for name in self._answered({"path": str(path), "out": str(out), **result})["files"]]
 
-    def _ask(self, path: Path, out: Path, canvases: Mapping[str, CanvasSettings], more: dict[str, Any]) -> dict[str, Any]:
+    def _request(
+        self, path: Path, out: Path, canvases: Mapping[str, CanvasSettings], more: dict[str, Any]
+    ) -> dict[str, Any]:
         request = {
             "path": str(path), "out": str(out), "canvases": {name: one.model_dump() for name, one in canvases.items()},
             "file_bytes": self.settings.largest_file, "key": self.key.hex(), **more,
@@ -105,7 +107,7 @@ class Readers:
         try:
             process = self._free.get(timeout=bounds.read_seconds)
         except queue.Empty:
-            raise Busy("every process that decodes is busy; try again later") from None
+            raise DecodersBusy("every process that decodes is busy; try again later") from None
         try:
             if process is None:
                 process = _Process()
@@ -116,7 +118,7 @@ class Readers:
         finally:
             self._free.put(process)
         if answer is None:
-            raise Ended(f"cannot be decoded within {bounds.read_seconds:g} seconds and its memory: export it again")
+            raise DecoderEnded(f"cannot be decoded within {bounds.read_seconds:g} seconds and its memory: export it again")
         found = json.loads(answer)
         if "trouble" in found:
             raise OSError(found["trouble"], os.strerror(found["trouble"]))

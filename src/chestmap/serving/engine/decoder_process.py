@@ -149,11 +149,11 @@ def _thumbnail(radiograph: Radiograph) -> bytes:
 def write_results(request: dict[str, Any]) -> dict[str, Any]:
     """A stored result as DICOM objects in `out`; the answer names their files."""
     from chestmap.predictions.folder import OwnRule
-    from chestmap.reports.dicom import About, read_source, write_dicom
+    from chestmap.reports.dicom import Provenance, read_source, write_dicom
 
     maps, about = stored_maps(Path(request["maps"])), request["about"]
     prediction = prediction_of(request["id"], request["findings"], request["grid"], maps)
-    model = About(**{**about, "rule": OwnRule(**about["rule"])})
+    model = Provenance(**{**about, "rule": OwnRule(**about["rule"])})
     source, kinds = read_source(Path(request["path"]).read_bytes()), request.get("kinds", ("sr",))
     written = write_dicom(source, prediction, model, Path(request["out"]), kinds)
     return {"files": [path.name for path in written]}

@@ -14,11 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chestmap.errors import BadImage
 from chestmap.serving.engine.batches import Batches
-from chestmap.serving.engine.decoder_pool import Busy, Ended
+from chestmap.serving.engine.decoder_pool import DecoderEnded, DecodersBusy
 from chestmap.serving.store.arrivals import read, refuse, unread
-from chestmap.serving.store.results import MOST_DEATHS, Asked
+from chestmap.serving.store.results import MOST_DEATHS, PendingResult
 from chestmap.serving.store.store import NewStudy
-from chestmap.serving.store.store_files import Damaged
+from chestmap.serving.store.store_files import DamagedFile
 
 log = logging.getLogger(__name__)
 PAUSE = 5.0
@@ -32,7 +32,7 @@ Read = Callable[[Path, Path, str], NewStudy]
 """Decodes a file into a folder: takes the file, the folder and the file's sha256."""
 
 
-class Reading:
+class ImageReading:
     """A thread that reads whatever is new. The store is the queue, so another process may put images back into it."""
 
     def __init__(self, batches: Batches, read_one: Read, models: dict[str, str], threads: int) -> None:
@@ -64,7 +64,7 @@ class Reading:
                 else:
                     self.arrived.wait(ROOM if found else PAUSE)
             except Exception as problem:  # goes on, whatever one image ran into
-                self.batches.metrics.say("reading", f"reading: {_said(problem)}; trying again")
+                self.batches.metrics.say("reading", f"reading: {_reason(problem)}; trying again")
                 self._stopping.wait(PAUSE)
 
     def work(self, found: Iterable[tuple[str, str]]) -> None:
@@ -78,15 +78,15 @@ class Reading:
             return
         try:
             self._keep(study_id, sha)
-        except Ended as problem:
-            self._again(study_id, str(problem))
-        except (BadImage, Damaged) as problem:
+        except DecoderEnded as problem:
+            self._retry(study_id, str(problem))
+        except (BadImage, DamagedFile) as problem:
             self._refuse(study_id, str(problem))
-        except (OSError, SQLAlchemyError, Busy) as problem:  # no fault of the image
-            self.batches.metrics.say("later", f"image {study_id}: {_said(problem)}; trying again")
+        except (OSError, SQLAlchemyError, DecodersBusy) as problem:  # no fault of the image
+            self.batches.metrics.say("later", f"image {study_id}: {_reason(problem)}; trying again")
             self._stopping.wait(PAUSE)
         except Exception as problem:  # whatever an image brings about, it holds up no other
-            self._again(study_id, f"cannot be read ({type(problem).__name__})")
+            self._retry(study_id, f"cannot be read ({type(problem).__name__})")
 
     def _keep(self, study_id: str, sha: str) -> None:
         made, kept = self.store.folders.new(), False
@@ -98,15 +98,15 @@ class Reading:
             self.store.folders.make_durable(made)
             with self.store.moving:
                 if path.exists():  # else it was replaced or deleted meanwhile
-                    self.store.folders.place(made, study_id)
+                    self.store.folders.move_in(made, study_id)
                     kept = read(self.store, found, self._models)
         finally:
             shutil.rmtree(made, ignore_errors=True)
         self._ends.pop(study_id, None)
         if kept:
-            self.batches.submit(Asked(study_id, sha) for sha in self._models)
+            self.batches.submit(PendingResult(study_id, sha) for sha in self._models)
 
-    def _again(self, study_id: str, reason: str) -> None:
+    def _retry(self, study_id: str, reason: str) -> None:
         """Perhaps a fault of the image: it is tried again after the others, a few times."""
         self._ends[study_id] += 1
         if self._ends[study_id] < MOST_DEATHS:
@@ -121,6 +121,6 @@ class Reading:
             self.batches.metrics.unreadable.inc()
 
 
-def _said(problem: Exception) -> str:
+def _reason(problem: Exception) -> str:
     """Errors of the system in its words, which name nothing; others by their type."""
     return (isinstance(problem, OSError) and problem.strerror) or type(problem).__name__

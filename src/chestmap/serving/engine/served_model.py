@@ -17,7 +17,7 @@ from chestmap.models.folder import measured_points
 from chestmap.models.largest_box import boxes_of
 from chestmap.models.predictor import Predictor, images_of
 from chestmap.serving.store.active_learning import scaled_score
-from chestmap.serving.store.results import Answer, NewFile
+from chestmap.serving.store.results import ModelAnswer, NewFile
 from chestmap.storage.atomic import write_bytes
 from chestmap.types import Box, Frame
 from chestmap.vocabulary import NO_FINDING, SUPPORT_DEVICES
@@ -27,7 +27,7 @@ HARMLESS = {NO_FINDING, SUPPORT_DEVICES}
 
 
 @dataclass(frozen=True, eq=False)
-class Said:
+class BatchOutputs:
     """Of one batch: what the network gave, and whose it is; `places` are ids and folders."""
 
     scores: Float32[np.ndarray, "batch finding"]
@@ -37,7 +37,7 @@ class Said:
 
 
 @dataclass(frozen=True, eq=False)
-class Served:
+class ServedModel:
     predictor: Predictor
 
     @cached_property
@@ -83,21 +83,21 @@ class Served:
             "measured": measured_points(model.about), "revision": revision,
         }  # fmt: skip
 
-    def said(
+    def run_network(
         self, canvases: UInt8[np.ndarray, "batch h w"], frames: Sequence[Frame], places: Sequence[tuple[str, Path]]
-    ) -> Said:
+    ) -> BatchOutputs:
         """The network's part, for one caller at a time."""
         scores, maps = self.predictor.arrays(images_of(canvases), [study_id for study_id, _ in places])
-        return Said(scores, maps, frames, places)
+        return BatchOutputs(scores, maps, frames, places)
 
-    def kept(self, said: Said) -> list[Answer]:
+    def kept(self, said: BatchOutputs) -> list[ModelAnswer]:
         """The rest: boxes, and the maps written durably into the studies' folders."""
         rows = zip(said.places, said.frames, said.scores, said.maps, strict=True)
         return [self._answer(*place, frame, row, grid) for place, frame, row, grid in rows]
 
     def _answer(
         self, study_id: str, folder: Path, frame: Frame, scores: np.ndarray, maps: Float16[np.ndarray, "finding h w"]
-    ) -> Answer:
+    ) -> ModelAnswer:
         """The maps are on disk before the database says so."""
         found = self.predictor.findings
         boxes = boxes_of(found, scores, maps, frame, self.predictor.rule)
@@ -113,7 +113,7 @@ class Served:
         grid["matrix"] = list(frame.resized((width, height)).matrix)
         scaled = [scaled_score(one["score"], one["threshold"]) for one in findings]
         urgent = [value for one, value in zip(findings, scaled, strict=True) if one["name"] not in HARMLESS]
-        return Answer(
+        return ModelAnswer(
             study_id=study_id, model_sha=self.sha256, findings=findings, maps=grid, file=NewFile(f"maps-{self.id}", name, sha256(content).hexdigest(), len(content)),
             suspicion=max(urgent, default=0.0),
         )  # fmt: skip

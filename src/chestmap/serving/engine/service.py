@@ -17,14 +17,14 @@ from typing import Protocol, runtime_checkable
 
 from chestmap.errors import BadImage, BadInput, ChestmapError, Refused
 from chestmap.serving.engine.batches import Batches, under_way
-from chestmap.serving.engine.decoder_pool import Readers
+from chestmap.serving.engine.decoder_pool import DecoderPool
 from chestmap.serving.engine.prometheus import Metrics
-from chestmap.serving.engine.reading import Reading
-from chestmap.serving.engine.served_model import Served
+from chestmap.serving.engine.reading import ImageReading
+from chestmap.serving.engine.served_model import ServedModel
 from chestmap.serving.engine.settings import ServeSettings
 from chestmap.serving.store.arrivals import Arrival, arrive, take_place
 from chestmap.serving.store.node_folder import old_images, pieces, retire
-from chestmap.serving.store.results import Asked, NewFile, ask, resume
+from chestmap.serving.store.results import NewFile, PendingResult, ask, resume
 from chestmap.serving.store.store import NewStudy, Store
 from chestmap.serving.store.store_files import digest
 
@@ -33,7 +33,7 @@ PIECE = 1 << 20
 NAME = 96
 
 
-class Full(ChestmapError):
+class ServiceFull(ChestmapError):
     """No room for now; `seconds` later there may be."""
 
     def __init__(self, message: str, reason: str, seconds: int) -> None:
@@ -49,7 +49,7 @@ class Readable(Protocol):
 
 
 @dataclass(frozen=True)
-class Taken:
+class AcceptedUpload:
     """An upload that is safe: its study, and whether it was new."""
 
     study_id: str
@@ -57,7 +57,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Made:
+class MadeObjects:
     """DICOM objects in a folder of their own, in the order of their kinds."""
 
     folder: Path
@@ -74,7 +74,11 @@ class Service:
     """
 
     def __init__(
-        self, served: Sequence[Served], store: Store, settings: ServeSettings | None = None, readers: Readers | None = None
+        self,
+        served: Sequence[ServedModel],
+        store: Store,
+        settings: ServeSettings | None = None,
+        readers: DecoderPool | None = None,
     ):
         """`readers` may be shared by several services; without them it has its own. `delivers` is set where results go somewhere."""
         self.settings, self.store = settings or ServeSettings(), store
@@ -83,9 +87,9 @@ class Service:
         self.by_id = {one.id: one for one in self.served.values()}
         store.folders.lock()
         self._own_readers = readers is None
-        self.readers = readers or Readers(self.settings, store.folders.key())
+        self.readers = readers or DecoderPool(self.settings, store.folders.key())
         self.batches = Batches(store, self.served, self.readers, self.settings, self.metrics)
-        self.reading = Reading(self.batches, self._read, self.models(), self.settings.readers)
+        self.reading = ImageReading(self.batches, self._read, self.models(), self.settings.readers)
         self.delivers = False
         self.metrics.watch("queue_studies", "Studies without result", lambda: len(self.batches))
         self.metrics.watch("free_bytes", "Disk that is left", store.folders.free)
@@ -93,7 +97,7 @@ class Service:
     def start(self) -> None:
         """Takes up what an earlier service left."""
         self._take_over()
-        orphans = self.store.folders.sweep(self.store.known())
+        orphans = self.store.folders.sweep(self.store.known_ids())
         suspects = under_way(self.store)
         asked = resume(self.store, {sha: one.id for sha, one in self.served.items()}, suspects)
         log.info("%d results to go, %d uploads that were never acknowledged set aside", len(asked), orphans)
@@ -116,20 +120,20 @@ class Service:
     def check_room(self) -> None:
         """Before an upload is read."""
         if self.draining:
-            raise Full("the service is stopping; try again later", "stopping", 5)
+            raise ServiceFull("the service is stopping; try again later", "stopping", 5)
         if len(self.batches) >= self.settings.queue:
             wait = min(60, max(1, round(len(self.batches) * self.batches.seconds / 4)))
-            raise Full(
+            raise ServiceFull(
                 f"{len(self.batches)} studies wait; at most {self.settings.queue} may: try again later", "queue", wait
             )
         if self.store.folders.free() < self.settings.free_bytes:
-            raise Full("the disk is full; make room, then try again", "disk", 60)
+            raise ServiceFull("the disk is full; make room, then try again", "disk", 60)
 
     @contextmanager
     def receiving(self) -> Iterator[None]:
         """While an upload is on its way; slow clients may hold so many places and no more."""
         if self._receiving >= self.settings.receiving:
-            raise Full(f"{self._receiving} uploads are on their way; try again later", "queue", 2)
+            raise ServiceFull(f"{self._receiving} uploads are on their way; try again later", "queue", 2)
         self._receiving += 1
         try:
             yield
@@ -142,7 +146,7 @@ class Service:
             raise BadInput(f"model: no such model; served are {', '.join(self.by_id)}")
         return {one.sha256: one.id for one in self.served.values() if wanted in {"", one.id}}
 
-    def take_in(self, upload: Readable, name: str, models: dict[str, str], patient: str = "") -> Taken:
+    def take_in(self, upload: Readable, name: str, models: dict[str, str], patient: str = "") -> AcceptedUpload:
         """Returns when the upload is safe on disk. `name` and `patient` are a client's words; bad images are `BadImage`."""
         received = self.store.folders.new()
         try:
@@ -150,14 +154,14 @@ class Service:
             if (there := self.store.with_sha(sha)) is None:
                 new = self._read(received / "original", received, sha, _label(name), patient)
                 if self.store.add(new, received, models):
-                    self.batches.submit(Asked(new.id, sha) for sha in models)
-                    return Taken(new.id, new=True)
+                    self.batches.submit(PendingResult(new.id, sha) for sha in models)
+                    return AcceptedUpload(new.id, new=True)
                 there = new.id
             self.batches.submit(ask(self.store, there, models))
-            return Taken(there, new=False)
+            return AcceptedUpload(there, new=False)
         except OSError as problem:
             if problem.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise Full("the disk is full; make room, then try again", "disk", 60) from None
+                raise ServiceFull("the disk is full; make room, then try again", "disk", 60) from None
             raise
         finally:
             shutil.rmtree(received, ignore_errors=True)
@@ -203,7 +207,7 @@ class Service:
         take_place(self.store, [one.instance for one in old if one.path is None])
         retire(root)
 
-    def made_objects(self, study_id: str, model_sha: str, kinds: Sequence[str] = ("sr",)) -> Made:
+    def made_objects(self, study_id: str, model_sha: str, kinds: Sequence[str] = ("sr",)) -> MadeObjects:
         """DICOM objects of a stored result, for the caller to remove.
 
         A process that decodes makes them: the original is a stranger's file.
@@ -221,7 +225,7 @@ class Service:
             "about": model.dicom_about(found[0].revision),
         }  # fmt: skip
         try:
-            return Made(out, self.readers.results(original, out, about))
+            return MadeObjects(out, self.readers.results(original, out, about))
         except BaseException:
             shutil.rmtree(out, ignore_errors=True)
             raise

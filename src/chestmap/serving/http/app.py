@@ -17,15 +17,15 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from chestmap import __version__
 from chestmap.errors import BadInput
-from chestmap.serving.engine.decoder_pool import Busy
-from chestmap.serving.engine.service import Full, Service
+from chestmap.serving.engine.decoder_pool import DecodersBusy
+from chestmap.serving.engine.service import Service, ServiceFull
 from chestmap.serving.http import routes_predict, routes_studies
 from chestmap.serving.http import schemas as bodies
 from chestmap.serving.http.access import COOKIE, Access
 from chestmap.serving.http.guard import Guard
 from chestmap.serving.http.routes_studies import Here
 from chestmap.serving.http.sessions import SECONDS
-from chestmap.serving.store.store_files import Damaged
+from chestmap.serving.store.store_files import DamagedFile
 
 PAGE = Path(__file__).parents[1] / "page"
 TYPES = {
@@ -36,7 +36,7 @@ meta = APIRouter()
 
 
 @runtime_checkable
-class Other(Protocol):
+class SecondDoor(Protocol):
     """A second door to the same service."""
 
     def start(self) -> object: ...
@@ -44,7 +44,7 @@ class Other(Protocol):
     def stop(self) -> None: ...
 
 
-def create_app(service: Service, access: Access, hosts: Iterable[str] = (), *, other: Other | None = None) -> Guard:
+def create_app(service: Service, access: Access, hosts: Iterable[str] = (), *, other: SecondDoor | None = None) -> Guard:
     """The whole service as one ASGI application; `hosts` are names by which it may be called, as well as localhost.
 
     `other` is opened after the service has started, and closed before it stops.
@@ -75,7 +75,7 @@ def create_app(service: Service, access: Access, hosts: Iterable[str] = (), *, o
     return Guard(app, access, service.settings.bounds, service.metrics, hosts)
 
 
-def _said(status: int, text: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def _error_response(status: int, text: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """An error as every error is said."""
     return JSONResponse({"error": text}, status, headers)
 
@@ -84,30 +84,30 @@ def _say_errors(app: FastAPI) -> None:
     """Every error is one line of JSON."""
 
     async def http(_: Request, problem: Any) -> Response:
-        return _said(problem.status_code, str(problem.detail), dict(problem.headers or {}))
+        return _error_response(problem.status_code, str(problem.detail), dict(problem.headers or {}))
 
     async def invalid(_: Request, problem: Any) -> Response:
         lines = [f"{'.'.join(str(part) for part in one['loc'][1:]) or 'body'}: {one['msg']}" for one in problem.errors()[:3]]
-        return _said(422, "; ".join(lines)[:500])
+        return _error_response(422, "; ".join(lines)[:500])
 
     async def bad(_: Request, problem: Any) -> Response:
-        return _said(422, str(problem)[:1000])
+        return _error_response(422, str(problem)[:1000])
 
     async def full(request: Request, problem: Any) -> Response:
-        reason, seconds = (problem.reason, problem.seconds) if isinstance(problem, Full) else ("busy", 2)
+        reason, seconds = (problem.reason, problem.seconds) if isinstance(problem, ServiceFull) else ("busy", 2)
         request.app.state.service.metrics.refused(reason)
-        return _said(429 if reason in {"queue", "busy"} else 503, str(problem), {"Retry-After": str(seconds)})
+        return _error_response(429 if reason in {"queue", "busy"} else 503, str(problem), {"Retry-After": str(seconds)})
 
     async def damaged(_: Request, problem: Any) -> Response:
-        return _said(500, str(problem)[:1000])
+        return _error_response(500, str(problem)[:1000])
 
     async def broken(_: Request, __: Any) -> Response:
-        return _said(500, "something went wrong in the service; its log says where")
+        return _error_response(500, "something went wrong in the service; its log says where")
 
     for kind, answer in (
         (Exception, broken),
-        (StarletteHTTPException, http), (RequestValidationError, invalid), (BadInput, bad), (Full, full), (Busy, full),
-        (Damaged, damaged),
+        (StarletteHTTPException, http), (RequestValidationError, invalid), (BadInput, bad), (ServiceFull, full), (DecodersBusy, full),
+        (DamagedFile, damaged),
     ):  # fmt: skip
         app.add_exception_handler(kind, answer)
 
@@ -166,14 +166,14 @@ class Readiness:
     async def check(self) -> None:
         loop = asyncio.get_running_loop()
         if self._look is None or (self._look.done() and loop.time() - self._at > self.seconds):
-            self._at, self._look = loop.time(), asyncio.ensure_future(run_in_threadpool(self._looked))
+            self._at, self._look = loop.time(), asyncio.ensure_future(run_in_threadpool(self._refresh))
             self._look.add_done_callback(lambda look: look.cancelled() or look.exception())
         try:
             await asyncio.wait_for(asyncio.shield(self._look), self.longest)
         except TimeoutError:
             raise HTTPException(503, "disk or database do not answer", {"Retry-After": "5"}) from None
 
-    def _looked(self) -> None:
+    def _refresh(self) -> None:
         self.service.check_room()
         if not self.service.batches.alive:
             raise HTTPException(503, "the models are not running", {"Retry-After": "5"})

@@ -47,17 +47,17 @@ def room_for_connections(most: int) -> int:
 class Connection(socket.socket):
     """A client's socket, which the doorway hears of when it is closed."""
 
-    doorway: Doorway | None = None
+    doorway: ConnectionLimits | None = None
     source = ""
     spare = closing = False
 
     def close(self) -> None:
         if self.doorway is not None:
-            self.doorway.gone(self)
+            self.doorway.release(self)
         super().close()
 
 
-class Doorway:
+class ConnectionLimits:
     """Who is there. `exempt` addresses, those of trusted proxies, stand for many people and have no share of their own."""
 
     def __init__(self, most: int, of_address: int, exempt: Iterable[str] = ()) -> None:
@@ -124,7 +124,7 @@ class Doorway:
     def is_spare(self, number: int) -> bool:
         return number in self._there and self._there[number].spare
 
-    def gone(self, connection: Connection) -> None:
+    def release(self, connection: Connection) -> None:
         number = connection.fileno()
         if self._there.get(number) is not connection:
             return
@@ -153,7 +153,7 @@ def _group(address: str) -> str:
 class Listener(socket.socket):
     """A listening socket that asks the doorway before the event loop hears of a connection."""
 
-    doorway: Doorway | None = None
+    doorway: ConnectionLimits | None = None
 
     def accept(self) -> tuple[socket.socket, Any]:
         while True:
@@ -166,7 +166,7 @@ class Listener(socket.socket):
             connection.close()
 
 
-def listeners(host: str, port: int, doorway: Doorway) -> list[socket.socket]:
+def listeners(host: str, port: int, doorway: ConnectionLimits) -> list[socket.socket]:
     """A listening socket for each address of a host."""
     found: list[socket.socket] = []
     try:

@@ -13,9 +13,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile as Upload
 
 from chestmap.errors import BadImage
-from chestmap.serving.engine.service import Service, Taken
+from chestmap.serving.engine.service import AcceptedUpload, Service
 from chestmap.serving.http import schemas as bodies
-from chestmap.serving.http.routes_studies import Here, dicom_of, line, overlay_of, shown
+from chestmap.serving.http.routes_studies import Here, dicom_of, line, overlay_of, show_study
 
 FIELDS = 8
 FIELD_BYTES = 1024
@@ -79,7 +79,7 @@ async def predict(  # noqa: PLR0913 - an operation's parameters
     kind = _kind(accept, len(files))
     models = service.models(model)
     taken = await _all_taken(request, service, files, models, patient)
-    safe = [one for one in taken if isinstance(one, Taken)]
+    safe = [one for one in taken if isinstance(one, AcceptedUpload)]
     if not safe:
         failed = [one.model_dump() for one in taken if isinstance(one, bodies.FailedUpload)]
         return JSONResponse({"error": f"no file could be read: {failed[0]['error']}", "studies": failed}, 422)
@@ -91,10 +91,10 @@ async def predict(  # noqa: PLR0913 - an operation's parameters
     return await run_in_threadpool(_answer, service, taken, done=done)
 
 
-def _answer(service: Service, taken: list[Taken | bodies.FailedUpload], *, done: bool) -> Response:
+def _answer(service: Service, taken: list[AcceptedUpload | bodies.FailedUpload], *, done: bool) -> Response:
     """200 with results, or 202 with what is known so far."""
-    view, whole = (shown, bodies.Predicted) if done else (line, bodies.Accepted)
-    studies = [view(service, one.study_id) if isinstance(one, Taken) else one for one in taken]
+    view, whole = (show_study, bodies.Predicted) if done else (line, bodies.Accepted)
+    studies = [view(service, one.study_id) if isinstance(one, AcceptedUpload) else one for one in taken]
     content = whole.model_validate({"studies": studies}).model_dump_json()
     return Response(content, 200 if done else 202, media_type=JSON)
 
@@ -116,10 +116,10 @@ def _kind(accept: str, count: int) -> str:
 
 async def _all_taken(
     request: Request, service: Service, files: Sequence[Upload], models: dict[str, str], patient: str
-) -> list[Taken | bodies.FailedUpload]:
+) -> list[AcceptedUpload | bodies.FailedUpload]:
     """One after the other: a client that sends many has no more than its share of the processes that decode."""
 
-    def take(upload: Upload) -> Taken | bodies.FailedUpload:
+    def take(upload: Upload) -> AcceptedUpload | bodies.FailedUpload:
         name = upload.filename or ""
         try:
             return service.take_in(upload.file, name, models, patient)

@@ -68,7 +68,7 @@ def worklist(  # noqa: PLR0913 - an operation's parameters
     return bodies.Rows.model_validate({"total": total, "studies": [row_of(service, one) for one in rows]})
 
 
-def _there(service: Service, study_id: str) -> tuple[Study, list[Result]]:
+def _existing(service: Service, study_id: str) -> tuple[Study, list[Result]]:
     found = service.store.study(study_id)
     if found is None:
         raise HTTPException(404, "no such study; it may have been deleted")
@@ -80,7 +80,7 @@ def _there(service: Service, study_id: str) -> tuple[Study, list[Result]]:
 @router.get("/studies/{study_id}")
 def study(service: Here, study_id: StudyId) -> bodies.StudyOut:
     """Image, results of every model, the current review and the ids of earlier images of the patient."""
-    return bodies.StudyOut.model_validate(study_of(service, *_there(service, study_id)))
+    return bodies.StudyOut.model_validate(study_of(service, *_existing(service, study_id)))
 
 
 @router.delete("/studies/{study_id}", status_code=204, response_class=Response)
@@ -124,7 +124,7 @@ def maps(service: Here, study_id: StudyId, model: ModelId) -> Response:
 
 def _result(service: Service, study_id: str, model: str) -> Result:
     """Of the model asked for, or of the first that has one."""
-    _, results = _there(service, study_id)
+    _, results = _existing(service, study_id)
     done = [one for one in results if one.state == "done" and model in {"", one.model_id}]
     if not done:
         raise HTTPException(404, "the study has no result of this model")
@@ -149,7 +149,7 @@ def overlay_of(service: Service, study_id: str, model: str = "", finding: str = 
     pixels, maps = (service.store.file(study_id, kind) for kind in ("pixels", f"maps-{result.model_id}"))
     if pixels is None or maps is None:
         raise HTTPException(404, "no such study; it may have been deleted")
-    return overlay_png(_there(service, study_id)[0], result, (pixels, maps), finding)
+    return overlay_png(_existing(service, study_id)[0], result, (pixels, maps), finding)
 
 
 @router.get("/studies/{study_id}/dicom", response_class=Response, responses={200: DICOM, 406: {"model": bodies.Error}})
@@ -160,7 +160,7 @@ def dicom(service: Here, study_id: StudyId, model: Annotated[str, Query(max_leng
 
 def dicom_of(service: Service, study_id: str, model: str = "") -> Response:
     """SR joins the study of its radiograph, so a PNG has none. multipart/related as DICOMweb has it (PS3.18 8.6.1.2)."""
-    found, result = _there(service, study_id)[0], _result(service, study_id, model)
+    found, result = _existing(service, study_id)[0], _result(service, study_id, model)
     if found.image["source"] != "dicom":
         raise HTTPException(406, "the upload was no DICOM file, so there is no study to which DICOM results could belong")
     try:
@@ -187,7 +187,7 @@ def put_review(service: Here, person: Asking, study_id: StudyId, review: NewRevi
     try:
         names = {name for one in service.served.values() for name in one.predictor.findings}
         written = reviews.put_review(service.store, study_id, person.name, review, names)
-    except reviews.Stale as stale:
+    except reviews.StaleReview as stale:
         now = reviews.current(service.store, study_id)
         return JSONResponse({"error": str(stale), "current": now.model_dump(mode="json")}, 409)
     if written is None:
@@ -198,13 +198,13 @@ def put_review(service: Here, person: Asking, study_id: StudyId, review: NewRevi
 @router.get("/studies/{study_id}/history")
 def history(service: Here, study_id: StudyId) -> bodies.History:
     """Every version of the review, oldest first. None is ever changed."""
-    _there(service, study_id)
+    _existing(service, study_id)
     return bodies.History(versions=reviews.history(service.store, study_id))
 
 
-def shown(service: Service, study_id: str) -> dict[str, Any]:
-    return study_of(service, *_there(service, study_id))
+def show_study(service: Service, study_id: str) -> dict[str, Any]:
+    return study_of(service, *_existing(service, study_id))
 
 
 def line(service: Service, study_id: str) -> dict[str, Any]:
-    return row_of(service, _there(service, study_id)[0])
+    return row_of(service, _existing(service, study_id)[0])

@@ -17,14 +17,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chestmap.errors import BadInput
 from chestmap.serving.engine.settings import ServeSettings
-from chestmap.serving.http.connections import Doorway, listeners, room_for_connections
+from chestmap.serving.http.connections import ConnectionLimits, listeners, room_for_connections
 from chestmap.serving.http.guard import Guard
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Address:
+class ListenAddress:
     """Where to listen. Port 0 takes any that is free."""
 
     host: str = "127.0.0.1"
@@ -38,11 +38,11 @@ class Address:
         return f"{'https' if self.certificate else 'http'}://{host}:{self.port}/"
 
 
-class Bounded(H11Protocol):
+class BoundedProtocol(H11Protocol):
     """Uvicorn waits forever for the end of a header; this closes the connection."""
 
     header_seconds = 10.0
-    doorway: Doorway
+    doorway: ConnectionLimits
     _number = -1
     _late: asyncio.TimerHandle | None = None
 
@@ -89,7 +89,7 @@ class Bounded(H11Protocol):
 class Server(uvicorn.Server):
     """Listens through a doorway, and notifies the service at the first signal, so that nobody waits for results any more."""
 
-    def __init__(self, config: uvicorn.Config, drain: Callable[[], None], doorway: Doorway) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None], doorway: ConnectionLimits) -> None:
         super().__init__(config)
         self.drain, self.doorway = drain, doorway
 
@@ -100,7 +100,7 @@ class Server(uvicorn.Server):
             sockets = sockets or listeners(host, port, self.doorway)
         except OSError as error:
             raise BadInput(f"{host}:{port}: cannot listen there ({error.strerror or error}); give another --port") from None
-        asyncio.get_running_loop().set_exception_handler(Rarely())
+        asyncio.get_running_loop().set_exception_handler(ThrottledLog())
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -108,7 +108,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-class Rarely:
+class ThrottledLog:
     """Logs what goes wrong outside requests in one line, at most one in `seconds`, with the number of those left out."""
 
     seconds = 10.0
@@ -127,17 +127,17 @@ class Rarely:
         self._next, self._left_out = loop.time() + self.seconds, 0
 
 
-def server_of(app: Guard, address: Address, settings: ServeSettings, kind: type[Server] = Server) -> Server:
+def server_of(app: Guard, address: ListenAddress, settings: ServeSettings, kind: type[Server] = Server) -> Server:
     """Timeouts and limits of `settings.bounds`; uvicorn logs nothing, since paths and queries may name patients."""
     bounds, fastapi = settings.bounds, cast(Any, app.app)
-    doorway = Doorway(
+    doorway = ConnectionLimits(
         room_for_connections(bounds.connections),
         bounds.connections_of_address,
         app.access.proxies if app.access.proxy_header else (),
     )
     kept = {"header_seconds": bounds.header_seconds, "doorway": doorway}
     config = uvicorn.Config(
-        cast(Any, app), host=address.host, port=address.port, http=type("Bounded", (Bounded,), kept), ws="none", loop="asyncio",
+        cast(Any, app), host=address.host, port=address.port, http=type("Bounded", (BoundedProtocol,), kept), ws="none", loop="asyncio",
         lifespan="on", log_config=None, access_log=False, server_header=False, proxy_headers=False,
         timeout_keep_alive=min(15, max(1, round(bounds.header_seconds))),
         timeout_graceful_shutdown=settings.shutdown_seconds, h11_max_incomplete_event_size=bounds.header_bytes,
@@ -156,7 +156,7 @@ def server_of(app: Guard, address: Address, settings: ServeSettings, kind: type[
     return kind(config, drain, doorway)
 
 
-def _tls(address: Address) -> ssl.SSLContext:
+def _tls(address: ListenAddress) -> ssl.SSLContext:
     """TLS 1.2 or newer."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

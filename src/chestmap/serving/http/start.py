@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from chestmap.errors import ProcessDied
 from chestmap.serving.engine.service import Service
 from chestmap.serving.http.access import Access, Person
-from chestmap.serving.http.app import Other, create_app
-from chestmap.serving.http.server import Address, Server, server_of
+from chestmap.serving.http.app import SecondDoor, create_app
+from chestmap.serving.http.server import ListenAddress, Server, server_of
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Door:
+class HttpOptions:
     """Who may come in, and by which names the service is called."""
 
     tokens: Mapping[bytes, Person] = field(default_factory=dict)
@@ -32,10 +32,10 @@ class Door:
 
 def run(
     service: Service,
-    address: Address,
-    door: Door,
+    address: ListenAddress,
+    door: HttpOptions,
     *,
-    other: Callable[[Service], Other] | None = None,
+    other: Callable[[Service], SecondDoor] | None = None,
     server: type[Server] = Server,
 ) -> None:
     """Until a signal ends it, or no model predicts any more. `other` makes a second door, which is open as long as this one."""

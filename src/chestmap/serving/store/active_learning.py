@@ -41,13 +41,13 @@ def worth(results: Sequence[Sequence[Told]]) -> float:
         corners = ([box[key] for key in ("x0", "y0", "x1", "y1")] for box in one["boxes"])
         boxes.setdefault(one["name"], []).append([Box(one["name"], *four) for four in corners])
     parts = [
-        (4 * (mean := sum(scores) / len(scores)) * (1 - mean), max(scores) - min(scores), mean * _apart(boxes[name]))
+        (4 * (mean := sum(scores) / len(scores)) * (1 - mean), max(scores) - min(scores), mean * _disagreement(boxes[name]))
         for name, scores in scores_of(results).items()
     ]
     return float(np.mean(parts)) if parts else 0.0
 
 
-def _apart(boxes: Sequence[Sequence[Box]]) -> float:
+def _disagreement(boxes: Sequence[Sequence[Box]]) -> float:
     """1 - the best IoU of two models' boxes, mean over pairs; a box against none counts as 1, none against none as 0."""
     pairs = [(one, other) for one, other in combinations(boxes, 2) if one or other]
     best = (max((a.iou(b) for a in one for b in other), default=0.0) for one, other in pairs)

@@ -23,7 +23,7 @@ def most_teaching(session: Session, rows: Select[Any], offset: int, limit: int) 
     ids = [one.id for one in pool]
     reviewed = select(Study.id).where(Study.review_state != "no", Study.id.not_in(ids)).order_by(Study.review_at.desc())
     known = list(session.scalars(reviewed.limit(TEACHING)))
-    places = _places(session, [*ids, *known])
+    places = _mean_scores(session, [*ids, *known])
     order = in_order(np.array([one.teaches for one in pool]), places[: len(ids)], places[len(ids) :])
     page = [pool[place] for place in order][offset : offset + limit]
     if len(page) < limit:
@@ -31,7 +31,7 @@ def most_teaching(session: Session, rows: Select[Any], offset: int, limit: int) 
     return page
 
 
-def _places(session: Session, ids: Sequence[str]) -> Float[np.ndarray, "study finding"]:
+def _mean_scores(session: Session, ids: Sequence[str]) -> Float[np.ndarray, "study finding"]:
     """Each study's mean scaled scores; a half, as at the operating point, where no model knows a finding."""
     results: dict[str, list[list[dict[str, Any]]]] = {one: [] for one in ids}
     wanted = select(Result.study_id, Result.findings).where(Result.study_id.in_(ids), Result.state == "done")

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from chestmap.serving.store.clock import now
 from chestmap.serving.store.database_tables import OVER, Delivery, File, Result, Study
-from chestmap.serving.store.results import NewFile, deliver, file_row, want
+from chestmap.serving.store.results import NewFile, deliver, file_row, queue_missing
 
 if TYPE_CHECKING:
     from chestmap.serving.store.store import NewStudy, Store
@@ -37,7 +37,7 @@ def arrive(store: Store, new: Arrival, received: Path) -> None:
     """Returns when the image is promised. The same file again is delivered again; another one of the instance replaces it."""
     store.folders.make_durable(received)
     with store.moving:
-        store.folders.place(received, new.id)
+        store.folders.move_in(received, new.id)
         with store.writing() as session:
             gone = _insert(store, session, new)
         for study_id in gone:
@@ -110,7 +110,7 @@ def fill(store: Store, session: Session, row: Study, found: NewStudy, models: di
     session.execute(delete(File).where(File.study_id == row.id, File.kind != "original"))
     session.execute(delete(Result).where(Result.study_id == row.id))
     session.add_all(file_row(store.folders, row.id, one) for one in found.files if one.kind != "original")
-    want(session, row.id, models)
+    queue_missing(session, row.id, models)
 
 
 def refuse(store: Store, study_id: str, reason: str) -> bool:
@@ -126,14 +126,16 @@ def retry_failed(store: Store) -> int:
     mine = Study.origin.in_(DICOM) & Study.state.in_(("refused", "failed"))
     with store.writing() as session:
         ids = [
-            one for one in session.scalars(select(Study.id).where(mine)) if (store.folders.of(one) / "original").is_file()
+            one
+            for one in session.scalars(select(Study.id).where(mine))
+            if (store.folders.folder_of(one) / "original").is_file()
         ]
         session.execute(delete(Result).where(Result.study_id.in_(ids)))
         session.execute(update(Study).where(Study.id.in_(ids)).values(state="received", error=None))
     return len(ids)
 
 
-def knows(store: Store, instance: str) -> bool:
+def is_known(store: Store, instance: str) -> bool:
     with store.reading() as session:
         return session.scalar(select(Study.id).where(Study.instance == instance).limit(1)) is not None
 

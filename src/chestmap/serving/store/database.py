@@ -15,7 +15,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
 from chestmap.errors import BadInput
-from chestmap.serving.store.store_files import Folders
+from chestmap.serving.store.store_files import StoreFolder
 
 BUSY_SECONDS = 30
 
@@ -122,7 +122,7 @@ def _script() -> ScriptDirectory:
 def _migrate(connection: Connection, folder: Path) -> None:
     """Alembic, in the transaction of `connection`: a start that fails half-way leaves the tables as they were."""
     config = _config()
-    config.attributes |= {"connection": connection, "instance_of": Folders(folder).instance_of}
+    config.attributes |= {"connection": connection, "instance_of": StoreFolder(folder).instance_of}
     current = MigrationContext.configure(connection).get_current_revision()
     known = ScriptDirectory.from_config(config)
     try:

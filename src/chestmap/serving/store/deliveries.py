@@ -19,7 +19,7 @@ STATES = ("new", "queued", "ready", "retry", "done", "failed", "dead")
 
 
 @dataclass(frozen=True)
-class Due:
+class DueResult:
     """A result that is to be sent now, and how often that was tried."""
 
     study_id: str
@@ -27,12 +27,12 @@ class Due:
     tries: int
 
 
-def due(store: Store, most: int) -> list[Due]:
+def due(store: Store, most: int) -> list[DueResult]:
     """The oldest first."""
     wanted = select(Delivery.study_id, Delivery.subject, Delivery.tries)
     wanted = wanted.where(Delivery.state.in_(("ready", "retry")), Delivery.due <= store.clock())
     with store.reading() as session:
-        return [Due(*row) for row in session.execute(wanted.order_by(Delivery.due, Delivery.since).limit(most))]
+        return [DueResult(*row) for row in session.execute(wanted.order_by(Delivery.due, Delivery.since).limit(most))]
 
 
 def _set(store: Store, mine: ColumnElement[bool], **values: Any) -> int:
@@ -40,21 +40,21 @@ def _set(store: Store, mine: ColumnElement[bool], **values: Any) -> int:
         return len(session.execute(update(Delivery).where(mine).values(**values).returning(Delivery.study_id)).all())
 
 
-def _of(one: Due) -> ColumnElement[bool]:
+def _same_result(one: DueResult) -> ColumnElement[bool]:
     return (Delivery.study_id == one.study_id) & (Delivery.subject == one.subject)
 
 
-def delivered(store: Store, one: Due) -> None:
-    _set(store, _of(one), state="done", error="", since=store.clock())
+def delivered(store: Store, one: DueResult) -> None:
+    _set(store, _same_result(one), state="done", error="", since=store.clock())
 
 
-def postpone(store: Store, one: Due, seconds: float, reason: str) -> None:
-    _set(store, _of(one), state="retry", due=store.clock() + seconds, tries=one.tries + 1, error=reason[:400])
+def postpone(store: Store, one: DueResult, seconds: float, reason: str) -> None:
+    _set(store, _same_result(one), state="retry", due=store.clock() + seconds, tries=one.tries + 1, error=reason[:400])
 
 
-def fail(store: Store, one: Due, reason: str) -> None:
+def fail(store: Store, one: DueResult, reason: str) -> None:
     """Its objects cannot be made."""
-    _set(store, _of(one), state="failed", error=reason[:400])
+    _set(store, _same_result(one), state="failed", error=reason[:400])
 
 
 def hurry(store: Store) -> None:

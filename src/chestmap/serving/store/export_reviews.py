@@ -22,7 +22,7 @@ from typing import Any, get_args
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
-from chestmap.annotations.annotated_image import Annotated, new_folder, place_image, write_tables
+from chestmap.annotations.annotated_image import AnnotatedImage, new_folder, place_image, write_tables
 from chestmap.datasets.folder_tables import with_seen
 from chestmap.errors import BadInput
 from chestmap.serving.store.database import open_read_only
@@ -36,17 +36,17 @@ ENDINGS = {"dicom": ".dcm", "png": ".png", "jpeg": ".jpg"}
 
 
 @dataclass(frozen=True)
-class Reviewed:
+class ReviewedStudy:
     """A study with a verdict; `origin` tells who said what, and when."""
 
-    annotated: Annotated
+    annotated: AnnotatedImage
     original: Path
     origin: dict[str, Any]
 
 
 def read_reviews(
     folder: Path, url: str | None = None, *, only_done: bool = False, all_verdicts: bool = False
-) -> tuple[Findings, list[Reviewed]]:
+) -> tuple[Findings, list[ReviewedStudy]]:
     """The newest version of each review, and every finding that a model or a reviewer named."""
     engine = open_read_only(folder, url)
     try:
@@ -56,7 +56,7 @@ def read_reviews(
         engine.dispose()
 
 
-def _read(engine: Engine, root: Path, states: Sequence[str], ways: Collection[str]) -> tuple[Findings, list[Reviewed]]:
+def _read(engine: Engine, root: Path, states: Sequence[str], ways: Collection[str]) -> tuple[Findings, list[ReviewedStudy]]:
     with Session(engine) as session:
         newest = (Review.study_id == Study.id) & (Review.version == Study.review_version)
         original = (File.study_id == Study.id) & (File.kind == "original")
@@ -89,7 +89,7 @@ def _read(engine: Engine, root: Path, states: Sequence[str], ways: Collection[st
                     "models": [{"id": one.model_id, "sha256": one.model_sha} for one in seen],
                     "findings": sources, "versions": versions[study.id],
                 }  # fmt: skip
-                reviewed.append(Reviewed(annotated, root / file.path, origin))
+                reviewed.append(ReviewedStudy(annotated, root / file.path, origin))
     return findings, reviewed
 
 
@@ -99,7 +99,7 @@ def _source(said: KeptFinding) -> dict[str, Any]:
 
 def _annotated(
     study: Study, verdicts: Mapping[str, KeptFinding], seen: Sequence[Result], findings: Findings
-) -> tuple[Annotated, dict[str, Any]]:
+) -> tuple[AnnotatedImage, dict[str, Any]]:
     """Two names of one finding with contrary verdicts leave it unknown."""
     labels: dict[str, bool] = {}
     boxes: list[Box] = []
@@ -118,7 +118,7 @@ def _annotated(
         sources[name] = _source(said) | {"boxes": [f"{one.origin} {one.model}".strip() for one in marks]}
     name = f"images/{study.id}{ENDINGS[study.image['source']]}"
     size = float(study.image["width"]), float(study.image["height"])
-    return Annotated(
+    return AnnotatedImage(
         image=name, size=size, labels=labels, boxes=tuple(boxes), patient=study.patient or study.id, view=study.view
     ), sources
 
@@ -136,7 +136,9 @@ def _boxes(name: str, said: KeptFinding, seen: Sequence[Result]) -> list[KeptBox
     return [box for box in drawn if box.origin != "model" or box.called]
 
 
-def write_reviewed(out: Path, findings: Findings, reviewed: Sequence[Reviewed], *, copy: bool = False) -> list[Reviewed]:
+def write_reviewed(
+    out: Path, findings: Findings, reviewed: Sequence[ReviewedStudy], *, copy: bool = False
+) -> list[ReviewedStudy]:
     """labels.csv, boxes.json, images/ and reviews.jsonl; returns those whose image was still there, which are the ones written."""
     with new_folder(out) as folder:
         written = list(_with_images(folder, reviewed, copy=copy))
@@ -148,7 +150,7 @@ def write_reviewed(out: Path, findings: Findings, reviewed: Sequence[Reviewed], 
     return written
 
 
-def _with_images(folder: Path, reviewed: Sequence[Reviewed], *, copy: bool) -> Iterator[Reviewed]:
+def _with_images(folder: Path, reviewed: Sequence[ReviewedStudy], *, copy: bool) -> Iterator[ReviewedStudy]:
     """Boxes of a model may pass the border by a rounding; they end there."""
     for one in reviewed:
         try:

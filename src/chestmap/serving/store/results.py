@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 from chestmap.serving.store.active_learning import worth
 from chestmap.serving.store.clock import now
 from chestmap.serving.store.database_tables import OVER, SHOWN, Delivery, File, Result, Score, Study
-from chestmap.serving.store.store_files import Damaged
+from chestmap.serving.store.store_files import DamagedFile
 
 if TYPE_CHECKING:
     from chestmap.serving.store.store import Store
-    from chestmap.serving.store.store_files import Folders
+    from chestmap.serving.store.store_files import StoreFolder
 
 MOST_DEATHS = 3
 
@@ -34,7 +34,7 @@ class NewFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class ModelAnswer:
     """What a model said of a study, or why it could not."""
 
     study_id: str
@@ -47,14 +47,14 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PendingResult:
     """A result that is still to come."""
 
     study_id: str
     model_sha: str
 
 
-def want(session: Session, study_id: str, models: dict[str, str]) -> None:
+def queue_missing(session: Session, study_id: str, models: dict[str, str]) -> None:
     """Queues a study for models that never saw it; `models` maps sha256 to id."""
     first = (session.scalar(select(func.max(Result.number))) or 0) + 1
     for place, (sha, name) in enumerate(models.items()):
@@ -63,25 +63,25 @@ def want(session: Session, study_id: str, models: dict[str, str]) -> None:
         session.add(row)
 
 
-def ask(store: Store, study_id: str, models: dict[str, str]) -> list[Asked]:
+def ask(store: Store, study_id: str, models: dict[str, str]) -> list[PendingResult]:
     """What is still to be predicted of a study that is there already; what failed is tried again."""
     with store.writing() as session:
         there = {row.model_sha: row for row in session.scalars(select(Result).where(Result.study_id == study_id))}
         study = session.get(Study, study_id)
         if study is None or study.state not in SHOWN:
             return []
-        want(session, study_id, {sha: name for sha, name in models.items() if sha not in there})
+        queue_missing(session, study_id, {sha: name for sha, name in models.items() if sha not in there})
         for sha in models.keys() & there.keys():
             if there[sha].state in {"failed", "absent"}:
                 there[sha].state, there[sha].error, there[sha].deaths = "queued", None, 0
         session.flush()
         wanted = select(Result.model_sha).where(Result.study_id == study_id, Result.state == "queued")
-        found = [Asked(study_id, sha) for sha in session.scalars(wanted) if sha in models]
-        _settle(session, [study_id])
+        found = [PendingResult(study_id, sha) for sha in session.scalars(wanted) if sha in models]
+        _update_studies(session, [study_id])
         return found
 
 
-def resume(store: Store, models: dict[str, str], under_way: Iterable[Asked] = ()) -> list[Asked]:
+def resume(store: Store, models: dict[str, str], under_way: Iterable[PendingResult] = ()) -> list[PendingResult]:
     """At a start: what is still to be predicted, oldest first.
 
     `under_way` is what the service was at when it last stopped; an image with which it stopped three times is given up.
@@ -99,17 +99,17 @@ def resume(store: Store, models: dict[str, str], under_way: Iterable[Asked] = ()
         )
         for change in changes:
             for study_id in set(session.scalars(change.returning(Result.study_id))):
-                _settle(session, [study_id])
+                _update_studies(session, [study_id])
         wanted = select(Result.study_id, Result.model_sha).where(queued).order_by(Result.number)
-        return [Asked(*row) for row in session.execute(wanted)]
+        return [PendingResult(*row) for row in session.execute(wanted)]
 
 
-def answer(store: Store, answers: Sequence[Answer]) -> None:
+def answer(store: Store, answers: Sequence[ModelAnswer]) -> None:
     """In one commit. A result that is there already, or whose study was deleted meanwhile, is left as it is."""
     with store.writing() as session:
         wanted = select(Result).where(Result.study_id.in_({one.study_id for one in answers}))
         rows = {(row.study_id, row.model_sha): row for row in session.scalars(wanted)}
-        new: list[Answer] = []
+        new: list[ModelAnswer] = []
         for one in answers:
             row = rows.get((one.study_id, one.model_sha))
             if row is None or row.state != "queued":
@@ -133,11 +133,11 @@ def answer(store: Store, answers: Sequence[Answer]) -> None:
         ]
         if scores:  # a result that is queued has none
             session.execute(insert(Score), scores)
-        _settle(session, [one.study_id for one in new], new)
+        _update_studies(session, [one.study_id for one in new], new)
         _deliver(session, [one for one in new if not one.error], store.clock())
 
 
-def _deliver(session: Session, answers: Sequence[Answer], at: float) -> None:
+def _deliver(session: Session, answers: Sequence[ModelAnswer], at: float) -> None:
     """In the commit that says that a result is there."""
     wanted = select(Study.id).where(Study.id.in_({one.study_id for one in answers}), Study.deliver, Study.state.not_in(OVER))
     there = set(session.scalars(wanted))
@@ -162,19 +162,19 @@ def digest_of(result: Result) -> str:
 def checked(result: Result) -> Result:
     """The same result, unless its row was damaged since it was written. A row without a digest was not written by a service."""
     if result.state == "done" and result.digest and result.digest != digest_of(result):
-        raise Damaged(
+        raise DamagedFile(
             f"the result of {result.model_id} for study {result.study_id} is damaged: restore the database from a backup"
         )
     return result
 
 
-def file_row(folders: Folders, study_id: str, new: NewFile) -> File:
+def file_row(folders: StoreFolder, study_id: str, new: NewFile) -> File:
     """The path is kept relative, so that a store may be moved."""
-    path = folders.of(study_id).relative_to(folders.root) / new.name
+    path = folders.folder_of(study_id).relative_to(folders.root) / new.name
     return File(study_id=study_id, kind=new.kind, path=path.as_posix(), sha256=new.sha256, bytes=new.bytes)
 
 
-def _settle(session: Session, study_ids: Collection[str], new: Sequence[Answer] = ()) -> None:
+def _update_studies(session: Session, study_ids: Collection[str], new: Sequence[ModelAnswer] = ()) -> None:
     """The studies' own lines after their results changed."""
     wanted = select(Result).where(Result.study_id.in_(study_ids)).execution_options(populate_existing=True)
     found: dict[str, list[Result]] = {}

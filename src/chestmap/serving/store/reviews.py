@@ -15,7 +15,7 @@ from chestmap.serving.store.review_schema import NewReview, ReviewOut
 from chestmap.serving.store.store import Store
 
 
-class Stale(ChestmapError):
+class StaleReview(ChestmapError):
     """Somebody else wrote first."""
 
 
@@ -38,7 +38,7 @@ def history(store: Store, study_id: str, *, newest: bool = False) -> list[Review
 
 
 def put_review(store: Store, study_id: str, by: str, review: NewReview, served: Collection[str] = ()) -> ReviewOut | None:
-    """The new version; None where there is no such study, `Stale` where `base` is not the newest.
+    """The new version; None where there is no such study, `StaleReview` where `base` is not the newest.
 
     `served` are the findings that may be named as long as a study has no result.
     """
@@ -51,7 +51,9 @@ def put_review(store: Store, study_id: str, by: str, review: NewReview, served: 
             known = {one for row in results for one in row.maps.get("order", ())} or served
             check(review, (study.image["width"], study.image["height"]), known)
             if study.review_version != review.base:
-                raise Stale(f"version {review.base} was reviewed by {study.review_by} meanwhile; look at the current one")
+                raise StaleReview(
+                    f"version {review.base} was reviewed by {study.review_by} meanwhile; look at the current one"
+                )
             version, at = review.base + 1, now()
             before = session.get(Review, (study_id, review.base))
             row = Review(study_id=study_id, version=version, state=review.state, by=by, at=at)
@@ -60,7 +62,7 @@ def put_review(store: Store, study_id: str, by: str, review: NewReview, served: 
             session.add(row)
             study.review_version, study.review_state, study.review_by, study.review_at = version, review.state, by, at
     except IntegrityError:  # on PostgreSQL two may get so far
-        raise Stale("somebody else reviewed it meanwhile; look at the current version") from None
+        raise StaleReview("somebody else reviewed it meanwhile; look at the current version") from None
     return ReviewOut(version=version, state=review.state, by=by, at=at, findings=row.findings, note=row.note)
 
 

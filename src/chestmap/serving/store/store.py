@@ -23,8 +23,8 @@ from chestmap.serving.store.clock import Clock, now
 from chestmap.serving.store.database import open_database
 from chestmap.serving.store.database_tables import SHOWN, Delivery, File, Result, Score, Study
 from chestmap.serving.store.node_folder import NAME
-from chestmap.serving.store.results import NewFile, checked, file_row, want
-from chestmap.serving.store.store_files import Folders
+from chestmap.serving.store.results import NewFile, checked, file_row, queue_missing
+from chestmap.serving.store.store_files import StoreFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Store:
     """For any number of threads. `models` maps the sha256 of what is served to its id."""
 
     def __init__(self, folder: Path, url: str | None = None) -> None:
-        self.folders = Folders(folder)
+        self.folders = StoreFolder(folder)
         self.engine = open_database(self.folders.root, url)
         self._writer = self.engine.execution_options(writes=True)
         self.moving = threading.Lock()  # a study's row and folder come and go together
@@ -90,7 +90,7 @@ class Store:
         """Whether it was new. The promise to predict is in the same commit as the study."""
         self.folders.make_durable(received)
         with self.moving:
-            self.folders.place(received, new.id)
+            self.folders.move_in(received, new.id)
             return self._insert(new, models)
 
     def _insert(self, new: NewStudy, models: dict[str, str]) -> bool:
@@ -112,7 +112,7 @@ class Store:
                 session.add(row)
                 session.flush()
                 session.add_all(file_row(self.folders, new.id, one) for one in new.files)
-                want(session, new.id, models)
+                queue_missing(session, new.id, models)
         except IntegrityError:
             return False
         return True
@@ -121,7 +121,7 @@ class Store:
         with self.reading() as session:
             return session.scalar(select(func.count()).select_from(Study).where(Study.state == "queued")) or 0
 
-    def known(self) -> set[str]:
+    def known_ids(self) -> set[str]:
         """Ids of all studies: 100 bytes each, at a start only."""
         with self.reading() as session:
             return set(session.scalars(select(Study.id)))

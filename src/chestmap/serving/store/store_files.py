@@ -31,7 +31,7 @@ MOST_CHECKED = 100_000
 """Files whose check is remembered: some 30 MB."""
 
 
-class Damaged(ChestmapError):
+class DamagedFile(ChestmapError):
     """What is kept is not what was written."""
 
 
@@ -54,7 +54,7 @@ def _close_to_others(folder: Path) -> None:
             raise Refused(f"{folder}: others may read it; chmod 700 {folder}") from None
 
 
-class Folders:
+class StoreFolder:
     """The store's folder. Nobody else may read it: it holds images of patients."""
 
     def __init__(self, root: Path) -> None:
@@ -111,7 +111,7 @@ class Folders:
         folder.mkdir(mode=0o700)
         return folder
 
-    def of(self, study_id: str) -> Path:
+    def folder_of(self, study_id: str) -> Path:
         if not ID.fullmatch(study_id):
             raise BadInput("study id: expected s- and 24 digits")
         return self.studies / study_id[2:4] / study_id
@@ -123,9 +123,9 @@ class Folders:
                 sync(path)
         sync(received)
 
-    def place(self, received: Path, study_id: str) -> None:
+    def move_in(self, received: Path, study_id: str) -> None:
         """Moves a received folder to its place, durably; where one is, its files are those of the same content."""
-        target = self.of(study_id)
+        target = self.folder_of(study_id)
         if not target.parent.exists():
             target.parent.mkdir(mode=0o700, exist_ok=True)
             sync(self.studies)
@@ -140,7 +140,7 @@ class Folders:
 
     def remove(self, study_id: str) -> None:
         """Renamed first, so that a study is there whole or not at all."""
-        target = self.of(study_id)
+        target = self.folder_of(study_id)
         if target.exists():
             doomed = self.incoming / secrets.token_hex(12)
             target.rename(doomed)
@@ -168,7 +168,7 @@ class Folders:
         seen = (str(path), about.st_size, about.st_mtime_ns, expected)
         if seen not in self._checked:
             if digest(path) != expected:
-                raise Damaged(
+                raise DamagedFile(
                     f"{path.name} of study {path.parent.name} is damaged: restore it from a backup, or send the image again"
                 )
             if len(self._checked) >= MOST_CHECKED:

@@ -23,7 +23,7 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._heard) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -38,7 +38,7 @@ class Interrupt:
             time.sleep(0.1)
         return self.asked
 
-    def _heard(self, number: int, _: FrameType | None) -> None:
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
         if (
             os.getpid() != self._pid
         ):  # a loading process that inherited the handler: its parent decides, and needs it until then

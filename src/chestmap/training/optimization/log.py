@@ -91,7 +91,7 @@ class Terms:
         """`share` is the piece's part of its batch."""
         self.waiting.append((where, ids, {name: value.detach() for name, value in terms.items()}, share))
 
-    def look(self) -> None:
+    def check_finite(self) -> None:
         """Raises `Diverged` at the first term that is not finite."""
         if not self.waiting:
             return
@@ -111,8 +111,8 @@ class Terms:
 
     def totals(self) -> tuple[dict[str, float], dict[str, float]]:
         """Of all processes: sums and counts by term."""
-        self.look()
-        return _added(self.from_all(self.sums)), _added(self.from_all(self.counts))
+        self.check_finite()
+        return _summed(self.from_all(self.sums)), _summed(self.from_all(self.counts))
 
     def means(self) -> dict[str, float]:
         """Since the last call, over all processes."""
@@ -123,7 +123,7 @@ class Terms:
         return means
 
 
-def _added(tables: list[dict[str, float]]) -> dict[str, float]:
+def _summed(tables: list[dict[str, float]]) -> dict[str, float]:
     total: dict[str, float] = {}
     for table in tables:
         for name, value in table.items():

@@ -130,7 +130,7 @@ class Loop:
         self._piece(final, len(final) / len(batch), size, sync=last)
         at.batch, at.images = at.batch + 1, at.images + len(batch) * self.world
         if self.cheap_looks or len(self.terms.waiting) >= LOOK_EVERY:
-            self.terms.look()
+            self.terms.check_finite()
         if last:
             self._update()
 
