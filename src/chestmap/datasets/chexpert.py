@@ -36,7 +36,7 @@ from chestmap.datasets.columns import (
     with_word,
 )
 from chestmap.datasets.csv_table import Table, read_csv
-from chestmap.datasets.reader import Reader
+from chestmap.datasets.layout import Layout
 from chestmap.datasets.source import Problem, Source
 from chestmap.datasets.text_files import four_numbers, locate, located, read_json
 from chestmap.errors import BadTable
@@ -244,4 +244,4 @@ def _marks(path: Path) -> Table:
     return Table(file=path.name, rows=frame, place="entry", problems=tuple(problems))
 
 
-READER = Reader("chexpert", "CheXpert", ChexpertSettings, read_chexpert)
+LAYOUT = Layout("chexpert", "CheXpert", ChexpertSettings, read_chexpert)

@@ -27,7 +27,7 @@ from chestmap.datasets.coco import read_coco
 from chestmap.datasets.columns import as_boxes, as_images, with_boxes_cleaned
 from chestmap.datasets.csv_table import Table
 from chestmap.datasets.folder_tables import folder_findings, labels_of, read_box_table, read_labels, with_seen
-from chestmap.datasets.reader import Reader
+from chestmap.datasets.layout import Layout
 from chestmap.datasets.source import UNKNOWN, Problem, Source
 from chestmap.datasets.text_files import locate
 from chestmap.errors import BadTable
@@ -201,4 +201,4 @@ def _lists(rows: pl.DataFrame) -> dict[str, tuple[str, ...]]:
     return {name: tuple(ids) for name, ids in lists.iter_rows()}
 
 
-READER = Reader("folder", "any folder of images", FolderSettings, read_folder)
+LAYOUT = Layout("folder", "any folder of images", FolderSettings, read_folder)

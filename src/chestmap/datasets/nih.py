@@ -31,7 +31,7 @@ from chestmap.datasets.columns import (
     with_word,
 )
 from chestmap.datasets.csv_table import Table, read_csv
-from chestmap.datasets.reader import Reader
+from chestmap.datasets.layout import Layout
 from chestmap.datasets.source import Problem, Source
 from chestmap.datasets.text_files import locate, located, read_list
 from chestmap.errors import BadTable
@@ -156,4 +156,4 @@ def _lists(root: Path, names: pl.Series) -> tuple[dict[str, tuple[str, ...]], tu
     return lists, tuple(problems)
 
 
-READER = Reader("nih", "ChestX-ray14", NihSettings, read_nih)
+LAYOUT = Layout("nih", "ChestX-ray14", NihSettings, read_nih)

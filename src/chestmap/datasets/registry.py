@@ -1,14 +1,14 @@
-"""The readers: one file and one line for each dataset. Other packages add theirs by the entry point `chestmap.sources`."""
+"""Lists the layouts of datasets: one file and one line for each. Other packages add theirs by the entry point `chestmap.sources`."""
 
-from chestmap.datasets.reader import Reader
+from chestmap.datasets.layout import Layout
 from chestmap.plugins import Registry
 
-SOURCES: Registry[Reader] = Registry(
+SOURCES: Registry[Layout] = Registry(
     "chestmap.sources",
     {
-        "nih": "chestmap.datasets.nih:READER",
-        "chexpert": "chestmap.datasets.chexpert:READER",
-        "vindr": "chestmap.datasets.vindr:READER",
-        "folder": "chestmap.datasets.folder:READER",
+        "nih": "chestmap.datasets.nih:LAYOUT",
+        "chexpert": "chestmap.datasets.chexpert:LAYOUT",
+        "vindr": "chestmap.datasets.vindr:LAYOUT",
+        "folder": "chestmap.datasets.folder:LAYOUT",
     },
 )

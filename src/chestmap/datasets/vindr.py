@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 from chestmap.datasets.columns import CORNERS, as_boxes, as_images, numbers, spelled, vocabulary, with_boxes_cleaned
 from chestmap.datasets.consensus import agreed, by_reader
 from chestmap.datasets.csv_table import Table, read_csv
-from chestmap.datasets.reader import Reader
+from chestmap.datasets.layout import Layout
 from chestmap.datasets.source import UNKNOWN, Problem, Source
 from chestmap.datasets.text_files import locate, located
 from chestmap.errors import BadTable
@@ -188,4 +188,4 @@ def vindr_readings(root: Path) -> dict[str, dict[str, tuple[Box, ...]]]:
     return found
 
 
-READER = Reader("vindr", "VinDr-CXR", VindrSettings, read_vindr)
+LAYOUT = Layout("vindr", "VinDr-CXR", VindrSettings, read_vindr)

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from chestmap.datasets.columns import as_images
-from chestmap.datasets.reader import Reader
+from chestmap.datasets.layout import Layout
 from chestmap.datasets.source import Source
 from chestmap.errors import BadTable
 from chestmap.settings import Settings
@@ -42,4 +42,4 @@ def read(settings: JsonLinesSettings) -> Source:
     )
 
 
-READER = Reader("json_lines", "JSON lines of the sample package", JsonLinesSettings, read)
+LAYOUT = Layout("json_lines", "JSON lines of the sample package", JsonLinesSettings, read)

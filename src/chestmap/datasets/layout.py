@@ -1,4 +1,4 @@
-"""A reader: one layout of a dataset as the rest of the package sees it."""
+"""Describes one layout of datasets: its name, its settings and the function that reads it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Made once at the end of a reader's file as `READER`, and listed in `datasets/registry.py`.
+class Layout:
+    """Made once at the end of a layout's file as `LAYOUT`, and listed in `datasets/registry.py`.
 
     `settings` have a field `name: Literal["…"]` with the reader's name, and `root`. `read(settings)` gives the tables as a `Source`.
     """
