@@ -53,7 +53,7 @@ def test_tables_and_images_need_no_torch():
                 *("node", "check", "data", "model"),
             ],
         ),
-        (["model"], ["calibrate", "card", "tune", "check", "push", "pull"]),
+        (["model"], ["calibrate", "card", "faithfulness", "tune", "check", "push", "pull"]),
         (["data"], ["check", "split", "pack", "phantom", "deidentify", "from-reviews", "annotations"]),
         (["data", "annotations"], ["export", "import"]),
     ],

@@ -7,13 +7,23 @@ import numpy as np
 import polars as pl
 import pytest
 
+from chestmap.datasets.folder import FolderSettings, read_folder
 from chestmap.datasets.split import Split
 from chestmap.errors import BadInput, BadModel, BadSettings
 from chestmap.evaluation.evaluate import EvaluationContext, EvaluationSettings, evaluate
-from chestmap.evaluation.evaluated_set import check_space, ids_of_part, matched, missing_note, set_of, shared_ids
+from chestmap.evaluation.evaluated_set import (
+    check_recorded,
+    check_space,
+    ids_of_part,
+    matched,
+    missing_note,
+    set_of,
+    shared_ids,
+)
 from chestmap.evaluation.maps.overlap import regions
 from chestmap.evaluation.side_by_side import Table
 from chestmap.predictions.folder import Chunk, Header, OwnRule, PredictionsWriter, open_predictions
+from chestmap.predictions.image_set import image_set_of
 from chestmap.settings import checked
 from chestmap.types import Box, Findings, Frame
 
@@ -88,6 +98,37 @@ def test_a_deleted_part_is_refused(made) -> None:
     short = replace(whole, table=whole.table[:6])
     with pytest.raises(BadModel, match="holds 6 of the 8 images that were predicted; a part was deleted"):
         matched(short, case.truth(range(6)))
+
+
+@pytest.fixture
+def scanned(tmp_path):
+    """A source of eight images with one box, and predictions of them as `predict` writes them."""
+    rows = "".join(f"{n}.png,p{n // 2},{n % 2}\n" for n in range(8))
+    (tmp_path / "labels.csv").write_text(f"image,patient_id,Mass\n{rows}")
+    (tmp_path / "boxes.csv").write_text("image,finding,x0,y0,x1,y1\n1.png,Mass,0,0,4,4\n")
+    source = read_folder(FolderSettings(root=tmp_path, labels="labels.csv", boxes="boxes.csv"))
+    return tmp_path, source
+
+
+def predicted(made, source, ids=None):
+    case = eight(made)
+    table = case.predictions().table.with_columns(image_id=pl.Series(ids or source.ids))
+    kept = case.predictions()
+    return replace(kept, table=table, header=replace(kept.header, dataset=image_set_of(source, source.ids).as_dict()))
+
+
+def test_the_recorded_digests_are_compared_with_the_source(made, scanned) -> None:
+    root, source = scanned
+    assert check_recorded(predicted(made, source), source) == []
+    wrong = predicted(made, source, [*source.ids[:7], "another"])
+    with pytest.raises(BadModel, match="its images are not the 8 of folder that predictions"):
+        check_recorded(wrong, source)
+    (root / "boxes.csv").write_text("image,finding,x0,y0,x1,y1\n1.png,Mass,0,0,5,4\n")
+    later = read_folder(FolderSettings(root=root, labels="labels.csv", boxes="boxes.csv"))
+    assert check_recorded(predicted(made, source), later)[0].endswith("boxes changed in between")
+    (root / "labels.csv").write_text((root / "labels.csv").read_text().replace("0.png,p0", "0.png,p9"))
+    last = read_folder(FolderSettings(root=root, labels="labels.csv", boxes="boxes.csv"))
+    assert "images, patients or sizes and boxes changed" in check_recorded(predicted(made, source), last)[0]
 
 
 def test_the_set_changes_with_patients_boxes_and_sizes_and_not_with_the_order(made) -> None:

@@ -1,12 +1,16 @@
 """Deletion and insertion on a score that is known: the mean brightness of one corner."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
+from chestmap.datasets.folder import FolderSettings, read_folder
 from chestmap.errors import BadInput
-from chestmap.models.faithfulness import faithfulness, outside_share
+from chestmap.imaging.canvas import CanvasSettings
+from chestmap.models.faithfulness import faithfulness, faithfulness_of, faithfulness_table, outside_share
 
 
 def corner(canvases: np.ndarray) -> np.ndarray:
@@ -38,8 +42,6 @@ def test_the_areas_agree_with_plain_loops() -> None:
     values = np.random.default_rng(0).random((32, 32))
     canvas, steps = np.random.default_rng(1).random((32, 32)).astype(np.float32), 4
     found = faithfulness(corner, canvas, values, 1, steps=steps)
-    import cv2
-
     blurred = cv2.GaussianBlur(canvas, (0, 0), 0.08 * 32, borderType=cv2.BORDER_REPLICATE)
     order = sorted(range(1024), key=lambda pixel: -np.float32(values.ravel()[pixel]))
     curve = []
@@ -65,3 +67,39 @@ def test_the_share_outside_a_region() -> None:
     assert outside_share(values, mask) == pytest.approx(0.5)
     assert outside_share(np.ones((8, 8)), mask) == pytest.approx(1 - mask.mean())
     assert np.isnan(outside_share(np.zeros((8, 8)), mask))
+
+
+class Corner:
+    """A predictor of which the score is the brightness of one corner, and the map is there or elsewhere."""
+
+    findings = ("Nodule", "Mass")
+
+    def __init__(self, *, right: bool) -> None:
+        self.model, self.right = SimpleNamespace(canvas=CanvasSettings(width=32, height=32)), right
+
+    def raw(self, images):
+        maps = np.zeros((len(images), 2, 4, 4), np.float16)
+        maps[:, 1, slice(0, 2) if self.right else slice(2, 4), slice(0, 2) if self.right else slice(2, 4)] = 1
+        return corner(images), maps
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_over_the_images_of_a_source(tmp_path, right: bool) -> None:
+    """Of six images four have the finding, and one of these cannot be read."""
+    random = np.random.default_rng(0)
+    for number in range(6):
+        film = random.integers(0, 40, (32, 32)).astype(np.uint8)
+        film[:16, :16] = 200 + number
+        cv2.imwrite(str(tmp_path / f"f{number}.png"), film)
+    (tmp_path / "f3.png").write_bytes(b"no picture")
+    (tmp_path / "labels.csv").write_text(
+        "image,patient_id,Mass\n" + "".join(f"f{n}.png,p{n},{int(n > 1)}\n" for n in range(6))
+    )
+    source = read_folder(FolderSettings(root=tmp_path, labels="labels.csv"))
+    (found,) = faithfulness_of(Corner(right=right), source, source.ids, steps=8)
+    assert (found.finding, found.images) == ("Mass", 3)
+    less, more = found.deletion - found.random_deletion, found.insertion - found.random_insertion
+    assert (less < 0 < more) if right else (more < 0 < less)
+    assert found.deletion_ends[0] < less < found.deletion_ends[1]
+    assert found.insertion_ends[0] < more < found.insertion_ends[1]
+    assert faithfulness_table([found]).rows[0][:3] == ("Mass", "3", f"{found.deletion:.3f}")

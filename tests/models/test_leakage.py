@@ -3,13 +3,18 @@
 import json
 from dataclasses import replace
 
+import cv2
+import numpy as np
 import pytest
 from scipy.special import expit
 
 from chestmap.cli.score import scores_of
+from chestmap.datasets.folder import FolderSettings, read_folder
 from chestmap.datasets.split import SplitSettings, make_split
 from chestmap.datasets.training_hashes import TrainingHashes
 from chestmap.errors import BadInput, Leak
+from chestmap.imaging.canvas import CanvasSettings, on_canvas
+from chestmap.imaging.worker_pool import pixel_hash
 from chestmap.models.folder import read_about
 from chestmap.models.leakage import check_seen
 from chestmap.predictions.folder import open_predictions
@@ -97,14 +102,33 @@ def test_images_that_provably_did_not_train_are_scored_whatever_the_split_is_cal
 def test_images_under_other_names_are_scored_and_not_called_proven(toy, remembered, capsys):
     renamed = replace(toy.source, name="stranger")
     held = toy.split.parts["test"]
-    told = check_seen(remembered, open_predictions(remembered).header.model["data"], renamed, held)
-    assert "cannot be checked" in told[0]
+    told = check_seen(remembered, open_predictions(remembered).header.model["data"], renamed, held, (64, 64))
+    assert "was not checked" in told[0]
+
+
+def test_a_picture_under_another_id_is_recognized(tmp_path):
+    """Three films of a stranger, of which one is a copy of one that trained the model, under another id."""
+    rng = np.random.default_rng(0)
+    films = [rng.integers(0, 255, (32, 32)).astype(np.uint8) for _ in range(3)]
+    for number, film in enumerate(films):
+        cv2.imwrite(str(tmp_path / f"s{number}.png"), film)
+    (tmp_path / "labels.csv").write_text("image,patient_id,Mass\n" + "".join(f"s{n}.png,p{n},1\n" for n in range(3)))
+    source = read_folder(FolderSettings(root=tmp_path, labels="labels.csv"))
+    canvas, _ = on_canvas(source[1].radiograph, CanvasSettings(width=16, height=16))
+    known, strange = pixel_hash(canvas.tobytes()), pixel_hash(b"another")
+    data = {"seen": TrainingHashes.of("nih", ["a.png"], ["1"], [known, strange]).as_dict()}
+    with pytest.raises(Leak, match="1 of 3 images that were looked at have the pixels of images that trained the model"):
+        check_seen(tmp_path, data, source, source.ids, (16, 16))
+    told = check_seen(tmp_path, data, source, [source.ids[0], source.ids[2]], (16, 16))
+    assert "none of 2 that were looked at its pixels" in told[0]
+    data = {"seen": TrainingHashes.of("nih", ["a.png"], ["1"]).as_dict()}  # of a model that keeps no pixels
+    assert "under other ids was not checked" in check_seen(tmp_path, data, source, source.ids, (16, 16))[0]
 
 
 def test_hashes_come_back_as_they_were_kept_and_tell_nobody():
-    seen = TrainingHashes.of("nih", ["a.png", "b.png"], ["1", "2", ""], salt="s")
+    seen = TrainingHashes.of("nih", ["a.png", "b.png"], ["1", "2", ""], [b"x"], salt="s")
     again = TrainingHashes.from_dict(json.loads(json.dumps(seen.as_dict())), "model")
-    assert (again.counts, again.salt) == ((2, 2), "s")
+    assert (again.counts, again.salt, again.same_pixels([b"x", b"y"])) == ((2, 2), "s", 1)
     assert again.overlap(["b.png", "c.png"], ["2", "3", ""]).__dict__ == {"images": 1, "patients": 1}
     assert (
         TrainingHashes.of("nih", ["a.png"], ["1"]).as_dict()["images"]

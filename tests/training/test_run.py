@@ -50,9 +50,10 @@ def copy(whole, tmp_path):
 
 def test_the_folder_holds_what_was_promised(whole):
     files = {str(path.relative_to(whole)) for path in whole.rglob("*") if path.is_file()}
-    step = {"done.json", "step.json", "weights.safetensors"}
+    step = {"done.json", "step.json", "weights.safetensors", "SHA256SUMS"}
     expected = {f"{name}/{file}" for name in ("1-teach", "3-learn") for file in step}
-    assert files == expected | {"2-notes/note.txt", "2-notes/step.json", "environment.json", "log.csv", "run.lock"}
+    expected |= {f"2-notes/{file}" for file in ("note.txt", "step.json", "SHA256SUMS")}
+    assert files == expected | {"environment.json", "log.csv", "run.lock"}
     start = json.loads((whole / "environment.json").read_text())["starts"][0]
     assert start["run"]["seed"] == 0
     assert start["versions"]["torch"].startswith(torch.__version__.split("+")[0])
@@ -192,7 +193,7 @@ def test_a_written_folder_is_whole_or_absent(data, tmp_path):
         with opened(tmp_path) as run:
             folder = run.write("masks", make, of=data.train)
     assert len(calls) == 2
-    assert sorted(path.name for path in folder.iterdir()) == ["a.txt", "step.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "a.txt", "step.json"]
 
 
 def test_accumulated_batches_equal_a_large_one(data, tmp_path):

@@ -133,6 +133,43 @@ def card(
 
 
 @app.command()
+def faithfulness(
+    model: ModelArgument,
+    kind: KindOption = None,
+    root: RootOption = None,
+    split: SplitOption = None,
+    run: RunOption = None,
+    part: Annotated[str, typer.Option(help="The part of the split from which images are drawn.")] = "test",
+    images: Annotated[int, typer.Option(min=1, help="Images with each finding, at most.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Shares of the pixels that are taken away or brought back.")] = 16,
+    as_json: JsonOption = False,
+    overrides: Set = None,
+) -> None:
+    """Test whether maps show what scores depend on: delete pixels, or bring them back, in the order of the map.
+
+    Each image takes 4 (steps + 1) forward passes. The floor is the order of a random map that is as coarse.
+
+    Example: `chestmap model faithfulness runs/ham --images 20`
+    """
+    from chestmap.api.model_names import model_folder
+    from chestmap.api.subject import subject_of
+    from chestmap.evaluation.evaluated_set import ids_of_part
+    from chestmap.models.faithfulness import faithfulness_of, faithfulness_table
+    from chestmap.models.predictor import load
+
+    folder = model_folder(model)
+    subject = subject_of(folder, named(kind, root, split, overrides, run))
+    ids = subject.source.ids if subject.split is None else ids_of_part(subject.split, part)
+    found = list(faithfulness_of(load(folder), subject.source, ids, images=images, steps=steps))
+    if as_json:
+        print_json([one.as_dict() for one in found])
+    else:
+        screen = console()
+        for piece in faithfulness_table(found).fitted(screen.width):
+            screen.print(piece.to_rich())
+
+
+@app.command()
 def tune(
     model: ModelArgument,
     images: Annotated[

@@ -1,4 +1,4 @@
-"""Whom a model saw: short salted hashes of its training images and patients, kept with the model.
+"""Whom a model saw: short salted hashes of its training images, their pixels and their patients, kept with the model.
 
 They are kept for public sources. Those of others can be asked for, as an id of few digits can be guessed from its hash.
 """
@@ -26,7 +26,7 @@ LENGTH = 5
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """How many of the images, and of their patients, trained the model."""
+    """How many of the images, and of their patients, trained the model, by their ids."""
 
     images: int
     patients: int
@@ -34,32 +34,48 @@ class Overlap:
 
 @dataclass(frozen=True, eq=False)
 class TrainingHashes:
-    """Hashes as sorted unsigned integers."""
+    """Hashes as sorted unsigned integers. `pixels` are those of each image on the model's canvas; none in older models."""
 
     salt: str
     source: str
     images: np.ndarray
     patients: np.ndarray
+    pixels: np.ndarray
 
     @classmethod
-    def of(cls, source: str, images: Iterable[str], patients: Iterable[str], salt: str = "") -> TrainingHashes:
+    def of(
+        cls,
+        source: str,
+        images: Iterable[str],
+        patients: Iterable[str],
+        pixels: Iterable[bytes] = (),
+        *,
+        salt: str = "",
+    ) -> TrainingHashes:
+        """`pixels` are `pixel_hash`es of canvases, as a pack keeps them."""
         salt = salt or token_hex(8)
-        return cls(salt, source, _hashed(salt, "image", images), _hashed(salt, "patient", patients))
+        names = _hashed(salt, "image", images), _hashed(salt, "patient", patients)
+        return cls(salt, source, *names, _hashed(salt, "pixels", (one.hex() for one in pixels)))
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any], where: object) -> TrainingHashes:
         try:
-            kept = (_unpacked(stored[key]) for key in ("images", "patients"))
-            return cls(str(stored["salt"]), str(stored["source"]), *kept)
+            images, patients = _unpacked(stored["images"]), _unpacked(stored["patients"])
+            return cls(str(stored["salt"]), str(stored["source"]), images, patients, _unpacked(stored.get("pixels", "")))
         except (KeyError, TypeError, ValueError) as error:
             raise BadModel(f"{where}: whom the model saw cannot be read ({error}); copy the model folder again") from None
 
     def as_dict(self) -> dict[str, Any]:
-        return {"salt": self.salt, "source": self.source, "images": _packed(self.images), "patients": _packed(self.patients)}
+        kept = {key: _packed(getattr(self, key)) for key in ("images", "patients", "pixels")}
+        return {"salt": self.salt, "source": self.source} | kept
 
     def overlap(self, images: Iterable[str], patients: Iterable[str]) -> Overlap:
         image, patient = _hashed(self.salt, "image", images), _hashed(self.salt, "patient", patients)
         return Overlap(int(np.isin(image, self.images).sum()), int(np.isin(patient, self.patients).sum()))
+
+    def same_pixels(self, pixels: Iterable[bytes]) -> int:
+        """How many of these canvases trained the model."""
+        return int(np.isin(_hashed(self.salt, "pixels", (one.hex() for one in pixels)), self.pixels).sum())
 
     @cached_property
     def counts(self) -> tuple[int, int]:

@@ -40,6 +40,7 @@ from chestmap.evaluation.protocols import PRESETS, PresetName, preset_notes
 from chestmap.evaluation.ranked_boxes import box_floor_rows, box_rows
 from chestmap.evaluation.rates import Limits, Localization, accuracy_curves, rate_rows, threshold_curves
 from chestmap.evaluation.reader_agreement import Readings, reader_rows
+from chestmap.evaluation.rodeo import rodeo_of
 from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import Curve, Evaluation, Score
 from chestmap.evaluation.statistics.auc import AucInterval
@@ -152,6 +153,9 @@ def evaluate(
         rows, curves = rows + found_rows, curves + found_curves
         floors = fit_floors(held.training) if held.training else None
         rows += _floors(truth, floors, settings, notes)
+        if "rodeo" in settings.presets:
+            how = settings.reading(predictions.header.own_rule), floors, settings.resampling
+            rows += rodeo_of(predictions, truth, alignment, localization, how)
         if held.readings:
             readings = {one: held.readings[one] for one in truth.ids if one in held.readings}
             patients = dict(zip(truth.ids, truth.patients, strict=True))
@@ -217,7 +221,7 @@ def _localized(
         there = aligned(*held.validation)
         if there.findings.names == names:
             validation, _ = look_at_pairs(*held.validation, there, how)
-    notes = {name: PRESETS[name].note for name in settings.presets}
+    notes = {name: PRESETS[name].note for name in settings.presets if name in PRESETS}
     pairs, lost = look_at_pairs(predictions, truth, alignment, how, notes)
     check_space(len(pairs.box_pair) + lost, lost, predictions)
     search = ThresholdSearch(settings.iou, settings.strict, seed=settings.seed)
@@ -260,7 +264,7 @@ def _localization_rows(
         rows += afp_rows(loc, absent, rules, how)
         froc, found = froc_rows(loc, absent, rules[-1], how)
         rows, curves = rows + froc, curves + found
-    for preset in settings.presets:
+    for preset in (name for name in settings.presets if name in PRESETS):
         rows += PRESETS[preset].rows(loc.pairs.noted[preset], loc, how)
     return rows, curves
 

@@ -9,11 +9,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float
 
+from chestmap.datasets.source import Source
 from chestmap.datasets.split import Split
 from chestmap.errors import BadInput, BadModel, did_you_mean
 from chestmap.evaluation.truth import Alignment, Truth, aligned, sized
 from chestmap.predictions.folder import Predictions
-from chestmap.predictions.image_set import ImageSet, image_set
+from chestmap.predictions.image_set import ImageSet, image_set, image_set_of
 
 SLACK = 1.0
 """Pixels by which a side may differ after rounding."""
@@ -34,10 +35,10 @@ class MatchedSet:
 
 def matched(predictions: Predictions, truth: Truth) -> MatchedSet:
     """Refuses what contradicts itself or the truth. Predictions of scaled copies are scaled back, with a note."""
-    notes = _recorded(predictions, truth)
+    _check_whole(predictions)
     alignment = aligned(predictions, truth)
     predictions, scaled = _in_space_of(predictions, truth, alignment)
-    return MatchedSet(predictions, sized(truth, predictions, alignment), alignment, (*notes, *scaled))
+    return MatchedSet(predictions, sized(truth, predictions, alignment), alignment, tuple(scaled))
 
 
 def set_of(truth: Truth) -> ImageSet:
@@ -82,23 +83,46 @@ def check_space(boxes: int, lost: int, predictions: Predictions) -> None:
         )
 
 
-def _recorded(predictions: Predictions, truth: Truth) -> list[str]:
-    """The set that `predict` recorded, verified where it is of this very source; a note where boxes changed since."""
-    stored = predictions.header.dataset
-    if not stored:
-        return []
-    told = ImageSet.from_dict(stored, predictions.folder)
-    if told.images != len(predictions):
+def _check_whole(predictions: Predictions) -> None:
+    """Refuses a folder that holds fewer or more images than `predict` recorded."""
+    told = _recorded(predictions)
+    if told is not None and told.images != len(predictions):
         raise BadModel(
             f"{predictions.folder}: holds {len(predictions):,} of the {told.images:,} images that were predicted; a part was "
             "deleted, so run the same `chestmap predict` again"
         )
-    if told.source == truth.name and told.fingerprint != truth.fingerprint and truth.fingerprint:
-        return [
-            f"predicted on {told.source} ({told.fingerprint}), scored on {truth.name} ({truth.fingerprint}): images, patients, "
-            "labels or boxes changed in between"
-        ]
-    return []
+
+
+def check_recorded(predictions: Predictions, source: Source) -> list[str]:
+    """Compares the digests that `predict` recorded with those of the same images in the source as it is now.
+
+    Where the source did not change, other digests mean other images than those recorded, which is refused. A note names what changed
+    in a source of the same name.
+    """
+    told = _recorded(predictions)
+    if told is None or told.source != source.name:
+        return []
+    known = [one for one in predictions.image_ids if one in source.row_of]
+    now = image_set_of(source, known)
+    images, boxes = now.digest == told.digest, now.box_digest == told.box_digest
+    if told.fingerprint == source.fingerprint:
+        if not images or not boxes:
+            raise BadModel(
+                f"{predictions.folder}: its images are not the {told.images:,} of {told.source} that predictions.json records; "
+                "parts of another folder are among them, so predict again"
+            )
+        return []
+    same = {"images, patients or sizes": images, "boxes": boxes}
+    changed = [name for name, equal in same.items() if not equal] or ["labels, or images that were not predicted"]
+    return [
+        f"predicted on {told.source} ({told.fingerprint}), scored on {source.name} ({source.fingerprint}): "
+        f"{' and '.join(changed)} changed in between"
+    ]
+
+
+def _recorded(predictions: Predictions) -> ImageSet | None:
+    stored = predictions.header.dataset
+    return ImageSet.from_dict(stored, predictions.folder) if stored else None
 
 
 def _in_space_of(predictions: Predictions, truth: Truth, alignment: Alignment) -> tuple[Predictions, list[str]]:

@@ -34,6 +34,10 @@ class Measure(StrEnum):
     BOX_AP = "box AP"
     BOX_ECE = "box ECE"
     BOX_BRIER = "box Brier"
+    RODEO = "RoDeO"
+    RODEO_PLACE = "RoDeO place"
+    RODEO_SHAPE = "RoDeO shape"
+    RODEO_FINDING = "RoDeO finding"
     ALSO_MARKED = "also marked"
 
 

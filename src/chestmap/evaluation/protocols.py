@@ -8,6 +8,7 @@
 | pxap | cubic, 224 x 224, min-max | every 1/1000 | pixels | | pixels |
 | chexlocalize | bilinear, image, min-max, 8 bits | Otsu, regions filled | mask IoU, its mean | | pairs with a mask |
 | cai2018 | bilinear, image, min-max | three thresholds, one box each | box IoU; ranked list | > T | pairs |
+| rodeo | bilinear, image | validation threshold, every region | see rodeo.py | | boxes |
 
 Where a reference leaves a rule open, what we chose is said at the preset.
 """
@@ -35,7 +36,7 @@ from chestmap.evaluation.score_columns import Block, Resampling, scores_of
 from chestmap.evaluation.scores import Score
 from chestmap.types import Frame
 
-PresetName = Literal["ham", "wang2017", "wsol-v1", "wsol-v2", "pxap", "chexlocalize", "cai2018"]
+PresetName = Literal["ham", "wang2017", "wsol-v1", "wsol-v2", "pxap", "chexlocalize", "cai2018", "rodeo"]
 IOU = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 IOR = (0.1, 0.25, 0.5, 0.75, 0.9)
 HAM_CUT = 0.4 + math.log(999) / 100
@@ -234,7 +235,10 @@ def preset_notes(presets: Sequence[PresetName], source: str, names: Sequence[str
     return notes
 
 
-PRESETS: Mapping[PresetName, Preset] = {
+WHOLE_IMAGES: tuple[PresetName, ...] = ("rodeo",)
+"""Presets that compare all boxes of an image, not one map with its boxes."""
+
+PRESETS: Mapping[str, Preset] = {
     "ham": Preset(note_ham, ham_rows),
     "wang2017": Preset(note_wang, wang_rows),
     "wsol-v1": Preset(wsol.note_largest, wsol.v1_rows),
@@ -243,4 +247,4 @@ PRESETS: Mapping[PresetName, Preset] = {
     "chexlocalize": Preset(note_chexlocalize, chexlocalize_rows),
     "cai2018": Preset(note_cai, cai_rows),
 }
-assert set(PRESETS) == set(get_args(PresetName))
+assert {*PRESETS, *WHOLE_IMAGES} == set(get_args(PresetName))

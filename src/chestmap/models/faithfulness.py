@@ -6,14 +6,23 @@ The floor is the order of a random field as smooth as the maps: a map below it s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Float
 
-from chestmap.errors import BadInput
+from chestmap.datasets.source import Source
+from chestmap.errors import BadImage, BadInput
+from chestmap.evaluation.scores import number
+from chestmap.evaluation.side_by_side import Table
+from chestmap.evaluation.statistics.intervals import patient_means
+from chestmap.evaluation.statistics.resampling import numbered
+from chestmap.imaging.canvas import on_canvas
+from chestmap.models.predictor import Predictor, images_of
 
 Scores = Callable[[np.ndarray], np.ndarray]
 """Scores [image finding] of canvases [image 1 h w] in [0, 1]; such as `Predictor.raw(...)[0]`."""
@@ -57,6 +66,101 @@ def faithfulness(
     found = np.asarray(scores(np.stack(batch)[:, None].astype(np.float32)))[:, finding].astype(np.float64)
     areas = [float(np.trapezoid(part, dx=1 / steps)) for part in found.reshape(4, steps + 1)]
     return Faithfulness(*areas)
+
+
+Ends = tuple[float | None, float | None]
+"""Of an interval; None with one patient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindingFaithfulness:
+    """Means over images that have the finding; ends of 95 % intervals by patient of the differences from the random order."""
+
+    finding: str
+    images: int
+    deletion: float
+    random_deletion: float
+    deletion_ends: Ends
+    insertion: float
+    random_insertion: float
+    insertion_ends: Ends
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def faithfulness_of(
+    predictor: Predictor, source: Source, ids: Iterable[str], *, images: int = 20, steps: int = STEPS, seed: int = 0
+) -> Iterator[FindingFaithfulness]:
+    """For each finding, over at most so many images that have it, drawn by the seed; findings without any are left out.
+
+    Images that cannot be read are passed over.
+    """
+    if images < 1:
+        raise BadInput(f"images {images}: expected at least 1")
+    listed = np.array(list(ids))
+    labels = source.known_labels(source.rows(listed))
+    for finding, name in enumerate(predictor.findings):
+        if name not in source.findings:
+            continue
+        there = listed[labels[:, source.findings.index(name)] >= 0.5]
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(there))[:images])
+        found, patients = [], []
+        for image_id in there[chosen].tolist():
+            with suppress(BadImage):
+                radiograph = source[source.row_of[image_id]].radiograph
+                found.append(_of_canvas(predictor, on_canvas(radiograph, predictor.model.canvas)[0], finding, steps, seed))
+                patients.append(radiograph.patient_id or image_id)
+        if found:
+            yield _over_images(name, found, patients)
+
+
+def _of_canvas(predictor: Predictor, canvas: np.ndarray, finding: int, steps: int, seed: int) -> Faithfulness:
+    image = images_of(canvas[None])
+    values = predictor.raw(image)[1][0, finding].astype(np.float32)
+    return faithfulness(lambda batch: predictor.raw(batch)[0], image[0, 0], values, finding, steps=steps, seed=seed)
+
+
+def _over_images(name: str, found: list[Faithfulness], patients: list[str]) -> FindingFaithfulness:
+    columns = np.array([[one.deletion, one.random_deletion, one.insertion, one.random_insertion] for one in found])
+    change = np.stack([columns[:, 0] - columns[:, 1], columns[:, 2] - columns[:, 3]], axis=1)
+    ends = patient_means(change, numbered(patients), len(set(patients)), 0.95)
+    pairs = [(number(low), number(high)) for low, high in zip(ends.low, ends.high, strict=True)]
+    deletion, random_deletion, insertion, random_insertion = columns.mean(axis=0).tolist()
+    return FindingFaithfulness(
+        finding=name,
+        images=len(found),
+        deletion=deletion,
+        random_deletion=random_deletion,
+        deletion_ends=pairs[0],
+        insertion=insertion,
+        random_insertion=random_insertion,
+        insertion_ends=pairs[1],
+    )
+
+
+def faithfulness_table(found: Iterable[FindingFaithfulness]) -> Table:
+    """Low deletion and high insertion are good; a difference of which the interval holds 0 shows nothing."""
+    rows = tuple(
+        (
+            one.finding,
+            str(one.images),
+            f"{one.deletion:.3f}",
+            _signed(one.deletion - one.random_deletion, one.deletion_ends),
+            f"{one.insertion:.3f}",
+            _signed(one.insertion - one.random_insertion, one.insertion_ends),
+        )
+        for one in found
+    )
+    headers = ("finding", "images", "deletion", "less a random order", "insertion", "less a random order")
+    notes = ("A map shows what the score depends on where deletion is below, and insertion above, that of a random order.",)
+    title = "Area under the score against the share of pixels"
+    return Table(title=title, headers=headers, rows=rows, labels=1, notes=notes)
+
+
+def _signed(value: float, ends: Ends) -> str:
+    low, high = ends
+    return f"{value:+.3f}" if low is None or high is None else f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _order(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:

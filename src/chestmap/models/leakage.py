@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from chestmap.datasets.source import Source
 from chestmap.datasets.split import Split
 from chestmap.datasets.training_hashes import PUBLISHED, TrainingHashes
-from chestmap.errors import BadInput, Leak, Refused
+from chestmap.errors import BadImage, BadInput, Leak, Refused
 from chestmap.evaluation.evaluated_set import ids_of_part
 from chestmap.evaluation.truth import Truth, leak_notes, truth_of
+from chestmap.imaging.canvas import CanvasSettings, on_canvas
+from chestmap.imaging.worker_pool import pixel_hash
 from chestmap.models.folder import read_about
 from chestmap.predictions.folder import Predictions
+
+LOOKED_AT = 100
+"""Images of another source that are read to compare their pixels: where one in twenty trained the model, .994 of checks see one."""
 
 
 def images_for(folder: Path, predictions: Predictions, source: Source, split: Split, part: str) -> tuple[Truth, list[str]]:
@@ -27,7 +33,8 @@ def images_for(folder: Path, predictions: Predictions, source: Source, split: Sp
         raise Refused(
             f"{predictions.folder}: made by weights {made_by[:12]}…, but {folder} holds {about['sha256'][:12]}…; predict with it"
         )
-    notes = check_seen(folder, about["data"], source, split.parts[part]) if part in split.parts else None
+    size = about["canvas"]["width"], about["canvas"]["height"]
+    notes = check_seen(folder, about["data"], source, split.parts[part], size) if part in split.parts else None
     notes = check_split(folder, about["data"], source, split) if notes is None else notes
     predicted, listed = set(predictions.image_ids), ids_of_part(split, part)
     ids = [one for one in listed if one in predicted]
@@ -53,7 +60,8 @@ def check_predictions(predictions: Predictions, source: Source, split: Split | N
         raise Leak(f"{predictions.folder}: --part train: these images trained its model; score validation or test")
     predicted = set(predictions.image_ids)
     wanted = [*split.parts[part], *split.parts["validation"]] if split else source.ids
-    told = check_seen(predictions.folder, data, source, [one for one in wanted if one in predicted])
+    scored = [one for one in wanted if one in predicted]
+    told = check_seen(predictions.folder, data, source, scored, predictions.header.canvas)
     if told is not None:
         return told
     if split:
@@ -66,10 +74,13 @@ def check_predictions(predictions: Predictions, source: Source, split: Split | N
     return [_unchecked(data, source)]
 
 
-def check_seen(folder: Path, data: Mapping[str, Any], source: Source, ids: Iterable[str]) -> list[str] | None:
+def check_seen(
+    folder: Path, data: Mapping[str, Any], source: Source, ids: Iterable[str], canvas: tuple[int, int]
+) -> list[str] | None:
     """By the hashes that the model keeps: refuses images, or patients of the same source, that trained it.
 
-    Otherwise a line says whether that is proven. None where the model keeps no hashes.
+    Otherwise a line says whether that is proven. Images of another source have other ids, so the pixels of some are compared.
+    None where the model keeps no hashes.
     """
     if "seen" not in data:
         return None
@@ -83,10 +94,36 @@ def check_seen(folder: Path, data: Mapping[str, Any], source: Source, ids: Itera
         )
     if same:
         return [f"none of these {len(images):,} images and none of their patients trained the model: checked by its hashes"]
-    return [
-        f"no image of {source.name} has the id of one that trained the model ({seen.source}); whether the same patients come under "
-        "other ids cannot be checked"
-    ]
+    return [_looked_at(folder, seen, source, images, canvas)]
+
+
+def _looked_at(folder: Path, seen: TrainingHashes, source: Source, ids: Sequence[str], canvas: tuple[int, int]) -> str:
+    """Reads some of the images, evenly spaced, and compares their pixels on the model's canvas with those that trained it."""
+    chosen = ids[:: max(1, -(-len(ids) // LOOKED_AT))]
+    pixels = [hashed for one in chosen if (hashed := _pixels(source, one, canvas))] if len(seen.pixels) else []
+    if trained := seen.same_pixels(one for several in pixels for one in several):
+        raise Leak(
+            f"{folder}: {trained} of {len(pixels)} images that were looked at have the pixels of images that trained the model "
+            f"({seen.source}), under other ids; score images of other patients"
+        )
+    if not pixels:
+        return (
+            f"no image of {source.name} has the id of one that trained the model ({seen.source}); whether the same pictures come "
+            "under other ids was not checked"
+        )
+    return (
+        f"no image of {source.name} has the id of one that trained the model ({seen.source}), and none of {len(pixels)} that were "
+        "looked at its pixels; whether other pictures of the same patients are among them cannot be checked"
+    )
+
+
+def _pixels(source: Source, image_id: str, canvas: tuple[int, int]) -> tuple[bytes, ...]:
+    """Hashes of an image on the canvas, in both ways to fit it there; nothing where its file cannot be read."""
+    with suppress(BadImage, OSError):
+        radiograph = source[source.row_of[image_id]].radiograph
+        ways = (CanvasSettings(width=canvas[0], height=canvas[1], fit=fit) for fit in ("letterbox", "squash"))
+        return tuple({pixel_hash(on_canvas(radiograph, way)[0].tobytes()) for way in ways})
+    return ()
 
 
 def check_split(folder: Path, data: Mapping[str, Any], source: Source, split: Split) -> list[str]:

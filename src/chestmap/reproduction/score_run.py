@@ -17,7 +17,7 @@ from chestmap.datasets.vindr import vindr_readings
 from chestmap.errors import BadImage, BadInput
 from chestmap.evaluation.case_list import case_list, write_cases
 from chestmap.evaluation.evaluate import EvaluationContext, EvaluationSettings, evaluate
-from chestmap.evaluation.evaluated_set import ids_of_part, missing_note
+from chestmap.evaluation.evaluated_set import check_recorded, ids_of_part, missing_note
 from chestmap.evaluation.reader_agreement import Readings
 from chestmap.evaluation.scores import Evaluation
 from chestmap.evaluation.truth import Truth, truth_of
@@ -109,10 +109,11 @@ def score_split(
     Without a split all images that were predicted, and nothing from others.
     """
     part, title, only = chosen.part, chosen.title, chosen.only
+    recorded = check_recorded(predictions, source)
     predicted = set(predictions.image_ids) if only is None else set(predictions.image_ids) & set(only)
     if split is None:
         ids = [one for one in source.ids if one in predicted]
-        notes = missing_note(ids if only is None else only, ids, "those compared")
+        notes = recorded + missing_note(ids if only is None else only, ids, "those compared")
         if strange := len(set(predictions.image_ids) - set(source.ids)):
             notes.append(f"{strange:,} predicted images are not in {source.name} and are left out")
         alone = EvaluationContext(notes=tuple(notes), readings=readings_of(source))
@@ -123,7 +124,7 @@ def score_split(
         raise BadInput(
             f"{predictions.folder}: holds none of the {len(wanted):,} images of {part} in split {split.name}; predict that part"
         )
-    notes = missing_note(wanted, scored, f"{part} of split {split.name}")
+    notes = recorded + missing_note(wanted, scored, f"{part} of split {split.name}")
     if part == "train":
         notes.append("these are training images: the figures say how well they were learned, and nothing of other patients")
     training = floors_of(source, split) if split.parts["train"] and part != "train" else None

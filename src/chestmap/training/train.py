@@ -123,7 +123,8 @@ def _about(data: Data) -> dict[str, Any]:
     found = {"source": source.name, "fingerprint": source.fingerprint, **split, **used}
     if source.name in PUBLISHED:
         patients = source.images["patient_id"][data.train.rows].to_list()
-        found["seen"] = TrainingHashes.of(source.name, data.train.ids, patients).as_dict()
+        pixels = (one.tobytes() for one in data.train.pack.state["pixels"][data.train.pack_rows])
+        found["seen"] = TrainingHashes.of(source.name, data.train.ids, patients, pixels).as_dict()
     return found
 
 
