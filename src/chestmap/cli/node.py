@@ -29,45 +29,55 @@ ClientCa = Annotated[
 ArchiveCa = Annotated[Path | None, typer.Option(help="PEM file: send with TLS, to an archive with a certificate of these.")]
 Database = Annotated[str | None, typer.Option(metavar="URL", help="PostgreSQL instead of SQLite in the store.")]
 
+ModelsArgument = Annotated[list[Path] | None, typer.Argument(metavar="MODEL...", help="One or more model folders.")]
+HostOption = Annotated[str, typer.Option(help="Address to listen on; other than loopback it needs --allow.")]
+PortOption = Annotated[int, typer.Option(min=0, max=65535)]
+CertificateOption = Annotated[Path | None, typer.Option(help="PEM file: listen with TLS, and show it when sending.")]
+KeyOption = Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")]
+MetricsOption = Annotated[
+    str | None, typer.Option(metavar="[ADDRESS:]PORT", help="Serve Prometheus metrics here; on the loopback by default.")
+]
+KeepOption = Annotated[bool, typer.Option("--keep", help="Keep images and results after they were delivered.")]
+SettingsOption = Annotated[
+    list[str] | None, typer.Option("--node-set", metavar="KEY=VALUE", help="Such as batch_size=16; see docs/node.md.")
+]
+StatusOption = Annotated[Path | None, typer.Option(metavar="DIR", help="Count the images of a store by state, and end.")]
+RetryDeadOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Send the dead letters of a store again, and end.")
+]
+RetryFailedOption = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Predict images of a store that failed again, and end.")
+]
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(node)
 
 
 def node(
-    models: Annotated[list[Path] | None, typer.Argument(metavar="MODEL...", help="One or more model folders.")] = None,
+    models: ModelsArgument = None,
     store: Folder = None,
     to: To = None,
     stow: Stow = None,
     title: Title = "CHESTMAP",
-    host: Annotated[str, typer.Option(help="Address to listen on; other than loopback it needs --allow.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 11112,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 11112,
     allow: Allow = None,
     write: Write = None,
     pull: PullFrom = None,
     every: Every = 60,
     credentials: Credentials = None,
     database: Database = None,
-    certificate: Annotated[Path | None, typer.Option(help="PEM file: listen with TLS, and show it when sending.")] = None,
-    key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")] = None,
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
     client_ca: ClientCa = None,
     archive_ca: ArchiveCa = None,
-    metrics: Annotated[
-        str | None, typer.Option(metavar="[ADDRESS:]PORT", help="Serve Prometheus metrics here; on the loopback by default.")
-    ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep images and results after they were delivered.")] = False,
-    settings: Annotated[
-        list[str] | None, typer.Option("--node-set", metavar="KEY=VALUE", help="Such as batch_size=16; see docs/node.md.")
-    ] = None,
-    status: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Count the images of a store by state, and end.")
-    ] = None,
-    retry_dead: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Send the dead letters of a store again, and end.")
-    ] = None,
-    retry_failed: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Predict images of a store that failed again, and end.")
-    ] = None,
+    metrics: MetricsOption = None,
+    keep: KeepOption = False,
+    settings: SettingsOption = None,
+    status: StatusOption = None,
+    retry_dead: RetryDeadOption = None,
+    retry_failed: RetryFailedOption = None,
 ) -> None:
     """Receive chest radiographs by C-STORE, or pull them, and send results to the archive. Stops without losing anything.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from chestmap.datasets.source import Source
     from chestmap.prediction.completing import Share
     from chestmap.prediction.output_formats import Outputs
-    from chestmap.prediction.request import Request
+    from chestmap.prediction.request import Dataset, Request
 
 InputsArgument = Annotated[
     list[str] | None,
@@ -42,48 +42,64 @@ WriteOption = Annotated[
     ),
 ]
 
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, a known name, or hf://OWNER/NAME.")
+]
+OutOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER|ADDRESS",
+        help="The predictions folder, here or in an object store (s3://bucket/folder); a half-made one there is finished. "
+        "By default predictions/ of the run, for its own images.",
+    ),
+]
+KindOption = Annotated[str | None, typer.Option("--source", metavar="KIND", help=f"Who laid a dataset out: {READERS}.")]
+RootOption = Annotated[Path | None, typer.Option("--root", metavar="ROOT", help="The dataset's folder.")]
+PartOption = Annotated[
+    list[str] | None, typer.Option(help="Parts of the split, by default validation and test; repeatable.")
+]
+CacheOption = Annotated[Path, typer.Option(help="Where a dataset's images are packed for the model's canvas.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+PrecisionOption = Annotated[str, typer.Option(help="32, bf16, or auto: bf16 where the machine is made for it.")]
+EngineOption = Annotated[str, typer.Option(help="auto, torch, compile, onnx or openvino.")]
+BatchSizeOption = Annotated[int | None, typer.Option(min=1, help="Images at once; chosen by canvas and memory.")]
+WorkersOption = Annotated[int | None, typer.Option(min=0, help="Processes that decode; chosen by cores and images.")]
+AnyViewOption = Annotated[bool, typer.Option("--any-view", help="Also take lateral and oblique DICOM images.")]
+ShowPatientOption = Annotated[
+    bool, typer.Option("--show-patient", help="Write patient ids, and file names that tell of a patient, as they are.")
+]
+DeidentifyOption = Annotated[
+    bool, typer.Option("--deidentify", help="DICOM results without name, date and id, as of `chestmap data deidentify`.")
+]
+ScratchOption = Annotated[
+    Path | None,
+    typer.Option(help="Where parts for an ADDRESS are made before they are sent; by default where temporary files go."),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(predict)
 
 
 def predict(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A run folder, a model folder, a known name, or hf://OWNER/NAME.")
-    ],
-    out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER|ADDRESS",
-            help="The predictions folder, here or in an object store (s3://bucket/folder); a half-made one there is finished. "
-            "By default predictions/ of the run, for its own images.",
-        ),
-    ] = None,
+    model: ModelArgument,
+    out: OutOption = None,
     inputs: InputsArgument = None,
     write: WriteOption = None,
-    kind: Annotated[str | None, typer.Option("--source", metavar="KIND", help=f"Who laid a dataset out: {READERS}.")] = None,
-    root: Annotated[Path | None, typer.Option("--root", metavar="ROOT", help="The dataset's folder.")] = None,
+    kind: KindOption = None,
+    root: RootOption = None,
     split: SplitOption = None,
-    part: Annotated[
-        list[str] | None, typer.Option(help="Parts of the split, by default validation and test; repeatable.")
-    ] = None,
-    cache: Annotated[Path, typer.Option(help="Where a dataset's images are packed for the model's canvas.")] = Path("cache"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="32, bf16, or auto: bf16 where the machine is made for it.")] = "32",
-    engine: Annotated[str, typer.Option(help="auto, torch, compile, onnx or openvino.")] = "auto",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once; chosen by canvas and memory.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; chosen by cores and images.")] = None,
-    any_view: Annotated[bool, typer.Option("--any-view", help="Also take lateral and oblique DICOM images.")] = False,
-    show_patient: Annotated[
-        bool, typer.Option("--show-patient", help="Write patient ids, and file names that tell of a patient, as they are.")
-    ] = False,
-    deidentify: Annotated[
-        bool, typer.Option("--deidentify", help="DICOM results without name, date and id, as of `chestmap data deidentify`.")
-    ] = False,
-    scratch: Annotated[
-        Path | None,
-        typer.Option(help="Where parts for an ADDRESS are made before they are sent; by default where temporary files go."),
-    ] = None,
+    part: PartOption = None,
+    cache: CacheOption = Path("cache"),
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "32",
+    engine: EngineOption = "auto",
+    batch_size: BatchSizeOption = None,
+    workers: WorkersOption = None,
+    any_view: AnyViewOption = False,
+    show_patient: ShowPatientOption = False,
+    deidentify: DeidentifyOption = False,
+    scratch: ScratchOption = None,
     shard: ShardOption = None,
     cluster: ClusterOption = None,
     actors: ActorsOption = None,
@@ -108,51 +124,86 @@ def predict(
     Example: `chestmap predict runs/ham/model --source nih --root /data/nih --split official --out predictions/ham`
     """
     from chestmap.api.model_names import model_folder
-    from chestmap.api.subject import subject_of
+    from chestmap.prediction.request import Request
+
+    kinds = _kinds(write or [], deidentify=deidentify)
+    kind, root, given = _dataset_of(kind, root, list(inputs or []))
+    folder, about = model_folder(model), named(kind, root, split, overrides)
+    subject, out = _subject(folder, about, given, out)
+    dataset = _dataset(folder, about, part, cache) if subject else None
+    request = Request(
+        model=folder, out=out, given=tuple(given), kinds=kinds, scratch=scratch, deidentify=deidentify, dataset=dataset,
+        forward={"engine": engine, "device": device, "precision": 32 if precision == "32" else precision},
+        settings={"batch_size": batch_size, "workers": workers, "show_patient": show_patient, "views": "any" if any_view else "frontal"},
+    )  # fmt: skip
+    if cluster is not None:
+        _refuse_both(shard)
+        tell_share(on_cluster(request, {"address": cluster, "actors": actors, "cpus": cpus, "gpus": gpus}), out)
+    else:
+        _run(request, shard, subject)
+
+
+def _kinds(write: list[str], *, deidentify: bool) -> frozenset[str]:
+    """Check what is to be written, and that the extras and options for it are there."""
     from chestmap.errors import BadInput
     from chestmap.extras import needs
     from chestmap.prediction.output_formats import checked_kinds
 
-    kinds = checked_kinds(write or [])
-    if kinds & {"dicom", "scores", "seg", "pmap"}:
+    kinds, dicom = checked_kinds(write), {"dicom", "scores", "seg", "pmap"}
+    if kinds & dicom:
         needs("dicom", what="--write dicom")
-    given = list(inputs or [])
+    elif deidentify:
+        raise BadInput("--deidentify is for DICOM results: add --write dicom; whatever else is written has pseudonyms alone")
+    return kinds
+
+
+def _dataset_of(kind: str | None, root: Path | None, given: list[str]) -> tuple[str | None, Path | None, list[str]]:
+    """Take `MODEL nih ROOT` for a dataset; refuse a dataset together with other inputs."""
+    from chestmap.errors import BadInput
+
     if kind is None and root is None and _is_dataset(given):
-        kind, root, given = given[0], Path(given[1]), []
+        return given[0], Path(given[1]), []
     if given and (kind is not None or root is not None):
         raise BadInput(
             "a dataset is named by --source KIND and --root ROOT, without further inputs; images are inputs alone"
         )
-    folder, about = model_folder(model), named(kind, root, split, overrides)
-    subject = None if given else subject_of(folder, about)
-    if out is None and (subject is None or subject.run is None or kind is not None):
-        raise BadInput("--out FOLDER: say where the predictions go; only the own images of a run go into the run by default")
-    out = out or str(subject.run / "predictions" if subject and subject.run else "")
-    if deidentify and not kinds & {"dicom", "scores", "seg", "pmap"}:
-        raise BadInput("--deidentify is for DICOM results: add --write dicom; whatever else is written has pseudonyms alone")
-    if shard is not None and cluster is not None:
-        raise BadInput("--shard or --cluster, not both")
-    from chestmap.prediction.job import Shard
-    from chestmap.prediction.request import Dataset, Request
+    return kind, root, given
 
-    dataset = None
-    if subject is not None:
-        dataset = Dataset(opened=partial(_images, folder, about, tuple(part or ("validation", "test"))), cache=cache)
-    sizes = {"batch_size": batch_size, "workers": workers, "show_patient": show_patient}
-    request = Request(
-        model=folder, out=out, given=tuple(given), dataset=dataset, kinds=kinds, scratch=scratch, deidentify=deidentify,
-        forward={"engine": engine, "device": device, "precision": 32 if precision == "32" else precision},
-        settings={**sizes, "views": "any" if any_view else "frontal"},
-    )  # fmt: skip
-    if cluster is not None:
-        tell_share(on_cluster(request, {"address": cluster, "actors": actors, "cpus": cpus, "gpus": gpus}), out)
-        return
+
+def _subject(folder: Path, about: "DatasetNames", given: list[str], out: str | None) -> "tuple[Subject | None, str]":
+    """The dataset that is predicted, None for files; and where predictions go."""
+    from chestmap.api.subject import subject_of
+    from chestmap.errors import BadInput
+
+    subject = None if given else subject_of(folder, about)
+    if out is None and (subject is None or subject.run is None or about.kind is not None):
+        raise BadInput("--out FOLDER: say where the predictions go; only the own images of a run go into the run by default")
+    return subject, out or str(subject.run / "predictions" if subject and subject.run else "")
+
+
+def _dataset(folder: Path, about: "DatasetNames", parts: list[str] | None, cache: Path) -> "Dataset":
+    from chestmap.prediction.request import Dataset
+
+    return Dataset(opened=partial(_images, folder, about, tuple(parts or ("validation", "test"))), cache=cache)
+
+
+def _refuse_both(shard: str | None) -> None:
+    from chestmap.errors import BadInput
+
+    if shard is not None:
+        raise BadInput("--shard or --cluster, not both")
+
+
+def _run(request: "Request", shard: str | None, subject: "Subject | None") -> None:
+    """Predict on this machine, all or one share, and print what became of it."""
+    from chestmap.prediction.job import Shard
+
     chosen = Shard.parse(shard) if shard is not None else None
     share, outputs = request.run(chosen, partial(_write_report, subject) if subject else None)
     if chosen is not None:
-        tell_share(share, out)
-        return
-    _print_summary(request, share, outputs)
+        tell_share(share, str(request.out))
+    else:
+        _print_summary(request, share, outputs)
 
 
 def _print_summary(request: "Request", share: "Share", outputs: "Outputs") -> None:

@@ -1,13 +1,38 @@
 """`chestmap serve`: models behind HTTP, with a store and a review page."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chestmap.cli.node import Allow, ArchiveCa, ClientCa, Credentials, Database, Every, PullFrom, Stow, Title, To, Write
 
+if TYPE_CHECKING:
+    from chestmap.serving.engine.settings import ServeSettings
+    from chestmap.serving.http.server import ListenAddress
+
 ModelFolders = Annotated[list[Path], typer.Argument(metavar="MODEL...", help="One or more model folders, or known names.")]
+
+StoreOption = Annotated[Path, typer.Option(help="The folder that keeps images, results and reviews.")]
+HostOption = Annotated[str, typer.Option(help="Address to listen on; other than loopback it needs --token-file.")]
+PortOption = Annotated[int, typer.Option(min=0, max=65535)]
+TokenFileOption = Annotated[Path | None, typer.Option(help="Lines of NAME TOKEN [admin]; only its owner may read it.")]
+CertificateOption = Annotated[Path | None, typer.Option(help="PEM file, for TLS.")]
+KeyOption = Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")]
+AllowHostOption = Annotated[list[str] | None, typer.Option(help="A name by which clients call the service; repeatable.")]
+TrustProxyHeaderOption = Annotated[
+    str | None, typer.Option(metavar="HEADER", help="A reverse proxy's header that names who asks; see docs/serving.md.")
+]
+ProxyOption = Annotated[list[str] | None, typer.Option(help="Addresses whose header is believed; loopback by default.")]
+ShowPatientOption = Annotated[bool, typer.Option(help="Show patients' names in the worklist.")]
+DicomOption = Annotated[
+    int | None, typer.Option(min=0, max=65535, metavar="PORT", help="Also receive images by DICOM on this port.")
+]
+DicomHostOption = Annotated[str, typer.Option(help="Address to listen on for DICOM; other than loopback it needs --allow.")]
+SettingsOption = Annotated[
+    list[str] | None, typer.Option("--serve-set", metavar="KEY=VALUE", help="Such as batch_size=16 or queue=1000.")
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -16,29 +41,19 @@ def add_to(app: typer.Typer) -> None:
 
 def serve(
     models: ModelFolders,
-    store: Annotated[Path, typer.Option(help="The folder that keeps images, results and reviews.")],
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; other than loopback it needs --token-file.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    store: StoreOption,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
     database: Database = None,
-    token_file: Annotated[Path | None, typer.Option(help="Lines of NAME TOKEN [admin]; only its owner may read it.")] = None,
-    certificate: Annotated[Path | None, typer.Option(help="PEM file, for TLS.")] = None,
-    key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")] = None,
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="A name by which clients call the service; repeatable.")
-    ] = None,
-    trust_proxy_header: Annotated[
-        str | None, typer.Option(metavar="HEADER", help="A reverse proxy's header that names who asks; see docs/serving.md.")
-    ] = None,
-    proxy: Annotated[list[str] | None, typer.Option(help="Addresses whose header is believed; loopback by default.")] = None,
-    show_patient: Annotated[bool, typer.Option(help="Show patients' names in the worklist.")] = False,
-    dicom: Annotated[
-        int | None, typer.Option(min=0, max=65535, metavar="PORT", help="Also receive images by DICOM on this port.")
-    ] = None,
-    dicom_host: Annotated[
-        str, typer.Option(help="Address to listen on for DICOM; other than loopback it needs --allow.")
-    ] = "127.0.0.1",
+    token_file: TokenFileOption = None,
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
+    allow_host: AllowHostOption = None,
+    trust_proxy_header: TrustProxyHeaderOption = None,
+    proxy: ProxyOption = None,
+    show_patient: ShowPatientOption = False,
+    dicom: DicomOption = None,
+    dicom_host: DicomHostOption = "127.0.0.1",
     title: Title = "CHESTMAP",
     allow: Allow = None,
     to: To = None,
@@ -49,9 +64,7 @@ def serve(
     credentials: Credentials = None,
     client_ca: ClientCa = None,
     archive_ca: ArchiveCa = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--serve-set", metavar="KEY=VALUE", help="Such as batch_size=16 or queue=1000.")
-    ] = None,
+    settings: SettingsOption = None,
 ) -> None:
     """Predict what is uploaded or sent, keep it, and show it for review in the browser. Stops without losing anything.
 
@@ -59,27 +72,18 @@ def serve(
 
     Example: `chestmap serve runs/ham/model --store /srv/chestmap --dicom 11112 --to PACS@10.1.2.3:104`
     """
-    from chestmap.errors import BadInput, Refused
     from chestmap.extras import needs
 
     needs("serve", what="chestmap serve")
     from chestmap.api.model_names import model_folder
-    from chestmap.serving.engine.settings import ServeSettings
-    from chestmap.serving.http.access import is_loopback, read_tokens
-    from chestmap.settings import checked, with_overrides
-
-    how = checked(ServeSettings, with_overrides({}, settings or []), name="--serve-set")
-    shown, url = show_patient or how.show_patient, database or how.database
-    how = how.model_copy(update={"show_patient": shown, "database": url})
-    if bool(certificate) != bool(key):
-        raise BadInput("--certificate and --key belong together; give both")
-    if not is_loopback(host) and not (token_file or trust_proxy_header):
-        raise Refused(f"--host {host}: anybody who reaches it could read images of patients; give --token-file")
-    tokens = read_tokens(token_file) if token_file else {}
     from chestmap.serving.engine.open_service import open_service
+    from chestmap.serving.http.access import read_tokens
     from chestmap.serving.http.server import ListenAddress
     from chestmap.serving.http.start import HttpOptions, run
 
+    how = _settings(settings or [], database, show_patient=show_patient)
+    address = _address(ListenAddress(host, port, certificate, key), guarded=bool(token_file or trust_proxy_header))
+    tokens = read_tokens(token_file) if token_file else {}
     other = None
     if dicom is not None:
         from chestmap.serving.dicom.start import DicomOptions, TlsFiles, silence
@@ -91,12 +95,37 @@ def serve(
         options.check(how)
         silence()
         other = options.node
-    elif named := [name for name, given in {"--to": to, "--stow": stow, "--pull": pull, "--allow": allow}.items() if given]:
-        raise BadInput(f"{named[0]} belongs to the DICOM door; give --dicom PORT as well")
+    else:
+        _refuse_dicom_options({"--to": to, "--stow": stow, "--pull": pull, "--allow": allow})
     door = HttpOptions(tokens, trust_proxy_header or "", tuple(proxy or ("127.0.0.1", "::1")), tuple(allow_host or ()))
-    run(
-        open_service([model_folder(one) for one in models], store, how),
-        ListenAddress(host, port, certificate, key),
-        door,
-        other=other,
-    )
+    run(open_service([model_folder(one) for one in models], store, how), address, door, other=other)
+
+
+def _settings(overrides: list[str], database: str | None, *, show_patient: bool) -> "ServeSettings":
+    """Combine `--serve-set` with the options that have names of their own."""
+    from chestmap.serving.engine.settings import ServeSettings
+    from chestmap.settings import checked, with_overrides
+
+    how = checked(ServeSettings, with_overrides({}, overrides), name="--serve-set")
+    return how.model_copy(update={"show_patient": show_patient or how.show_patient, "database": database or how.database})
+
+
+def _address(address: "ListenAddress", *, guarded: bool) -> "ListenAddress":
+    """Refuse half a certificate, and an open address without tokens or a trusted proxy."""
+    from chestmap.errors import BadInput, Refused
+    from chestmap.serving.http.access import is_loopback
+
+    if bool(address.certificate) != bool(address.key):
+        raise BadInput("--certificate and --key belong together; give both")
+    if not is_loopback(address.host) and not guarded:
+        raise Refused(f"--host {address.host}: anybody who reaches it could read images of patients; give --token-file")
+    return address
+
+
+def _refuse_dicom_options(options: Mapping[str, object]) -> None:
+    """Refuse options of the DICOM door where `--dicom` is not given."""
+    from chestmap.errors import BadInput
+
+    for name, value in options.items():
+        if value:
+            raise BadInput(f"{name} belongs to the DICOM door; give --dicom PORT as well")

@@ -8,6 +8,33 @@ import typer
 
 from chestmap.cli.options import JsonOption, print_rows
 
+ConfigArgument = Annotated[
+    str,
+    typer.Argument(metavar="CONFIG", help="A TOML file with [run], [data] and [method], or a name of `chestmap configs`."),
+]
+OverridesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a setting, such as `--set data.source.root=/data/nih`; repeatable."
+    ),
+]
+RootOption = Annotated[
+    Path | None, typer.Option(metavar="ROOT", help="The dataset's folder; the same as `--set data.source.root=ROOT`.")
+]
+OutOption = Annotated[Path | None, typer.Option(help="The run folder; by default runs/ and the config's name.")]
+DevicesOption = Annotated[
+    int | None, typer.Option(min=1, help="Processes on each machine, one per GPU; the same as `--set run.devices=N`.")
+]
+NodesOption = Annotated[
+    int | None, typer.Option(min=1, help="Machines; start the same command on each, see docs/scale/training.md.")
+]
+RendezvousOption = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Where several machines meet; under Slurm it is known.")
+]
+SearchOption = Annotated[
+    bool, typer.Option(help="Search the settings of the config's [search] table instead of training once.")
+]
+
 
 def add_to(app: typer.Typer) -> None:
     app.command()(train)
@@ -16,34 +43,14 @@ def add_to(app: typer.Typer) -> None:
 
 
 def train(
-    config: Annotated[
-        str,
-        typer.Argument(
-            metavar="CONFIG", help="A TOML file with [run], [data] and [method], or a name of `chestmap configs`."
-        ),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Override a setting, such as `--set data.source.root=/data/nih`; repeatable."
-        ),
-    ] = None,
-    root: Annotated[
-        Path | None, typer.Option(metavar="ROOT", help="The dataset's folder; the same as `--set data.source.root=ROOT`.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder; by default runs/ and the config's name.")] = None,
-    devices: Annotated[
-        int | None, typer.Option(min=1, help="Processes on each machine, one per GPU; the same as `--set run.devices=N`.")
-    ] = None,
-    nodes: Annotated[
-        int | None, typer.Option(min=1, help="Machines; start the same command on each, see docs/scale/training.md.")
-    ] = None,
-    rendezvous: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where several machines meet; under Slurm it is known.")
-    ] = None,
-    search: Annotated[
-        bool, typer.Option(help="Search the settings of the config's [search] table instead of training once.")
-    ] = False,
+    config: ConfigArgument,
+    overrides: OverridesOption = None,
+    root: RootOption = None,
+    out: OutOption = None,
+    devices: DevicesOption = None,
+    nodes: NodesOption = None,
+    rendezvous: RendezvousOption = None,
+    search: SearchOption = False,
 ) -> None:
     """Train what a config says, into a run folder; run it again to go on where it stopped.
 

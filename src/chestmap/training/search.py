@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,7 @@ def search(config: Config, folder: Path, methods: Mapping[str, Method], *, progr
     with _turn(folder):  # two processes that make the same tables at once would fail
         storage = _storage(optuna, settings, folder)
         study = _study(optuna, config, settings, folder, storage)
+    shared = _Search(optuna=optuna, study=study, config=config, folder=folder, methods=methods, progress=progress)
     while True:
         with _turn(folder):
             _requeue(optuna, study)
@@ -68,13 +70,25 @@ def search(config: Config, folder: Path, methods: Mapping[str, Method], *, progr
             trial = _next(optuna, study, settings) if len(_done(optuna, study)) + len(running) < settings.trials else None
         if trial is not None:
             with _heartbeat(optuna, storage, trial):
-                _run_trial(optuna, study, trial, config, folder, methods, progress=progress)
+                _run_trial(shared, trial)
         elif running:  # by other processes; one of them may die
             time.sleep(PAUSE)
         else:
             break
     with _turn(folder):
         return _write_results(optuna, study, config, folder, progress=progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    """What all trials of a search share."""
+
+    optuna: ModuleType
+    study: Study
+    config: Config
+    folder: Path
+    methods: Mapping[str, Method]
+    progress: bool
 
 
 @contextmanager
@@ -182,9 +196,8 @@ def _next(optuna: ModuleType, study: Study, settings: SearchSettings) -> Trial:
     """A trial with its folder; what it draws depends on the seed and on how many there were, whichever process asks."""
     with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
         study.sampler = optuna.samplers.TPESampler(seed=settings.seed + len(study.get_trials()), constant_liar=True)
-        warnings.filterwarnings(
-            "ignore", message="Heartbeat of storage"
-        )  # optuna beats in its own loop alone; `_heartbeat` does here
+        # optuna beats in its own loop alone; `_heartbeat` does here
+        warnings.filterwarnings("ignore", message="Heartbeat of storage")
         trial = study.ask()
     trial.set_user_attr("process", [socket.gethostname(), os.getpid()])
     trial.set_user_attr("folder", trial.user_attrs.get("folder", f"trial-{trial.number:03d}"))
@@ -198,32 +211,24 @@ def _done(optuna: ModuleType, study: Study) -> list[Any]:
     return [trial for trial in ended if trial.state != state.FAIL or "diverged" in trial.user_attrs]
 
 
-def _run_trial(  # noqa: PLR0913 -- of `search`, with its trial
-    optuna: ModuleType,
-    study: Study,
-    trial: Trial,
-    config: Config,
-    folder: Path,
-    methods: Mapping[str, Method],
-    *,
-    progress: bool,
-) -> None:
+def _run_trial(search: _Search, trial: Trial) -> None:
+    """Train one trial and record how it ended; one that was cut short is tried again later."""
+    states, config, place = search.optuna.trial.TrialState, search.config, trial.user_attrs["folder"]
     assert config.search is not None
-    place = trial.user_attrs["folder"]
     tree = _with_values(config.tree, {key: _draw(trial, key, one) for key, one in config.search.space.items()})
     tree["data"]["split"] = config.search.split.model_dump(mode="json", exclude_none=True)
+    observe, folder = _observer(search.optuna, trial), search.folder / place
+    state, score = states.FAIL, None
     try:
-        train(config_of(tree, methods, name=place), folder / place, progress=progress, observe=_observer(optuna, trial))
-    except optuna.TrialPruned:
-        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        train(config_of(tree, search.methods, name=place), folder, progress=search.progress, observe=observe)
+        score = _score(folder)
+        state = states.COMPLETE
+    except search.optuna.TrialPruned:
+        state = states.PRUNED
     except Diverged as error:
         trial.set_user_attr("diverged", str(error))
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    except BaseException:
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)  # another process, or the next start, tries it again
-        raise
-    else:
-        study.tell(trial, _score(folder / place))
+    finally:
+        search.study.tell(trial, score, state=state)
 
 
 def _draw(trial: Trial, key: str, choices: Range | list[Any]) -> Any:
