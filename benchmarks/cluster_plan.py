@@ -109,7 +109,7 @@ def picture(seeds: int) -> None:
         names=("0.2", "1", "5", "20", "100", "500"),
     )
     title = "Small shards pay for their start and end, large ones for what is done twice and for workers that run dry"
-    drawn = svg(Chart(title, x, y, tuple(lines), size=(640, 360), right=130))
+    drawn = svg(Chart(title=title, x=x, y=y, lines=tuple(lines), size=(640, 360), right=130))
     drawn = drawn.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="640" height="360" ', 1)
     head, rest = drawn.split(">", 1)
     PICTURE.write_text(f"{head}><style>{STYLE}</style>{rest}\n", encoding="utf-8")

@@ -66,7 +66,9 @@ def made(folder: Path) -> tuple[Path, Truth]:
         folder, Header(findings=FINDINGS, canvas=(512, 512), model={"name": "made"}, own_rule=OwnRule(0.469))
     )
     scores = rng.random((IMAGES, len(FINDINGS))).astype(np.float32)
-    writer.write(0, IMAGES, iter([Chunk(ids, patients, (FRAME,) * IMAGES, scores, maps)]))
+    writer.write(
+        0, IMAGES, iter([Chunk(image_ids=ids, patient_ids=patients, frames=(FRAME,) * IMAGES, scores=scores, maps=maps)])
+    )
     writer.finish()
     return folder, Truth(
         name="made",

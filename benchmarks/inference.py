@@ -300,7 +300,11 @@ def predicted(model, forward, part, folder: Path) -> dict:
         folder, Header(findings=predictor.findings, canvas=model.canvas.canvas, model={}, own_rule=model.own_rule)
     )
     batches = Loader(part=part, settings=LoaderSettings(batch_size=4, workers=0), shuffle=False).epoch(0)
-    chunks = [Chunk(one.ids, one.ids, one.frames, *predictor.raw(one.images)) for one in batches]
+    raw = ((one, *predictor.raw(one.images)) for one in batches)
+    chunks = [
+        Chunk(image_ids=one.ids, patient_ids=one.ids, frames=one.frames, scores=scores, maps=maps)
+        for one, scores, maps in raw
+    ]
     writer.write(0, len(part), iter(chunks))
     writer.finish()
     maps = np.concatenate([chunk.maps for chunk in chunks]).astype(np.float64)

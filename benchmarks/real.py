@@ -205,7 +205,13 @@ def predict(films: Films, network: torch.nn.Module, views: Views, to: tuple[str,
 
 def chunk_of(films: Films, batch: Batch, scores: np.ndarray, maps: np.ndarray) -> Chunk:
     patient_of = patients_of(films.source)
-    return Chunk(batch.ids, tuple(patient_of[one] for one in batch.ids), batch.frames, scores, maps)
+    return Chunk(
+        image_ids=batch.ids,
+        patient_ids=tuple(patient_of[one] for one in batch.ids),
+        frames=batch.frames,
+        scores=scores,
+        maps=maps,
+    )
 
 
 def writer_of(films: Films, name: str, rule: OwnRule) -> PredictionsWriter:

@@ -53,7 +53,14 @@ def random_model(folder: Path, backbone: str, side: int) -> None:
     folder.mkdir()
     write_model(
         folder,
-        Trained(method, settings, CHESTXRAY14, canvas, network, {"source": "none", "fingerprint": "0", "split": "none"}),
+        Trained(
+            method=method,
+            settings=settings,
+            findings=CHESTXRAY14,
+            canvas=canvas,
+            network=network,
+            data={"source": "none", "fingerprint": "0", "split": "none"},
+        ),
     )
 
 

@@ -79,7 +79,7 @@ def writing() -> None:
                 names = tuple(f"image-{k:08d}" for k in range(8))
                 maps = random.random((8, len(CHESTXRAY14), side, side)).astype(np.float16)
                 scores = random.random((8, len(CHESTXRAY14))).astype(np.float32)
-                chunk = Chunk(names, names, (frame,) * 8, scores, maps)
+                chunk = Chunk(image_ids=names, patient_ids=names, frames=(frame,) * 8, scores=scores, maps=maps)
 
                 def part(images: int = images, chunk: Chunk = chunk, writer: PredictionsWriter = writer) -> None:
                     nonlocal number

@@ -39,7 +39,7 @@ def predictions(tmp_path):
         tmp_path / "predictions",
         Header(findings=Findings(("Mass", "Edema")), canvas=(50, 50), model={}, own_rule=OwnRule(0.5)),
     )
-    writer.write(0, 8, iter([Chunk(IDS, IDS, frames, scores, maps)]))
+    writer.write(0, 8, iter([Chunk(image_ids=IDS, patient_ids=IDS, frames=frames, scores=scores, maps=maps)]))
     writer.finish()
     return tmp_path / "predictions"
 

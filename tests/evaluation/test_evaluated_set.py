@@ -183,7 +183,11 @@ def folder(tmp_path):
         tmp_path / "kept", Header(findings=Findings(("Mass",)), canvas=(8, 8), model={"name": "x"}, own_rule=OwnRule(0.5))
     )
     chunk = Chunk(
-        ("a",), ("p",), (Frame.fit((8.0, 8.0), (8, 8)),), np.zeros((1, 1), np.float32), np.zeros((1, 1, 4, 4), np.float16)
+        image_ids=("a",),
+        patient_ids=("p",),
+        frames=(Frame.fit((8.0, 8.0), (8, 8)),),
+        scores=np.zeros((1, 1), np.float32),
+        maps=np.zeros((1, 1, 4, 4), np.float16),
     )
     writer.write(0, 1, iter([chunk]))
     writer.finish()

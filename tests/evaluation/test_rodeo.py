@@ -22,7 +22,13 @@ def drawn(rng: np.random.Generator, image: int, findings: int) -> ImageBoxes:
     other = rng.uniform(0, 70, (int(rng.integers(0, 3)), 2))
     given = np.concatenate([near, np.concatenate([other, other + rng.uniform(5, 30, other.shape)], axis=1)])
     guessed = np.where(rng.random(len(near)) < 0.7, kinds[kept], rng.integers(0, findings, len(near)))
-    return ImageBoxes(image, given, np.concatenate([guessed, rng.integers(0, findings, len(other))]), true, kinds)
+    return ImageBoxes(
+        image=image,
+        given=given,
+        given_finding=np.concatenate([guessed, rng.integers(0, findings, len(other))]),
+        true=true,
+        true_finding=kinds,
+    )
 
 
 def giou(a, b) -> float:
@@ -92,7 +98,7 @@ def test_it_agrees_with_plain_loops_over_all_pairings(seed: int) -> None:
 def test_a_case_worked_by_hand() -> None:
     """A box half a width off and twice as wide under the right finding, and one that nobody drew."""
     given, true = np.array([[0.0, 0, 40, 10], [50, 50, 60, 60]]), np.array([[0.0, 0, 20, 10]])
-    one = ImageBoxes(0, given, np.array([0, 1]), true, np.array([0]))
+    one = ImageBoxes(image=0, given=given, given_finding=np.array([0, 1]), true=true, true_finding=np.array([0]))
     near, shape = 0.5**0.25 / 2, 200 / 400 / 2
     assert fast([one], 2) == pytest.approx([3 / (1 / near + 1 / shape + 1 / 0.5), near, shape, 0.5])
 
@@ -100,8 +106,22 @@ def test_a_case_worked_by_hand() -> None:
 def test_boxes_as_the_truth_score_one_and_none_score_nothing() -> None:
     rng = np.random.default_rng(7)
     images = [drawn(rng, number, 3) for number in range(10)]
-    same = [ImageBoxes(one.image, one.true, one.true_finding, one.true, one.true_finding) for one in images]
-    none = [ImageBoxes(one.image, np.empty((0, 4)), np.empty(0, int), one.true, one.true_finding) for one in images]
+    same = [
+        ImageBoxes(
+            image=one.image, given=one.true, given_finding=one.true_finding, true=one.true, true_finding=one.true_finding
+        )
+        for one in images
+    ]
+    none = [
+        ImageBoxes(
+            image=one.image,
+            given=np.empty((0, 4)),
+            given_finding=np.empty(0, int),
+            true=one.true,
+            true_finding=one.true_finding,
+        )
+        for one in images
+    ]
     assert fast(same, 3) == pytest.approx([1, 1, 1, 1])
     assert fast(none, 3) == [0, 0, 0, 0]
 

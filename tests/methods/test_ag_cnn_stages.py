@@ -116,7 +116,12 @@ def test_one_training_answers_for_every_branch(part, tmp_path):
     """`answer` is a word in model.json."""
     net = network().float()
     trained = Trained(
-        ag.METHOD, settings(), FINDINGS, part.pack.settings, net, {"source": "none", "fingerprint": "", "split": "all"}
+        method=ag.METHOD,
+        settings=settings(),
+        findings=FINDINGS,
+        canvas=part.pack.settings,
+        network=net,
+        data={"source": "none", "fingerprint": "", "split": "all"},
     )
     write_model(tmp_path, trained)
     images, said = torch.rand(2, 1, 64, 64), {}

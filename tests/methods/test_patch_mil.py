@@ -131,7 +131,17 @@ def test_a_model_folder_from_before_the_squeezing_is_read_as_it_was(part, tmp_pa
     settings = SETTINGS.model_copy(update={"instances": InstanceSettings(form="plain")})
     network = patches.build(settings, FINDINGS, (64, 64)).eval()
     about = {"source": "none", "fingerprint": "", "split": "all"}
-    write_model(tmp_path, Trained(patches.METHOD, settings, FINDINGS, part.pack.settings, network, about))
+    write_model(
+        tmp_path,
+        Trained(
+            method=patches.METHOD,
+            settings=settings,
+            findings=FINDINGS,
+            canvas=part.pack.settings,
+            network=network,
+            data=about,
+        ),
+    )
     read = json.loads((tmp_path / "model.json").read_text())
     del read["settings"]["instances"]
     (tmp_path / "model.json").write_text(json.dumps(read))

@@ -40,10 +40,10 @@ def measured(model, monkeypatch):
     def opened(_, settings):
         way = settings.engine, settings.precision
         return Forward(
-            *way[:1],
-            "cpu",
-            way[1],
-            lambda images: (np.full((len(images), 3), shift[way], np.float32), np.repeat(grid, len(images), 0)),
+            engine=way[0],
+            device="cpu",
+            precision=way[1],
+            compute=lambda images: (np.full((len(images), 3), shift[way], np.float32), np.repeat(grid, len(images), 0)),
         )
 
     monkeypatch.setattr(module, "open_forward", opened)

@@ -51,7 +51,20 @@ def toy_model(folder: Path, source, split) -> Path:
     data = told | {"split_fingerprint": split.fingerprint, "train": counts}
     made = {"seed": 7, "precision": 32, "versions": {"torch": "2.15"}, "git": None}
     config = {"run": {"seed": 7}, "method": {"name": "small"}}
-    write_model(folder, Trained(SMALL, settings, Findings(FINDINGS), canvas, Net(), data, None, made, config))
+    write_model(
+        folder,
+        Trained(
+            method=SMALL,
+            settings=settings,
+            findings=Findings(FINDINGS),
+            canvas=canvas,
+            network=Net(),
+            data=data,
+            around=None,
+            made=made,
+            config=config,
+        ),
+    )
     return folder
 
 
@@ -71,7 +84,9 @@ def toy_predictions(folder: Path, model: Path, ids, scores, **beside):
     )
     maps = np.broadcast_to(toy_maps(), (len(ids), 3, 8, 8))
     patients = tuple(f"p{int(one[1:4]) // 2}" for one in ids)
-    chunk = Chunk(tuple(ids), patients, (FRAME,) * len(ids), scores.astype(np.float32), maps)
+    chunk = Chunk(
+        image_ids=tuple(ids), patient_ids=patients, frames=(FRAME,) * len(ids), scores=scores.astype(np.float32), maps=maps
+    )
     writer.write(0, len(ids), iter([chunk]))
     writer.finish()
     return open_predictions(folder)

@@ -184,7 +184,7 @@ def test_no_more_of_a_file_is_taken_than_may_be_read(store, monkeypatch):
     (store / "bucket").mkdir(parents=True)
     (store / "bucket" / "large.png").write_bytes(bytes(2000))
     with pytest.raises(BadImage, match="1,001 bytes; at most 1,000 are read"):
-        decoding.content(decoding.Input("large.png", "bare://bucket/large.png"))
+        decoding.content(decoding.Input(name="large.png", path="bare://bucket/large.png"))
     assert content_at("bare://bucket/large.png", first=132) == bytes(132)
 
 

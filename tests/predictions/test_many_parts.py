@@ -26,7 +26,21 @@ def test_more_parts_than_files_may_be_open(tmp_path, few_files):
     writer = PredictionsWriter(
         tmp_path, Header(findings=Findings(("Mass",)), canvas=(64, 64), model={}, own_rule=OwnRule(0.5))
     )
-    writer.write(0, 2, iter([Chunk(("a", "b"), ("p", "q"), (FRAME, FRAME), np.float32([[0.25], [0.5]]), maps)]))
+    writer.write(
+        0,
+        2,
+        iter(
+            [
+                Chunk(
+                    image_ids=("a", "b"),
+                    patient_ids=("p", "q"),
+                    frames=(FRAME, FRAME),
+                    scores=np.float32([[0.25], [0.5]]),
+                    maps=maps,
+                )
+            ]
+        ),
+    )
     for number in range(1, PARTS):
         shutil.copytree(tmp_path / "part-00000", tmp_path / f"part-{number:05d}")
     writer.finish()

@@ -52,7 +52,13 @@ def predictions(tmp_path, source):
     )
     scores = np.linspace(0.1, 0.9, 12).reshape(6, 2).astype(np.float32)
     for part, rows in enumerate((slice(0, 4), slice(4, 6))):
-        chunk = Chunk(source.ids[rows], source.ids[rows], frames[rows], scores[rows], maps[rows])
+        chunk = Chunk(
+            image_ids=source.ids[rows],
+            patient_ids=source.ids[rows],
+            frames=frames[rows],
+            scores=scores[rows],
+            maps=maps[rows],
+        )
         writer.write(part, len(chunk), iter([chunk]))
     writer.finish()
     return open_predictions(tmp_path / "made")

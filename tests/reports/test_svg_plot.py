@@ -12,10 +12,10 @@ from chestmap.reports.svg_plot import Axis, Chart, Line, linear, path, spread, s
 
 def test_a_value_lies_where_the_axes_say():
     chart = Chart(
-        "t",
-        Axis(label="x", low=0, high=10, ticks=(0, 10)),
-        Axis(label="y", low=0, high=1, ticks=(0, 1)),
-        (Line(x=(0, 5, 10), y=(0, 0.5, 1)),),
+        title="t",
+        x=Axis(label="x", low=0, high=10, ticks=(0, 10)),
+        y=Axis(label="y", low=0, high=1, ticks=(0, 1)),
+        lines=(Line(x=(0, 5, 10), y=(0, 0.5, 1)),),
         size=(440, 330),
     )
     left, top, width, height = chart.inner
@@ -30,7 +30,7 @@ def test_a_logarithmic_axis_gives_each_doubling_the_same_room():
 
 
 def test_ends_of_lines_are_kept_where_points_are_left_out():
-    chart = Chart("t", Axis(label="x"), Axis(label="y"), ())
+    chart = Chart(title="t", x=Axis(label="x"), y=Axis(label="y"), lines=())
     line = Line(x=[index / 4000 for index in range(4001)], y=[0.5] * 4001)
     points = path(line, chart).split("L")
     assert len(points) < 1300
@@ -58,6 +58,13 @@ def test_labels_that_do_not_collide_stay():
 
 
 def test_names_are_escaped_and_read_aloud():
-    text = svg(Chart('<"title">', Axis(label="<x>"), Axis(label="y"), (Line(x=(0, 1), y=(0, 1), name="<n>", label="<l>"),)))
+    text = svg(
+        Chart(
+            title='<"title">',
+            x=Axis(label="<x>"),
+            y=Axis(label="y"),
+            lines=(Line(x=(0, 1), y=(0, 1), name="<n>", label="<l>"),),
+        )
+    )
     assert 'aria-label="&lt;&quot;title&quot;&gt;"' in text
     assert not re.search(r"<[xnl]>", text)

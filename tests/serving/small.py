@@ -31,7 +31,14 @@ def trained_small(seed: int = 2) -> Trained:
         for name, weights in network.named_parameters():
             if name.startswith("head"):
                 weights.mul_(300)
-    return Trained(method, settings, FINDINGS, canvas, network, {"source": "none", "fingerprint": "0", "split": "none"})
+    return Trained(
+        method=method,
+        settings=settings,
+        findings=FINDINGS,
+        canvas=canvas,
+        network=network,
+        data={"source": "none", "fingerprint": "0", "split": "none"},
+    )
 
 
 def write_small_model(folder: Path, seed: int = 2) -> Path:

@@ -32,7 +32,7 @@ class Overlap:
     patients: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingHashes:
     """Hashes as sorted unsigned integers. `pixels` are those of each image on the model's canvas; none in older models."""
 
@@ -54,14 +54,26 @@ class TrainingHashes:
     ) -> TrainingHashes:
         """`pixels` are `pixel_hash`es of canvases, as a pack keeps them."""
         salt = salt or token_hex(8)
-        names = _hashed(salt, "image", images), _hashed(salt, "patient", patients)
-        return cls(salt, source, *names, _hashed(salt, "pixels", (one.hex() for one in pixels)))
+        image, patient = _hashed(salt, "image", images), _hashed(salt, "patient", patients)
+        return cls(
+            salt=salt,
+            source=source,
+            images=image,
+            patients=patient,
+            pixels=_hashed(salt, "pixels", (one.hex() for one in pixels)),
+        )
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any], where: object) -> TrainingHashes:
         try:
             images, patients = _unpacked(stored["images"]), _unpacked(stored["patients"])
-            return cls(str(stored["salt"]), str(stored["source"]), images, patients, _unpacked(stored.get("pixels", "")))
+            return cls(
+                salt=str(stored["salt"]),
+                source=str(stored["source"]),
+                images=images,
+                patients=patients,
+                pixels=_unpacked(stored.get("pixels", "")),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise BadModel(f"{where}: whom the model saw cannot be read ({error}); copy the model folder again") from None
 

@@ -17,7 +17,7 @@ OVERLAPS = ("iou", "ior", "iogt")
 NUMBERS: dict[str, Any] = dict.fromkeys(OVERLAPS, pl.Float64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """Overlaps of the finding's region with the union of its boxes under one geometry and threshold rule.
 
@@ -39,9 +39,17 @@ def case_list(evaluation: Evaluation) -> list[Case]:
     if cases is None:
         return []
     return [
-        Case(cases.ids[image], cases.images.names[finding], geometry, rule, *overlaps)
+        Case(
+            image_id=cases.ids[image],
+            finding=cases.images.names[finding],
+            geometry=geometry,
+            rule=rule,
+            iou=iou,
+            ior=ior,
+            iogt=iogt,
+        )
         for (geometry, rule), hits in cases.hits.items()
-        for finding, image, *overlaps in zip(
+        for finding, image, iou, ior, iogt in zip(
             *(values.tolist() for values in (hits.finding, hits.image, hits.iou, hits.ior, hits.iogt)), strict=True
         )
     ]

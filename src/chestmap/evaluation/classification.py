@@ -196,15 +196,13 @@ def ranking_curves(images: Images, how: Classifying) -> list[Curve]:
         if not len(false):
             continue
         recall, precision, _ = precision_recall(scores, labels)
-        curves += [
-            Curve("roc", name, *thinned(false, true)),
-            Curve("precision-recall", name, *thinned(recall, precision)),
-        ]
+        for kind, x, y in (("roc", *thinned(false, true)), ("precision-recall", *thinned(recall, precision))):
+            curves.append(Curve(kind=kind, finding=name, x=x, y=y))
         bins = reliability(scores, labels, how.bins)
         if bins is not None:
             parts = (tuple(part.tolist()) for part in (bins.score, bins.share, bins.count))
             x, y, weight = parts
-            curves.append(Curve("reliability", name, x, y, weight=weight))
+            curves.append(Curve(kind="reliability", finding=name, x=x, y=y, weight=weight))
     return curves
 
 

@@ -36,7 +36,7 @@ PRIMARY_IOU = 0.3
 PRIMARY_HITS: tuple[Geometry, Rule] = ("mask", "validation")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Hits:
     """Overlaps of each row (pair or box) under one geometry and rule; `finding` indexes the names of the cases.
 
@@ -68,12 +68,12 @@ def cases_of(images: Images, truth: Truth, loc: Localization | None) -> Cases:
         row = rows_of(pairs, geometry)
         iou = at_columns(loc, geometry, rule)
         none = np.full(len(iou), np.nan)
-        others = (none if geometry == "each" else at_columns(loc, geometry, rule, what) for what in ("IoR", "IoGT"))
-        hits[geometry, rule] = Hits(pairs.finding[row], pairs.image[row], iou, *others)
+        ior, iogt = (none if geometry == "each" else at_columns(loc, geometry, rule, what) for what in ("IoR", "IoGT"))
+        hits[geometry, rule] = Hits(finding=pairs.finding[row], image=pairs.image[row], iou=iou, ior=ior, iogt=iogt)
     return Cases(truth.ids, images, hits)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """One paired test. `difference` is first - second with its interval; `p` is two-sided, `corrected` by Holm over its family.
 
@@ -168,7 +168,18 @@ def _ranked(first: Images, second: Images, how: ComparisonSettings) -> tuple[lis
 
 
 def _auc(test: PairedAuc, name: str, support: int) -> Difference:
-    return Difference(Measure.AUC, name, test.first, test.second, test.difference, test.low, test.high, test.p, 1.0, support)
+    return Difference(
+        measure=Measure.AUC,
+        finding=name,
+        first=test.first,
+        second=test.second,
+        difference=test.difference,
+        low=test.low,
+        high=test.high,
+        p=test.p,
+        corrected=1.0,
+        support=support,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,18 +215,19 @@ def _met(one: _Change, key: tuple[Geometry, Rule], limit: float, how: Comparison
     test = paired_hits(one.first, one.second, one.patient, how.draws, how.resampling.seed)
     low, high, _ = paired_difference(one.change, one.patient, how.resampling.confidence)
     return Difference(
-        Measure.IOU_MET,
-        one.finding,
-        float(one.first.mean()),
-        float(one.second.mean()),
-        float(one.change.mean()),
-        low,
-        high,
-        test.permutation,
-        1.0,
-        len(one.change),
-        limit,
-        *key,
+        measure=Measure.IOU_MET,
+        finding=one.finding,
+        first=float(one.first.mean()),
+        second=float(one.second.mean()),
+        difference=float(one.change.mean()),
+        low=low,
+        high=high,
+        p=test.permutation,
+        corrected=1.0,
+        support=len(one.change),
+        at=limit,
+        geometry=key[0],
+        rule=key[1],
         mcnemar=test.mcnemar,
         only_first=test.only_first,
         only_second=test.only_second,
@@ -241,9 +253,22 @@ def _mean_met(changes: Sequence[_Change], how: ComparisonSettings) -> Difference
         for parts in zip(*((c.first, c.second) for c in changes), strict=True)
     )
     first, second = means
-    interval = float(center[0]), float(below[0]), float(above[0])
+    middle, least, most = float(center[0]), float(below[0]), float(above[0])
     support = sum(len(one.change) for one in changes)
     geometry, rule = PRIMARY_HITS
     return Difference(
-        Measure.IOU_MET, MEAN, first, second, *interval, p, 1.0, support, PRIMARY_IOU, geometry, rule, "primary"
+        measure=Measure.IOU_MET,
+        finding=MEAN,
+        first=first,
+        second=second,
+        difference=middle,
+        low=least,
+        high=most,
+        p=p,
+        corrected=1.0,
+        support=support,
+        at=PRIMARY_IOU,
+        geometry=geometry,
+        rule=rule,
+        family="primary",
     )

@@ -80,7 +80,8 @@ def froc_rows(loc: Localization, absent: AbsentPairs, rule: Rule, how: Resamplin
         values[here] = found[:, None] > np.array([_cut(false, allowed * images) for allowed in FALSE_POSITIVES])
         rate = np.concatenate([np.arange(len(false) + 1), [len(false)]]) / images
         share = (found[:, None] > np.concatenate([[np.inf], false, [-np.inf]])).mean(axis=0)
-        curves.append(Curve("froc", loc.names[finding], *thinned(rate, share), rule=rule, geometry="any"))
+        x, y = thinned(rate, share)
+        curves.append(Curve(kind="froc", finding=loc.names[finding], x=x, y=y, rule=rule, geometry="any"))
     heads = [{"measure": Measure.FROC, "geometry": "any", "rule": rule, "at": allowed} for allowed in FALSE_POSITIVES]
     block = Block(finding=pairs.finding[pair], patient=loc.pair_patient("each"), values=values, heads=heads, unit="boxes")
     return scores_of(block, loc.names, how), curves

@@ -153,7 +153,16 @@ def accuracy_curves(loc: Localization) -> list[Curve]:
             groups = finding_groups([names[index] for index in present], ())
             labelled |= {label: np.mean([lines[member] for member in members], axis=0) for label, members in groups.items()}
         for label, line in labelled.items():
-            curves.append(Curve("accuracy", label, tuple(CURVE.tolist()), tuple(line.tolist()), rule, geometry))
+            curves.append(
+                Curve(
+                    kind="accuracy",
+                    finding=label,
+                    x=tuple(CURVE.tolist()),
+                    y=tuple(line.tolist()),
+                    rule=rule,
+                    geometry=geometry,
+                )
+            )
     return curves
 
 
@@ -168,6 +177,13 @@ def threshold_curves(loc: Localization) -> list[Curve]:
         for index in np.unique(finding).tolist():
             line = accuracy(values[finding == index][:, allowed], loc.limits.iou, strict=loc.limits.strict).mean(axis=0)
             curves.append(
-                Curve("threshold", names[index], tuple(levels[allowed].tolist()), tuple(line.tolist()), "", geometry)
+                Curve(
+                    kind="threshold",
+                    finding=names[index],
+                    x=tuple(levels[allowed].tolist()),
+                    y=tuple(line.tolist()),
+                    rule="",
+                    geometry=geometry,
+                )
             )
     return curves

@@ -49,7 +49,7 @@ PAIRED, NEAR, SHAPE, SAME, SPARE, MISSED = range(6)
 Boxes = Float[np.ndarray, "box 4"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ImageBoxes:
     """The boxes of one image with the finding of each: those that are given, and the true ones."""
 
@@ -125,13 +125,23 @@ def medoid_boxes(
         here = [finding for finding in sorted(set(map(int, one.given_finding))) if names[finding] in floors.boxes]
         sides = shrink * np.array([width, height, width, height])
         given = [floors.boxes[names[finding]]["medoid"] * sides for finding in here]
-        found.append(ImageBoxes(one.image, _joined(given), np.array(here, dtype=np.int64), one.true, one.true_finding))
+        found.append(
+            ImageBoxes(
+                image=one.image,
+                given=_joined(given),
+                given_finding=np.array(here, dtype=np.int64),
+                true=one.true,
+                true_finding=one.true_finding,
+            )
+        )
     return found
 
 
 def _drawn(image: int, findings: Sequence[int], given: Sequence[Boxes], true: Sequence[Boxes]) -> ImageBoxes:
     numbers = [np.repeat(findings, [len(one) for one in several]).astype(np.int64) for several in (given, true)]
-    return ImageBoxes(image, _joined(given), numbers[0], _joined(true), numbers[1])
+    return ImageBoxes(
+        image=image, given=_joined(given), given_finding=numbers[0], true=_joined(true), true_finding=numbers[1]
+    )
 
 
 def _joined(boxes: Sequence[Boxes]) -> Boxes:

@@ -60,7 +60,7 @@ class Score:
         }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Curve:
     """Points to draw: roc, precision-recall, reliability, accuracy (against IoU), threshold, froc."""
 

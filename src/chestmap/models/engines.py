@@ -43,7 +43,7 @@ class ForwardSettings(Settings):
     threads: int | None = Field(default=None, ge=1)  # on a CPU; all cores that the process may use by default
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Forward:
     """`forward(images)` gives logits and raw maps as fp32 arrays; images are on the canvas, in [0, 1].
 
@@ -78,7 +78,7 @@ def open_forward(model: Model, settings: ForwardSettings | None = None) -> Forwa
         make = import_module("chestmap.models.torch_engines")
         network = import_module("chestmap.nn.folding").folded(model.network)
         compute = (make.eager if engine == "torch" else make.compiled)(network, device, precision)
-    return Forward(engine, device, precision, compute, why)
+    return Forward(engine=engine, device=device, precision=precision, compute=compute, why=why)
 
 
 def _measured(model: Model, settings: ForwardSettings) -> tuple[ForwardSettings, str]:

@@ -44,7 +44,7 @@ AHEAD_BYTES = 256 << 20
 """Of their canvases, for all processes together."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
     """What may be an image: a file, or a member of a zip archive. `problem` says why it cannot be opened, if that is known.
 

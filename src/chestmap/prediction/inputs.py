@@ -135,9 +135,10 @@ class Inputs:
 
     def _file(self, path: Path | str, problem: str = "") -> Input:
         if isinstance(path, str):
-            return Input(*name_and_path(path, self._far))
+            name, whole = name_and_path(path, self._far)
+            return Input(name=name, path=whole)
         name, whole = name_and_path(os.path.abspath(path), self.base)  # noqa: PTH100
-        return Input(name, whole, problem=problem)
+        return Input(name=name, path=whole, problem=problem)
 
     def _walk(self, root: Path, walked: set[tuple[int, int]]) -> Iterator[Input]:
         """By names. Links are followed, but each folder is entered once, so that a loop of links ends."""
@@ -190,7 +191,7 @@ class Inputs:
             name = plain_name("/".join(part for part in (*inner.split("/"), *parts) if part not in {".", ".."}))
             outside = ".." in parts or info.filename.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", info.filename)
             problem = LEADS_OUT if outside else "a link in the archive: it is not followed" if _is_link(info) else ""
-            source = Input(name, whole, member, problem)
+            source = Input(name=name, path=whole, member=member, problem=problem)
             if problem or _is_image_name(parts[-1], lambda source=source: _member_is_dicom(source)):
                 yield source
             else:
@@ -210,7 +211,8 @@ class Inputs:
     def _row(self, text: str, folder: Path | str) -> Input:
         text = without_scheme(text)
         if is_address(text):
-            return Input(*name_and_path(text, self._far if isinstance(folder, str) else folder))
+            name, whole = name_and_path(text, self._far if isinstance(folder, str) else folder)
+            return Input(name=name, path=whole)
         if isinstance(folder, Path):
             return self._file(folder / text)
         return self._file(Path(text) if text.startswith("/") else joined(folder, text))

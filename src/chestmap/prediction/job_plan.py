@@ -92,7 +92,11 @@ class Blocks:
             rows = pl.concat(pl.read_parquet(self.folder / f"rows-{file:05d}.parquet") for file in files)
         except FileNotFoundError:
             raise PlanGone from None
-        return [Input(*row) for row in rows[first - files[0] * ROWS : last - files[0] * ROWS].iter_rows()]
+        block = rows.select(list(COLUMNS))[first - files[0] * ROWS : last - files[0] * ROWS].iter_rows()
+        return [
+            Input(name=name, path=path, member=member, problem=problem, given=given)
+            for name, path, member, problem, given in block
+        ]
 
 
 def write_blocks(
@@ -124,7 +128,7 @@ def write_blocks(
 def _after(frames: Iterable[pl.DataFrame], kept: Keys) -> Iterator[pl.DataFrame]:
     """All inputs, those of finished parts first; refused where one of these is no longer given."""
     rows = pl.concat(list(frames))
-    keys = [Input(name, "").key for name in rows["name"]]
+    keys = [Input(name=name, path="").key for name in rows["name"]]
     known = {key: place for place, key in enumerate(key for part in kept for key in part)}
     if gone := known.keys() - set(keys):
         raise Refused(f"holds {len(gone)} images that are not among these inputs; give a new folder for others")

@@ -112,7 +112,9 @@ def scored(predictor: Predictor, batch: list[tuple[Input, Decoded]]) -> tuple[Ch
     ]
     kept = [one for (_, one), fine in zip(batch, good, strict=True) if fine]
     ids, patients = tuple(one.image_id for one in kept), tuple(one.patient_id for one in kept)
-    return Chunk(ids, patients, tuple(one.frame for one in kept), scores[good], maps[good]), outcomes
+    return Chunk(
+        image_ids=ids, patient_ids=patients, frames=tuple(one.frame for one in kept), scores=scores[good], maps=maps[good]
+    ), outcomes
 
 
 def _sees_an_empty_canvas(predictor: Predictor) -> bool:
@@ -128,4 +130,4 @@ def _of_an_empty_canvas(predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
 def _nothing_of(predictor: Predictor) -> Chunk:
     """No image, but maps of the right size."""
     scores, maps = _of_an_empty_canvas(predictor)
-    return Chunk((), (), (), scores[:0], maps[:0])
+    return Chunk(image_ids=(), patient_ids=(), frames=(), scores=scores[:0], maps=maps[:0])

@@ -234,7 +234,9 @@ class Predictions:
         rows = self.table[first : first + len(maps)]
         frames = tuple(Frame.from_list(numbers) for numbers in rows["frame"].to_list())
         scores = self.scores[first : first + len(maps)]
-        return Chunk(tuple(rows["image_id"]), tuple(rows["patient_id"]), frames, scores, maps)
+        return Chunk(
+            image_ids=tuple(rows["image_id"]), patient_ids=tuple(rows["patient_id"]), frames=frames, scores=scores, maps=maps
+        )
 
     def __getitem__(self, row: int) -> Prediction:
         """One image; its maps are read when they are used."""

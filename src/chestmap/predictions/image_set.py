@@ -21,7 +21,7 @@ from chestmap.types import Box
 DIGITS = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ImageSet:
     """`digest` covers image ids, patients and sizes, `box_digest` the boxes; neither depends on the order of the images.
 
@@ -82,7 +82,18 @@ def image_set(
         for box in boxes.get(one, ())
     ]
     people = len({patient or f"image {one}" for one, patient in zip(ids, patients, strict=True)})
-    return ImageSet(*source, "", "", "", len(ids), people, len(drawn), _digest(lines), _digest(drawn))
+    return ImageSet(
+        source=source[0],
+        fingerprint=source[1],
+        split="",
+        split_fingerprint="",
+        part="",
+        images=len(ids),
+        patients=people,
+        boxes=len(drawn),
+        digest=_digest(lines),
+        box_digest=_digest(drawn),
+    )
 
 
 def image_set_of(source: Source, ids: Iterable[str], split: Split | None = None, part: str = "") -> ImageSet:

@@ -20,7 +20,7 @@ from chestmap.types import Findings, Frame
 GREATEST = 65504.0  # of float16
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Chunk:
     """Rows that belong together; `maps` may be a read-only memory map."""
 

@@ -90,7 +90,7 @@ def panels(metrics: Evaluation) -> str:
 def _block(kind: Kind, metrics: Evaluation, curves: Mapping[str, Curve]) -> str:
     lines = tuple(Line(x=curve.x, y=curve.y) for curve in curves.values())
     behind = f"all-{kind.name}" if kind.others else ""
-    shared = shared_lines(behind, Chart("", kind.x, kind.y, lines, SMALL)) if behind else ""
+    shared = shared_lines(behind, Chart(title="", x=kind.x, y=kind.y, lines=lines, size=SMALL)) if behind else ""
     drawn = "".join(
         f'<figure class="panel" data-finding="{escape(finding)}"><figcaption><b>{escape(finding)}</b>'
         f"<span>{escape(kind.told(metrics, finding))}</span></figcaption>{svg(_panel(kind, metrics, curve, behind))}</figure>"
@@ -112,7 +112,7 @@ def _panel(kind: Kind, metrics: Evaluation, curve: Curve, behind: str) -> Chart:
     sizes = [1.2 + 3.8 * (weight / most) ** 0.5 for weight in curve.weight]
     line = Line(x=curve.x, y=curve.y, name=kind.y.label, sizes=sizes)
     title = f"{kind.title} of {finding}: {kind.told(metrics, finding)}"
-    return Chart(title, kind.x, kind.y, (guide, line), SMALL, behind=behind, style="plot small")
+    return Chart(title=title, x=kind.x, y=kind.y, lines=(guide, line), size=SMALL, behind=behind, style="plot small")
 
 
 def titles_by_block() -> dict[str, str]:
@@ -137,7 +137,7 @@ def accuracy_chart(metrics: Evaluation, finding: str = MEAN) -> str:
     x = Axis(label="T: least IoU that counts as a hit", low=0.1, high=0.7, ticks=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7))
     y = Axis(label="share of boxed findings met", ticks=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
     title = f"Share of boxed findings met against the limit on IoU, {finding}"
-    return svg(Chart(title, x, y, cut, (460, 430), right=146))
+    return svg(Chart(title=title, x=x, y=y, lines=cut, size=(460, 430), right=146))
 
 
 def _floor_line(metrics: Evaluation, finding: str, rule: str, name: str) -> Line:
@@ -171,7 +171,7 @@ def accuracy_panels(metrics: Evaluation) -> str:
         row = metrics.met(finding, 0.3, rule)
         told = f"{number(row.value)} {interval(row.low, row.high)} at .3"
         x, y = Axis(label=Measure.IOU_MET, low=0.1, high=0.7, ticks=TENTHS), Axis(label="share met", ticks=HALVES)
-        chart = Chart(f"{finding}: {told}", x, y, lines, SMALL, style="plot small")
+        chart = Chart(title=f"{finding}: {told}", x=x, y=y, lines=lines, size=SMALL, style="plot small")
         found.append(
             f'<figure class="panel" data-finding="{escape(finding)}"><figcaption><b>{escape(finding)}</b>'
             f"<span>{escape(told)}</span></figcaption>{svg(chart)}</figure>"

@@ -42,5 +42,5 @@ def _chart(curve: Mapping[str, Any]) -> Chart:
     sizes = [1.2 + 3.8 * (weight / most) ** 0.5 for weight in curve["weight"]]
     halves = (0.0, 0.5, 1.0)
     lines = (Line(x=(0, 1), y=(0, 1), style="guide"), Line(x=curve["x"], y=curve["y"], sizes=sizes))
-    axes = Axis(label="score", ticks=halves), Axis(label="share with the finding", ticks=halves)
-    return Chart(f"Reliability of {curve['finding']}", *axes, lines, PANEL)
+    x, y = Axis(label="score", ticks=halves), Axis(label="share with the finding", ticks=halves)
+    return Chart(title=f"Reliability of {curve['finding']}", x=x, y=y, lines=lines, size=PANEL)

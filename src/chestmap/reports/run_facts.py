@@ -20,7 +20,7 @@ BESIDE = ("learning_rate", "images_per_second", "memory_gb")
 LINE_STYLES = ("ours", "own", "oracle", "floor", "other")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Series:
     """One logged number of one step, by optimizer update."""
 
@@ -84,7 +84,11 @@ def read_log(path: Path) -> tuple[Series, ...]:
                 continue
             numbers = int(row["epoch"]), int(row["update"]), float(row["seconds"]), float(row["value"])
             found.setdefault((row["step"], row["name"]), []).append(numbers)
-    return tuple(Series(*key, *zip(*rows, strict=True)) for key, rows in found.items())
+    columns = ((key, *zip(*rows, strict=True)) for key, rows in found.items())
+    return tuple(
+        Series(step=step, name=name, epoch=epoch, update=update, seconds=seconds, value=value)
+        for (step, name), epoch, update, seconds, value in columns
+    )
 
 
 def training_charts(series: Iterable[Series]) -> str:
@@ -129,7 +133,7 @@ def _chart(title: str, series: Sequence[Series], label: str) -> str:
     x = linear("update", [update for line in lines for update in line.x])
     y = linear(label, [value for line in lines for value in line.y])
     right = 14 + 7 * max(len(line.label) for line in lines)
-    return f"<figure>{svg(Chart(title, x, y, tuple(lines), (440, 260), right=max(right, 20)))}</figure>"
+    return f"<figure>{svg(Chart(title=title, x=x, y=y, lines=tuple(lines), size=(440, 260), right=max(right, 20)))}</figure>"
 
 
 def means(numbers: Sequence[float], most: int = 160) -> list[float]:

@@ -51,7 +51,7 @@ class Line:
     sizes: Sequence[float] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Chart:
     """`title` is read aloud. `behind` is the id of lines drawn beneath (see `shared_lines`); `right` leaves room for labels."""
 

@@ -28,7 +28,7 @@ from chestmap.training.wrapper_settings import AroundSettings, train_around
 from chestmap.types import Findings
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Trained:
     """What a model folder is written from; `data` describes the training data, `made` the seed and versions.
 
@@ -76,8 +76,17 @@ def train(
             shutil.rmtree(folder / "model")
         if write_model and not (folder / "model").exists():
             made = {"seed": config.run.seed, "precision": config.run.precision, "versions": versions(), "git": commit()}
-            given = config.method, config.settings, data.findings, data.pack, network, _about(data), config.around
-            trained = Trained(*given, made, config.without_places())
+            trained = Trained(
+                method=config.method,
+                settings=config.settings,
+                findings=data.findings,
+                canvas=data.pack,
+                network=network,
+                data=_about(data),
+                around=config.around,
+                made=made,
+                config=config.without_places(),
+            )
             run.put(folder / "model", lambda place: write_model(place, trained))
         if run.first:
             config.write(folder / "config.toml")  # schedules of finished steps may differ in what does not count

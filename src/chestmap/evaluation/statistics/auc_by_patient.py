@@ -100,7 +100,7 @@ def _finite(freedom: float) -> float:
     return 0.0 if math.isnan(freedom) else freedom
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairedAuc:
     """Two scores on the same images; `p` is two-sided. `variance` is that of the difference, with `freedom`."""
 
@@ -121,12 +121,19 @@ def paired_delong(
     one, other = placements(*known_pairs(first, labels)), placements(*known_pairs(second, labels))
     if one is None or other is None:
         return None
-    values = one.auc.value, other.auc.value
-    difference = values[0] - values[1]
+    difference = one.auc.value - other.auc.value
     spread = math.sqrt(variance(one.positive - other.positive) + variance(one.negative - other.negative))
     reach = quantile(confidence) * spread
     p = (1.0 if difference == 0 else 0.0) if spread == 0 else float(2 * ndtr(-abs(difference) / spread))
-    return PairedAuc(*values, difference, difference - reach, difference + reach, p, spread**2)
+    return PairedAuc(
+        first=one.auc.value,
+        second=other.auc.value,
+        difference=difference,
+        low=difference - reach,
+        high=difference + reach,
+        p=p,
+        variance=spread**2,
+    )
 
 
 def paired_by_patient(first: PatientAuc, second: PatientAuc, confidence: float = 0.95) -> PairedAuc:
@@ -134,18 +141,29 @@ def paired_by_patient(first: PatientAuc, second: PatientAuc, confidence: float =
     one, other, errors = first.auc, second.auc, first.errors.minus(second.errors)
     difference = one.value - other.value
     if not (errors.influence**2).sum() and not difference:
-        return PairedAuc(one.value, other.value, 0.0, 0.0, 0.0, 1.0)
+        return PairedAuc(first=one.value, second=other.value, difference=0.0, low=0.0, high=0.0, p=1.0)
     freedom = _finite(errors.freedom)
     trust = freedom / (freedom + PRIOR)
     most = (one.value * (1 - one.value) + other.value * (1 - other.value)) / errors.least
     variance = (trust * errors.variance if trust else 0.0) + (1 - trust) * most
     if not variance:  # both order all images, one of them the wrong way round
-        return PairedAuc(one.value, other.value, difference, -1.0, 1.0, min(1.0, 2 * 0.5**errors.least))
+        return PairedAuc(
+            first=one.value, second=other.value, difference=difference, low=-1.0, high=1.0, p=min(1.0, 2 * 0.5**errors.least)
+        )
     spread, freedom = math.sqrt(variance), freedom + PRIOR + 1
     reach = float(stdtrit(freedom, 0.5 + confidence / 2)) * spread
     p = float(2 * stdtr(freedom, -abs(difference) / spread))
-    ends = max(-1.0, difference - reach), min(1.0, difference + reach)
-    return PairedAuc(one.value, other.value, difference, *ends, p, variance, freedom)
+    low, high = max(-1.0, difference - reach), min(1.0, difference + reach)
+    return PairedAuc(
+        first=one.value,
+        second=other.value,
+        difference=difference,
+        low=low,
+        high=high,
+        p=p,
+        variance=variance,
+        freedom=freedom,
+    )
 
 
 def mean_of_paired(
@@ -163,11 +181,20 @@ def mean_of_paired(
     freedom = float((spread**2).sum() ** 2 / below) if below > 0 else math.inf
     difference = first - second
     if not variance:
-        return PairedAuc(first, second, difference, difference, difference, 1.0)
+        return PairedAuc(first=first, second=second, difference=difference, low=difference, high=difference, p=1.0)
     p, reach = float(2 * _student(freedom, -abs(difference) / math.sqrt(variance))), quantile(confidence)
     reach = reach if math.isinf(freedom) else float(stdtrit(freedom, 0.5 + confidence / 2))
     reach *= math.sqrt(variance)
-    return PairedAuc(first, second, difference, difference - reach, difference + reach, p, variance, freedom)
+    return PairedAuc(
+        first=first,
+        second=second,
+        difference=difference,
+        low=difference - reach,
+        high=difference + reach,
+        p=p,
+        variance=variance,
+        freedom=freedom,
+    )
 
 
 def _student(freedom: float, value: float) -> float:
