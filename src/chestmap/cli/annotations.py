@@ -1,4 +1,4 @@
-"""What people said, as a dataset to train on: `chestmap data from-reviews`, `chestmap data annotations`."""
+"""Reviews and annotations as a dataset to train on: `chestmap data from-reviews`, `chestmap data annotations`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +35,7 @@ def from_reviews(
 ) -> None:
     """Make a dataset of what reviewers accepted, rejected and corrected; what nobody looked at is unknown, not absent.
 
-    Patients are pseudonyms, but DICOM images are the files that were uploaded, with all that stands in their headers.
+    Patients are pseudonyms, but DICOM images are the files that were uploaded, with their whole headers.
 
     Example: `chestmap data from-reviews --store /srv/chestmap --out reviewed`
     """

@@ -69,7 +69,7 @@ def split(
         typer.Option("--split-set", metavar="KEY=VALUE", help="A setting of the split, e.g. `annotated=0.8`."),
     ] = None,
 ) -> None:
-    """Divide a dataset into training, validation and test, by patient unless the split's name says otherwise."""
+    """Divide a dataset into training, validation and test, by patient unless the split's name allows otherwise."""
     from chestmap.api.subject import source_of
     from chestmap.datasets.split import SplitSettings, make_split
     from chestmap.settings import checked, with_overrides

@@ -31,7 +31,7 @@ def export(
 ) -> None:
     """Write a model as ONNX, for OpenVINO, or as a torch.export program: canvas pixels in, scores and maps out.
 
-    The folder says how an image gets on the canvas and needs neither chestmap nor (but for pt2) torch. Each graph is run and
+    The folder describes how an image gets on the canvas and needs neither chestmap nor (but for pt2) torch. Each graph is run and
     compared with torch before the folder is there.
 
     With --into the graph goes into MODEL itself, as `chestmap train` does when it ends: predict, serve and node then use it, and

@@ -205,7 +205,7 @@ def tune(
 def check(model: ModelArgument) -> None:
     """Open a model folder, compare the hash of its weights, predict a black image, and print one line of facts.
 
-    A folder that cannot be opened is one line that says why, and exit code 2; what is in it but does not belong there is a
+    A folder that cannot be opened gives one line with the reason, and exit code 2; what is in it but does not belong there is a
     line each, and exit code 1.
 
     Example: `chestmap model check runs/ham/model`

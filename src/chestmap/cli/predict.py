@@ -1,4 +1,4 @@
-"""`chestmap predict`: what a model says of images, wherever they come from."""
+"""`chestmap predict`: predict images from files, datasets and addresses."""
 
 from dataclasses import replace
 from functools import partial

@@ -1,4 +1,4 @@
-"""`chestmap reproduce`: a published table made again, ours beside the printed figures."""
+"""`chestmap reproduce`: make a published table again, with ours next to the printed figures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +36,7 @@ def reproduce(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of every config, as in `chestmap train`."),
     ] = None,
 ) -> None:
-    """Train, predict and score what a published table needs, and print ours beside the published numbers.
+    """Train, predict and score what a published table needs, and print ours next to the published numbers.
 
     Five-fold tables give the mean and spread over the folds. Run again it goes on where it stopped.
 

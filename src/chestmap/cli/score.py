@@ -62,7 +62,7 @@ def evaluate(
     """Score predictions under one protocol: AUC with intervals, localization at three thresholds, floors and ceilings.
 
     A run folder knows its dataset and split, and is predicted first where it has no predictions. Thresholds and calibration come
-    from the split's validation part where it was predicted, too. A part whose patients were trained on is refused, unless the
+    from the split's validation part where it was predicted, too. A part with patients that were trained on is refused, unless the
     split's name says that it shares them; so is a split other than that which trained the model.
 
     Example: `chestmap evaluate runs/image-labels`

@@ -52,7 +52,7 @@ def train(
     rendezvous: RendezvousOption = None,
     search: SearchOption = False,
 ) -> None:
-    """Train what a config says, into a run folder; run it again to go on where it stopped.
+    """Train a config into a run folder; run it again to go on where it stopped.
 
     Every mistake in the file and the overrides is reported at once. Ctrl-C writes a checkpoint first. What is finished is
     loaded, what was made with other settings, data or code is refused. The trained model is in `model/`.

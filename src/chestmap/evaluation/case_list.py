@@ -56,7 +56,7 @@ def case_list(evaluation: Evaluation) -> list[Case]:
 
 
 def write_cases(path: Path, cases: Iterable[Case]) -> Path:
-    """A CSV, written beside and renamed."""
+    """Write the CSV atomically."""
     beside = path.with_name(path.name + ".part")
     schema: dict[str, Any] = {**dict.fromkeys(("image_id", "finding", "geometry", "rule"), pl.String), **NUMBERS}
     pl.DataFrame([asdict(case) for case in cases], schema=schema).write_csv(beside, float_precision=6)

@@ -138,7 +138,7 @@ def _means(measure: str, parts: list[tuple], rows: Sequence[Score], how: Resampl
 
 
 def calibration_rows(images: Images, how: Classifying, rule: str = "") -> list[Score]:
-    """ECE by equal widths and by equal counts, and the Brier score; `rule` says what was done to the scores before."""
+    """ECE by equal widths and by equal counts, and the Brier score; `rule` names what was done to the scores before."""
     rows = []
     for finding in range(len(images.names)):
         scores, labels = images.scores[:, finding], images.labels[:, finding]

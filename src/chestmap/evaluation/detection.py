@@ -60,7 +60,7 @@ def afp_rows(loc: Localization, absent: AbsentPairs, rules: Sequence[Rule], how:
 def froc_rows(loc: Localization, absent: AbsentPairs, rule: Rule, how: Resampling) -> tuple[list[Score], list[Curve]]:
     """Share of true boxes met by a detection at so many false positives per image without the finding.
 
-    Detections are the regions at the rule's threshold, at which `absent` was looked at last; `Pass.met` said which IoU meets a
+    Detections are the regions at the rule's threshold, at which `absent` was looked at last; `Pass.met` decides which IoU meets a
     box. Intervals hold the confidence cut fixed.
     """
     pairs = loc.pairs

@@ -67,7 +67,7 @@ class EvaluationSettings(Settings):
     calibration: Kind = "platt"
     bins: int = Field(default=15, ge=2)
     met: float = Field(default=0.3, gt=0, le=1)  # IoU with which a detection meets a box, for FROC
-    negatives: int = Field(default=2000, ge=0)  # images without a finding whose maps are read for AFP and FROC, by finding
+    negatives: int = Field(default=2000, ge=0)  # images without a finding to read maps of for AFP and FROC, by finding
     longest: int = Field(
         default=1024, ge=32
     )  # pixels of the longer side on which maps are cut; larger images are scored smaller
@@ -270,7 +270,7 @@ def _localization_rows(
 
 
 def _floors(truth: Truth, floors: Floors | None, settings: EvaluationSettings, notes: list[str]) -> list[Score]:
-    """The ceiling of grids always, floors where training boxes are known; says in `notes` what is missing."""
+    """The ceiling of grids always, floors where training boxes are known; lists in `notes` what is missing."""
     rows = ceiling_rows(truth, settings.limits, settings.resampling)
     if floors is None or not floors.boxes:
         notes.append(

@@ -37,7 +37,7 @@ class Floors:
 
 
 def fit_floors(training: Truth) -> Floors:
-    """From training boxes; images whose size is unknown are left out."""
+    """From training boxes; images of unknown size are left out."""
     boxes: dict[str, list[np.ndarray]] = {}
     for row, image_id in enumerate(training.ids):
         size = training.sizes[row]

@@ -10,7 +10,7 @@
 | cai2018 | bilinear, image, min-max | three thresholds, one box each | box IoU; ranked list | > T | pairs |
 | rodeo | bilinear, image | validation threshold, every region | see rodeo.py | | boxes |
 
-Where a reference leaves a rule open, what we chose is said at the preset.
+Where a reference leaves a rule open, the preset's docstring states our choice.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HAM_CUT = 0.4 + math.log(999) / 100
 """sigmoid(100 (x - 0.4)) >= 0.999"""
 
 CAI_CUTS = (0.3, 0.5, 0.7)
-"""The paper says three boxes by three intensity thresholds and names none; these are ours."""
+"""The paper mentions three boxes by three intensity thresholds and names none; these are ours."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from chestmap.predictions.image_set import ImageSet
 from chestmap.types import Findings
 
 HEADLINE = "mask"
-"""Geometry of the numbers that stand first: pixels of the mask against the union of boxes."""
+"""Geometry of the headline numbers: pixels of the mask against the union of boxes."""
 
 MEAN = "mean"
 """The finding of a row that averages findings; "mean without Cardiomegaly" and the like start with it too."""
@@ -28,7 +28,7 @@ MEAN = "mean"
 class Score:
     """One number. `support` counts what it is a mean over (`unit`), `negatives` the images without the finding.
 
-    `measure` with `at`: "T(IoU)" at 0.3 is the share of boxes met with IoU >= 0.3. `rule` says where the threshold on the map
+    `measure` with `at`: "T(IoU)" at 0.3 is the share of boxes met with IoU >= 0.3. `rule` names where the threshold on the map
     comes from (own, validation, oracle), or names a preset ("preset ham") or a floor ("floor medoid"). None is "n/a".
     """
 
@@ -89,7 +89,7 @@ def thinned(x: np.ndarray, y: np.ndarray, points: int = 200) -> tuple[tuple[floa
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation:
-    """Everything that was measured of one predictions folder. `about` says of what, with which settings; `notes` are warnings."""
+    """Everything that was measured of one predictions folder. `about` describes the input and settings; `notes` are warnings."""
 
     title: str
     findings: Findings
@@ -100,7 +100,7 @@ class Evaluation:
     cases: Any = None  # comparison.Cases, for paired tests; not written to metrics.json
 
     def select(self, measure: str, **wanted: Any) -> list[Score]:
-        """Rows of a measure whose fields equal those given."""
+        """Rows of a measure with the given fields."""
         return [
             row
             for row in self.rows
@@ -144,7 +144,7 @@ class Evaluation:
 
     @cached_property
     def ceilings(self) -> tuple[str, ...]:
-        """Grids whose ceiling was computed, such as "ceiling 16x16", coarse first."""
+        """Grids with a computed ceiling, such as "ceiling 16x16", coarse first."""
         return tuple(dict.fromkeys(row.rule for row in self._met if row.rule.startswith("ceiling ")))
 
     @cached_property
@@ -154,7 +154,7 @@ class Evaluation:
 
     @cached_property
     def boxed(self) -> tuple[str, ...]:
-        """Findings whose boxes were scored."""
+        """Findings with scored boxes."""
         found = {row.finding for row in self._met}
         return tuple(name for name in self.findings if name in found)
 
@@ -187,7 +187,7 @@ class Evaluation:
         }
 
     def write(self, path: Path) -> Path:
-        """metrics.json, written beside and renamed."""
+        """Write metrics.json atomically."""
         beside = path.with_name(path.name + ".part")
         beside.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False), encoding="utf-8")
         beside.replace(path)

@@ -27,7 +27,7 @@ SPECIAL = {symbol: f"\\{symbol}" for symbol in "&%$#_{}"} | {"~": r"\textasciiti
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Text cells under headers; the first `labels` columns name the row, the others hold numbers. Notes stand below."""
+    """Text cells under headers; the first `labels` columns name the row, the others hold numbers. Notes follow below."""
 
     title: str
     headers: tuple[str, ...]

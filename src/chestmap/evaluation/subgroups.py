@@ -84,7 +84,7 @@ def group_scores(images: Images, groups: Sequence[Group], least: int, how: Resam
     """AUC of each finding, then their mean, with intervals by patient.
 
     A finding with fewer than `least` images with it, or without, has no value in that group and no part in its mean: its interval
-    would say little, and few images tell of single patients.
+    would mean little, and few images point to single patients.
     """
     whole = [delong(images.scores[:, index], images.labels[:, index]) for index in range(len(images.names))]
     found = []

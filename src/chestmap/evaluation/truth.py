@@ -122,7 +122,7 @@ def shared_patients(one: Truth, other: Truth) -> int:
 
 
 def leak_notes(truth: Truth, others: Mapping[str, Truth], split: Split | None) -> Sequence[str]:
-    """What the scored part shares with `others` (training, validation), one line each; refused unless the split's name says so."""
+    """What the scored part shares with `others` (training, validation), one line each; refused unless the split's name allows it."""
     notes = []
     for part, other in others.items():
         images, patients = len(set(truth.ids) & set(other.ids)), shared_patients(truth, other)

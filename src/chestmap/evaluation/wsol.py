@@ -31,7 +31,7 @@ ALL = "all pairs"
 
 
 def scaled(seen: Map, surface: Surface) -> Float[np.ndarray, "h w"]:
-    """Resized first, then scaled to [0, 1], so that the highest pixel is exactly 1; zeros for a map that says nothing."""
+    """Resized first, then scaled to [0, 1], so that the highest pixel is exactly 1; zeros for a map without information."""
     made = sampler(surface, seen.frame, seen.values.shape, seen.work)
     nothing = np.zeros(made.size[::-1], dtype=np.float32)
     if not is_informative(seen.values):  # resizing would add noise to a constant
@@ -101,7 +101,7 @@ def _max_box_acc(
 def note_pixels(seen: Map) -> Float[np.ndarray, "2004"]:
     """How many pixels lie in each of the reference's bins, inside the boxes and outside.
 
-    Boxes are painted on the image (pixels whose center they hold) and then resized by OpenCV's nearest neighbor.
+    Boxes are painted on the image (pixels with their center inside) and then resized by OpenCV's nearest neighbor.
     """
     values = scaled(seen, SURFACE)
     size = Surface().size(seen.frame)

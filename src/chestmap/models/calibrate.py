@@ -35,7 +35,7 @@ from chestmap.predictions.folder import OwnRule, Predictions
 from chestmap.settings import Settings
 
 LEAST = 1e-30
-"""Of a score before its logit is taken: float32 tells small ones apart, but none from 1 that is nearer than `NEAREST`."""
+"""Of a score before its logit is taken: float32 distinguishes small ones, but none from 1 that is nearer than `NEAREST`."""
 
 
 class CalibrateSettings(Settings):
@@ -64,7 +64,7 @@ class FindingCalibration:
     met: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """What a reader of model.json wants to know beside the numbers that are applied."""
+        """What a reader of model.json wants to know besides the numbers that are applied."""
         told: dict[str, Any] = {"with": self.images[0], "without": self.images[1], "boxed": self.boxed}
         if self.error:
             told["ece"] = list(self.error)
@@ -75,7 +75,7 @@ class FindingCalibration:
 
 @dataclass(frozen=True)
 class CalibratedModel:
-    """`on` says on which images, and how."""
+    """`on` names the images and the way."""
 
     findings: tuple[FindingCalibration, ...]
     on: Mapping[str, Any]
@@ -128,7 +128,7 @@ def calibrate(
 
 
 def write_calibration(folder: Path, calibrated: CalibratedModel) -> None:
-    """Into model.json, the weights untouched; then the card, which tells of it."""
+    """Into model.json, the weights untouched; then the card, which reports it."""
     about = read_about(folder) | calibrated.as_json()
     write_about(folder, about)
     write_card(folder, about)

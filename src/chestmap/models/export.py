@@ -132,7 +132,7 @@ def _trial(model: Model) -> Canvases:
 
 
 def run(folder: Path, name: Format, canvases: Canvases) -> Found:
-    """Scores and maps of an export folder's graph, as its README says to compute them; in fp32."""
+    """Scores and maps of an export folder's graph, computed as its README describes; in fp32."""
     pixels = np.ascontiguousarray(canvases[:, None])
     if name == "onnx":
         session = session_of(folder / "network.onnx")
@@ -150,7 +150,7 @@ def run(folder: Path, name: Format, canvases: Canvases) -> Found:
 
 
 def _largest_difference(found: Found, wanted: Found, name: str) -> float:
-    """The largest difference of a score; refused where the graph says something else than torch."""
+    """The largest difference of a score; refused where the graph differs from torch."""
     apart = float(np.abs(found[0] - wanted[0]).max())
     scale = max(float(wanted[1].max()), 1e-6)  # maps are kept as float16, which rounds by 5e-4
     maps = float(np.abs(np.clip(found[1], 0, None) - wanted[1].astype(np.float32)).max()) / scale

@@ -1,6 +1,6 @@
 """The model folder: all that prediction needs, and nothing that runs code.
 
-model.json           method, settings, what stands around it, findings, canvas, own rule, what it was trained on and with, sha256 of
+model.json           method, settings, wrappers, findings, canvas, own rule, what it was trained on and with, sha256 of
                      the weights, format number; calibration, operating points, thresholds where `chestmap model calibrate` chose them
 weights.safetensors  the network
 graph.onnx           the same network for programs without torch; model.json holds its sha256 and that of its weights
@@ -134,7 +134,7 @@ def write_about(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def open_model(folder: Path, methods: Mapping[str, Method] | None = None) -> Model:
-    """Refuse whatever is missing, changed or newer; fetch nothing. Keys beside those of this version are kept unread.
+    """Refuse whatever is missing, changed or newer; fetch nothing. Keys unknown to this version are kept unread.
 
     With `methods` the network is built at once, and its weights are compared with model.json.
     """

@@ -35,7 +35,7 @@ RULES = 1
 
 
 class Graph(nn.Module):
-    """What is traced; a subclass says what goes in and what comes out beside the maps."""
+    """What is traced; a subclass defines what goes in and what comes out besides the maps."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ def cached_onnx(model: Model) -> Path:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what exporters tell of themselves; what matters comes as an error."""
+    """Without the exporters' own messages; what matters comes as an error."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -22,7 +22,7 @@ LONGEST = 1024
 
 @dataclass(frozen=True)
 class BoxRule:
-    """`levels` are those of the map scaled to [0, 1], for findings whose threshold was chosen on validation images."""
+    """`levels` are those of the map scaled to [0, 1], for findings with a threshold chosen on validation images."""
 
     own: OwnRule
     levels: Mapping[str, float] = field(default_factory=dict, hash=False)
@@ -35,9 +35,9 @@ def boxes_of(
     frame: Frame,
     rule: BoxRule,
 ) -> tuple[Box, ...]:
-    """In image pixels, in the order of the findings; a map that says nothing gives none.
+    """In image pixels, in the order of the findings; a map without information gives none.
 
-    A box's score is the finding's score times the peak of the scaled map inside it, so that a box beside the map's peak
+    A box's score is the finding's score times the peak of the scaled map inside it, so that a box away from the map's peak
     counts for less, and one around it carries the finding's own score.
     """
     surface, work = Surface(longest=LONGEST), Workspace()

@@ -52,7 +52,7 @@ def images_for(folder: Path, predictions: Predictions, source: Source, split: Sp
 
 
 def check_predictions(predictions: Predictions, source: Source, split: Split | None, part: str = "test") -> list[str]:
-    """As `check_split`, by what predictions.json tells of the model; folders that others made tell nothing, and pass."""
+    """As `check_split`, by the model's record in predictions.json; folders of other makers have none, and pass."""
     data = predictions.header.model.get("data")
     if not isinstance(data, Mapping) or "fingerprint" not in data:
         return ["whether these images trained its model is not known: predictions.json does not say what did"]
@@ -130,7 +130,7 @@ def check_split(folder: Path, data: Mapping[str, Any], source: Source, split: Sp
     """`data` is that of model.json. Refused where what the split holds out may have trained the model; what cannot be checked is
     returned.
 
-    A model folder of before `split_fingerprint` tells how many images and labels of each part it saw, which is compared instead.
+    A model folder older than `split_fingerprint` holds the counts of images and labels of each part, which are compared instead.
     """
     split.check(source)
     trained = str(data.get("split"))

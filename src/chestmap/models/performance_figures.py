@@ -1,4 +1,4 @@
-"""What a model card says of a model's performance, measured on images that did not train it and kept as figures.json beside it.
+"""The performance figures of a model card, measured on images that did not train the model and kept in figures.json.
 
 Measured is what the model gives: calibrated scores, presence from its operating points, and its one box for each finding.
 """
@@ -37,12 +37,12 @@ from chestmap.settings import Settings
 from chestmap.types import Box
 
 LIMITS = (0.1, 0.3, 0.5)
-"""T of the share of boxed images whose box is met with IoU >= T."""
+"""T(IoU): the share of boxes met with IoU >= T."""
 
 
 class FigureSettings(Settings):
     resamples: int = Field(default=1000, ge=1)
-    least: int = Field(default=10, ge=1)  # images of a group with a finding, and without, for it to be told
+    least: int = Field(default=10, ge=1)  # minimum positives and negatives of a group to report it
 
 
 def measure(

@@ -95,7 +95,7 @@ class Predictor:
         return scores, maps
 
     def raw(self, images: Images) -> Arrays:
-        """Scores, calibrated where model.json says how, and maps as they are kept, of images on the canvas in [0, 1]."""
+        """Scores, calibrated where model.json defines it, and maps as they are kept, of images on the canvas in [0, 1]."""
         logits, maps = self.forward(images)
         slopes, offsets = self.calibration
         scores = _logistic(logits.astype(np.float64) * slopes + offsets).astype(np.float32)[:, self._columns]

@@ -89,7 +89,7 @@ def set_aside(job: Job) -> Iterator[Failed]:
 
 
 def _hidden_in(folders: Iterable[Path]) -> frozenset[str]:
-    """The parts of names that stand for hidden ones."""
+    """The pseudonyms of hidden parts of names."""
     found: set[str] = set()
     for folder in folders:
         scores = pl.read_parquet(BytesIO(verified_bytes(folder, "scores.parquet", REMEDY)), columns=["image_id"])

@@ -46,20 +46,20 @@ AHEAD_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """What may be an image: a file, or a member of a zip archive. `problem` says why it cannot be opened, if that is known.
+    """What may be an image: a file, or a member of a zip archive. `problem` is the reason why it cannot be opened, if known.
 
-    `name` has parts joined by "/", is unique among the inputs and safe to print; it may still tell of a patient.
+    `name` has parts joined by "/", is unique among the inputs and safe to print; it may still identify a patient.
     """
 
     name: str
     path: str
     member: int | None = None  # place in the archive
     problem: str = ""
-    given: bool = False  # the name was chosen by a table of the user, so it is kept whatever the header says
+    given: bool = False  # the name was chosen by a table of the user, so it is kept unchanged
 
     @property
     def key(self) -> str:
-        """What stands for the input in a predictions folder: tells nothing, and is the same in the next call."""
+        """The input's key in a predictions folder: reveals nothing, and is the same in the next call."""
         return blake2b(self.name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
@@ -103,7 +103,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Failed:
-    """`name` is the input's, without what it tells of the patient."""
+    """`name` is the input's, without words that identify the patient."""
 
     name: str
     reason: str

@@ -26,7 +26,7 @@ def name_and_path(text: str, base: Path | str) -> tuple[str, str]:
 
 
 def joined(folder: str, text: str) -> str:
-    """A path below, or beside, the address of a folder."""
+    """A path below the address of a folder, or next to it."""
     scheme, _, path = folder.partition("://")
     return f"{scheme}://{posixpath.normpath(posixpath.join(path, text))}"
 

@@ -250,7 +250,7 @@ def _is_link(info: zipfile.ZipInfo) -> bool:
 
 
 def _is_image_name(name: str, is_dicom: Callable[[], bool]) -> bool:
-    """By its ending; where that says nothing, by whether it starts as DICOM does."""
+    """By its ending; without an ending, by whether it starts as DICOM does."""
     ending = PurePosixPath(name).suffix.lower()
     return ending in ENDINGS or ending in OTHERS or (name.upper() != "DICOMDIR" and is_dicom())
 

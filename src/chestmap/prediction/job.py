@@ -52,7 +52,7 @@ class JobSettings(Settings):
     batch_size: int | None = Field(default=None, ge=1)
     workers: int | None = Field(default=None, ge=0)
     part_size: int | None = Field(default=None, ge=1)
-    show_patient: bool = False  # keep patient ids, and file names that tell of the patient, as they are
+    show_patient: bool = False  # keep patient ids, and file names that identify the patient, as they are
     views: Literal["frontal", "any"] = "frontal"
 
 

@@ -42,7 +42,7 @@ class PlanGone(Exception):
 
 @dataclass(frozen=True)
 class JobIdentity:
-    """What must be the same in all processes. `key` tells pseudonym keys apart without telling them; `given` the inputs."""
+    """What must be the same in all processes. `key` distinguishes pseudonym keys without revealing them; `given` the inputs."""
 
     given: str
     views: str
@@ -254,7 +254,7 @@ def _filled(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 
 
 def _check_unique(folder: Path, hashes: np.ndarray) -> None:
-    """A name that stands twice would make two images one; hashes that agree by chance are looked at again."""
+    """A repeated name would make two images one; hashes that agree by chance are looked at again."""
     hashes.sort()
     twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     if not len(twice):

@@ -1,4 +1,4 @@
-"""Keeping patients out of what is written: pseudonyms for their ids, and file names that repeat what a DICOM header says of them.
+"""Keeping patients out of what is written: pseudonyms for their ids, and for file names that repeat words of a DICOM header.
 
 A pseudonym is a keyed hash (BLAKE2), so that nobody without the key can try all patient ids. The key is CHESTMAP_KEY, or a
 file made once for each user; the same key gives the same pseudonyms in every output. No torch here: processes that decode use it.
@@ -21,10 +21,10 @@ KEYWORDS = (
     "PatientMotherBirthName", "PatientAddress", "PatientTelephoneNumbers", "AccessionNumber", "ReferringPhysicianName",
     "StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate",
 )  # fmt: skip
-"""Elements whose words are looked for in file names."""
+"""Elements to search for in file names."""
 
 LONG = 4
-"""Letters from which on a word counts wherever it stands; a shorter one only as a word of its own."""
+"""Minimum letters for a word to match anywhere; a shorter one matches only as a whole word."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Pseudonyms:
         return patient_id if self.key is None or not patient_id else f"patient-{self._hash(patient_id)}"
 
     def name(self, name: str, patient: frozenset[str]) -> str:
-        """A path with "/" whose parts that repeat a word about the patient are replaced; its ending stays."""
+        """A path with "/" in which parts that repeat a word about the patient are replaced; its ending stays."""
         if self.key is None or not patient:
             return name
         return "/".join(self.hidden(part) if repeats(part, patient) else part for part in name.split("/"))
 
     def hidden(self, part: str) -> str:
-        """What stands for a part of a path, the same wherever it comes."""
+        """The pseudonym of a part of a path, always the same."""
         ending = Path(part).suffix.lower()
         return f"hidden-{self._hash(part)}{ending if ending in {'.png', '.jpg', '.jpeg', '.dcm', '.zip'} else ''}"
 
@@ -52,7 +52,7 @@ class Pseudonyms:
 
 
 def words_of_patient(data: bytes) -> frozenset[str]:
-    """What a DICOM header says of its patient, in words of letters and digits; nothing for any other file."""
+    """The words of a DICOM header about its patient, of letters and digits; nothing for any other file."""
     if data[128:132] != b"DICM":
         return frozenset()
     from chestmap.imaging.dicom_header import FAILURES, quiet, read_header

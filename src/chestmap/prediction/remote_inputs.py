@@ -28,7 +28,7 @@ class Root:
 
 
 def roots_at(text: str, lists: set[str]) -> Sequence[Root]:
-    """What an address stands for: a list by its ending, else as the store says, or all that a pattern finds."""
+    """The inputs of an address: a list by its ending, else a file or folder of the store, or the matches of a pattern."""
     path = PurePosixPath(plain_path(text))
     if path.suffix.lower() in lists:
         return [Root(text, "list")]
@@ -72,7 +72,7 @@ def list_at(address: str, folder: Path) -> Path:
 
 @contextmanager
 def told_as(address: str, copy: Path) -> Iterator[None]:
-    """What is wrong with a copy is told of the address."""
+    """Errors of a copy name the address."""
     try:
         yield
     except BadTable as problem:

@@ -1,4 +1,4 @@
-"""The predictions folder: what a model says of many images, read by evaluation, reports and the service.
+"""The predictions folder: scores and maps of many images, read by evaluation, reports and the service.
 
 predictions.json             findings, canvas, model, the method's own rule; "complete" is true once every part is there
 part-00000/scores.parquet    image_id, patient_id, width, height, frame (10 numbers), one float32 column per finding
@@ -259,7 +259,7 @@ class Predictions:
 
 
 def open_predictions(folder: Path | str, cache: Path = Path("cache")) -> Predictions:
-    """The predictions of a folder; an unfinished or damaged one is an error that says what to do.
+    """The predictions of a folder; an unfinished or damaged one is an error with a remedy.
 
     Those at an address are fetched into `cache`, where what has not changed there since stays.
     """

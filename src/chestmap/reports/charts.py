@@ -35,7 +35,7 @@ class Kind:
 
 
 def _measure(measure: str) -> Callable[[Evaluation, str], str]:
-    """The line of numbers for panels whose curve has one score, such as AUC [low, high]."""
+    """The line of numbers for panels with a curve of one score, such as AUC [low, high]."""
 
     def told(metrics: Evaluation, finding: str) -> str:
         row = metrics.find(measure, finding)
@@ -153,7 +153,7 @@ def _at_limits(metrics: Evaluation, finding: str, rule: str, line: Line) -> Line
 
 
 def _within(line: Line, high: float) -> Line:
-    """The part of a line from 0.1 to `high`, so that its label stands at the axis' end."""
+    """The part of a line from 0.1 to `high`, so that its label is at the axis' end."""
     kept = [(x, y) for x, y in zip(line.x, line.y, strict=True) if 0.1 - 1e-9 <= x <= high + 1e-9]
     return Line(x=[x for x, _ in kept], y=[y for _, y in kept], name=line.name, style=line.style, label=line.label)
 

@@ -27,7 +27,7 @@ DENSEST = 0.9
 
 
 def picture_size(image: tuple[float, float], longest: int) -> tuple[int, int]:
-    """(width, height) of a picture whose longer side is `longest`."""
+    """(width, height) of a picture with `longest` as its longer side."""
     scale = longest / max(image)
     return max(1, round(image[0] * scale)), max(1, round(image[1] * scale))
 
@@ -37,7 +37,7 @@ def map_on_picture(
 ) -> Float32[np.ndarray, "height width"] | None:
     """The raw map on a picture of (width, height), bilinear, in [0, 1]: scaled by its ends there, or as it is.
 
-    None for a map that says nothing: constant, or with a value that is no number.
+    None for a map without information: constant, or with a value that is no number.
     """
     rows, columns = values.shape
     cells = values.astype(np.float32)

@@ -1,4 +1,4 @@
-"""One picture file for each image: the plain image, and beside it each of its findings with map, boxes, score and a legend."""
+"""One picture file for each image: the plain image, then each of its findings with map, boxes, score and a legend."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _fitting(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    """Cut in the middle where it is wider than the panel: the end of an image id tells the images of a patient apart."""
+    """Cut in the middle where it is wider than the panel: the end of an image id distinguishes the images of a patient."""
     if draw.textlength(text, _font(15)) <= width:
         return text
     kept = len(text)
@@ -120,7 +120,7 @@ def _legend(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int, boxes: Sequ
 
 
 def write_overlay(path: Path, pixels: UInt8[np.ndarray, "h w 3"]) -> Path:
-    """A PNG, written beside and renamed."""
+    """Write the PNG atomically."""
     if path.suffix.lower() != ".png":
         raise BadInput(f"{path}: overlays are PNG files; give a name that ends in .png")
     buffer = BytesIO()

@@ -26,7 +26,7 @@ MAP_SIDE = 112
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Picture:
-    """One finding of one image. Boxes and map are in the pixels of `image`; the map is in [0, 1], None where it says nothing.
+    """One finding of one image. Boxes and map are in the pixels of `image`; the map is in [0, 1], None where it has no information.
 
     `iou` is that of the mask at `threshold` with the union of the true boxes, as it was scored.
     """
@@ -69,7 +69,7 @@ def _rank(picture: Picture) -> tuple[float, float]:
 
 
 def figure(picture: Picture, quality: int) -> str:
-    """Attributes carry what the page filters and sorts by; the button's name is what a screen reader says."""
+    """Attributes carry what the page filters and sorts by; a screen reader reads the button's name."""
     height, width = picture.image.shape
     iou = "" if picture.iou is None else f"{picture.iou}"
     outcome, marks = picture.outcome(), picture.marks

@@ -1,4 +1,4 @@
-"""Reliability curves as a picture file that stands alone, for a model card: its colors fit light and dark pages."""
+"""Reliability curves as a picture file, for a model card: its colors fit light and dark pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ path { fill: none; } .gridline { stroke: var(--line); } .line { stroke-width: 1.
 
 
 def reliability_picture(curves: Sequence[Mapping[str, Any]], told: Mapping[str, str]) -> str:
-    """A panel for each curve (`finding`, `x` scores, `y` shares with the finding, `weight` images); `told` stands below its name."""
+    """A panel for each curve (`finding`, `x` scores, `y` shares with the finding, `weight` images); `told` is printed below its name."""
     columns = min(ACROSS, len(curves))
     rows = -(-len(curves) // ACROSS)
     width, height = columns * PANEL[0], rows * (PANEL[1] + HEAD)

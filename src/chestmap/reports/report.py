@@ -179,7 +179,7 @@ def _pictures(metrics: Evaluation, pictures: Sequence[Picture]) -> str:
 
 
 def _summary(metrics: Evaluation, name: str) -> str:
-    """The line of numbers beside a finding's heading, as in the tables."""
+    """The line of numbers next to a finding's heading, as in the tables."""
     told = [f"AUC {number(metrics.find('AUC', name).value)}"]
     if name in metrics.boxed:
         told += [f"T(IoU) = {short(limit)}: {number(metrics.met(name, limit, metrics.rules[0]).value)}" for limit in HITS]
@@ -187,7 +187,7 @@ def _summary(metrics: Evaluation, name: str) -> str:
 
 
 def _layers() -> str:
-    """The legend of the pictures, whose entries turn their layer on and off; it stands on the page and in the large view."""
+    """The legend of the pictures; its entries turn their layer on and off, on the page and in the large view."""
     return "".join(
         f'<button type="button" data-layer="{name}" aria-pressed="true" title="key {key}"><span class="key k-{name}"></span>{label}</button>'
         for name, label, key in LAYERS

@@ -1,4 +1,4 @@
-"""The tables and tiles of a report; every number stands as metrics.json has it, with its interval."""
+"""The tables and tiles of a report; every number is as in metrics.json, with its interval."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLOORS = {
 
 
 def tiles(metrics: Evaluation) -> str:
-    """The headline: mean AUC, and T(IoU) at three limits beside its floor."""
+    """The headline: mean AUC, and T(IoU) at three limits next to its floor."""
     auc = metrics.find(Measure.AUC)
     about = metrics.about
     known = [name for name in metrics.findings if metrics.find(Measure.AUC, name).value is not None]
@@ -93,7 +93,7 @@ def findings_table(metrics: Evaluation) -> str:
 
 
 def _ends(low: float, high: float, middle: str = "") -> str:
-    """What the ends of a line of dots stand for, over its column."""
+    """The meaning of the ends of a line of dots, over its column."""
     return f'<span class="ends"><span>{short(low)}</span><span>{middle}</span><span>{short(high)}</span></span>'
 
 
@@ -202,7 +202,7 @@ def _ours(metrics: Evaluation, table: Table, metric: str) -> list[str]:
 
 
 def _comparable(metrics: Evaluation, table: Table, measure: str) -> list[tuple[str, str, str]]:
-    """Label, rule and geometry of our rows that may stand beside a printed metric: the table's preset first."""
+    """Label, rule and geometry of our rows that match a printed measure: the table's preset first."""
     if measure == Measure.AUC:
         return [("chestmap", "", "")]
     if measure not in (Measure.IOU_MET, Measure.IOR_MET, Measure.AFP):

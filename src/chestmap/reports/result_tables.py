@@ -1,4 +1,4 @@
-"""Predictions as tables that other programs read: CSV, JSON and COCO. Each is written beside, and has its name when it is whole.
+"""Predictions as tables that other programs read: CSV, JSON and COCO. Each is written atomically.
 
 scores.csv          a row for each image, a column for each finding
 boxes.csv           a row for each box, in image pixels

@@ -1,4 +1,4 @@
-"""What a run folder tells: what was trained on what, with which settings and machine, and how its losses fell."""
+"""Facts of a run folder: its data, settings and machine, and how its losses fell."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Series:
 class RunFacts:
     """`config` is the text of config.toml; `model` and `environment` are the files' contents, empty where there is none.
 
-    `split` says what the caller knows of it, as lines to print, such as the images of each part and the patients they share.
+    `split` holds the caller's facts about it, as lines to print, such as the images of each part and the patients they share.
     """
 
     folder: str = ""
@@ -117,7 +117,7 @@ def _step(step: str, series: Sequence[Series]) -> str:
 
 
 def _chart(title: str, series: Sequence[Series], label: str) -> str:
-    """The total stands out; where it is the sum of one term only, that term is left out."""
+    """The total is emphasized; where it is the sum of one term only, that term is left out."""
     named = {one.name.removeprefix("validation_"): one for one in series}
     if len(named) == 2 and "loss" in named:
         named = {"loss": named["loss"]}

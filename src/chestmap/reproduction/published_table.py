@@ -1,4 +1,4 @@
-"""Our scores beside a published table's, in its columns and by its rule."""
+"""Our scores next to a published table's, in its columns and by its rule."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _cell(value: float, digits: int) -> str:
 
 
 def write(path: Path, plan: Plan, rows: Sequence[OwnRow], notes: Sequence[str]) -> None:
-    """As JSON, with every fold; beside it as Markdown."""
+    """Write JSON with every fold, and Markdown."""
     columns = plan.table.columns
     tree = {
         "table": plan.table.id,

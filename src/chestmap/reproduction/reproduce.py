@@ -1,4 +1,4 @@
-"""A published table made again: its configs trained, predicted and scored, ours beside the published figures.
+"""A published table made again: its configs trained, predicted and scored, ours next to the published figures.
 
 Runs are in `<out>/<config>/<split>`, so tables that share a config share its runs, and what is finished is not done again.
 """
@@ -33,13 +33,13 @@ from chestmap.training.wrapper_settings import TINY
 
 QUICK = "QUICK: a small network, trained briefly on drawn images. It shows that the chain runs; its numbers mean nothing."
 OF_THE_MODEL = "output_stride"
-"""The one number of a method's `tiny` settings that says what the method is, and not how large."""
+"""The one number of a method's `tiny` settings that defines the method, not its size."""
 
 Tell = Callable[[str], None]
 
 
 class QuickSettings(Settings):
-    """How small `--quick` is: a phantom whose test images carry all their boxes, and a network that trains in seconds."""
+    """How small `--quick` is: a phantom with all boxes on its test images, and a network that trains in seconds."""
 
     images: int = Field(default=240, ge=32)
     side: int = Field(default=96, ge=64)
@@ -70,7 +70,7 @@ class ReproduceSettings:
 @dataclass(frozen=True, eq=False)
 class Reproduced:
     table: Table
-    path: Path  # of the JSON; the Markdown lies beside it
+    path: Path  # of the JSON; the Markdown is next to it
     evaluations: Mapping[tuple[str, str], list[Evaluation]]  # by config and answer, one for each fold
 
 

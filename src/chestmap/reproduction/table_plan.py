@@ -1,4 +1,4 @@
-"""What a published table needs: which of its rows can be trained here, by which configs, on which folds; and what stands in the way."""
+"""What a published table needs: which of its rows can be trained here, by which configs, on which folds; and what is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLOSED = {
     "chexpert-boxes": "its boxes were never published; the config trains on boxes of your own: chestmap train",
     "chexpert-test": "its images are the hidden test set of a challenge",
 }
-"""Splits whose data cannot be had."""
+"""Splits with data that cannot be had."""
 
 DERIVED = {
     "p": "a test between two rows of ham/table-6: reproduce that table, then chestmap compare",
@@ -34,11 +34,11 @@ SOURCE_OF = {"chestxray14": "nih", "chexpert": "chexpert"}
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`trees` are the configs as they are in their files, by name; `folds` holds () for a config whose split has none."""
+    """`trees` are the configs as they are in their files, by name; `folds` holds () for a config with a split of none."""
 
     table: Table
     rows: tuple[Row, ...]  # those that are trained
-    shown: tuple[Row, ...]  # those and the ones beside them
+    shown: tuple[Row, ...]  # those and the ones next to them
     trees: Mapping[str, Tree]
     folds: Mapping[str, tuple[int, ...]]
     left_out: tuple[str, ...] = ()  # why the other rows of the paper's own are not
@@ -49,7 +49,7 @@ class Plan:
 
 
 def answers_of(table: Table, row: Row) -> tuple[str, ...]:
-    """Which of a network's answers a row prints, one for each of its columns or one for all; "" is what it says as a whole."""
+    """Which of a network's answers a row prints, one for each of its columns or one for all; "" is its final answer."""
     if table.across == "branches":
         return tuple(BRANCHES[column] for column in table.columns)
     return (BRANCHES.get(row.name.partition(" ")[0], ""),)

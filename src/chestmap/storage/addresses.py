@@ -1,6 +1,6 @@
-"""Files by address (`s3://`, `gs://`, `https://`, whatever fsspec reaches): content, lists, copies, and whose fault a failure is.
+"""Files by address (`s3://`, `gs://`, `https://`, whatever fsspec reaches): content, lists, copies, and who is at fault for a failure.
 
-An address is told from a path by its "://". Reasons never repeat an address, as names of files may tell of a patient.
+An address differs from a path by its "://". Reasons never repeat an address, as names of files may identify a patient.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def content_at(address: str, first: int) -> bytes:
 
 
 def reason(error: BaseException, address: str) -> str:
-    """What an error says, in one line, without the file's own name."""
+    """An error's text in one line, without the file's own name."""
     said = " ".join(str(error).split())
     path = address.split("://", 1)[-1]
     for text in (address, path, path.partition("/")[2], path.rsplit("/", 1)[-1]):
@@ -95,9 +95,9 @@ def reason(error: BaseException, address: str) -> str:
 
 
 def tried(address: str, action: Callable[[Any, str], Found], *, sending: bool = False) -> Found:
-    """Done with the file system and the path of an address, again where it fails; what goes on failing is told in one line.
+    """Done with the file system and the path of an address, again where it fails; what goes on failing is reported in one line.
 
-    A file that is not there is told by FileNotFoundError, but where something is sent: then it is the bucket.
+    A missing file raises FileNotFoundError, except when sending: then the bucket is missing.
     """
     said = ""
     for _ in attempts():
@@ -121,7 +121,7 @@ def address_state(address: str) -> tuple[int, int]:
 
 
 def listed(address: str, start: str = "") -> dict[str, dict[str, Any]]:
-    """Names below an address that begin so, with what the store says of each; in order. Nothing there: none."""
+    """Names below an address that begin so, with the store's entry of each; in order. Nothing there: none."""
 
     def found(store: Any, path: str) -> dict[str, dict[str, Any]]:
         store.invalidate_cache()
@@ -139,7 +139,7 @@ def listed(address: str, start: str = "") -> dict[str, dict[str, Any]]:
 
 
 def fetched(address: str, names: Sequence[str], folder: Path) -> Iterator[str]:
-    """Copies into a folder, each written beside and renamed; yields the names of those that are whole."""
+    """Copies into a folder, each written atomically; yields the names of those that are whole."""
     if odd := [name for name in names if ".." in name.split("/")]:
         raise BadModel(f"{address}: holds {odd[0]!r}, a name that leads out of it; nothing is fetched")
     for first in range(0, len(names), TOGETHER):

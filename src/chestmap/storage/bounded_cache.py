@@ -1,7 +1,7 @@
 """Files of an object store, read through a folder on this machine that never grows beyond its limit.
 
 Any number of processes share the folder. A name holds the hash of its content, so a file that is there is the right one; it is
-fetched beside, checked, then renamed. What was used longest ago makes room; whoever still reads it keeps what it opened.
+fetched under a temporary name, checked, then renamed. The least recently used is dropped; a process that still reads it keeps its open file.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class ShardCache:
         )
 
     def _make_room(self, needed: int) -> None:
-        """Drops what was used longest ago, never what is being fetched, whose whole size counts."""
+        """Drops the least recently used, never what is being fetched; that counts with its whole size."""
         if needed > self.limit:
             raise BadInput(
                 f"{self.folder}: a shard of {needed / 1e6:.1f} MB does not fit in a cache of {self.limit / 1e6:.1f} MB; "

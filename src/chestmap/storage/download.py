@@ -18,7 +18,7 @@ STATES = ".fetched.json"
 
 
 def _state_of(entry: dict[str, Any]) -> str:
-    """What the store says of a file: size, hash, date, whichever it gives."""
+    """The store's entry of a file: size, hash, date, whichever it gives."""
     return blake2b(repr(sorted((key, str(value)) for key, value in entry.items())).encode(), digest_size=8).hexdigest()
 
 

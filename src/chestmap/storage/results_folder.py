@@ -192,7 +192,7 @@ class RemoteFolder(ResultsFolder):
             if not name.startswith("plan/") and self._known.get(name) != _state(self.folder / name):
                 self._put(name)
 
-    # ---- the plan of several processes: rows under a name of their own, and a file that says which, made once
+    # ---- the plan of several processes: rows under a name of their own, and a file that names the valid one, made once
 
     def bring_plan(self) -> bool:
         try:

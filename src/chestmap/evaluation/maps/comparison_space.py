@@ -178,7 +178,7 @@ class Sampler:
     def levels(self, values: np.ndarray, *, normalize: bool = True, top: float = LEVELS) -> Levels | None:
         """The map on the surface from 0 to `top`: scaled by its own least and greatest value there, or as it is times `top`.
 
-        None for a map that says nothing, everywhere or on the surface.
+        None for a map without information, everywhere or on the surface.
         """
         if not is_informative(values):
             return None
@@ -221,7 +221,7 @@ class Levels:
 
 
 def is_informative(values: np.ndarray) -> bool:
-    """False for a map that says nothing: constant, or with a value that is no finite number."""
+    """False for a map without information: constant, or with a value that is no finite number."""
     return bool(np.isfinite(values).all() and values.min() < values.max())
 
 

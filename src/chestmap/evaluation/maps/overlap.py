@@ -56,7 +56,7 @@ def disjoint(boxes: Boxes) -> Float[np.ndarray, "piece 4"]:
 
 
 def pixel_spans(boxes: Boxes, width: int, height: int) -> Int[np.ndarray, "box 4"]:
-    """Pixels whose center lies in the box, as half-open spans inside the surface; a sliver between centers has none."""
+    """Pixels with their center in the box, as half-open spans inside the surface; a sliver between centers has none."""
     spans = np.ceil(boxes - 0.5).astype(np.int64)
     return np.clip(spans, 0, [width, height, width, height])
 

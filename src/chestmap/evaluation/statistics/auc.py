@@ -56,7 +56,7 @@ class Auc:
 def known_pairs(
     scores: Float[np.ndarray, "image"], labels: Labels
 ) -> tuple[Float[np.ndarray, "known_pairs"], Bool[np.ndarray, "known_pairs"]]:
-    """Scores and "is present" of the images whose label is known; a score that is no number is refused."""
+    """Scores and "is present" of the images with a known label; a score that is no number is refused."""
     kept = ~np.isnan(labels)
     scores = scores[kept].astype(np.float64)
     if not np.isfinite(scores).all():

@@ -17,7 +17,7 @@ Kind = Literal["none", "temperature", "platt"]
 Binning = Literal["width", "mass"]
 
 NEAREST = 1e-7
-"""Scores are kept so far from 0 and 1 before their logit is taken: what float32 can still tell from 1."""
+"""Scores are kept so far from 0 and 1 before their logit is taken: what float32 can still distinguish from 1."""
 
 STEEPEST = 100.0
 
@@ -99,7 +99,7 @@ def fit_calibration(
 ) -> Calibration:
     """Least log loss on validation images. `temperature` fits the slope (1 / temperature) alone, `platt` also the offset.
 
-    Not fitted: a finding with one kind of label only, or one whose scores separate the labels so well that no finite slope is best.
+    Not fitted: a finding with one kind of label only, or one with scores that separate the labels so well that no finite slope is best.
     """
     fits = [_fit_one(scores[:, index], labels[:, index], kind) for index in range(scores.shape[1])]
     return Calibration(

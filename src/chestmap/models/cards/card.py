@@ -23,7 +23,7 @@ Figures = dict[str, Any]
 
 
 def write_card(folder: Path, about: Mapping[str, Any], figures: Figures | None = None) -> str:
-    """README.md made anew, and returned; new figures are kept beside it, or else those that are there are told."""
+    """README.md made anew, and returned; new figures are kept next to it; without new ones, the kept ones are printed."""
     if figures is not None:
         write_bytes(folder / FIGURES, (json.dumps(figures, indent=1, allow_nan=False) + "\n").encode())
         if figures["reliability"]:
@@ -54,7 +54,7 @@ def read_figures(folder: Path) -> Figures | None:
 
 
 def chosen_in(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides scores, presence and boxes beside the weights."""
+    """What decides scores, presence and boxes besides the weights."""
     return {key: about.get(key) or {} for key in ("calibration", "operating_points", "thresholds")}
 
 

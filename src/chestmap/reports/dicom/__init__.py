@@ -1,4 +1,4 @@
-"""Results as DICOM objects, and radiographs without what tells whose they are. `docs/dicom.md` says what each is for."""
+"""Results as DICOM objects, and de-identified radiographs. `docs/dicom.md` explains what each is for."""
 
 from chestmap.reports.dicom.provenance import DEFAULT_KINDS, KINDS, Kind, Provenance, is_result, kinds_of
 from chestmap.reports.dicom.source_header import read_source

@@ -59,7 +59,7 @@ def _describe(made: Dataset, reference: Dataset) -> None:
 
 
 def drawn(result: MarkedResult) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with all boxes; beside it the map of the finding with the highest score, where one is shown."""
+    """The image with all boxes, and next to it the map of the finding with the highest score, where one is shown."""
     size = picture_size((float(result.size[0]), float(result.size[1])), LONGEST)
     grey = Image.fromarray(grey_picture(pixels_of(result.source), size)).convert("RGB")
     panels = [_with_boxes(grey.copy(), result, result.marks)]
@@ -96,7 +96,7 @@ def _with_boxes(panel: Image.Image, result: MarkedResult, marks: tuple[Mark, ...
 def _free(
     taken: list[tuple[float, float, float, float]], wished: tuple[float, float, float], height: int
 ) -> tuple[float, float, float, float]:
-    """Moves a label (x, y, width) down until it covers no other; the last place stands where there is none."""
+    """Moves a label (x, y, width) down until it covers no other; the last place is used where there is none."""
     x, y, width = max(wished[0], 0.0), wished[1], wished[2]
     while y + 26 < height and any(x < x1 and x0 < x + width and y < y1 and y0 < y + 24 for x0, y0, x1, y1 in taken):
         y += 8

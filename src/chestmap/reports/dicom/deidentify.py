@@ -1,10 +1,10 @@
-"""A radiograph without what tells whose it is: the Basic Application Level Confidentiality Profile of DICOM PS3.15 annex E.
+"""De-identifies a radiograph: the Basic Application Level Confidentiality Profile of DICOM PS3.15 annex E.
 
 In three steps, each enough for most files: dicom-anonymizer applies the profile's table, here to nested items too; then only
 elements on a list remain, each with a value that its pattern allows; then identifiers are replaced by keyed hashes, so that
 the images of a patient and the results of an image still belong together, and nobody without the key finds the way back.
 
-What no header tells is not found: text in the pixels. Files that admit to it are refused.
+Text in the pixels is not found, as no header names it. Files that admit to it are refused.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ def _name(made: Dataset, header: Header, salt: bytes) -> str:
 
 
 def _say_so(made: Dataset) -> None:
-    """Also what a chest radiograph must tell, and the lists left out."""
+    """Also the elements that a chest radiograph must have, and the lists left out."""
     made.PatientIdentityRemoved, made.LongitudinalTemporalInformationModified = "YES", "REMOVED"
     made.DeidentificationMethod = f"chestmap {__version__}: PS3.15 basic profile, listed elements only"
     made.DeidentificationMethodCodeSequence = Sequence([_code(*BASIC_PROFILE)])

@@ -26,7 +26,7 @@ ABNORMAL = Code("SCT", "49755003", "Morphologically Abnormal Structure")
 
 
 def concept(code: Code, equivalent: Code | None = None) -> CodedConcept:
-    """A coded concept; an equivalent code of another scheme goes beside it (PS3.3 table 8.8-1)."""
+    """A coded concept; an equivalent code of another scheme follows it (PS3.3 table 8.8-1)."""
     made = CodedConcept(code.value, code.scheme, code.meaning)
     if equivalent:
         made.EquivalentCodeSequence = [CodedConcept(equivalent.value, equivalent.scheme, equivalent.meaning)]
@@ -69,7 +69,7 @@ class Mark:
 
 @dataclass(frozen=True, eq=False)
 class MarkedResult:
-    """What every kind of object is made from: the checked header of the source, the source itself, what a model says."""
+    """The input of every kind of object: the checked header of the source, the source itself, the prediction."""
 
     reference: Dataset
     source: Dataset
@@ -118,7 +118,7 @@ class MarkedResult:
 
     @property
     def unboxed(self) -> Sequence[str]:
-        """Findings that reach their operating point, but whose map showed no place."""
+        """Findings that reach their operating point, but without a place in their map."""
         reached = zip(self.prediction.findings, map(float, self.prediction.scores), strict=True)
         boxed = set(self.boxed)
         return [name for name, score in reached if name not in {NO_FINDING, *boxed} and score >= self.about.shown_from(name)]

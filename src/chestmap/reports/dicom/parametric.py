@@ -1,7 +1,7 @@
 """The map of one finding as Parametric Map, 32-bit floats in [0, 1]. Written with pydicom: highdicom wants a place in space.
 
 At no more than 512 pixels: a network gives far fewer, and 3.6 million floats for each finding would be 14 MB. Spacing and
-position put it over the radiograph in its nominal plane, whose first pixel has its center at 0, 0, 0.
+position put it over the radiograph in its nominal plane, with the first pixel centered at 0, 0, 0.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ POINTER, GROUP = 0x00209453, 0x00209111  # frame label, in frame content
 
 
 def parametric_map(result: MarkedResult, place: int, finding: str) -> Dataset | None:
-    """`place` counts findings from 1; None for a map that says nothing. One finding each, since OHIF shows the first frame."""
+    """`place` counts findings from 1; None for a map without information. One finding each, since OHIF shows the first frame."""
     width, height = result.size
     values = result.map_of(finding, picture_size((float(width), float(height)), min(LONGEST, max(width, height))))
     if values is None:

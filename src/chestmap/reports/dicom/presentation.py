@@ -49,7 +49,7 @@ def _layer(place: int, finding: str) -> pr.GraphicLayer:
 
 
 def _annotation(mark: Mark, reference: Dataset, layer: pr.GraphicLayer) -> pr.GraphicAnnotation:
-    """The label stands at the box's upper left corner, inside the image."""
+    """The label is at the box's upper left corner, inside the image."""
     box = pr.GraphicObject(
         graphic_type=pr.GraphicTypeValues.POLYLINE,
         graphic_data=mark.outline,
@@ -105,7 +105,7 @@ def _add_window(made: Dataset, source: Dataset) -> None:
 
 
 def _ends(source: Dataset, made: Dataset) -> tuple[float, float] | None:
-    """Lowest and highest value after the modality step; None where only a decoder could tell."""
+    """Lowest and highest value after the modality step; None where only a decoder could know."""
     header = Header(source, "")
     native = syntax_of(source) in NATIVE
     if (

@@ -60,7 +60,7 @@ LONGEST = {"CS": 16, "SH": 16, "LO": 64}
 def read_source(data: bytes) -> Dataset:
     """What `write_dicom` needs of a radiograph's file, read within the bounds of `read_header`; a damaged file is a `BadImage`.
 
-    `pydicom.dcmread` may stand in for it where files are known to be good.
+    `pydicom.dcmread` may replace it where files are known to be good.
     """
     wanted = (*JOINING, *EMPTY_IF_ABSENT, *OPTIONAL, "DeidentificationMethodCodeSequence", *LOSSY, *WANTED)
     if data[128:132] != b"DICM":
@@ -182,7 +182,7 @@ def _copy_image(header: Header, found: Dataset) -> None:
 
 
 def _copy_deidentification(header: Header, found: Dataset) -> None:
-    """A result of a de-identified image is one, and says by which profile."""
+    """The result of a de-identified image is de-identified, and names the profile."""
     items = []
     for item in header.items("DeidentificationMethodCodeSequence"):
         code, inner = Dataset(), Header(item, header.syntax)
@@ -216,7 +216,7 @@ def low_is_white(source: Dataset) -> bool:
 
 
 def spacing_of(reference: Dataset) -> Sequence[float]:
-    """Rows and columns in mm; 1 where the image tells none."""
+    """Rows and columns in mm; 1 where the image has none."""
     pair = reference.get("PixelSpacing") or reference.get("ImagerPixelSpacing") or (1.0, 1.0)
     return [float(value) for value in pair]
 

@@ -1,6 +1,6 @@
 """The boxes as Comprehensive 3D SR by template TID 1500, which IHE's AI Results profile names, and all scores as text.
 
-Only boxed findings stand in the first: OHIF 3.13 fails on a measurement group without a region. Everything else is said in
+Only boxed findings are in the first: OHIF 3.13 fails on a measurement group without a region. Everything else is in
 the second, an Enhanced SR by template TID 2000.
 """
 
@@ -27,7 +27,7 @@ PROCEDURE = CodedConcept("363679005", "SCT", "Imaging procedure")
 
 NOT_FOR_DIAGNOSIS = "AI result for research, not for diagnosis."
 LENT = {"ImagerPixelSpacing": ("111026", "111066"), "PatientOrientation": ("111044", "111043")}
-"""highdicom's image library needs these elements; what it says of a lent one is taken out again, by code."""
+"""highdicom's image library needs these elements; its entries about a lent one are removed again, by code."""
 
 
 def boxes_report(result: MarkedResult) -> Dataset:
@@ -60,7 +60,7 @@ def _for_library(reference: Dataset) -> tuple[Dataset, list[str]]:
 
 
 def _take_back(made: Dataset, lent: list[str]) -> None:
-    """Also tells the modality of a secondary capture, which highdicom calls "Other"."""
+    """Also names the modality of a secondary capture, which highdicom calls "Other"."""
     false = {code for keyword in lent for code in LENT[keyword]}
     for library in (item for item in made.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "111028"):
         for entry in (entry for group in library.ContentSequence for entry in group.ContentSequence):
@@ -160,7 +160,7 @@ def _document(result: MarkedResult, kind: Any, title: str) -> dict[str, Any]:
 
 
 def scores_report(result: MarkedResult) -> Dataset:
-    """Every finding that the model was trained on, highest score first; a text line beside codes and numbers."""
+    """Every finding that the model was trained on, highest score first; a text line with codes and numbers."""
     scored = zip(map(float, result.prediction.scores), result.prediction.findings, strict=True)
     rows = sorted((row for row in scored if row[1] != NO_FINDING), key=lambda row: -row[0])
     root = sr.ContainerContentItem(name=CodedConcept("18748-4", "LN", "Diagnostic Imaging Report"), template_id="2000")

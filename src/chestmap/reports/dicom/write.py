@@ -24,13 +24,13 @@ from chestmap.types import Prediction
 def write_dicom(
     source: Dataset, prediction: Prediction, model: Provenance, folder: Path, kinds: Sequence[Kind] = DEFAULT_KINDS
 ) -> list[Path]:
-    """Writes the result objects of one radiograph into `folder`, each beside and renamed; returns the files, in order.
+    """Writes the result objects of one radiograph into `folder`, each atomically; returns the files, in order.
 
     `source` is the radiograph as `pydicom.dcmread` gives it; its pixels are needed for `sc`, and nothing in it is changed.
     `prediction.boxes` are in image pixels. A file is named by kind and the result's own identifier, such as
-    `sr-2.25.1234.dcm`: nothing in it tells the patient. The same source and model give the same identifiers, so writing or
+    `sr-2.25.1234.dcm`: nothing in it identifies the patient. The same source and model give the same identifiers, so writing or
     sending again is safe. Boxes are given for findings that reach their operating point (`Provenance`); `sr`, `gsps`, `seg`
-    and `pmap` are left out where there is none, and `scores` then stands in for `sr`. Raises `BadImage` where the header cannot carry results.
+    and `pmap` are left out where there is none, and `scores` then replaces `sr`. Raises `BadImage` where the header cannot carry results.
     """
     paths = []
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def result_objects(
 
 
 def _kinds_to_write(kinds: Sequence[Kind], result: MarkedResult) -> list[Kind]:
-    """What the report of boxes cannot hold, a finding without one, is told as text, so that it is not lost."""
+    """A finding without a box does not fit the report of boxes; it becomes text, so that it is not lost."""
     asked = list(kinds_of(kinds))
     if "sr" in asked and "scores" not in asked and (result.unboxed or not result.marks):
         asked.insert(asked.index("sr") + 1, "scores")
@@ -80,7 +80,7 @@ def _made(kind: Kind, result: MarkedResult) -> Iterator[Dataset]:
         case "sc":
             yield capture(result)
         case "gsps":
-            if result.marks and result.reference.SamplesPerPixel == 1:  # a gray state may not stand over color
+            if result.marks and result.reference.SamplesPerPixel == 1:  # a gray state may not cover color
                 yield presentation(result)
         case "seg":
             yield from segmentations(result)

@@ -96,7 +96,7 @@ class DicomOptions:
         return DeliverySettings(destination, wanted, self.keep) if destination else None
 
     def _destination(self, settings: DicomSettings) -> Destination | None:
-        """Where images are pulled from is where results go, unless something else is said."""
+        """Send results where images are pulled from, unless another destination is given."""
         stow = self.stow or (None if self.archive else self.pull)
         if self.archive and stow:
             raise BadInput("results go to one archive: give --to TITLE@HOST:PORT or --stow URL")

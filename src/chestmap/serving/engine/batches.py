@@ -1,6 +1,6 @@
-"""Dynamic batching: one thread runs the models on whatever waits; another keeps what they said, and tells who waits for it.
+"""Dynamic batching: one thread runs the models on waiting images; another keeps their answers and wakes the waiting requests.
 
-So a network does not stand still while the disk syncs. No more than one batch waits to be kept.
+So a network is not idle while the disk syncs. No more than one batch waits to be kept.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Batches:
     ):
         self.store, self.served, self.readers, self.settings, self.metrics = store, served, readers, settings, metrics
         self._waiting: dict[str, deque[str]] = {sha: deque() for sha in served}
-        self._queued: set[tuple[str, str]] = set()  # study and model, as they stand in `_waiting`
+        self._queued: set[tuple[str, str]] = set()  # study and model, as in `_waiting`
         self._open: Counter[str] = Counter()  # study: results that wait or are under way
         self._futures: dict[str, Future[None]] = {}
         self._alone: set[str] = set()  # with one of these the service stopped, or a batch failed
@@ -126,7 +126,7 @@ class Batches:
                 self.seconds = (time.monotonic() - start) / len(studies)
 
     def _note(self, begun: Iterable[tuple[str, str]] = (), ended: Iterable[tuple[str, str]] = ()) -> None:
-        """What `under_way` reads after a crash of this process; not synced, since a crash of the machine tells nothing."""
+        """What `under_way` reads after a crash of this process; not synced, since a crash of the machine is not the image's fault."""
         with self._changed, suppress(OSError):
             self._under_way = [*(one for one in self._under_way if one not in ended), *begun]
             part = self.store.folders.root / "under-way.part"
@@ -134,7 +134,7 @@ class Batches:
             part.replace(part.with_suffix(""))
 
     def _next(self) -> tuple[str, list[str]] | None:
-        """Up to `batch_size` images for one model: the one whose first image waits among the longest queue."""
+        """Up to `batch_size` images for one model: the one with the longest waiting image."""
         with self._changed:
             while not self._stopping and not any(self._waiting.values()):
                 self._changed.wait()
@@ -174,7 +174,7 @@ class Batches:
             return problem
 
     def _keep(self, model: ServedModel, studies: Sequence[str], said: BatchOutputs | Exception | None) -> None:
-        """The other thread: files, then the database, then whoever waits. What failed is asked for again only when it is over."""
+        """The other thread: files, then the database, then waiting requests. What failed is asked for again only when it is over."""
         problem = said if isinstance(said, Exception) else None
         try:
             if isinstance(said, BatchOutputs):

@@ -81,7 +81,7 @@ class DecoderPool:
     def read(
         self, path: Path, out: Path, canvases: Mapping[str, CanvasSettings], *, name: str, patient: str
     ) -> dict[str, Any]:
-        """What `reading.read` says of an upload."""
+        """The answer of `decoder_process.read` for an upload."""
         return self._request(path, out, canvases, {"canvases_only": False, "name": name, "patient": patient})
 
     def canvases(self, path: Path, out: Path, canvases: Mapping[str, CanvasSettings]) -> dict[str, Any]:

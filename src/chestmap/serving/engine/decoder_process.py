@@ -41,7 +41,7 @@ except ImportError:  # Windows has no such limits
 
 MEMORY = 4 << 30
 SECONDS = 300
-"""Of processor for one image, for a process whose service is not there any more to end it."""
+"""Of processor for one image, for a process that outlived its service."""
 LARGEST_FILE = 512 << 20
 THUMBNAIL = 256
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
@@ -89,7 +89,7 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _patient(data: bytes, radiograph: Radiograph, depth: Depth, request: dict[str, Any]) -> dict[str, Any]:
-    """The pseudonym, and a label for people that tells nothing of the patient unless it was asked for."""
+    """The pseudonym, and a label for people that reveals nothing of the patient unless configured."""
     pseudonyms = Pseudonyms(bytes.fromhex(request["key"]))
     patient = radiograph.patient_id or request["patient"]
     known: dict[str, Any] = {
@@ -160,7 +160,7 @@ def write_results(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def answered(line: bytes) -> dict[str, Any]:
-    """What failed is told without the parts of a message that only we should see."""
+    """The error, without the parts of a message that only we should see."""
     try:
         request = json.loads(line)
         return write_results(request) if "grid" in request else read(request)

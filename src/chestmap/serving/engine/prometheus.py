@@ -28,7 +28,7 @@ class Measured:
         return Histogram(f"{self.prefix}_{name}", about, labels, buckets=SECONDS, registry=self.registry)
 
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
-        """A gauge whose value is asked for when Prometheus asks."""
+        """A gauge that is computed when Prometheus asks."""
         Gauge(f"{self.prefix}_{name}", about, registry=self.registry).set_function(value)
 
     def text(self) -> bytes:

@@ -1,4 +1,4 @@
-"""A model as the service has it: its name in the API, and what it says of canvases, ready for the store."""
+"""A model as the service has it: its name in the API, and its answers for canvases, ready for the store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HARMLESS = {NO_FINDING, SUPPORT_DEVICES}
 
 @dataclass(frozen=True, eq=False)
 class BatchOutputs:
-    """Of one batch: what the network gave, and whose it is; `places` are ids and folders."""
+    """Of one batch: what the network gave, and for which images; `places` are ids and folders."""
 
     scores: Float32[np.ndarray, "batch finding"]
     maps: Float16[np.ndarray, "batch finding h w"]
@@ -98,7 +98,7 @@ class ServedModel:
     def _answer(
         self, study_id: str, folder: Path, frame: Frame, scores: np.ndarray, maps: Float16[np.ndarray, "finding h w"]
     ) -> ModelAnswer:
-        """The maps are on disk before the database says so."""
+        """The maps are on disk before the database records them."""
         found = self.predictor.findings
         boxes = boxes_of(found, scores, maps, frame, self.predictor.rule)
         coded = io.BytesIO()

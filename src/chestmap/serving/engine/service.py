@@ -70,7 +70,7 @@ class MadeObjects:
 class Service:
     """Owns the store folder from the time it is made until `stop`.
 
-    Between `start` and `stop` a thread predicts; everything else is done by whoever calls. For any number of threads.
+    Between `start` and `stop` a thread predicts; everything else is done by the caller. For any number of threads.
     """
 
     def __init__(

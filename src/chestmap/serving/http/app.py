@@ -1,4 +1,4 @@
-"""The HTTP application: routes, how errors are said, and what runs while it does."""
+"""The HTTP application: routes, the form of errors, and what runs meanwhile."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def create_app(service: Service, access: Access, hosts: Iterable[str] = (), *, o
 
 
 def _error_response(status: int, text: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error as every error is said."""
+    """An error in the form of all errors."""
     return JSONResponse({"error": text}, status, headers)
 
 
@@ -148,7 +148,7 @@ async def healthz() -> bodies.Health:
 
 @meta.get("/readyz", tags=["health"])
 async def readyz(request: Request) -> bodies.Health:
-    """Uploads are taken in and predicted; 503 says why they are not. Looked at once a second, however many ask."""
+    """Uploads are taken in and predicted; 503 gives the reason if not. Looked at once a second, however many ask."""
     await request.app.state.readiness.check()
     return bodies.Health(status="ok", version=__version__)
 

@@ -1,6 +1,6 @@
 """What every request passes: limits, deadlines, Host, cross-site checks, who asks, and the headers of every answer.
 
-It stands outside the application, so that nothing is parsed before it was counted.
+It wraps the application, so that nothing is parsed before it was counted.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Stop(Exception):
 
 
 class Guard:
-    """The outermost ASGI application. `hosts` are names, beside localhost and addresses, by which it may be called."""
+    """The outermost ASGI application. `hosts` are names, besides localhost and addresses, by which it may be called."""
 
     def __init__(self, app: App, access: Access, bounds: Bounds, metrics: Metrics, hosts: Iterable[str] = ()) -> None:
         self.app, self.access, self.bounds, self.metrics = app, access, bounds, metrics
@@ -95,7 +95,7 @@ class Guard:
             log.error("%s at %s:%s", type(problem).__name__, place.filename, place.lineno)  # noqa: TRY400 - messages may hold names
             await answer.error(
                 500, "something went wrong in the service; its log says where"
-            )  # unless the application said so
+            )  # unless the application did so
         finally:
             route = getattr(scope.get("route"), "path", "none")
             took = time.monotonic() - start
@@ -187,7 +187,7 @@ def _is_secure(scope: Scope) -> bool:
 
 
 class _Body:
-    """`receive` that counts bytes and has a deadline, whatever Content-Length said."""
+    """`receive` that counts bytes and has a deadline, despite any Content-Length."""
 
     def __init__(self, receive: Receive, most: int, seconds: float) -> None:
         self.receive, self.most, self.end = receive, most, time.monotonic() + seconds
@@ -224,7 +224,7 @@ class _Answer:
         await asyncio.wait_for(self.send(message), self.seconds)
 
     async def error(self, status: int, text: str) -> None:
-        """JSON, as the application says its own. The connection is closed, since its body was not read."""
+        """JSON, in the form of the application's own errors. The connection is closed, since its body was not read."""
         if self.status:  # too late for an answer: the server closes the connection
             return
         body = json.dumps({"error": text}).encode()

@@ -41,7 +41,7 @@ class _Bounded(APIRoute):
 
 
 async def _parsed(request: Request, most: int) -> None:
-    """The form, kept in the request; whatever the parser says of a broken one is a 400."""
+    """The form, kept in the request; any parser error of a broken one is a 400."""
     try:
         await request.form(max_files=most, max_fields=FIELDS, max_part_size=FIELD_BYTES)
     except HTTPException:

@@ -93,7 +93,7 @@ def delete(service: Here, person: Asking, study_id: StudyId) -> None:
 
 
 def _file(service: Service, study_id: str, kind: str, media: str) -> FileResponse:
-    """By what the database says of the file, never by what a client says."""
+    """By the database's record of the file, never by a client's claim."""
     path = service.store.file(study_id, kind)
     if path is None or not path.is_file():
         raise HTTPException(404, "no such study, or not of this model")
@@ -138,7 +138,7 @@ def overlay(
     model: Annotated[str, Query(max_length=64)] = "",
     finding: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
-    """PNG: the image beside its highest findings, or beside `finding`."""
+    """PNG: the image next to its highest findings, or next to `finding`."""
     return Response(overlay_of(service, study_id, model, finding), media_type="image/png")
 
 

@@ -17,7 +17,7 @@ from chestmap.types import Prediction, Radiograph
 
 
 def map_bytes(maps: Float16[np.ndarray, "finding h w"]) -> bytes:
-    """Each finding's map scaled to its own maximum, 0 … 255; one that says nothing is 0."""
+    """Each finding's map scaled to its own maximum, 0 … 255; one without information is 0."""
     values = np.nan_to_num(maps.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     most = values.max(axis=(1, 2), keepdims=True)
     return np.rint(np.where(most > 0, values / np.where(most > 0, most, 1) * 255, 0)).astype(np.uint8).tobytes()
@@ -35,7 +35,7 @@ def stored_grey(study: Study, path: Path, longest: int) -> Float32[np.ndarray, "
 
 
 def overlay_png(study: Study, result: Result, files: tuple[Path, Path], finding: str = "") -> bytes:
-    """The image beside the findings with the highest scores, or beside one of them; `files` are its pixels and maps."""
+    """The image next to the findings with the highest scores, or next to one of them; `files` are its pixels and maps."""
     pixels, maps = files
     style = OverlayStyle(most=1 if finding else 3)
     radiograph = Radiograph(pixels=stored_grey(study, pixels, style.longest), image_id=study.id)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from chestmap.types import Box
 
 Told = Mapping[str, Any]
-"""What one model says of one finding, as the store has it: name, score, threshold, boxes."""
+"""One model's answer for one finding, as the store has it: name, score, threshold, boxes."""
 
 
 def scaled_score(score: float, threshold: float | None) -> float:
@@ -35,7 +35,7 @@ def scores_of(results: Sequence[Sequence[Told]]) -> dict[str, list[float]]:
 
 
 def worth(results: Sequence[Sequence[Told]]) -> float:
-    """Of one study, from what each model says of it."""
+    """Of one study, from the answer of each model."""
     boxes: dict[str, list[list[Box]]] = {}
     for one in (told for findings in results for told in findings):
         corners = ([box[key] for key in ("x0", "y0", "x1", "y1")] for box in one["boxes"])

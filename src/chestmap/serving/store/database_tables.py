@@ -59,7 +59,7 @@ class Study(Base):
 
 
 class Result(Base):
-    """What one model says of a study; the row stands there as `queued` before anything was promised to a client."""
+    """One model's answer for a study; the row is `queued` before anything is promised to a client."""
 
     __tablename__ = "result"
     study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
@@ -120,7 +120,7 @@ class Review(Base):
 
 
 class File(Base):
-    """A file beside the database; `path` is relative to the store's folder."""
+    """A file next to the database; `path` is relative to the store's folder."""
 
     __tablename__ = "file"
     study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)

@@ -37,7 +37,7 @@ ENDINGS = {"dicom": ".dcm", "png": ".png", "jpeg": ".jpg"}
 
 @dataclass(frozen=True)
 class ReviewedStudy:
-    """A study with a verdict; `origin` tells who said what, and when."""
+    """A study with a verdict; `origin` records who decided what, and when."""
 
     annotated: AnnotatedImage
     original: Path
@@ -139,7 +139,7 @@ def _boxes(name: str, said: KeptFinding, seen: Sequence[Result]) -> list[KeptBox
 def write_reviewed(
     out: Path, findings: Findings, reviewed: Sequence[ReviewedStudy], *, copy: bool = False
 ) -> list[ReviewedStudy]:
-    """labels.csv, boxes.json, images/ and reviews.jsonl; returns those whose image was still there, which are the ones written."""
+    """labels.csv, boxes.json, images/ and reviews.jsonl; returns those that still had an image, which are the ones written."""
     with new_folder(out) as folder:
         written = list(_with_images(folder, reviewed, copy=copy))
         if not written:

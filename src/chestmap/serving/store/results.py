@@ -35,7 +35,7 @@ class NewFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelAnswer:
-    """What a model said of a study, or why it could not."""
+    """A model's answer for a study, or the reason for none."""
 
     study_id: str
     model_sha: str
@@ -105,7 +105,7 @@ def resume(store: Store, models: dict[str, str], under_way: Iterable[PendingResu
 
 
 def answer(store: Store, answers: Sequence[ModelAnswer]) -> None:
-    """In one commit. A result that is there already, or whose study was deleted meanwhile, is left as it is."""
+    """In one commit. A result that exists already, or belongs to a study deleted meanwhile, is left as it is."""
     with store.writing() as session:
         wanted = select(Result).where(Result.study_id.in_({one.study_id for one in answers}))
         rows = {(row.study_id, row.model_sha): row for row in session.scalars(wanted)}
