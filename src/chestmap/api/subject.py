@@ -90,7 +90,7 @@ def run_of(folder: Path) -> Path | None:
 
 
 def subject_of(folder: Path | None, named: DatasetNames) -> Subject:
-    """Images and split are those of the run, unless they are named; `root` alone says where they lie now."""
+    """Images and split are those of the run, unless they are named; `root` alone gives their present folder."""
     run = named.run or (run_of(folder) if folder is not None else None)
     if named.run is not None and run_of(named.run) != named.run:
         raise BadInput(f"--run {named.run}: no config.toml; expected a run folder of `chestmap train`")

@@ -64,7 +64,7 @@ def _share_cores() -> None:
     """On a busy machine, let a network's threads sleep while they wait for each other; torch reads this when it is loaded.
 
     By default they spin for milliseconds at the end of every loop and hold the core that the other one needs: with two threads on
-    two cores that is 25 % faster alone, but .6 of the speed beside one other busy process, and a sixth beside several.
+    two cores that is 25 % faster alone, but .6 of the speed next to one other busy process, and a sixth next to several.
     """
     if hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 4:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")

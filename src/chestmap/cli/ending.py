@@ -97,6 +97,6 @@ def _place(error: BaseException) -> str:
 
 
 def _thread_ended(thread: threading.ExceptHookArgs) -> None:
-    """A thread that fails says so in one line, too."""
+    """Print one line for a thread that fails, too."""
     if thread.exc_value is not None and not isinstance(thread.exc_value, SystemExit):
         reported(thread.exc_value)

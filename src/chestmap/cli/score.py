@@ -63,7 +63,7 @@ def evaluate(
 
     A run folder knows its dataset and split, and is predicted first where it has no predictions. Thresholds and calibration come
     from the split's validation part where it was predicted, too. A part with patients that were trained on is refused, unless the
-    split's name says that it shares them; so is a split other than that which trained the model.
+    split's name allows sharing them; so is a split other than that which trained the model.
 
     Example: `chestmap evaluate runs/image-labels`
 
@@ -108,7 +108,7 @@ def scored_of(
 
 
 def ids_for_all(folders: list[Path]) -> tuple[str, ...] | None:
-    """Images that all folders hold, so that their numbers compare; None for one folder. Says which folder holds more."""
+    """Images that all folders hold, so that their numbers compare; None for one folder. Print which folder holds more."""
     from chestmap.errors import BadInput
     from chestmap.evaluation.evaluated_set import shared_ids
     from chestmap.predictions.folder import open_predictions

@@ -1,6 +1,6 @@
 """In which unit boxes are given, by their numbers and the sizes of their images: pixels, percent, or fractions of the image.
 
-A reader refuses what is plainly something else than pixels; the setting `box_unit` says what it is, and it is converted.
+A reader refuses what is plainly something else than pixels; the setting `box_unit` names the unit, and boxes are converted.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def boxes_in_pixels(marks: Table, images: pl.DataFrame, root: Path, unit: Unit |
 
 
 def _with_sizes(rows: pl.DataFrame, images: pl.DataFrame, root: Path, most: int | None = None) -> pl.DataFrame:
-    """Boxes of images whose size is given, or is read from their file, as `wide` and `high`; of `most` images at most."""
+    """Boxes with the size of their image, given or read from its file, as `wide` and `high`; of `most` images at most."""
     boxed = images.filter(pl.col("image_id").is_in(rows["image"].unique().implode())).head(most or len(images))
     sizes = dict(_sizes(boxed.select("image_id", "path", "width", "height").iter_rows(), root))
     table = pl.DataFrame(
@@ -70,12 +70,12 @@ def _sizes(rows: Iterable[tuple[str, str, float | None, float | None]], root: Pa
         try:
             found[name] = (width, height) if width is not None and height is not None else size_of(root / path)
         except BadImage:
-            continue  # a check says what is wrong with it
+            continue  # a check reports what is wrong with it
     return found
 
 
 def guessed_unit(rows: pl.DataFrame, sized: pl.DataFrame, *, sides: bool) -> Guess:
-    """What the numbers are; `sized` are those boxes whose image has a known size, as `wide` and `high`."""
+    """What the numbers are; `sized` are the boxes of images of known size, as `wide` and `high`."""
     rows = rows.filter(pl.all_horizontal(pl.col(CORNERS).is_finite()))
     if rows.is_empty():
         return "pixels"

@@ -2,7 +2,7 @@
 
     labels.csv     image, then one column for each finding (1, 0, -1 or blank for unknown), or one column `findings` with
                    names separated by |; if wanted patient_id, view, age, sex, split (the name of a list)
-    boxes.csv      image, finding and x0, y0, x1, y1, or x, y, w, h, in pixels of the image (or as `box_unit` says)
+    boxes.csv      image, finding and x0, y0, x1, y1, or x, y, w, h, in pixels of the image (or in the unit of `box_unit`)
     boxes.json     COCO: images, annotations, categories
 
 An image is named by its path from the root, its file name or its stem, whichever is unique, in any case of letters. Without a table every PNG, JPEG

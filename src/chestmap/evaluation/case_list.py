@@ -21,7 +21,7 @@ NUMBERS: dict[str, Any] = dict.fromkeys(OVERLAPS, pl.Float64)
 class Case:
     """Overlaps of the finding's region with the union of its boxes under one geometry and threshold rule.
 
-    IoR is the shared part of the region, IoGT that of the boxes; both are NaN where each box stands for itself.
+    IoR is the shared part of the region, IoGT that of the boxes; both are NaN where each box counts by itself.
     """
 
     image_id: str

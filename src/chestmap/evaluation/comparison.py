@@ -40,7 +40,7 @@ PRIMARY_HITS: tuple[Geometry, Rule] = ("mask", "validation")
 class Hits:
     """Overlaps of each row (pair or box) under one geometry and rule; `finding` indexes the names of the cases.
 
-    IoR and IoGT are NaN where each box stands for itself.
+    IoR and IoGT are NaN where each box counts by itself.
     """
 
     finding: Int[np.ndarray, "row"]

@@ -147,7 +147,7 @@ def _ap_rows(each: dict[str, Detections], how: Resampling, rule: str) -> list[Sc
 
 
 def _drawn(found: Detections, how: Resampling) -> Float[np.ndarray, "resample limit"]:
-    """Resampled by patient; without COCO's smoothing, whose effect on the spread is small."""
+    """Resampled by patient; without COCO's smoothing, which hardly changes the spread."""
     everyone = np.concatenate([np.flatnonzero(found.true), found.patient])
     patient = numbered(everyone.tolist())
     weights = patient_weights(int(patient.max()) + 1, how.resamples, how.seed)

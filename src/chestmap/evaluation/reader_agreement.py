@@ -1,6 +1,6 @@
-"""How well readers agree with each other: the ceiling that stands beside a model's localization.
+"""How well readers agree with each other: the ceiling to compare a model's localization with.
 
-A model that meets one reader's boxes as often as another reader does cannot be told from a reader by boxes.
+A model that meets one reader's boxes as often as another reader does cannot be distinguished from a reader by boxes.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ class Evaluation:
         return self._by_key.get((measure, finding, at, geometry, rule), missing)
 
     def met(self, finding: str, at: float, rule: str) -> Score:
-        """T(IoU) of a threshold rule, a floor or a ceiling, under the geometry that stands first."""
+        """T(IoU) of a threshold rule, a floor or a ceiling, under the first geometry."""
         return self.find(Measure.IOU_MET, finding, at, "" if rule.startswith("floor") else HEADLINE, rule)
 
     @cached_property

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 CLEARLY = 0.2
-"""Of the range from black to white; films whose border is bright by collimation or a cast stay below it."""
+"""Of the range from black to white; films with a border that collimation or a cast made bright stay below it."""
 
 EDGE = 0.04
 

@@ -384,7 +384,7 @@ def _inside_crop(batch: Batch, crop: Float[Tensor, "batch 4"]) -> list[bool]:
 
 
 def _crops(run: Run, network: AgCnn, data: Data, settings: AgCnnSettings) -> None:
-    """Writes how crops are, says it, and sets the τ that was chosen."""
+    """Writes and prints how crops are, and sets the chosen τ."""
     if settings.taus and data.validation is None:
         raise BadInput("method.taus: no validation part to choose on; give the split one, or set tau alone")
     part, taus = data.validation or data.train, settings.taus or (settings.tau,)

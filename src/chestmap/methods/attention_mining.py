@@ -21,8 +21,8 @@ What the text leaves open, and how it is settled: with one network eq. 8 gives H
 why), so H_t is that of the network as step t left it. Step t trains with M_{t-1}, which the finished networks of the steps before
 give for the image as it is augmented; its network goes on from theirs, and all are kept in the model. L_cls counts all N
 images, with a mask of ones for those that are not mined. Eq. 2 prints no sum over images: it is a mean. Eq. 4 prints one norm of all
-images' outputs over their number; here each image's norm is taken, whose mean does not depend on the batch
-(`preservation_form = "printed"` is eq. 4 as it stands, smaller by about the root of N - n). N_A and N_B are
+images' outputs over their number; here each image's norm is taken; its mean does not depend on the batch
+(`preservation_form = "printed"` is eq. 4 as printed, smaller by about the root of N - n). N_A and N_B are
 "identical" at first, so the statistics of batch norm are frozen while mining (`still_norms`). The score is the last network's
 with nothing erased. Eq. 2 prints no bias; there is one, outside of maps and erasing. Batch norm and ReLU follow the 1x1
 convolutions of MSA, as elsewhere in ResNet. Where all that is left is negative, the zeros of what was erased are the maximum,
@@ -237,7 +237,7 @@ def preservation_loss(
     over layers. A layer is [image channel h w], or [image channel] where it is pooled or has no positions; 0 without images.
     Where N_B is still N_A the gradient is zero. `images` are N - n, by default as many as are given.
 
-    `printed` takes one norm of the images' outputs together, as eq. 4 stands: with N - n alike distances a root of N - n less.
+    `printed` takes one norm of the images' outputs together, as eq. 4 is printed: with N - n alike distances a root of N - n less.
     """
     pairs = [(_pooled(one), _pooled(other)) for one, other in zip(before, after, strict=True)]
     divisor = max(len(before[0]), 1) if images is None else images

@@ -3,7 +3,7 @@
 | part | from | here |
 |---|---|---|
 | stages joined on one fine grid | Lin et al., CVPR 2017 | `nn.trunk.Pyramid`, `backbone.pyramid` |
-| the classifier: log-sum-exp beside the mean | HAM, Wang 2017 | `Combined.read` |
+| the classifier: log-sum-exp next to the mean | HAM, Wang 2017 | `Combined.read` |
 | cells that say whether they lie in the box | Li et al., CVPR 2018 | `Combined.head`, `cell_loss` |
 | films without boxes: an absent finding has no cells | Li et al., CVPR 2018 | `absent_weight` |
 | where boxes of a finding lie in training | the floor of every table | `place_prior`, `Combined.place` |

@@ -1,5 +1,5 @@
 """Patches as instances: Li et al., "Thoracic Disease Identification and Localization with Limited Supervision", CVPR 2018
-(arXiv 1711.06373), as the papers that compare with it describe it: Liu 2019 (CIA-Net, whose base model follows it) and HAM.
+(arXiv 1711.06373), as the papers that compare with it describe it: Liu 2019 (the base model of CIA-Net follows it) and HAM.
 
 A grid of patches, each with a probability for each finding. An image shows what at least one of its patches shows (noisy OR),
 and where a box is known, the patches it overlaps are taught one by one.

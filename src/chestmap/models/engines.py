@@ -63,7 +63,7 @@ class Forward:
 def open_forward(model: Model, settings: ForwardSettings | None = None) -> Forward:
     """The model's network made ready by copy; the model itself stays as it is.
 
-    `auto` takes what `chestmap model tune` found to be fastest here, and else what `chosen` says.
+    `auto` takes what `chestmap model tune` found to be fastest here, and else what `chosen` gives.
     """
     settings, why = _measured(model, settings or ForwardSettings())
     engine, device, precision = chosen(settings, graph=model.graph is not None)

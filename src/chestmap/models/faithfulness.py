@@ -29,7 +29,7 @@ Scores = Callable[[np.ndarray], np.ndarray]
 
 STEPS = 16
 BLUR = 0.08
-"""Spread of the blur that stands for a deleted pixel, in shares of the canvas' longer side."""
+"""Spread of the blur that replaces a deleted pixel, in shares of the canvas' longer side."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class MadeBy:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
-    """What a model folder says of itself; `about` is model.json as it was read, `built` a network that is there already."""
+    """Opens the description of a model folder; `about` is model.json as it was read, `built` a network that is there already."""
 
     folder: Path
     findings: Findings

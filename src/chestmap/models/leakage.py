@@ -79,7 +79,7 @@ def check_seen(
 ) -> list[str] | None:
     """By the hashes that the model keeps: refuses images, or patients of the same source, that trained it.
 
-    Otherwise a line says whether that is proven. Images of another source have other ids, so the pixels of some are compared.
+    Otherwise a line states whether that is proven. Images of another source have other ids, so the pixels of some are compared.
     None where the model keeps no hashes.
     """
     if "seen" not in data:

@@ -50,7 +50,7 @@ Images = Float32[np.ndarray, "batch 1 h w"]
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One way to run the model, with what was measured of it; `trouble` says why there is no measurement."""
+    """One way to run the model, with what was measured of it; `trouble` is the reason where there is no measurement."""
 
     engine: EngineName
     precision: Precision
@@ -140,7 +140,7 @@ def table_of(ways: Sequence[Trial]) -> Table:
 
 
 def machine() -> dict[str, str]:
-    """What a measurement depends on, beside the model."""
+    """What a measurement depends on, besides the model."""
     programs = {name: _version(name) for name in ("onnxruntime", "openvino", "torch")}
     return {"processor": processor_name(), "threads": str(threads()), "chestmap": __version__, **programs}
 
@@ -178,7 +178,7 @@ def _ways(model: Model, *, with_compile: bool) -> Iterator[Trial]:
 
 
 def _measured(model: Model, way: Trial, images: Images, wanted: _Outputs, seconds: float) -> Iterator[Trial]:
-    """One line for each size of batch, or one that says why there is none."""
+    """One line for each size of batch, or one with the reason why there is none."""
     try:
         forward = open_forward(model, way.settings)
         found = _outputs(Predictor(model, forward), images)

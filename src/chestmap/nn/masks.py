@@ -11,7 +11,7 @@ from chestmap.nn.cam import normalized
 Maps = Float[Tensor, "batch finding h w"]
 Masks = Float[Tensor, "finding h w"]
 WIDE = 0.5
-"""A mask that covers more of the canvas says hardly where a finding lies."""
+"""A mask that covers more of the canvas hardly shows where a finding lies."""
 
 
 def symmetric(maps: Maps, mirrored: Bool[Tensor, "finding"]) -> Maps:
@@ -20,7 +20,7 @@ def symmetric(maps: Maps, mirrored: Bool[Tensor, "finding"]) -> Maps:
 
 
 class MaskMean:
-    """The sum and count in eq. 3, batch by batch; `least_score` is that of an image whose map enters, of all findings or of each."""
+    """The sum and count in eq. 3, batch by batch; `least_score` is the lowest score of an image that enters, of all findings or of each."""
 
     def __init__(self, mirrored: Bool[Tensor, "finding"], least_score: float | Float[Tensor, "finding"]) -> None:
         self.mirrored, self.least_score = mirrored, least_score
@@ -65,7 +65,7 @@ def mask_facts(
 
 
 def mask_warnings(facts: Mapping[str, Mapping[str, float | int | None]], asked: str) -> list[str]:
-    """What a person should know of masks that do nothing, or strengthen nearly everything; `asked` says which images enter."""
+    """What a person should know of masks that do nothing, or strengthen nearly everything; `asked` names the images that enter."""
     empty = [name for name, fact in facts.items() if not fact["maps"]]
     wide = [name for name, fact in facts.items() if fact["maps"] and (fact["cover"] or 0) > WIDE]
     said = []

@@ -93,7 +93,7 @@ def _parts(place: Path) -> list[str]:
     try:
         wanted = int(json.loads((place / "predictions.json").read_bytes())["parts"])
     except (OSError, ValueError, KeyError, TypeError):
-        return []  # told above
+        return []  # reported above
     there = {path.parent.name for path in place.glob(f"part-?????/{SUMS}")}
     missing = [f"part-{number:05d}" for number in range(wanted) if f"part-{number:05d}" not in there]
     return [f"{place / name}: is missing; run the same `chestmap predict` again" for name in missing]

@@ -2,7 +2,7 @@
 
 Files, lists, object stores and datasets are providers of one job. A plain call is shard 0/1 of it; tasks of Slurm or Kubernetes are
 further shards, and actors of Ray make single parts. A part may be made by anybody, again, or by two at once: the first one stays.
-Batches are cut at a block's own images, so that scores are the same to the last bit whoever makes it and whatever was killed.
+Batches are cut at a block's own images, so that scores are the same to the last bit, whichever process makes it and whatever was killed.
 A part that is there is taken as it is only while its inputs hold what they held: a changed one is predicted anew.
 """
 

@@ -67,7 +67,7 @@ def checked_kinds(names: Sequence[str]) -> frozenset[str]:
 
 @dataclass(eq=False, kw_only=True)
 class Outputs:
-    """`failed` are images whose results could not be written; `without_dicom` counts inputs that are no DICOM.
+    """`failed` are images with results that could not be written; `without_dicom` counts inputs that are no DICOM.
 
     `files` are paths of images that are not called by them, for other programs. With a `key`, DICOM results refer to the image as `chestmap data deidentify` writes it with the same key.
     """

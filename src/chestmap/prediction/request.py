@@ -57,7 +57,7 @@ class Request:
 
     @property
     def outputs(self) -> list[str]:
-        """What is made beside the predictions."""
+        """What is made besides the predictions."""
         return sorted(self.kinds - {"predictions"})
 
     def predictor(self) -> Predictor:

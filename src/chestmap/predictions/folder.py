@@ -151,7 +151,7 @@ class PredictionsWriter:
         growing.commit()
 
     def grow(self, part: int) -> GrowingPart:
-        """A part whose number of images is not known yet."""
+        """A part with a number of images that is not known yet."""
         return GrowingPart(self.place, part, self.header.findings)
 
     def reopen(self) -> None:

@@ -1,4 +1,4 @@
-"""The evaluated set as an object: which images, whose, with which boxes and sizes, and digests that tell two sets apart.
+"""Describes an evaluated set: its images, patients, boxes and sizes, and digests that distinguish two sets.
 
 `predict` writes it into predictions.json. `evaluate` verifies it, and every metrics.json, table and page carries it.
 """

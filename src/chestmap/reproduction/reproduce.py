@@ -111,7 +111,7 @@ def reproduce(
 
 
 def alike(runs: Mapping[str, Path]) -> list[str]:
-    """A line for each run whose maps are those of one before it: its row would then show nothing of its own."""
+    """A line for each run with the same maps as one before it: its row would show nothing of its own."""
     seen: dict[str, str] = {}
     lines = []
     for name, folder in runs.items():

@@ -114,7 +114,7 @@ def tried(address: str, action: Callable[[Any, str], Found], *, sending: bool = 
 
 
 def address_state(address: str) -> tuple[int, int]:
-    """Size of a file, and a number that changes with whatever else the store says of it."""
+    """Size of a file, and a number that changes with whatever else the store reports of it."""
     entry = tried(address, lambda store, path: store.info(path))
     facts = repr(sorted((key, str(value)) for key, value in entry.items())).encode()
     return int(entry.get("size") or 0), int.from_bytes(blake2b(facts, digest_size=7).digest())

@@ -36,7 +36,7 @@ class Copy:
         return self.cache / f"fetched-{own}" / re.sub(r"[^A-Za-z0-9_.-]|^[.]+", "_", address.rsplit("/", 1)[-1])
 
     def fetch(self, start: str, wanted: Callable[[str], bool]) -> None:
-        """Files whose names begin so, where they are wanted; what is gone there goes here, too."""
+        """Files with names that begin so, where they are wanted; what is gone there goes here, too."""
         self.folder.mkdir(parents=True, exist_ok=True)
         there = {name: _state_of(entry) for name, entry in listed(self.address, start).items() if wanted(name)}
         here = self._states()

@@ -24,7 +24,7 @@ class Method:
     `refuses` names the wrappers that make no sense around it ("alignment", "masks", "erasing"), and why.
     `build(settings, findings, canvas)` gives an untrained network; its `forward(images)` returns an `Output`; canvas is
     (width, height). `recipe(run, data, settings)` gives the trained one. `tiny` are settings (a table as in TOML) with which
-    the conformance suite trains in seconds. `earlier` are settings by name: what one stands for in a model folder that was written
+    the conformance suite trains in seconds. `earlier` are settings by name: what one means in a model folder that was written
     before there was such a setting.
     """
 

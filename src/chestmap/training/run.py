@@ -44,7 +44,7 @@ class Run:
         observe: Observer | None = None,
         progress: bool = True,
     ) -> None:
-        self.others: Sequence[Path] = ()  # run folders whose finished steps are taken where the same is to be made
+        self.others: Sequence[Path] = ()  # run folders with finished steps to take where the same is to be made
         self.folder, self.settings, self.method, self.augment = folder, settings, dict(method or {}), augment
         self.observe = observe or (lambda *_: None)
         from chestmap.training.process_group import (

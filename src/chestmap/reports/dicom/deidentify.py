@@ -80,7 +80,7 @@ MODIFIED_DATES = ("113107", "DCM", "Retain Longitudinal Temporal Information Mod
 DATES = ("StudyDate", "AcquisitionDate")
 LONGEST_SHIFT = 3650
 OLDEST = 90
-"""Years; ages from there on are told as this one, since few people have them."""
+"""Years; ages from there on are written as this one, since few people have them."""
 
 
 @dataclass(frozen=True)

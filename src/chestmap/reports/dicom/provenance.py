@@ -43,7 +43,7 @@ class Provenance:
     """The model behind a prediction. A finding is shown from its operating point on; without one from a score of 0.5.
 
     `levels` cut the maps of findings that have a threshold of their own, `rule` those of the others. `calibrated` names the
-    findings whose score is a probability, and not only an order; `measured` holds sensitivity and precision of operating points
+    findings with a score that is a probability, not only an order; `measured` holds sensitivity and precision of operating points
     on validation images. `revision` counts corrections of the image under the same identifier: results
     of a corrected image are new objects.
     """

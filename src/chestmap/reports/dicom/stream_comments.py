@@ -61,7 +61,7 @@ def _end_of_scan(frame: bytes, place: int) -> int:
 
 
 def _jpeg2000(stream: bytes) -> bytes:
-    """Without COM in the main header and in those of tile-parts, whose lengths are corrected. Ends at EOC."""
+    """Without COM in the main header and in those of tile-parts; their lengths are corrected. Ends at EOC."""
     main, place, _ = _segments(stream, 2, SOT, frozenset({COM}))
     parts, shorter = [], False
     while stream[place : place + 2] == SOT.to_bytes(2, "big"):

@@ -132,7 +132,7 @@ class Delivery:
             )
             self.metrics.dead_letters.inc()
         if not problem.unreachable:
-            if not one.tries:  # else it was told
+            if not one.tries:  # else it was reported
                 log.warning("image %s: %s; trying again", one.study_id, problem)
             return
         self._refused += 1

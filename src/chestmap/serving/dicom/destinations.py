@@ -125,7 +125,7 @@ class Stow:
 
 
 def _conflicts(error: requests.HTTPError) -> Dataset:
-    """Where no object was stored the status is 409, also where that is because all are there; the body says which (PS3.18)."""
+    """Where no object was stored the status is 409, also where that is because all are there; the body names them (PS3.18)."""
     if error.response is None or error.response.status_code != 409:
         raise error
     try:

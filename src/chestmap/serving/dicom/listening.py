@@ -20,7 +20,7 @@ from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHa
 from chestmap.serving.engine.settings import DicomSettings
 
 LONGEST_PDU = 1 << 20
-"""Some senders go beyond what they are told, none so far."""
+"""Some senders exceed the negotiated length, none so far."""
 
 Network = IPv4Network | IPv6Network
 Refused = Callable[[str, str], None]
@@ -28,7 +28,7 @@ Refused = Callable[[str, str], None]
 
 
 class Meter:
-    """Stands in for a connection's `recv`, and ends the connection at the first byte too many."""
+    """Replaces a connection's `recv`, and ends the connection at the first byte too many."""
 
     def __init__(self, line: AssociationSocket, most: int, refused: Refused) -> None:
         self.line, self.read, self.most, self.refused = line, line.recv, most, refused
@@ -76,7 +76,7 @@ class Handler(RequestHandler):
 
 
 class Listener(ThreadedAssociationServer):
-    """`of` makes one: `settings` and `networks` (whose addresses may connect; none for all) are those of the class."""
+    """`of` makes one: `settings` and `networks` (addresses that may connect; none for all) are those of the class."""
 
     settings: DicomSettings
     networks: tuple[Network, ...] = ()

@@ -87,7 +87,7 @@ def address_of(text: str) -> tuple[str, int]:
 
 
 class MetricsServer:
-    """Serves a registry until it is closed; whoever says nothing for ten seconds is cut off."""
+    """Serves a registry until it is closed; a client that sends nothing for ten seconds is cut off."""
 
     def __init__(self, address: tuple[str, int], registry: CollectorRegistry) -> None:
         class Server(ThreadingHTTPServer):

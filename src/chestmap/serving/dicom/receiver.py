@@ -149,7 +149,7 @@ class Receiver:
         return SUCCESS if self._admits(event) else NOT_AUTHORIZED
 
     def _store(self, event: evt.Event) -> int:
-        """Nothing is decoded here. Whatever the disk says, the sender is told to try again later."""
+        """Nothing is decoded here. Whatever the disk answers, the sender is asked to try again later."""
         try:
             if not self._admits(event):
                 self.refused("title", f"an image was refused: {_caller(event)} may not send from there (--allow)")

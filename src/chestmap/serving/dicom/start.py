@@ -29,7 +29,7 @@ from chestmap.serving.http.access import is_loopback
 
 log = logging.getLogger(__name__)
 TALKATIVE = ("pynetdicom", "pydicom", "dicomweb_client", "urllib3")
-"""Libraries whose messages may hold what an image's header says."""
+"""Libraries with messages that may hold words of an image's header."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ PAGE, MOST_FOUND = 100, 100_000
 LIST_BYTES = 64 << 20
 PIECE = 1 << 16
 START = 1 << 16
-"""An image's identifier stands in the first bytes of its file: in the file's header, and near the start of what follows."""
+"""An image's identifier is in the first bytes of its file: in the file's header, and near the start of what follows."""
 
 Found = dict[str, Any]
 

@@ -55,7 +55,7 @@ class Batches:
         self._thread = threading.Thread(target=self._run, name="batches")
         self.seconds = 0.0  # of the last image, for Retry-After
         self.broken = threading.Event()  # the model answers nothing at all any more
-        self.problem = ""  # what it says then
+        self.problem = ""  # the reason then
 
     def start(self, asked: Iterable[PendingResult], suspects: Iterable[PendingResult] = ()) -> None:
         """`suspects` were under way when the service stopped: each goes by itself, so that the one to blame is found."""

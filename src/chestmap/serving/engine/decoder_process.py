@@ -117,7 +117,7 @@ def _patient(data: bytes, radiograph: Radiograph, depth: Depth, request: dict[st
 
 
 def _age(header: Header, date: str) -> str:
-    """As DICOM writes it, such as 062Y: as the header says it, or from the dates of birth and of the image."""
+    """As DICOM writes it, such as 062Y: from the header, or from the dates of birth and of the image."""
     if re.fullmatch(r"\d{3}[DWMY]", said := header.text("PatientAge")):
         return said
     born = header.text("PatientBirthDate")

@@ -30,7 +30,7 @@ class DicomSettings(Settings):
     """The DICOM door: what it takes, and how results go to the archive."""
 
     object_bytes: int = Field(default=128 << 20, ge=1024)  # of one image; a longer one ends its association
-    pdu_bytes: int = Field(default=1 << 16, ge=4096)  # told to senders
+    pdu_bytes: int = Field(default=1 << 16, ge=4096)  # announced to senders
     associations: int = Field(default=16, ge=1)
     per_host: int = Field(default=8, ge=1)  # connections of one address, whether they ever say something or not
     acse_seconds: float = Field(default=10, gt=0)  # from connection to association

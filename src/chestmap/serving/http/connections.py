@@ -1,7 +1,7 @@
 """How many connections there are at a time, of each address and in all, so that idle ones never keep others out.
 
 A new connection is always taken in: where there is no room, the one that has been idle longest goes, of the same address where
-that has its share. Only connections whose request the guard admitted are never closed for others. Where none is idle, a few
+that has its share. Only connections with a request that the guard admitted are never closed for others. Where none is idle, a few
 spare places answer health probes alone. All stays below the descriptors that the process may open.
 """
 

@@ -104,7 +104,7 @@ class Guard:
             log.info("%s %s %d %.0f ms", method, route, answer.status, took * 1000)
 
     def _body(self, receive: Receive, scope: Scope) -> _Body:
-        """Whoever has not shown who they are sends little, and at once."""
+        """A client without credentials sends little, and at once."""
         if scope["state"]["person"] is None:
             return _Body(receive, self.bounds.stranger_bytes, min(self.bounds.stranger_seconds, self.bounds.body_seconds))
         return _Body(receive, self._most_bytes(scope), self.bounds.body_seconds)

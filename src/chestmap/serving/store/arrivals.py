@@ -45,7 +45,7 @@ def arrive(store: Store, new: Arrival, received: Path) -> None:
 
 
 def _insert(store: Store, session: Session, new: Arrival) -> list[str]:
-    """Studies whose files are to be removed."""
+    """Studies with files to be removed."""
     there = session.get(Study, new.id)
     if there is not None and there.state not in (*OVER, "refused", "failed"):
         _send_again(store, session, there, new)
@@ -90,7 +90,7 @@ def unread(store: Store, most: int, without: Collection[str] = ()) -> list[tuple
 
 
 def read(store: Store, found: NewStudy, models: dict[str, str]) -> bool:
-    """Its results are promised in the commit that says that it was read. False where it was replaced meanwhile."""
+    """Its results are promised in the commit that records that it was read. False where it was replaced meanwhile."""
     with store.writing() as session:
         row = session.get(Study, found.id)
         if row is None or row.state != "received":

@@ -22,7 +22,7 @@ class Base(DeclarativeBase):
 class Study(Base):
     """One image. `id` follows from the content, so that the same file is the same study.
 
-    received   safe, and not read yet: it came by DICOM    refused   cannot be read; `error` says why
+    received   safe, and not read yet: it came by DICOM    refused   cannot be read; `error` is the reason
     queued     results are to come                         done, failed   all results are there, or none
     replaced   its archive sent a corrected image          removed   its files are gone; the row knows that it was here
     """
@@ -36,12 +36,12 @@ class Study(Base):
     shown_patient: Mapped[str | None] = mapped_column(String(128))  # only kept where --show-patient asked for it
     taken: Mapped[str] = mapped_column(
         String(32), default=""
-    )  # when the image was made, for the order of priors; given out as film_dates.py says
+    )  # when the image was made, for the order of priors; given out by the rules of film_dates.py
     instance: Mapped[str] = mapped_column(String(64), index=True)  # keyed hash of the SOP Instance UID
     origin: Mapped[str] = mapped_column(String(8), default="http", index=True)  # http, c-store or pull
     deliver: Mapped[bool] = mapped_column(Boolean, default=False)  # whether its results go to the archive
     revision: Mapped[int] = mapped_column(Integer, default=0)  # corrections of this SOP Instance UID before this one
-    content: Mapped[str] = mapped_column(String(64), default="")  # keyed hash of its pixels and of whose they are
+    content: Mapped[str] = mapped_column(String(64), default="")  # keyed hash of its pixels and its patient
     exam: Mapped[str] = mapped_column(String(32), default="", index=True)  # keyed hash of the Study Instance UID
     age: Mapped[str] = mapped_column(String(4), default="")  # as DICOM has it, such as 062Y
     sex: Mapped[str] = mapped_column(String(1), default="")

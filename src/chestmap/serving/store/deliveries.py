@@ -63,7 +63,7 @@ def hurry(store: Store) -> None:
 
 
 def give_up(store: Store, seconds: float) -> list[str]:
-    """Results whose delivery failed for so long become dead letters; the ids of their studies."""
+    """Results with a delivery that failed for so long become dead letters; the ids of their studies."""
     old = (Delivery.state == "retry") & (Delivery.since <= store.clock() - seconds)
     with store.writing() as session:
         return list(session.scalars(update(Delivery).where(old).values(state="dead").returning(Delivery.study_id)))

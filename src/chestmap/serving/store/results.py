@@ -138,7 +138,7 @@ def answer(store: Store, answers: Sequence[ModelAnswer]) -> None:
 
 
 def _deliver(session: Session, answers: Sequence[ModelAnswer], at: float) -> None:
-    """In the commit that says that a result is there."""
+    """In the commit that records that a result is there."""
     wanted = select(Study.id).where(Study.id.in_({one.study_id for one in answers}), Study.deliver, Study.state.not_in(OVER))
     there = set(session.scalars(wanted))
     for one in answers:

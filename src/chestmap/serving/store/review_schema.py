@@ -30,7 +30,7 @@ class Corners(BaseModel):
 
 
 class ReviewBox(Corners):
-    """`moved` is for a client to say; a box where a model has one is that model's, whoever sends it."""
+    """`moved` is for a client to say; a box where a model has one is that model's, whichever client sends it."""
 
     origin: Origin = "drawn"
     model: str = Field(default="", max_length=64)

@@ -28,7 +28,7 @@ from chestmap.storage.locks import lock_of
 
 ID = re.compile(r"s-[0-9a-f]{24}")
 MOST_CHECKED = 100_000
-"""Files whose check is remembered: some 30 MB."""
+"""Files with a check that is remembered: some 30 MB."""
 
 
 class DamagedFile(ChestmapError):
@@ -163,7 +163,7 @@ class StoreFolder:
         return len(orphans)
 
     def checked(self, path: Path, expected: str) -> Path:
-        """The same path, whose content is hashed when it is first used and whenever its size or time has changed."""
+        """The same path; its content is hashed when it is first used and whenever its size or time has changed."""
         about = path.stat()
         seen = (str(path), about.st_size, about.st_mtime_ns, expected)
         if seen not in self._checked:

@@ -14,7 +14,7 @@ from chestmap.settings import Settings
 
 
 class TermSettings(Settings):
-    """How a loss term comes in, beside the weight that its method gives it."""
+    """How a loss term comes in, besides the weight that its method gives it."""
 
     warmup: float = Field(default=0.0, ge=0, allow_inf_nan=False)  # epochs in which its weight grows from 0
     most: float | None = Field(default=None, gt=0, lt=1)  # greatest share of the gradient at the backbone's features

@@ -1,4 +1,4 @@
-"""Exams: which images belong together, and what a worklist says of a patient."""
+"""Exams: which images belong together, and what a worklist shows of a patient."""
 
 import sqlalchemy as sa
 from alembic import op
