@@ -244,4 +244,4 @@ def _marks(path: Path) -> Table:
     return Table(file=path.name, rows=frame, place="entry", problems=tuple(problems))
 
 
-LAYOUT = Layout("chexpert", "CheXpert", ChexpertSettings, read_chexpert)
+LAYOUT = Layout(name="chexpert", title="CheXpert", settings=ChexpertSettings, read=read_chexpert, is_published=True)

@@ -201,4 +201,4 @@ def _lists(rows: pl.DataFrame) -> dict[str, tuple[str, ...]]:
     return {name: tuple(ids) for name, ids in lists.iter_rows()}
 
 
-LAYOUT = Layout("folder", "any folder of images", FolderSettings, read_folder)
+LAYOUT = Layout(name="folder", title="any folder of images", settings=FolderSettings, read=read_folder)

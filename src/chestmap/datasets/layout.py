@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from chestmap.datasets.source import Source
     from chestmap.settings import Settings
+    from chestmap.types import Box
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """Made once at the end of a layout's file as `LAYOUT`, and listed in `datasets/registry.py`.
 
-    `settings` have a field `name: Literal["…"]` with the reader's name, and `root`. `read(settings)` gives the tables as a `Source`.
+    `settings` have a field `name: Literal["…"]` with the layout's name, and `root`. `read(settings)` gives the tables as a `Source`.
+    `is_published`: there is one such dataset in the world, so that ids of two copies mean the same images. `readings(root)` gives
+    the boxes of each reader, where the tables name readers.
     """
 
     name: str
     title: str
     settings: type[Settings]
     read: Callable[[Any], Source]
+    is_published: bool = False
+    readings: Callable[[Path], Mapping[str, Mapping[str, Sequence[Box]]]] | None = None

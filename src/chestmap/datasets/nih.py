@@ -156,4 +156,4 @@ def _lists(root: Path, names: pl.Series) -> tuple[dict[str, tuple[str, ...]], tu
     return lists, tuple(problems)
 
 
-LAYOUT = Layout("nih", "ChestX-ray14", NihSettings, read_nih)
+LAYOUT = Layout(name="nih", title="ChestX-ray14", settings=NihSettings, read=read_nih, is_published=True)

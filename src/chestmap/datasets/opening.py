@@ -14,13 +14,17 @@ from chestmap.errors import BadInput, BadSettings, did_you_mean
 from chestmap.settings import checked
 
 if TYPE_CHECKING:
-    from chestmap.datasets.chexpert import ChexpertSettings
-    from chestmap.datasets.folder import FolderSettings
-    from chestmap.datasets.nih import NihSettings
-    from chestmap.datasets.source import Source
-    from chestmap.datasets.vindr import VindrSettings
+    from pathlib import Path
+    from typing import Protocol
 
-    SourceSettings = NihSettings | ChexpertSettings | VindrSettings | FolderSettings
+    from chestmap.datasets.source import Source
+
+    class SourceSettings(Protocol):
+        """What the settings of all layouts have."""
+
+        name: str
+        root: Path
+
 else:
 
     def _working() -> list[type]:

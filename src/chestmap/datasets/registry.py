@@ -12,3 +12,8 @@ SOURCES: Registry[Layout] = Registry(
         "folder": "chestmap.datasets.folder:LAYOUT",
     },
 )
+
+
+def is_published(source: object) -> bool:
+    """Whether there is one such dataset in the world, however the tables of two copies differ."""
+    return isinstance(source, str) and source in SOURCES and SOURCES[source].is_published

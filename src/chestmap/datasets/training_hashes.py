@@ -17,9 +17,6 @@ import numpy as np
 
 from chestmap.errors import BadModel
 
-PUBLISHED = ("nih", "chexpert", "vindr")
-"""Sources of which there is one in the world, however the tables of two copies differ."""
-
 LENGTH = 5
 """Bytes of a hash: among 100,000 training images and as many others, one in a hundred checks meets a hash by chance."""
 

@@ -188,4 +188,6 @@ def vindr_readings(root: Path) -> dict[str, dict[str, tuple[Box, ...]]]:
     return found
 
 
-LAYOUT = Layout("vindr", "VinDr-CXR", VindrSettings, read_vindr)
+LAYOUT = Layout(
+    name="vindr", title="VinDr-CXR", settings=VindrSettings, read=read_vindr, is_published=True, readings=vindr_readings
+)

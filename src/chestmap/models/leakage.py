@@ -7,9 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from chestmap.datasets.registry import is_published
 from chestmap.datasets.source import Source
 from chestmap.datasets.split import Split
-from chestmap.datasets.training_hashes import PUBLISHED, TrainingHashes
+from chestmap.datasets.training_hashes import TrainingHashes
 from chestmap.errors import BadImage, BadInput, Leak, Refused
 from chestmap.evaluation.evaluated_set import ids_of_part
 from chestmap.evaluation.truth import Truth, leak_notes, truth_of
@@ -66,7 +67,7 @@ def check_predictions(predictions: Predictions, source: Source, split: Split | N
         return told
     if split:
         return check_split(predictions.folder, data, source, split)
-    if data["fingerprint"] == source.fingerprint or source.name == data.get("source") in PUBLISHED:
+    if data["fingerprint"] == source.fingerprint or (source.name == data.get("source") and is_published(source.name)):
         raise Leak(
             f"{predictions.folder}: images of this {source.name} trained its model, by the split {data.get('split')}; "
             "name that split, so that these are left out"
@@ -142,7 +143,7 @@ def check_split(folder: Path, data: Mapping[str, Any], source: Source, split: Sp
             how = "otherwise than" if trained == split.name else f"by {trained}, not by"
             raise Leak(f"{folder}: its training images were split {how} {split.name} ({split.fingerprint}); {remedy}")
         return []
-    if source.name == data.get("source") in PUBLISHED and split.name != trained:
+    if source.name == data.get("source") and is_published(source.name) and split.name != trained:
         raise Leak(f"{folder}: its training images of {source.name} were split by {trained}, not by {split.name}; {remedy}")
     return [_unchecked(data, source)]
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from chestmap.datasets.registry import SOURCES
 from chestmap.datasets.source import Source
 from chestmap.datasets.split import Split, make_split
-from chestmap.datasets.vindr import vindr_readings
 from chestmap.errors import BadImage, BadInput
 from chestmap.evaluation.case_list import case_list, write_cases
 from chestmap.evaluation.evaluate import EvaluationContext, EvaluationSettings, evaluate
@@ -151,4 +151,5 @@ def floors_of(source: Source, split: Split) -> Truth:
 
 def readings_of(source: Source) -> Readings:
     """Boxes by reader where the source's tables name readers; empty elsewhere."""
-    return vindr_readings(source.root) if source.name == "vindr" else {}
+    readings = SOURCES[source.name].readings if source.name in SOURCES else None
+    return readings(source.root) if readings else {}

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from chestmap.datasets.training_hashes import PUBLISHED, TrainingHashes
+from chestmap.datasets.registry import is_published
+from chestmap.datasets.training_hashes import TrainingHashes
 from chestmap.errors import BadSettings
 from chestmap.nn.backbone import check_backbones
 from chestmap.packs.build import PackSettings
@@ -130,7 +131,7 @@ def _about(data: Data) -> dict[str, Any]:
     }
     source, split = data.train.source, {"split": data.split, "split_fingerprint": data.split_fingerprint}
     found = {"source": source.name, "fingerprint": source.fingerprint, **split, **used}
-    if source.name in PUBLISHED:
+    if is_published(source.name):
         patients = source.images["patient_id"][data.train.rows].to_list()
         pixels = (one.tobytes() for one in data.train.pack.state["pixels"][data.train.pack_rows])
         found["seen"] = TrainingHashes.of(source.name, data.train.ids, patients, pixels).as_dict()

@@ -42,4 +42,4 @@ def read(settings: JsonLinesSettings) -> Source:
     )
 
 
-LAYOUT = Layout("json_lines", "JSON lines of the sample package", JsonLinesSettings, read)
+LAYOUT = Layout(name="json_lines", title="JSON lines of the sample package", settings=JsonLinesSettings, read=read)
