@@ -23,9 +23,11 @@ from chestmap.evaluation.evaluated_set import matched
 from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.subgroups import group_scores, groups_of
 from chestmap.evaluation.truth import Truth, truth_of
+from chestmap.methods import METHODS
 from chestmap.models.calibrate import CalibratedModel, CalibrateSettings, _decided, recalibrated
 from chestmap.models.cards.card import FORMAT, chosen_in, write_card
-from chestmap.models.folder import read_about, write_about
+from chestmap.models.export import add_graph
+from chestmap.models.folder import open_model, read_about, write_about
 from chestmap.models.performance_figures import FigureSettings, _box_rates, _curves, _present
 from chestmap.predictions.folder import Predictions, open_predictions
 from chestmap.storage.manifest import seal
@@ -66,6 +68,7 @@ def shipped(films: Films, model: Path, out: Path) -> None:
     with (out / "README.md").open("a", encoding="utf-8") as file:
         file.write(THANKS)
     seal(out)
+    add_graph(open_model(out, METHODS))
 
 
 def _half(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,9 @@
 """The starter: a model that comes with the package, found by its name, small, and honest about what it saw."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -13,6 +16,7 @@ from typer.testing import CliRunner
 from chestmap.api.model_names import model_folder
 from chestmap.cli import predict
 from chestmap.methods import METHODS
+from chestmap.models.engines import ForwardSettings
 from chestmap.models.folder import open_model
 from chestmap.models.hub import known_models
 from chestmap.models.network import network_of
@@ -33,11 +37,12 @@ def test_it_is_found_by_name_and_small():
     assert FOLDER.name == "starter"
     assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 12e6
     assert open_model(FOLDER, METHODS).sha256 == known_models()["starter"]["sha256"]
-    assert {path.suffix for path in FOLDER.iterdir()} <= {".safetensors", ".json", ".md", ".svg", ".toml", ""}  # SHA256SUMS
+    allowed = {".safetensors", ".onnx", ".json", ".md", ".svg", ".toml", ""}  # the last is SHA256SUMS
+    assert {path.suffix for path in FOLDER.iterdir()} <= allowed
 
 
 def test_it_computes_in_single_precision_and_gives_boxes(film):
-    predictor = load(FOLDER)
+    predictor = load(FOLDER, ForwardSettings(engine="torch"))
     assert {value.dtype for value in network_of(predictor.model).state_dict().values() if value.is_floating_point()} == {
         torch.float32
     }
@@ -51,6 +56,31 @@ def test_it_computes_in_single_precision_and_gives_boxes(film):
         assert 0 <= box.y0 < box.y1 <= 300
     heart = boxes["Cardiomegaly"]
     assert (heart.x1 - heart.x0) * (heart.y1 - heart.y0) < 0.6 * film.size
+
+
+def test_its_graph_gives_boxes_without_torch(film, tmp_path):
+    """In a process that cannot import torch; scores within 1e-4 of torch's, boxes within a pixel."""
+    pytest.importorskip("onnxruntime")
+    cv2.imwrite(str(tmp_path / "film.png"), film)
+    program = """
+import sys
+for name in ("torch", "timm", "torchvision", "safetensors", "lightning_fabric"):
+    sys.modules[name] = None
+import json, chestmap
+model = chestmap.load("starter")
+found = model.predict(sys.argv[1])
+print(json.dumps([model.forward.engine, found.scores.tolist(), [[box.finding, *box.corners] for box in found.boxes]]))
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "film.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert not done.returncode, done.stderr
+    engine, scores, boxes = json.loads(done.stdout)
+    wanted = load(FOLDER, ForwardSettings(engine="torch")).predict(film)
+    assert engine == "onnx"
+    np.testing.assert_allclose(scores, wanted.scores, atol=1e-4)
+    assert [box[0] for box in boxes] == [box.finding for box in wanted.boxes]
+    for box, other in zip(boxes, wanted.boxes, strict=True):
+        np.testing.assert_allclose(box[1:], other.corners, atol=1)
 
 
 def test_its_card_says_what_it_saw_and_what_it_is_for():

@@ -1,5 +1,6 @@
 """A model folder that holds its graph predicts, serves and reports where torch, timm and torchvision cannot be imported."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,12 +10,13 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from chestmap.errors import BadInput, BadModel
 from chestmap.models import engines
 from chestmap.models.engines import ForwardSettings, chosen, open_forward
 from chestmap.models.export import add_graph, write_with_graph
-from chestmap.models.folder import open_model, read_about
+from chestmap.models.folder import open_model, read_about, write_about
 from chestmap.models.predictor import load
 from chestmap.models.verify import look_over
 from chestmap.storage.manifest import seal
@@ -134,7 +136,7 @@ def test_a_graph_of_other_weights_is_not_used_and_a_changed_one_is_refused(folde
 
 
 def test_a_network_that_is_no_graph_is_kept_with_the_reason(tmp_path, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise BadInput("no graph of this")
 
     monkeypatch.setattr("chestmap.models.export.engine_graph", refuse)
@@ -149,3 +151,29 @@ def test_a_folder_with_a_graph_is_whole(folder, tmp_path):
     from chestmap.methods import METHODS as ALL
 
     assert look_over(copy, {**ALL, **METHODS}).problems == ()
+
+
+def test_a_graph_reads_half_precision_from_the_weights(folder, film, tmp_path):
+    """The weights lie there once, the graph says what torch says, and changed weights are refused by programs without torch."""
+    copy = shutil.copytree(folder, tmp_path / "model")
+    about, weights = read_about(copy), copy / "weights.safetensors"
+    half = {key: one.half() if one.is_floating_point() else one for key, one in load_file(weights).items()}
+    save_file(half, weights)
+    (copy / "graph.onnx").unlink()
+    kept = {key: value for key, value in about.items() if key != "graph"}
+    write_about(copy, kept | {"sha256": hashlib.sha256(weights.read_bytes()).hexdigest()})
+    seal(copy)
+    size = add_graph(open_model(copy, None)).stat().st_size
+    assert size < (folder / "graph.onnx").stat().st_size
+    scores, boxes, engine = json.loads(run(PREDICT, copy, film))
+    wanted = load(copy, ForwardSettings(engine="torch")).predict(film)
+    assert engine == "onnx"
+    np.testing.assert_allclose(scores, wanted.scores, atol=1e-4)
+    assert [box[0] for box in boxes] == [box.finding for box in wanted.boxes]
+    for box, other in zip(boxes, wanted.boxes, strict=True):
+        np.testing.assert_allclose(box[1:], other.corners, atol=1)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(BadModel, match=r"weights.safetensors: .*get the model again"):
+        _ = open_model(copy).graph

@@ -25,8 +25,8 @@ from chestmap import __version__
 from chestmap.errors import BadInput, ChestmapError, Diverged
 from chestmap.models.cards.export_card import card, first_of, program
 from chestmap.models.engines import ForwardSettings, onnx_compute, open_forward
-from chestmap.models.folder import GRAPH, Model, open_model, write_about, write_model
-from chestmap.models.graph import MOST, PixelGraph, engine_graph, quiet, traced, write_onnx
+from chestmap.models.folder import GRAPH, WEIGHTS, Model, open_model, write_about, write_model
+from chestmap.models.graph import MOST, PixelGraph, engine_graph, is_half, quiet, share_weights, traced, write_onnx
 from chestmap.models.graph import NAMES as ENGINE_NAMES
 from chestmap.models.predictor import Predictor, images_of
 from chestmap.models.runtimes import compiled_by_openvino, needed, session_of, threads
@@ -70,11 +70,17 @@ def write_with_graph(folder: Path, trained: Trained) -> None:
 
 
 def add_graph(model: Model) -> Path:
-    """Write the graph of a model into its folder, once it is found to agree with torch; return its path."""
-    path = model.folder / GRAPH
+    """Write the graph of a model into its folder, once it is found to agree with torch; return its path.
+
+    The graph of weights in half precision reads them from weights.safetensors, so that they lie there once.
+    """
+    path, weights = model.folder / GRAPH, model.folder / WEIGHTS
     about = {key: value for key, value in model.about.items() if key != "graph"}
+    half = is_half(weights)
     with replacing(path) as made:
-        write_onnx(engine_graph(model), made, ENGINE_NAMES)
+        write_onnx(engine_graph(model, fold=not half), made, ENGINE_NAMES, optimize=not half)
+        if half:
+            share_weights(made, weights)
         canvases = images_of(_trial(model))
         apart = _largest_difference(
             Predictor(model, onnx_compute(made)).raw(canvases), _predictor(model).raw(canvases), str(path)
@@ -82,6 +88,7 @@ def add_graph(model: Model) -> Path:
         digest = hashlib.sha256(made.read_bytes()).hexdigest()
         write_about(model.folder, about)  # without the graph that is replaced
     graph = {"sha256": digest, "weights": model.sha256, "differs_from_torch": apart, "torch": str(torch.__version__)}
+    graph |= {"reads": WEIGHTS} if half else {}
     write_about(model.folder, {**about, "graph": graph})
     if is_sealed(model.folder):
         extend(model.folder, GRAPH)

@@ -3,7 +3,8 @@
 model.json           method, settings, wrappers, findings, canvas, own rule, what it was trained on and with, sha256 of
                      the weights, format number; calibration, operating points, thresholds where `chestmap model calibrate` chose them
 weights.safetensors  the network
-graph.onnx           the same network for programs without torch; model.json holds its sha256 and that of its weights
+graph.onnx           the same network for programs without torch; model.json holds its sha256 and that of its weights, which it
+                     reads from weights.safetensors where those are half precision
 config.toml          the configuration that trained it, without the places of the machine
 README.md            the model card; figures.json and reliability.svg belong to it
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from chestmap.training.train import Trained
 
 FORMAT = 1
-GRAPH = "graph.onnx"
+GRAPH, WEIGHTS = "graph.onnx", "weights.safetensors"
 NEEDED: Mapping[str, type] = {
     "method": str, "settings": dict, "findings": list, "canvas": dict, "own_rule": dict, "sha256": str, "data": dict,
 }  # fmt: skip
@@ -91,6 +92,9 @@ class Model:
             raise BadModel(
                 f"{path}: is not the graph that model.json describes; write it again with `chestmap export --into {self.folder}`"
             )
+        weights = self.folder / WEIGHTS
+        if kept.get("reads") and sha256_of(weights, "get the model again") != self.sha256:
+            raise BadModel(f"{weights}: the content is not what model.json describes; get the model again")
         return path
 
 

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, Shaped
@@ -85,14 +86,23 @@ def traced(graph: Graph, canvas: tuple[int, int], name: str) -> ExportedProgram:
         ) from None
 
 
-def write_onnx(program: ExportedProgram, path: Path, names: tuple[str, str, str]) -> None:
-    """`names` are those of the input and the two outputs; the weights lie within the file."""
+def write_onnx(program: ExportedProgram, path: Path, names: tuple[str, str, str], *, optimize: bool = True) -> None:
+    """`names` are those of the input and the two outputs; the weights lie within the file.
+
+    Without `optimize` the weights keep their names and values.
+    """
     onnx = needed("onnx")
     needed("onnxscript")
     try:
         with quiet():
             written = torch.onnx.export(
-                program, (), dynamo=True, input_names=names[:1], output_names=names[1:], verbose=False
+                program,
+                (),
+                dynamo=True,
+                input_names=names[:1],
+                output_names=names[1:],
+                verbose=False,
+                optimize=optimize,
             )
     except torch.onnx.OnnxExporterError as error:
         reason = " ".join(str(error).split())[:200]
@@ -104,12 +114,68 @@ def write_onnx(program: ExportedProgram, path: Path, names: tuple[str, str, str]
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
                 dim.dim_param = dim.dim_param.replace(symbol, "batch")
+    for part in (*model.graph.node, *(node for function in model.functions for node in function.node)):
+        part.ClearField("metadata_props")  # where in torch's code a node comes from
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
 
-def engine_graph(model: Model) -> ExportedProgram:
-    return traced(Graph(folded(model.network)), model.canvas.canvas, str(model.folder))
+def engine_graph(model: Model, *, fold: bool = True) -> ExportedProgram:
+    network = folded(model.network) if fold else model.network
+    return traced(Graph(network), model.canvas.canvas, str(model.folder))
+
+
+def share_weights(path: Path, weights: Path) -> int:
+    """Let the graph at `path` read its weights from the safetensors file next to it; return how many tensors it shares.
+
+    ONNX takes raw bytes of another file from an offset on, which is how safetensors lie there. What is half precision there is
+    cast when a program loads the graph, so a folder holds its weights once.
+    """
+    onnx = needed("onnx")
+    model, places = onnx.load(path), _places(weights)
+    casts, shared = [], 0
+    for tensor in model.graph.initializer:
+        place = places.get(tensor.name.removeprefix("network."))
+        if place is None or tensor.data_type != onnx.TensorProto.FLOAT or list(tensor.dims) != place["shape"]:
+            continue
+        name, half = tensor.name, place["dtype"] == "F16"
+        tensor.ClearField("raw_data")
+        tensor.ClearField("float_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", weights.name), ("offset", place["offset"]), ("length", place["length"])):
+            tensor.external_data.add(key=key, value=str(value))
+        if half:
+            tensor.name, tensor.data_type = f"{name}.half", onnx.TensorProto.FLOAT16
+            casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+        shared += 1
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    path.write_bytes(model.SerializeToString())
+    onnx.checker.check_model(path)
+    return shared
+
+
+def _places(weights: Path) -> dict[str, Any]:
+    """Type, shape, offset and length in bytes of each tensor in a safetensors file."""
+    with weights.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+    return {
+        name: {
+            "dtype": one["dtype"],
+            "shape": one["shape"],
+            "offset": 8 + size + one["data_offsets"][0],
+            "length": one["data_offsets"][1] - one["data_offsets"][0],
+        }
+        for name, one in header.items()
+        if name != "__metadata__" and one["dtype"] in {"F16", "F32"}
+    }
+
+
+def is_half(weights: Path) -> bool:
+    """Whether a safetensors file holds half precision."""
+    return any(one["dtype"] == "F16" for one in _places(weights).values())
 
 
 def cached_onnx(model: Model) -> Path:
