@@ -32,7 +32,7 @@ from chestmap.evaluation.floors import fit_floors
 from chestmap.evaluation.truth import truth_of
 from chestmap.methods import METHODS
 from chestmap.methods.cam import CamSettings
-from chestmap.nn.backbone import BackboneSettings
+from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.weights import starting_weights
 from chestmap.packs.augment import AugmentSettings
 from chestmap.packs.build import make_pack, pack_place
@@ -107,26 +107,62 @@ class Row:
     """One line of the table; `boxes` is the share of the boxed patients whose boxes training sees."""
 
     method: str
-    step: str
+    steps: dict[str, Tree]  # with what they change of SCHEDULE
     settings: Tree = field(default_factory=dict)
     boxes: float = 0.8
     trunk: int = 3  # stages that stand still: 3 as pretrained on films, 2 as ImageNet left them
+    backbone: Tree = field(default_factory=dict)
+    sees: str = "features"  # kept ones; or pixels, which methods need that cut, erase or compare images; or noise
+    base: str | None = None  # a row whose finished steps are taken where they are the same
+    variants: dict[str, Tree] = field(default_factory=dict)  # rows of the same training that differ in how it is read
 
+
+WIDTH: Tree = {"width": 64}
+LAST: Tree = {"stages": [4], "pyramid": 0}
+TWO: Tree = {"stages": [3, 4]}
+CIA: Tree = {"aligned": False, "gallery": 2048}
+MINING: Tree = {"classify": {"epochs": 4}, "aggregate": {"epochs": 1}, "tune": {"epochs": 1}, "mine": {"epochs": 1}}
+MINED: Tree = WIDTH | {"steps": 3}
+AG_CNN: Tree = {"global_branch": {"epochs": 4}, "fusion_branch": {"epochs": 4}}
+MASKS: Tree = {"aligned": False, "least_share": 0.02}
 
 ROWS = {
-    "cam": Row("cam", "classify"),
-    "ham-0": Row("ham", "attend", {"width": 64, "box_weight": 0.0}),
-    "ham-40": Row("ham", "attend", {"width": 64, "box_weight": 0.1}, boxes=0.4),
-    "ham-80": Row("ham", "attend", {"width": 64, "box_weight": 0.1}),
-    "ham-80-mse": Row("ham", "attend", {"width": 64, "box_weight": 0.1, "box_loss": "mse"}),
-    "patch-0": Row("patch_mil", "attend", {"width": 64, "box_weight": 0.0}),
-    "patch-80": Row("patch_mil", "attend", {"width": 64}),
-    "combined": Row("combined", "learn", {"width": 64}),
-    "combined-8-epochs": Row("combined", "learn", {"width": 64, "learn": {"epochs": 8}}),
-    "combined-no-prior": Row("combined", "learn", {"width": 64, "place_prior": False}),
-    "combined-cells": Row("combined", "learn", {"width": 64, "decode": "cells"}),
-    "combined-imagenet": Row("combined", "learn", {"width": 64}, trunk=2),
+    "cam": Row("cam", {"classify": {}}),
+    "ham-0": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.0}),
+    "ham-40": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1}, boxes=0.4),
+    "ham-80": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1}),
+    "ham-80-mse": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1, "box_loss": "mse"}),
+    "patch-0": Row("patch_mil", {"attend": {}}, WIDTH | {"box_weight": 0.0}),
+    "patch-80": Row("patch_mil", {"attend": {}}, WIDTH),
+    "cia-base-0": Row("cia_net", {"attend": {}}, CIA | {"contrast": False, "box_weight": 0.0}, backbone=TWO),
+    "cia-base-80": Row("cia_net", {"attend": {}}, CIA | {"contrast": False}, backbone=TWO),
+    "cia-0": Row("cia_net", {"attend": {}}, CIA | {"box_weight": 0.0}, backbone=TWO, sees="pixels"),
+    "cia-80": Row("cia_net", {"attend": {}}, CIA, backbone=TWO, sees="pixels"),
+    "mining-3": Row("attention_mining", MINING, MINED, backbone=LAST, variants={"mining-1": {"shown": 1}}),
+    "mining-3-unpreserved": Row(
+        "attention_mining", MINING, MINED | {"preservation": "none"}, backbone=LAST, base="mining-3"
+    ),
+    "ag-fusion": Row(
+        "ag_cnn",
+        AG_CNN,
+        {"order": "G_LF"},
+        backbone=LAST,
+        sees="pixels",
+        variants={"ag-global": {"answer": "global"}, "ag-local": {"answer": "local"}},
+    ),
+    "masks-none": Row("disease_masks", {"classify": {}}, MASKS | {"masks": "none"}),
+    "masks": Row("disease_masks", {"classify": {}, "attend": {"epochs": 3}}, MASKS, base="masks-none"),
+    "combined": Row("combined", {"learn": {}}, WIDTH, variants={"combined-cells": {"decode": "cells"}}),
+    "combined-8-epochs": Row("combined", {"learn": {"epochs": 8}}, WIDTH),
+    "combined-no-prior": Row("combined", {"learn": {}}, WIDTH | {"place_prior": False}),
+    "combined-imagenet": Row("combined", {"learn": {}}, WIDTH, trunk=2),
+    "place-only": Row("combined", {"learn": {}}, WIDTH, sees="noise"),
 }
+
+
+def names_of(rows: dict[str, Row]) -> list[str]:
+    """Of all rows, variants behind their own."""
+    return [one for name, row in rows.items() for one in (name, *row.variants)]
 
 
 def backbone_of(work: Path, trunk: int) -> Tree:
@@ -155,16 +191,64 @@ def views_for(films: Films, trunk: int) -> Views:
     return views_of(films.pack, settings, AUGMENT, ViewSettings(count=8), films.work / "views")
 
 
-def part_of(films: Films, ids: Iterable[str], views: Views, source: Source | None = None) -> Part:
+@dataclass(frozen=True, eq=False)
+class NoiseViews(Views):
+    """What the trunk makes of noise, in place of every film: all that can be learned is where boxes lie."""
+
+    noise: Any = None
+
+    def read(self, rows: Any, numbers: list[int]) -> Any:
+        return self.noise[(np.asarray(rows) * self.shape[1] + np.asarray(numbers)) % len(self.noise)]
+
+
+def noisy(films: Films, views: Views, trunk: int, count: int = 64) -> Views:
+    backbone = Backbone(BackboneSettings(**backbone_of(films.work, trunk))).eval()
+    images = torch.rand(count, 1, *reversed(films.pack.settings.canvas), generator=torch.Generator().manual_seed(0))
+    noise = np.concatenate([backbone.kept(some).half().numpy() for some in images.split(8)])
+    return NoiseViews(views.folder, views.settings, views.augment, views.shape, f"{views.fingerprint}-noise", noise)
+
+
+def seen_by(films: Films, row: Row) -> Views | None:
+    if row.sees == "pixels":
+        hasten_trunk(films)
+        return None
+    views = views_for(films, row.trunk)
+    return noisy(films, views, row.trunk) if row.sees == "noise" else views
+
+
+def hasten_trunk(films: Films) -> None:
+    """Computes stages up to stride 16, which no row trains, by OpenVINO where pixels are seen: three times as fast as torch."""
+    import openvino
+
+    backbone = Backbone(BackboneSettings(**backbone_of(films.work, 3) | LAST)).eval()
+    early = torch.nn.Sequential(*[module for module, _ in backbone.order[0][: backbone._cut()]])
+    example = torch.zeros(2, 1, *reversed(films.pack.settings.canvas))
+    graph = openvino.convert_model(early, example_input=example)
+    threads = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    program = openvino.compile_model(graph, "CPU", threads)
+
+    def hastened(self: Backbone, images: torch.Tensor) -> list[torch.Tensor]:
+        assert self.trunk is not None
+        assert self.trunk.kept == (3,), "rows that see pixels read stages 3 and 4"
+        return [torch.from_numpy(program(((images - self.mean) / self.std).contiguous().numpy())[0].copy())]
+
+    sample = torch.rand(2, 1, *reversed(films.pack.settings.canvas))
+    wanted = backbone._early(sample)[0]
+    Backbone._early = hastened  # pyright: ignore[reportAttributeAccessIssue]
+    apart = (backbone._early(sample)[0] - wanted).abs().max().item()
+    assert apart < 1e-3 * wanted.abs().max().item(), f"the hastened trunk differs by {apart:g}"
+
+
+def part_of(films: Films, ids: Iterable[str], views: Views | None, source: Source | None = None) -> Part:
     return replace(Part.of(source or films.source, films.pack, ids, "films"), views=views)
 
 
 def run_row(films: Films, name: str, fold: int, seed: int = 0) -> dict[str, Any]:
     """Trains one row on one fold and writes its test predictions as part `fold` of the row's folder."""
     row = ROWS[name]
-    method, views = METHODS[row.method], views_for(films, row.trunk)
-    tree = {"name": row.method, "backbone": backbone_of(films.work, row.trunk), **row.settings}
-    tree[row.step] = SCHEDULE | row.settings.get(row.step, {})
+    method, views = METHODS[row.method], seen_by(films, row)
+    tree = {"name": row.method, "backbone": backbone_of(films.work, row.trunk) | row.backbone, **row.settings}
+    tree |= {step: SCHEDULE | changes for step, changes in row.steps.items()}
     settings = checked(method.settings, tree, name=name)
     source = with_fewer_boxes(films.source, row.boxes)
     train, validation = (part_of(films, ids, views, source) for ids in (films.train_ids(fold), films.free_validation))
@@ -179,19 +263,25 @@ def run_row(films: Films, name: str, fold: int, seed: int = 0) -> dict[str, Any]
     )
     started, cpu = time.monotonic(), time.process_time()
     how = RunSettings(seed=seed, workers=0, tensorboard=False)
-    folder, lasting = films.work / "runs" / f"{name}-{fold + 1}", settings.model_dump(mode="json", exclude={row.step})
+    folder, lasting = films.work / "runs" / f"{name}-{fold + 1}", settings.model_dump(mode="json", exclude=set(row.steps))
     with Run(folder, how, method=lasting, augment=AUGMENT, progress=False) as run:
+        run.others = [films.work / "runs" / f"{row.base}-{fold + 1}"] if row.base else ()
         network = method.recipe(run, data, settings).eval()
         speed = run.steps[-1].images_per_second
+    for variant, changes in row.variants.items():
+        read = checked(method.settings, tree | changes, name=variant)
+        other = method.build(read, source.findings, films.pack.settings.canvas).eval()
+        other.load_state_dict(network.state_dict())
+        predict(films, other, views, (variant, fold, method.own_rule(read)))
     predict(films, network, views, (name, fold, method.own_rule(settings)))
     cost = {"images_per_second": speed, "cpu_minutes": (time.process_time() - cpu) / 60}
     return {"row": name, "fold": fold + 1, "seed": seed, "minutes": (time.monotonic() - started) / 60} | cost
 
 
-def predict(films: Films, network: torch.nn.Module, views: Views, to: tuple[str, int, OwnRule]) -> None:
+def predict(films: Films, network: torch.nn.Module, views: Views | None, to: tuple[str, int, OwnRule]) -> None:
     """Of the plain view of a fold's test films."""
     name, fold, rule = to
-    part = part_of(films, films.test_ids(fold), views)
+    part, writer = part_of(films, films.test_ids(fold), views), writer_of(films, name, rule)
 
     def chunks() -> Iterator[Chunk]:
         for batch in Loader(part=part, settings=LoaderSettings(batch_size=16), shuffle=False).epoch(0):
@@ -200,7 +290,9 @@ def predict(films: Films, network: torch.nn.Module, views: Views, to: tuple[str,
             scores, maps = torch.sigmoid(seen.logits).numpy(), seen.maps.clamp_min(0).half().numpy()
             yield chunk_of(films, batch, scores, maps)
 
-    writer_of(films, name, rule).write(fold, len(part), chunks())
+    if not writer.has(fold):
+        writer.write(fold, len(part), chunks())
+    writer.finish()
 
 
 def chunk_of(films: Films, batch: Batch, scores: np.ndarray, maps: np.ndarray) -> Chunk:
@@ -271,13 +363,11 @@ def main(root: str, work: str, verb: str, *words: str) -> None:
         write_medoids(films)
     elif verb == "run":
         name, folds = words[0], [int(one) - 1 for one in words[1:]] or range(FOLDS)
-        writer = writer_of(films, name, METHODS[ROWS[name].method].own_rule(None))
         for fold in folds:
-            if not writer.has(fold):
+            if not (films.work / "predictions" / name / f"part-{fold:05d}").is_dir():
                 found = run_row(films, name, fold)
                 with (films.work / "cells.jsonl").open("a") as file:
                     file.write(json.dumps(found) + "\n")
-        writer.finish()
     else:
         raise SystemExit(__doc__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from real import FOLDS, ROWS, Films, films_of
+from real import FOLDS, ROWS, Films, films_of, names_of
 
 from chestmap.evaluation.evaluate import EvaluationSettings, evaluate
 from chestmap.evaluation.scores import Evaluation
@@ -85,20 +85,47 @@ def excess(one: Evaluation, other: Evaluation, at: float, draws: int = 2000) -> 
     return [float(mean[0]), float(low), float(high), float(max(min(p, 1.0), 1 / draws))]
 
 
-def main(root: str, work: str) -> None:
+def main(root: str, work: str, *again: str) -> None:
+    """Scores what is not in the table yet, and the rows named in `again`."""
     films = films_of(Path(root), Path(work), 256)
     table = json.loads(HERE.read_text()) if HERE.is_file() else {}
-    for name in [*ROWS, "medoid"]:
+    names = [name for name in [*names_of(ROWS), "medoid"] if folds_of(films, name)]
+    for name in names:
         every = folds_of(films, name)
-        for folds in {"1": (0,), ",".join(str(fold + 1) for fold in every): every}.values() if every else ():
-            key = f"{name} {','.join(str(fold + 1) for fold in folds)}"
+        for folds in {(0,), every} if 0 in every else {every}:
+            key = f"{name} {words(folds)}"
+            if key in table and name not in again:
+                continue
             one, floor = scored(films, name, folds), scored(films, "medoid", folds)
             table[key] = figures(one) | {f"excess {at}": excess(one, floor, at) for at in HEAD}
-            if name.startswith("combined") and set(folds) <= set(folds_of(films, "ham-80")):
-                table[key] |= {f"over ham-80 {at}": excess(one, scored(films, "ham-80", folds), at) for at in HEAD}
             HERE.write_text(json.dumps(table, indent=1) + "\n")
             print(key, flush=True)
+    for key in [key for key in table if key.split()[0] in ("combined", "combined-imagenet")]:
+        compare(films, table, key, names)
+    HERE.write_text(json.dumps(table, indent=1) + "\n")
     print("\n".join(lines(table)))
+
+
+def words(folds: tuple[int, ...]) -> str:
+    return ",".join(str(fold + 1) for fold in folds)
+
+
+def compare(films: Films, table: dict[str, Any], key: str, names: list[str]) -> None:
+    """Sets `over NAME AT` of a row: against every single system that has the same folds, or those that it shares with HAM."""
+    name, folds = key.split()[0], tuple(int(one) - 1 for one in key.split()[1].split(","))
+    for other in names:
+        if other.startswith("combined") or other == "medoid":
+            continue
+        shared = tuple(fold for fold in folds if fold in folds_of(films, other))
+        wanted = [f"over {other} {at} on {words(shared)}" for at in HEAD]
+        if not shared or (len(shared) == 1 and len(folds) > 1) or all(one in table[key] for one in wanted):
+            continue
+        pair = scored(films, name, shared), scored(films, other, shared)
+        table[key] |= {one: excess(*pair, at) for one, at in zip(wanted, HEAD, strict=True)}
+        clean = tuple(fold for fold in shared if fold)  # the recipe was chosen while figures of fold 1 were seen
+        if clean and clean != shared:
+            pair = scored(films, name, clean), scored(films, other, clean)
+            table[key] |= {f"over {other} {at} on {words(clean)}": excess(*pair, at) for at in HEAD}
 
 
 def lines(table: dict[str, Any]) -> list[str]:

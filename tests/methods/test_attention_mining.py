@@ -297,10 +297,21 @@ def test_the_original_and_the_earlier_networks_stand_still(batch):
     assert set(moving.state_dict()) == {f"network.{name}" for name in net.state_dict()}
 
 
+def test_stages_are_computed_from_the_first_that_is_read():
+    """Of a frozen trunk no more need be kept; the weights are the same."""
+    read = {(): (3, 4), ("stage2",): (2, 3, 4), ("stage1", "stage4"): (1, 2, 3, 4)}
+    for named, stages in read.items():
+        net = branches(preserved=(*named, "logits"))
+        assert net.stages == stages
+        assert {name for name in net.layers(images()) if name.startswith("stage")} == {f"stage{one}" for one in stages}
+    assert branches(preserved=("logits",), upsample="none").stages == (4,)
+    assert branches(preserved=("stage1",)).state_dict().keys() == branches().state_dict().keys()
+
+
 def test_only_chosen_layers_are_preserved(batch):
-    net, original = branches(seed=0), branches(seed=1)
     value = {}
     for chosen in [("stage1",), ("logits",), ("stage1", "logits")]:
+        net, original = branches(seed=0, preserved=chosen), branches(seed=1, preserved=chosen)
         task = am.Mine(net, settings(preserved=chosen), original).eval()
         value[chosen] = task(doubled(batch))["preservation"].item()
     assert value["stage1", "logits"] == pytest.approx((value["stage1",] + value["logits",]) / 2)

@@ -70,6 +70,19 @@ def test_eq_3_and_the_finer_grid_as_the_paper_orders_them():
             torch.testing.assert_close(found, expected if scale == 1 else expected.sigmoid())
 
 
+def test_with_a_pyramid_cells_lie_on_the_finer_grid_of_both_stages():
+    """Cells are read from C4 and C5 joined; attention still comes from C4."""
+    tiny = {**cia.METHOD.tiny["backbone"]}
+    coarse, fine = (network(aligned=False, backbone=tiny | {"pyramid": width}).eval() for width in (0, 16))
+    images, partners = torch.rand(2, 1, 64, 64), torch.rand(2, 1, 64, 64)
+    with torch.inference_mode():
+        plain, joined = (net(images, partners) for net in (coarse, fine))
+    assert joined.cells.shape[-2:] == (2 * plain.cells.shape[-2], 2 * plain.cells.shape[-1])
+    assert fine.head.in_features == 16
+    assert fine.get_buffer("attentions").shape[1:] == joined.cells.shape[-2:]
+    assert fine.attention_of(images).shape[1:] == joined.cells.shape[-2:]
+
+
 def test_an_untrained_network_expects_few_findings():
     net = network(contrast=False, aligned=False).eval()
     torch.nn.init.zeros_(net.head.weight)

@@ -64,7 +64,6 @@ from chestmap.types import Findings
 __all__ = ["METHOD", "aggregate", "branch_loss", "erase", "preservation_loss"]
 
 OWN_RULE = OwnRule(LEVEL)  # the one level that the paper gives; the preset's three lie around it
-STAGES = (1, 2, 3, 4)
 
 Images = Float[Tensor, "batch 1 height width"]
 Maps = Float[Tensor, "batch finding h w"]
@@ -134,6 +133,12 @@ class MultiScale(nn.Module):
         return torch.cat([deep, self.fine(fine)], dim=1)
 
 
+def read_stages(settings: AttentionMiningSettings) -> tuple[int, ...]:
+    """From the first stage that MSA or preservation reads to the last: earlier ones need not be kept of a frozen trunk."""
+    preserved = [int(name.removeprefix("stage")) for name in settings.preserved if name.startswith("stage")]
+    return tuple(range(min([4 if settings.upsample == "none" else 3, *preserved]), 5))
+
+
 def _narrowing(channels: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU())
 
@@ -144,14 +149,15 @@ class Branches(nn.Module):
     def __init__(self, settings: AttentionMiningSettings, findings: int) -> None:
         super().__init__()
         self.relu = settings.evidence == "positive"
-        self.backbone = Backbone(settings.backbone.model_copy(update={"stages": STAGES}))
+        self.stages = read_stages(settings)
+        self.backbone = Backbone(settings.backbone.model_copy(update={"stages": self.stages}))
         self.multi_scale = None if settings.upsample == "none" else MultiScale(self.backbone, settings)
         channels = self.backbone.channels if self.multi_scale is None else self.multi_scale.channels
         self.head = nn.Linear(channels, findings)
 
     def layers(self, images: Images) -> dict[str, Tensor]:
-        """`stage1` … `stage4`, with MSA `aggregated`, and `logits` with nothing erased."""
-        found = {f"stage{number}": layer for number, layer in zip(STAGES, self.backbone.stages(images), strict=True)}
+        """The stages that are read, such as `stage4`, with MSA `aggregated`, and `logits` with nothing erased."""
+        found = {f"stage{number}": one for number, one in zip(self.stages, self.backbone.stages(images), strict=True)}
         if self.multi_scale is not None:
             found["aggregated"] = self.multi_scale(found["stage3"], found["stage4"])
         found["logits"] = self.logits(self.last(found))

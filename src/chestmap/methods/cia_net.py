@@ -149,14 +149,19 @@ class CiaNet(nn.Module):
         seen = self._aligned(images, theta)
         if self.contrast and partners is not None:
             others = self._aligned(partners, None if self.aligner is None else self.aligner(partners))
-            middle, last = self.backbone.stages(torch.cat([seen, others]))
+            middle, last = self.maps(torch.cat([seen, others]))
             attention, other = self.attention(middle, last).chunk(2)
             last = last[: len(images)]
         else:
-            middle, last = self.backbone.stages(seen)
+            middle, last = self.maps(seen)
             attention = self.attention(middle, last) if self.contrast else None
             other = self._from_gallery(images, attention) if attention is not None else None
         return self._judged(images, last, attention, other, theta)
+
+    def maps(self, images: Images) -> tuple[Float[Tensor, "batch c4 _h4 _w4"], Float[Tensor, "batch c5 h w"]]:
+        """C4, and what cells are read from: C5, or with `backbone.pyramid` both joined on the grid of C4."""
+        middle, last = self.backbone.stages(images)
+        return middle, self.backbone.joined([middle, last])
 
     def _judged(
         self, images: Images, last: Tensor, attention: Tensor | None, other: Tensor | None, theta: Tensor | None
@@ -183,7 +188,7 @@ class CiaNet(nn.Module):
     def attention_of(self, images: Images) -> Float[Tensor, "batch h w"]:
         """M of images as partners."""
         seen = self._aligned(images, None if self.aligner is None else self.aligner(images))
-        return self.attention(*self.backbone.stages(seen))[:, 0]
+        return self.attention(*self.maps(seen))[:, 0]
 
     def _aligned(self, images: Images, theta: Tensor | None) -> Images:
         return images if theta is None else aligned(images, theta)
