@@ -6,6 +6,7 @@ its name is asked for.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -36,6 +37,11 @@ class Registry(MutableMapping[str, Entry]):
             found = {point.name: point for point in entry_points(group=self.group)}
             self._found = {name: point for name, point in sorted(found.items()) if name not in self._own}
         return self._found
+
+    @property
+    def in_help(self) -> str:
+        """All names for a help text. Other packages are looked for where help is asked, since that takes time at every start."""
+        return ", ".join(self if {"-h", "--help"} & set(sys.argv) else self._own)
 
     def origin(self, name: str) -> str:
         """Where an entry comes from, as "module:attribute"; empty for one that was set at run time."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from dataclasses import dataclass, field
 
 Report = Callable[[int, int], None]
 """Called with what is done and the total."""
@@ -19,37 +18,60 @@ def progress_of(what: str, total: int, *, show: bool | Report, unit: str = "imag
 
     The time left is an estimate from the last half minute.
     """
+    work = _Work(what, total, unit)
     if callable(show):
-        yield _callback(show, total)
-        return
-    console = Console(stderr=True, quiet=not show, highlight=False)
-    start, done = time.perf_counter(), 0
+        yield work.counting(show)
+    elif not show:
+        yield work.counting(lambda *_: None)
+    elif sys.stderr.isatty():
+        with _bar(work) as advance:
+            yield advance
+        sys.stderr.write(work.end)
+    else:
+        sys.stderr.write(f"{what}: {total:,} {unit}\n")
+        yield work.counting(lambda *_: None)
+        sys.stderr.write(work.end)
+
+
+@dataclass(eq=False)
+class _Work:
+    what: str
+    total: int
+    unit: str
+    done: int = 0
+    start: float = field(default_factory=time.perf_counter)
+
+    def counting(self, report: Report) -> Callable[[int], None]:
+        def advance(count: int) -> None:
+            self.done += count
+            report(self.done, self.total)
+
+        return advance
+
+    @property
+    def seconds(self) -> float:
+        return max(time.perf_counter() - self.start, 1e-9)
+
+    @property
+    def rate(self) -> str:
+        return f"{self.done / self.seconds:.0f}"
+
+    @property
+    def end(self) -> str:
+        return f"{self.what}: {self.done:,} {self.unit} in {self.seconds:.1f} s ({self.rate}/s)\n"
+
+
+@contextmanager
+def _bar(work: _Work) -> Iterator[Callable[[int], None]]:
+    """Imports rich here: a call without a terminal has no use for it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )  # fmt: skip
-    bar = Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal))
-    task = bar.add_task(what, total=total, rate="")
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        bar.update(task, completed=done, rate=f"{done / max(time.perf_counter() - start, 1e-9):.0f} {unit}/s")
-
-    if not console.is_terminal:
-        console.print(f"{what}: {total:,} {unit}", markup=False)
+    bar = Progress(*columns, console=Console(stderr=True, highlight=False), transient=True)
+    task = bar.add_task(work.what, total=work.total, rate="")
     with bar:
-        yield advance
-    seconds = time.perf_counter() - start
-    console.print(f"{what}: {done:,} {unit} in {seconds:.1f} s ({done / max(seconds, 1e-9):.0f}/s)", markup=False)
-
-
-def _callback(report: Report, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        report(done, total)
-
-    return advance
+        yield work.counting(lambda done, _: bar.update(task, completed=done, rate=f"{work.rate} {work.unit}/s"))

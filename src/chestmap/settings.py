@@ -23,7 +23,7 @@ Model = TypeVar("Model", bound="Settings")
 class Settings(BaseModel):
     """Frozen, and an unknown key is a mistake."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, defer_build=True)
 
 
 def cache_folder() -> Path:

@@ -65,6 +65,20 @@ def test_the_verbs_are_these(arguments, verbs):
     ] == verbs
 
 
+def test_a_process_that_reads_the_program_again_does_not_run_it_again():
+    code = "import runpy, sys; sys.argv = ['chestmap', 'nonsense']; runpy.run_module('chestmap', run_name='__mp_main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_call_imports_the_file_of_its_own_verb_alone():
+    code = "import sys, chestmap.cli as c; c.command('methods'); print([n for n in sys.modules if n.startswith('chestmap.cli.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert sorted(done.stdout.strip("[]\n").split(", ")) == [
+        f"'chestmap.cli.{one}'" for one in ("ending", "options", "train")
+    ]
+
+
 def test_a_mistyped_verb_offers_the_right_one():
     done = chestmap("data", "chek")
     assert done.returncode == 2

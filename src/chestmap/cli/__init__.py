@@ -6,23 +6,33 @@ needs it.
 
 import os
 import sys
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from chestmap import __version__
-from chestmap.cli import check, data, demo, export, model, node, own, predict, report, reproduce, score, serve, train
 from chestmap.cli.ending import ended
 
-app = typer.Typer(
-    name="chestmap",
-    help="Which findings a chest X-ray shows, and where: train, score and use weakly supervised localization.",
-    epilog="Begin with `chestmap demo`: it needs no dataset. Research use only; not a medical device.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+if TYPE_CHECKING:
+    app: typer.Typer
+
+FILES = {
+    "data": ("data",),
+    "own": ("init", "all"),
+    "train": ("train", "methods", "configs"),
+    "predict": ("predict",),
+    "score": ("evaluate", "compare"),
+    "model": ("model",),
+    "export": ("export",),
+    "report": ("report",),
+    "reproduce": ("reproduce",),
+    "demo": ("demo",),
+    "serve": ("serve",),
+    "node": ("node",),
+    "check": ("check",),
+}
+"""Verbs of each file, in the order of the help; a call imports the file of its own verb alone."""
 
 
 def _version(asked: bool) -> bool:
@@ -32,32 +42,40 @@ def _version(asked: bool) -> bool:
     return asked
 
 
-@app.callback()
 def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     pass
 
 
-app.add_typer(data.app, name="data")
-own.add_to(app)
-train.add_to(app)
-predict.add_to(app)
-score.add_to(app)
-model.add_to(app)
-export.add_to(app)
-report.add_to(app)
-reproduce.add_to(app)
-demo.add_to(app)
-serve.add_to(app)
-node.add_to(app)
-check.add_to(app)
+def command(verb: str = "") -> typer.Typer:
+    """The command line with this verb alone; with all where it is none of them."""
+    made = typer.Typer(
+        name="chestmap",
+        help="Which findings a chest X-ray shows, and where: train, score and use weakly supervised localization.",
+        epilog="Begin with `chestmap demo`: it needs no dataset. Research use only; not a medical device.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(_options)
+    for file in [name for name, verbs in FILES.items() if verb in verbs] or FILES:
+        import_module(f"chestmap.cli.{file}").add_to(made)
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()["app"] = made = command()
+    return made
 
 
 def main() -> None:
     """Run a verb; whatever ends it is one line for each mistake, never a traceback."""
     _share_cores()
-    sys.exit(ended(app))
+    sys.exit(ended(command(next(iter(sys.argv[1:]), ""))))
 
 
 def _share_cores() -> None:

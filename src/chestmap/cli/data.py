@@ -15,6 +15,10 @@ app = typer.Typer(
 )
 
 
+def add_to(above: typer.Typer) -> None:
+    above.add_typer(app, name="data")
+
+
 @app.command()
 def check(
     kind: Kind,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from chestmap.api.subject import DatasetNames
 
-READERS = ", ".join(SOURCES)
+READERS = SOURCES.in_help
 
 Kind = Annotated[str, typer.Argument(metavar="KIND", help=f"Who laid the dataset out: {READERS}.")]
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The dataset's folder, as its publisher lays it out.")]

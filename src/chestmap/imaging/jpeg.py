@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float32, UInt
-from PIL import Image
 
 from chestmap.errors import BadImage
 from chestmap.imaging.color import grey_of_color, unit
@@ -144,6 +143,8 @@ def _take(header: JpegHeader, marker: int, body: bytes) -> None:
 
 def _decoded(plain: bytes) -> UInt[np.ndarray, "h w *channel"]:
     """Eight bits per sample, color as RGB; Pillow refuses data that ends early and cannot notice changed data."""
+    from PIL import Image  # not for who reads PNG or DICOM alone
+
     try:
         with Image.open(io.BytesIO(plain), formats=("JPEG",)) as picture:
             return np.asarray(picture)

@@ -58,6 +58,7 @@ def session_of(path: Path, count: int | None = None) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = count or threads()
     options.log_severity_level = 3
+    options.enable_mem_pattern = False  # a plan of memory for each batch size holds it twice, and gains no time
     if os.environ.get("OMP_WAIT_POLICY") == BUSY:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from chestmap.datasets.source import Source
 from chestmap.errors import BadInput
@@ -265,7 +265,7 @@ def _touched(path: Path, was: np.void) -> bool:
 
 
 def _print_line(line: str) -> None:
-    Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
+    sys.stderr.write(f"{line}\n")
 
 
 def cores() -> int:

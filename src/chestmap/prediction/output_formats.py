@@ -28,14 +28,13 @@ from chestmap.prediction.decoding import DecodeSettings, Failed, Input, content,
 from chestmap.prediction.part_inputs import read_inputs
 from chestmap.predictions.folder import read_part
 from chestmap.progress import progress_of
-from chestmap.reports.contact_page import Card, write_contact_page
 from chestmap.reports.formats import WRITERS, Facts
-from chestmap.reports.overlay import OverlayStyle, overlay, write_overlay
 from chestmap.storage.atomic import making_folder, replacing
 from chestmap.storage.manifest import extend, sums_of, verified_bytes
 from chestmap.types import Box, Frame, Prediction
 
 if TYPE_CHECKING:
+    from chestmap.reports.contact_page import Card
     from chestmap.reports.dicom import Kind as DicomKind
 
 OBJECTS: dict[str, tuple[DicomKind, ...]] = {
@@ -148,6 +147,8 @@ class Outputs:
         ending = "" if prediction.image_id.lower().endswith(".png") else ".png"
         path = self.out / "overlays" / f"{prediction.image_id}{ending}"
         if not path.exists():
+            from chestmap.reports.overlay import OverlayStyle, overlay, write_overlay
+
             path.parent.mkdir(parents=True, exist_ok=True)
             style = OverlayStyle(rule=self.predictor.model.own_rule)
             write_overlay(path, overlay(read_input(source, self.reading, data), prediction, style))
@@ -224,6 +225,8 @@ class Outputs:
 
     def _write_page(self) -> None:
         """The images with the highest scores, as a page that opens offline."""
+        from chestmap.reports.contact_page import write_contact_page
+
         cards = []
         for _, _, folder, row, source in sorted(self._best, key=lambda one: (-one[0], one[1])):
             prediction = next(one for place, one in enumerate(self._of_folder(folder)) if place == row)
@@ -233,6 +236,8 @@ class Outputs:
             write_contact_page(self.out / "report.html", "chestmap predict", facts, cards)
 
     def _card(self, prediction: Prediction, source: Input) -> Card:
+        from chestmap.reports.contact_page import Card
+
         points = self.predictor.operating_points
         present = {
             name: float(score)
