@@ -213,6 +213,7 @@ def onnxruntime_cuda(network: nn.Module, plan: Plan) -> Callable[[], Any]:
             traced(Graph(folded(network.eval().cpu())), (plan.side, plan.side), "network"),
             path,
             ("images", "logits", "maps"),
+            {},
         )
         session = onnxruntime.InferenceSession(path, providers=["CUDAExecutionProvider"])
     images = plan.images(plan.infer).cpu().numpy()

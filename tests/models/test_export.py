@@ -25,7 +25,7 @@ from chestmap.tensors import Output
 from chestmap.types import Findings
 from training.small import METHODS as SMALL
 
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
 
@@ -76,6 +76,15 @@ def test_the_description_and_its_checksums(exported, model):
     assert about["model_sha256"] == model.sha256
     assert set(about["files"]) == {"network.onnx", "network.xml", "network.bin", "network.pt2"}
     assert not list(exported.parent.glob("*.making"))
+
+
+def test_the_graph_alone_says_what_it_is(exported, model):
+    about = onnxruntime.InferenceSession(exported / "network.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(about["findings"]) == ["Effusion", "Mass"]
+    assert json.loads(about["canvas"]) == {"width": 32, "height": 32, "fit": model.canvas.fit}
+    assert about["weights_sha256"] == model.sha256
+    assert about["license"] == "none stated"
+    assert "not a medical device" in about["use"]
 
 
 BLOCKED = """\

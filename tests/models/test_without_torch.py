@@ -23,7 +23,7 @@ from chestmap.storage.manifest import seal
 from serving.small import trained_small, write_small_model
 from training.small import METHODS
 
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 BLOCK = """
 import sys
@@ -92,6 +92,13 @@ def test_load_predicts_what_torch_predicts(folder, film):
     assert [box[0] for box in boxes] == [box.finding for box in wanted.boxes]
     for box, other in zip(boxes, wanted.boxes, strict=True):
         np.testing.assert_allclose(box[1:], other.corners, atol=1)
+
+
+def test_the_graph_in_the_folder_says_what_it_is(folder):
+    about = onnxruntime.InferenceSession(folder / "graph.onnx").get_modelmeta().custom_metadata_map
+    model = open_model(folder)
+    assert json.loads(about["findings"]) == list(model.findings)
+    assert about["weights_sha256"] == model.sha256
 
 
 def test_the_verb_predicts_and_reports(folder, film, tmp_path):

@@ -26,7 +26,17 @@ from chestmap.errors import BadInput, ChestmapError, Diverged
 from chestmap.models.cards.export_card import card, first_of, program
 from chestmap.models.engines import ForwardSettings, onnx_compute, open_forward
 from chestmap.models.folder import GRAPH, WEIGHTS, Model, open_model, write_about, write_model
-from chestmap.models.graph import MOST, PixelGraph, engine_graph, is_half, quiet, share_weights, traced, write_onnx
+from chestmap.models.graph import (
+    MOST,
+    PixelGraph,
+    described,
+    engine_graph,
+    is_half,
+    quiet,
+    share_weights,
+    traced,
+    write_onnx,
+)
 from chestmap.models.graph import NAMES as ENGINE_NAMES
 from chestmap.models.predictor import Predictor, images_of
 from chestmap.models.runtimes import compiled_by_openvino, needed, session_of, threads
@@ -78,7 +88,8 @@ def add_graph(model: Model) -> Path:
     about = {key: value for key, value in model.about.items() if key != "graph"}
     half = is_half(weights)
     with replacing(path) as made:
-        write_onnx(engine_graph(model, fold=not half), made, ENGINE_NAMES, optimize=not half)
+        about_graph = described(model, model.findings.names)
+        write_onnx(engine_graph(model, fold=not half), made, ENGINE_NAMES, about_graph, optimize=not half)
         if half:
             share_weights(made, weights)
         canvases = images_of(_trial(model))
@@ -103,7 +114,7 @@ def _fill(model: Model, formats: Sequence[Format], folder: Path) -> None:
     predictor = _predictor(model)
     graph = traced(_graph(predictor), model.canvas.canvas, str(model.folder))
     if "onnx" in formats or "openvino" in formats:
-        write_onnx(graph, folder / "network.onnx", NAMES)
+        write_onnx(graph, folder / "network.onnx", NAMES, described(model, predictor.findings.names))
     if "openvino" in formats:
         openvino = needed("openvino")
         openvino.save_model(openvino.convert_model(folder / "network.onnx"), folder / "network.xml", compress_to_fp16=False)

@@ -11,7 +11,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from chestmap.settings import cache_folder
 MOST = 1024
 """Images in a batch of a graph."""
 NAMES = ("images", "logits", "maps")
-RULES = 1
+RULES = 2
 """Raised when graphs are made in another way, so that older ones in the cache are not read."""
 
 
@@ -86,8 +86,24 @@ def traced(graph: Graph, canvas: tuple[int, int], name: str) -> ExportedProgram:
         ) from None
 
 
-def write_onnx(program: ExportedProgram, path: Path, names: tuple[str, str, str], *, optimize: bool = True) -> None:
-    """`names` are those of the input and the two outputs; the weights lie within the file.
+def described(model: Model, findings: Sequence[str]) -> dict[str, str]:
+    """What a program that finds the graph alone needs to know; `findings` are those of its outputs, in their order."""
+    return {
+        "findings": json.dumps(list(findings)),
+        "canvas": json.dumps(model.canvas.model_dump(mode="json")),
+        "weights_sha256": model.sha256,
+        "title": model.method.title,
+        "method": model.method.name,
+        "chestmap": __version__,
+        "license": str(model.about.get("license", "none stated")),
+        "use": "research only; not a medical device",
+    }
+
+
+def write_onnx(
+    program: ExportedProgram, path: Path, names: tuple[str, str, str], about: Mapping[str, str], *, optimize: bool = True
+) -> None:
+    """`names` are those of the input and the two outputs; the weights and `about` lie within the file.
 
     Without `optimize` the weights keep their names and values.
     """
@@ -116,6 +132,7 @@ def write_onnx(program: ExportedProgram, path: Path, names: tuple[str, str, str]
                 dim.dim_param = dim.dim_param.replace(symbol, "batch")
     for part in (*model.graph.node, *(node for function in model.functions for node in function.node)):
         part.ClearField("metadata_props")  # where in torch's code a node comes from
+    onnx.helper.set_model_props(model, dict(about))
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
@@ -187,7 +204,7 @@ def cached_onnx(model: Model) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as beside:
             made = Path(beside) / path.name
-            write_onnx(engine_graph(model), made, NAMES)
+            write_onnx(engine_graph(model), made, NAMES, described(model, model.findings.names))
             shutil.move(made, path)
     return path
 
