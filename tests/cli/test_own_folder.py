@@ -63,6 +63,17 @@ def test_boxes_in_any_unit_become_pixels(films, header, numbers, unit):
     assert [unit in note for note in found.notes if note.startswith("marks.csv")] == ([True] if unit else [])
 
 
+def test_a_missing_image_takes_its_own_boxes_alone(films):
+    boxed(films, "x0,y0,x1,y1", [70.0, 60.0, 95.0, 90.0])
+    next(films.rglob("03.png")).unlink()
+    next(films.rglob("06.png")).write_bytes(b"broken")
+    found, source = look(films)
+    assert found.unit == "percent"
+    assert sorted(source.boxes) == [f"{number:02d}.png" for number in range(0, 30, 3) if number not in {3, 6}]
+    (problem,) = [one for one in source.problems if one.kind == "box of an image without size"]
+    assert (problem.count, "03.png cannot be opened" in problem.message) == (2, True)
+
+
 def test_the_config_is_one_that_trains_here(films):
     boxed(films, "x0,y0,x1,y1", BOX)
     path, _, source = write_config(films)
@@ -77,6 +88,34 @@ def test_the_config_is_one_that_trains_here(films):
     with pytest.raises(BadInput, match="is there already; train with it, or write it anew with --again"):
         write_config(films)
     write_config(films, again=True)
+
+
+def test_columns_and_boxes_that_are_not_used_are_named(films):
+    rows = (films / "labels.csv").read_text().splitlines()
+    header = "Image Name;Patient No.;Mass;Pleural effusion;Remarks"
+    lines = [";".join([*row.split(","), "see report"]) for row in rows[1:]]
+    (films / "labels.csv").write_text("\n".join([header, *lines]) + "\n")
+    (films / "marks.csv").write_text(
+        "Image Name,Class,xmin,ymin,width,height\n00.png,effusion,64,32,64,64\n03,mass,64,32,64,64\n"
+    )
+    found, source = look(films)
+    assert source.images["patient_id"].n_unique() == 15
+    assert "labels.csv: columns left alone: Remarks" in found.notes
+    assert list(source.boxes) == ["03.png"]
+    (problem,) = [one for one in source.problems if one.kind == "unlabeled finding"]
+    assert 'effusion has no labels; its boxes are left out; did you mean "Pleural effusion"?' in problem.message
+    (films / "labels.csv").write_text("\n".join([header.replace("Patient No.", "Ref"), *lines]) + "\n")
+    assert any("no column of patients" in note for note in look(films)[0].notes)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_the_config_of_each_machine_builds_a_network_from_the_package_alone(films, device, monkeypatch):
+    monkeypatch.setattr("chestmap.api.own_folder.machine", lambda: device)
+    path, _, source = write_config(films)
+    config = read_config(path, ["run.device=cpu"], METHODS)
+    network = config.method.build(config.settings, source.findings, config.data.pack.canvas)
+    assert config.settings.backbone.weights == "starter"
+    assert sum(one.numel() for one in network.parameters()) > 1e6
 
 
 def yolo(folder):
@@ -175,8 +214,8 @@ def test_what_stops_a_training_is_one_line(films, spoil, said):
 def test_all_goes_from_the_folder_to_the_report(films, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     boxed(films, "x0,y0,x1,y1", BOX)
-    tiny = ["method.backbone.name=test_resnet", "method.backbone.output_stride=8", "method.classify.epochs=1"]
-    tiny += ["data.pack.width=32", "data.pack.height=32", "run.workers=0", "run.tensorboard=false", "run.device=cpu"]
+    tiny = ["method.learn.epochs=1", "method.learn.batches=2", "method.learn.batch_size=4", "data.views.count=1"]
+    tiny += ["data.pack.width=64", "data.pack.height=64", "run.device=cpu"]
     words = [word for setting in tiny for word in ("--set", setting)]
     done = CliRunner().invoke(app, ["all", "films", "--pictures", "2", *words])
     assert done.exit_code == 0, done.output

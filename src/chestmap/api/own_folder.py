@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from chestmap.annotations.interchange import image_sizes, import_annotations
 from chestmap.api.own_config import CONFIG, OwnFolder, config_text, machine
 from chestmap.datasets.box_units import guessed_unit
 from chestmap.datasets.folder import FolderSettings, read_folder
-from chestmap.datasets.folder_tables import read_box_table
+from chestmap.datasets.folder_tables import read_box_table, read_labels
 from chestmap.datasets.source import UNKNOWN
 from chestmap.errors import BadInput, BadTable
 
@@ -31,7 +31,12 @@ LEAST = 20
 def look(folder: Path) -> tuple[OwnFolder, Source]:
     """Finds labels and boxes; whatever was assumed is a note, whatever stops a training is one error."""
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder; name the one that holds the images")
+        what = (
+            "is a file; name the folder that holds it"
+            if folder.exists()
+            else "no such folder; name the one that holds the images"
+        )
+        raise BadInput(f"{folder}: {what}")
     try:
         sizes = image_sizes(folder)
     except BadTable:
@@ -48,6 +53,8 @@ def look(folder: Path) -> tuple[OwnFolder, Source]:
     if labels is None:
         found = _labels_from_boxes(found, reasons)
     source = read_folder(found.settings)
+    if labels is not None:
+        found.notes.extend(_of_columns(labels, source))
     _check(found, source)
     return found, source
 
@@ -87,6 +94,18 @@ def _best_labels(found: OwnFolder, tables: list[Path], reasons: list[str]) -> Pa
     if len(tables) > 1 and best:
         found.notes.append(f"labels are read from {best[1].name}; other tables are left alone")
     return best[1] if best else None
+
+
+def _of_columns(labels: Path, source: Source) -> Iterator[str]:
+    """What the table of labels holds that is not used, and what it lacks."""
+    left = [name for name in read_labels(labels).others if name not in source.findings]
+    if left:
+        yield f"{labels.name}: columns left alone: {', '.join(left)[:200]}"
+    if any(problem.kind == "patients" for problem in source.problems):
+        yield (
+            f"{labels.name}: no column of patients, so images of one patient may train and test; call it patient_id, and run "
+            "`chestmap init --again`"
+        )
 
 
 def _with_boxes(found: OwnFolder, tables: dict[Path, pl.DataFrame], sizes: Sizes) -> OwnFolder:

@@ -45,9 +45,14 @@ def boxes_in_pixels(marks: Table, images: pl.DataFrame, root: Path, unit: Unit |
         _refuse_other_units(marks, _with_sizes(marks.rows, images, root, SAMPLE), sides=sides)
         return marks
     sized, share = _with_sizes(marks.rows, images, root), 100.0 if unit == "percent" else 1.0
-    lost = marks.rows.join(sized.select("image").unique(), on="image", how="anti")["image"].unique(maintain_order=True)
-    if len(lost):
-        raise BadTable(f"{marks.file}: boxes in {unit} need the sizes of images, and {lost[0]} cannot be opened")
+    if sized.is_empty():
+        raise BadTable(
+            f"{marks.file}: boxes in {unit} need the sizes of images, and {marks.rows['image'][0]} cannot be opened"
+        )
+    lost = ~pl.col("image").is_in(sized["image"].unique().implode())
+    marks = marks.set_aside(
+        lost, "box of an image without size", "{image} cannot be opened, and boxes in " + unit + " need its size"
+    )
     scaled = {name: pl.col(name) * (pl.col("wide" if name[0] == "x" else "high") / share) for name in CORNERS}
     return replace(marks, rows=sized.with_columns(**scaled).drop("wide", "high"))
 

@@ -30,7 +30,7 @@ from chestmap.datasets.folder_tables import folder_findings, labels_of, read_box
 from chestmap.datasets.layout import Layout
 from chestmap.datasets.source import UNKNOWN, Problem, Source
 from chestmap.datasets.text_files import locate
-from chestmap.errors import BadTable
+from chestmap.errors import BadTable, did_you_mean
 from chestmap.settings import Settings
 from chestmap.types import Box, Findings
 from chestmap.vocabulary import CHESTXRAY14
@@ -79,9 +79,10 @@ def read_folder(settings: FolderSettings) -> Source:
         sides = marks.place == "annotation" or "w" in marks.rows.columns
         marks = boxes_in_pixels(marks, images, settings.root, settings.box_unit, sides=sides)
         others = [name for name in marks.rows["finding"].unique() if name not in findings]
-        if settings.findings is None:
-            say = "{finding} has no labels; its boxes are left out"
-            marks = marks.reported("note", "unlabeled finding", pl.col("finding").is_in(others), say)
+        for name in sorted(others) if settings.findings is None else ():
+            hint = did_you_mean(name, findings, count=1).replace("{", "{{").replace("}", "}}")
+            say = "{finding} has no labels; its boxes are left out" + hint
+            marks = marks.reported("note", "unlabeled finding", pl.col("finding") == name, say)
         marks = with_boxes_cleaned(marks, with_seen(findings.names, marks.rows["finding"]), images)
         boxes, problems = as_boxes(marks.rows, findings), marks.problems
     if "patient_id" not in table.rows.columns:

@@ -32,9 +32,25 @@ from chestmap.types import Findings
 from chestmap.vocabulary import CODES, NO_FINDING, VOCABULARIES
 
 ALIASES = {alias: name for whole in VOCABULARIES.values() for alias, name in whole.aliases.items()}
-IMAGE = {"image_id": ("image", "image_id", "image index", "image name", "image file", "file", "file_name", "path")}
+IMAGE = {
+    "image_id": (
+        "image",
+        "image_id",
+        "image index",
+        "image name",
+        "image file",
+        "file",
+        "file_name",
+        "path",
+        "image path",
+        "file path",
+    )
+}
 KNOWN = {
-    "patient_id": ("patient_id", "patient"),
+    "patient_id": (
+        *("patient_id", "patient", "patient_no", "patient_nr", "patient_number", "patient_code", "pat_id", "pat_no"),
+        *("subject", "subject_id", "mrn"),
+    ),
     "view": ("view", "view_position"),
     "age": ("age", "patient_age"),
     "sex": ("sex", "gender", "patient_sex", "patient_gender"),

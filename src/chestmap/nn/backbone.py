@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import timm
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from chestmap.errors import BadModel, BadSettings, did_you_mean
 from chestmap.nn.trunk import Pyramid, Trunk, in_order
-from chestmap.nn.weights import of_model, starting_weights
+from chestmap.nn.weights import model_place, of_model, starting_weights
 from chestmap.settings import Settings
 
 Images = Float[Tensor, "batch _pixels height width"]  # of one channel, or the kept features of a frozen trunk
@@ -25,9 +24,7 @@ class BackboneSettings(Settings):
 
     name: str = "resnet50"
     output_stride: Literal[8, 16, 32] = 32
-    weights: str = (
-        "none"  # or imagenet, a safetensors file with timm's names, a model folder, torchxrayvision:NAME (docs/weights.md)
-    )
+    weights: str = "none"  # or imagenet, a safetensors file with timm's names, a model folder, starter, torchxrayvision:NAME (docs/weights.md)
     stages: tuple[Stage, ...] = (4,)  # ascending; the last stage is 4, whatever timm counts before it
     mean: float = 0.5  # HAM's code; with the summed stem it equals three equal channels
     std: Annotated[float, Field(gt=0)] = 0.5
@@ -200,9 +197,9 @@ def _features(settings: BackboneSettings) -> Any:
 def _weighted(settings: BackboneSettings, options: dict[str, Any]) -> nn.Module:
     if settings.weights == "none" or torch.get_default_device().type == "meta":
         return timm.create_model(settings.name, pretrained=False, **options)
-    if Path(settings.weights).is_dir():
+    if (folder := model_place(settings.weights)) is not None:
         net = timm.create_model(settings.name, pretrained=False, **options)
-        net.load_state_dict(of_model(Path(settings.weights), net.state_dict()))
+        net.load_state_dict(of_model(folder, net.state_dict()))
         return net
     if settings.weights != "imagenet":
         source = {"state_dict": starting_weights(settings.weights, settings.name, settings.mean, settings.std)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from importlib import resources
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from pickle import UnpicklingError
@@ -25,6 +26,7 @@ from chestmap.settings import cache_folder
 
 XRV = "torchxrayvision:"
 PACKAGE = "package:"
+STARTER = "starter"
 _RELEASE = "https://github.com/mlmed/torchxrayvision/releases/download/v1/"
 _DENSE = "densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt"
 PUBLISHED = {
@@ -133,7 +135,7 @@ def read_tensors(path: Path, sha256: str = "") -> State:
     """Of a .safetensors file, or of a .pt or .pth file that holds tensors by name and nothing else."""
     if path.suffix not in (".safetensors", ".pt", ".pth"):
         raise BadModel(
-            f"weights {path}: expected none, imagenet, a .safetensors file, a .pt file of tensors, a model folder, or "
+            f"weights {path}: expected none, imagenet, starter, a .safetensors file, a .pt file of tensors, a model folder, or "
             f"{XRV} and a name"
         )
     if sha256:
@@ -185,6 +187,13 @@ def fitting(found: State, name: str, place: str) -> State:
             wrong.append(f"{key} is {tuple(shape)} instead of {tuple(expected[key])}")
     _refuse(wrong, f"weights {place} do not fit {name}")
     return found
+
+
+def model_place(told: str) -> Path | None:
+    """The model folder that `weights` names: a path, or the starter, which is part of the package."""
+    packaged = Path(str(resources.files("chestmap"))) / "models" / STARTER
+    place = packaged if told == STARTER and not Path(told).exists() else Path(told)
+    return place if place.is_dir() else None
 
 
 def of_model(folder: Path, expected: Mapping[str, Tensor]) -> State:
