@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from chestmap.errors import BadImage, BadInput
 from training.small import METHODS, small_tree
 
 NAMES = [
-    "METHODS", "Box", "Findings", "Model", "Prediction", "Source", "evaluate", "load", "losses", "metrics", "predict", "report",
+    "METHODS", "Box", "Dataset", "Findings", "Model", "Prediction", "Source", "evaluate", "load", "losses", "metrics", "predict", "report",
     "train",
 ]  # fmt: skip
 
@@ -115,6 +116,42 @@ def test_a_prediction_is_a_table_a_map_and_a_page(here):
     assert all(name in found._repr_html_() for name in found.findings)
     pandas = pytest.importorskip("pandas", reason="pandas is not installed; to_pandas is its only use")
     assert found.to_pandas().equals(pandas.DataFrame(table.to_dict(as_series=False)))
+
+
+def test_a_dataset_feeds_a_loader_of_torch(here):
+    source = chestmap.Source.open("folder", "films", labels="labels.csv", boxes="boxes.csv")
+    films = chestmap.Dataset(source, size=64)
+    assert len(films) == len(source) == 40
+    again = pickle.loads(pickle.dumps(films))
+    for position in (0, 3):
+        image, labels, boxes = again[position]
+        example = source[position]
+        wanted = np.repeat(np.repeat(example.radiograph.pixels, 2, 0), 2, 1)
+        assert float((image[0] - torch.from_numpy(wanted)).abs().mean()) < 0.1
+        np.testing.assert_array_equal(labels.numpy(), example.labels)
+        assert [source.findings.names[int(row[0])] for row in boxes] == [box.finding for box in example.boxes]
+        for row, box in zip(boxes, example.boxes, strict=True):
+            np.testing.assert_allclose(row[1:], np.array(box.corners) * 2, atol=1e-3)
+    loader = torch.utils.data.DataLoader(films, batch_size=16, collate_fn=films.collate)
+    images, labels, boxes = next(iter(loader))
+    assert (images.shape, labels.shape, len(boxes)) == ((16, 1, 64, 64), (16, 3), 16)
+    train = chestmap.Dataset(source, "train", size=64)
+    assert 0 < len(train) < 40
+    with pytest.raises(BadInput, match='did you mean "train"'):
+        chestmap.Dataset(source, "trian", size=64)
+
+
+def test_tables_in_memory_are_taken_wherever_a_file_is(here):
+    import polars as pl
+
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed; its frames are taken without being imported")
+    wanted = chestmap.Source.open("folder", "films", labels="labels.csv", boxes="boxes.csv")
+    for read in (pl.read_csv, pandas.read_csv):
+        tables = {"labels": read("films/labels.csv"), "boxes": read("films/boxes.csv")}
+        found = chestmap.Source.open("folder", "films", **tables)
+        assert found.fingerprint == wanted.fingerprint
+    with pytest.raises(BadInput, match=r"labels: .*did you mean"):
+        chestmap.Source.open("folder", "films", labels=pandas.DataFrame({"imagee": ["a"], "Mass": [1]}))
 
 
 def test_options_of_load_are_those_of_the_verb(here):

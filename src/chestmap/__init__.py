@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from chestmap.datasets.source import Source
     from chestmap.methods import METHODS
     from chestmap.models.predictor import Predictor as Model
+    from chestmap.packs.torch_dataset import Dataset
     from chestmap.types import Box, Findings, Prediction
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "Box",
+    "Dataset",
     "Findings",
     "Model",
     "Prediction",
@@ -40,6 +42,7 @@ __all__ = [
 _PLACES = {
     **dict.fromkeys(("evaluate", "load", "predict", "report", "train"), "chestmap.api"),
     **dict.fromkeys(("Box", "Findings", "Prediction"), "chestmap.types"),
+    "Dataset": "chestmap.packs.torch_dataset",
     "METHODS": "chestmap.methods",
     "Source": "chestmap.datasets.source",
 }

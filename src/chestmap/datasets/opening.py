@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import reduce
 from operator import or_
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -46,6 +49,23 @@ def source_settings(tree: Mapping[str, Any], *, name: str = "source") -> SourceS
     if not isinstance(kind, str) or kind not in SOURCES:
         raise BadSettings(f"{name}: allowed names: {', '.join(SOURCES)} (got {kind!r}){did_you_mean(str(kind), SOURCES)}")
     return checked(SOURCES[kind].settings, dict(tree), name=name)  # pyright: ignore[reportReturnType] -- of plug-ins too
+
+
+@contextmanager
+def tables_as_files(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The settings with frames of polars or pandas written to CSV files, which are there while the source is read."""
+    with TemporaryDirectory() as folder:
+        named = dict(settings)
+        for key, value in settings.items():
+            path = Path(folder) / f"{key}.csv"
+            if hasattr(value, "write_csv"):
+                value.write_csv(path)
+            elif hasattr(value, "to_csv"):
+                value.to_csv(path, index=False)
+            else:
+                continue
+            named[key] = str(path)
+        yield named
 
 
 def open_source(settings: SourceSettings) -> Source:

@@ -77,10 +77,14 @@ class Source:
 
     @classmethod
     def open(cls, reader: str, root: Path | str, **settings: Any) -> Source:
-        """Reads a dataset by the name of its reader (nih, chexpert, vindr, folder, or a plug-in's); opens no image."""
-        from chestmap.datasets.opening import open_source, source_settings
+        """Reads a dataset by the name of its reader (nih, chexpert, vindr, folder, or a plug-in's); opens no image.
 
-        return open_source(source_settings({"name": reader, "root": str(root), **settings}))
+        A table of labels or boxes may be a frame of polars or pandas in place of a file.
+        """
+        from chestmap.datasets.opening import open_source, source_settings, tables_as_files
+
+        with tables_as_files(settings) as named:
+            return open_source(source_settings({"name": reader, "root": str(root), **named}))
 
     def __len__(self) -> int:
         return len(self.images)
