@@ -26,6 +26,10 @@ def config_path(text: str) -> Path:
     path = Path(text)
     if path.is_file():
         return path
+    if path.is_dir():
+        own = path / "chestmap.toml"
+        what = f"train with {own}" if own.is_file() else f"`chestmap init {path}` writes a config for its images"
+        raise BadSettings(f"{path}: is a folder, and a settings file is needed; {what}")
     names = config_names()
     short = text.removeprefix("configs/").removesuffix(".toml")
     if short in names:

@@ -1,5 +1,6 @@
 """`chestmap predict` as it is typed: files or a dataset, exit codes, and what goes where."""
 
+import json
 import shutil
 import sys
 
@@ -88,14 +89,38 @@ def test_shares_of_a_list_and_the_tables_at_the_end(run_folder, tmp_path):
     assert "films/003.png" in (out / "errors.csv").read_text()
 
 
-def test_a_run_folder_knows_its_images_and_where_they_go(run_folder, tmp_path):
+def test_a_run_folder_knows_its_images_and_where_they_go(run_folder, dataset, tmp_path):
     run = shutil.copytree(run_folder, tmp_path / "run")
     done = typed(run, *FP32)
     assert done.exit_code == 0
     assert done.stdout.strip() == str(run / "predictions")
     assert len(open_predictions(run / "predictions")) > 5
     with pytest.raises(BadInput, match="--out FOLDER: say where the predictions go"):
-        typed(run, run_folder.parent, *FP32)
+        typed(run / "model", "--source", "folder", "--root", dataset, *FP32)
+
+
+def test_without_a_folder_boxes_are_printed_and_nothing_is_kept(run_folder, tmp_path, monkeypatch):
+    import chestmap
+
+    films = write_dataset(tmp_path / "films", count=3)
+    (films / "002.png").write_bytes(b"broken")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    done = typed(run_folder, "films", *FP32)
+    assert done.exit_code == 1
+    assert "002.png: text; PNG, JPEG and DICOM are read" in done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0] == ["image", "finding", "score", "present", "x0", "y0", "x1", "y1"]
+    wanted = chestmap.predict(str(run_folder), ["films/000.png", "films/001.png"])
+    assert [line[0] for line in lines[1:]] == ["000.png"] * 3 + ["001.png"] * 3
+    for line in lines[1:]:
+        found = wanted[int(line[0][:3])]
+        assert float(line[2]) == pytest.approx(found.score(line[1]), abs=1e-3)
+    kept = json.loads(typed(run_folder, "films/000.png", "--json", *FP32).stdout)
+    assert [row["score"] for row in kept] == sorted((row["score"] for row in kept), reverse=True)
+    for box in wanted[0].boxes:
+        assert next(row["box"] for row in kept if row["finding"] == box.finding) == pytest.approx(box.corners, abs=0.06)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_shares_that_cannot_be_are_told(run_folder, tmp_path):

@@ -39,12 +39,14 @@ class Subject:
     run: Path | None = None
     predictions: Path | None = None
     cache: Path = Path("cache")
+    named: Path | None = None
 
     def predict(self, part: str) -> Path:
         """The predictions folder. Where a run has none yet: predicts `part`, and the validation images for thresholds."""
         folder = self.predictions
         if folder is None:
-            raise BadInput("no predictions: expected a run folder or a predictions folder")
+            what = "no predictions in it" if self.named is None or self.named.exists() else "no such folder"
+            raise BadInput(f"{self.named or 'data'}: {what}; expected a run folder or a predictions folder")
         header = folder / "predictions.json"
         if self.run is None or (header.is_file() and json.loads(header.read_text(encoding="utf-8")).get("complete")):
             return folder
@@ -109,7 +111,9 @@ def subject_of(folder: Path | None, named: DatasetNames) -> Subject:
         folder if folder is not None and (folder / "predictions.json").is_file() else run / "predictions" if run else None
     )
     cache = Path(config.get("cache", "cache"))
-    return Subject(source=source, split=_split(source, named, config), run=run, predictions=predictions, cache=cache)
+    return Subject(
+        source=source, split=_split(source, named, config), run=run, predictions=predictions, cache=cache, named=folder
+    )
 
 
 def _split(source: Source, named: DatasetNames, config: Mapping[str, Any]) -> Split | None:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -39,9 +39,12 @@ def calibrate(
     split: SplitOption = None,
     run: RunOption = None,
     part: Annotated[str, typer.Option(help="validation; another part is refused.")] = "validation",
-    scaling: Annotated[str, typer.Option(help="platt (slope and offset) or temperature (slope alone).")] = "platt",
+    scaling: Annotated[
+        Literal["platt", "temperature"], typer.Option(help="platt (slope and offset) or temperature (slope alone).")
+    ] = "platt",
     aim: Annotated[
-        str, typer.Option(help="Of operating points: youden (most sensitivity + specificity), sensitivity or specificity.")
+        Literal["youden", "sensitivity", "specificity"],
+        typer.Option(help="Of operating points: youden (most sensitivity + specificity), sensitivity or specificity."),
     ] = "youden",
     target: Annotated[float, typer.Option(help="The least sensitivity, or specificity, that is aimed at.")] = 0.95,
     least: Annotated[int, typer.Option(help="Images with, without, and with a box of a finding, for it to be chosen.")] = 10,

@@ -29,7 +29,9 @@ ClientCa = Annotated[
 ArchiveCa = Annotated[Path | None, typer.Option(help="PEM file: send with TLS, to an archive with a certificate of these.")]
 Database = Annotated[str | None, typer.Option(metavar="URL", help="PostgreSQL instead of SQLite in the store.")]
 
-ModelsArgument = Annotated[list[Path] | None, typer.Argument(metavar="MODEL...", help="One or more model folders.")]
+ModelsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="MODEL...", help="One or more model folders, run folders or known names.")
+]
 HostOption = Annotated[str, typer.Option(help="Address to listen on; other than loopback it needs --allow.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535)]
 CertificateOption = Annotated[Path | None, typer.Option(help="PEM file: listen with TLS, and show it when sending.")]
@@ -96,6 +98,7 @@ def node(
         return
     if not models or store is None:
         raise BadInput("chestmap node: expected MODEL and --store, or one of --status, --retry-dead and --retry-failed")
+    from chestmap.api.model_names import model_folder
     from chestmap.serving.dicom.prometheus import address_of
     from chestmap.serving.dicom.start import DicomOptions, TlsFiles, run
     from chestmap.serving.engine.open_service import open_service
@@ -109,7 +112,7 @@ def node(
     if not (to or stow or pull):
         raise BadInput("results go to one archive: give --to TITLE@HOST:PORT or --stow URL")
     options.check(how)
-    service = open_service(models, store, how)
+    service = open_service([model_folder(one) for one in models], store, how)
     run(service, options.node(service), page)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chestmap.cli.options import READERS, Set, SplitOption, named
+from chestmap.cli.options import READERS, JsonOption, Set, SplitOption, named
 from chestmap.cli.predict_many import (
     ActorsOption,
     ClusterOption,
@@ -17,6 +17,7 @@ from chestmap.cli.predict_many import (
     on_cluster,
     tell_share,
 )
+from chestmap.cli.predict_printed import PrintSettings, print_predictions
 from chestmap.reports.formats import WRITERS
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ WriteOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KIND",
-        help=f"What to write beside the predictions: {', '.join(WRITERS)}, overlays, dicom, scores, seg, pmap, report; repeatable, or with commas.",
+        help=f"What to write beside the predictions: {WRITERS.in_help}, overlays, dicom, scores, seg, pmap, report; repeatable, or with commas.",
     ),
 ]
 
@@ -50,7 +51,7 @@ OutOption = Annotated[
     typer.Option(
         metavar="FOLDER|ADDRESS",
         help="The predictions folder, here or in an object store (s3://bucket/folder); a half-made one there is finished. "
-        "By default predictions/ of the run, for its own images.",
+        "By default predictions/ of the run, for its own images; of other images boxes are printed, and nothing is kept.",
     ),
 ]
 KindOption = Annotated[str | None, typer.Option("--source", metavar="KIND", help=f"Who laid a dataset out: {READERS}.")]
@@ -75,6 +76,9 @@ ScratchOption = Annotated[
     Path | None,
     typer.Option(help="Where parts for an ADDRESS are made before they are sent; by default where temporary files go."),
 ]
+
+SHOWN = 3
+"""Inputs that were set aside, whose reasons are printed; all are in errors.csv."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -105,6 +109,7 @@ def predict(
     actors: ActorsOption = None,
     cpus: CpusOption = 1,
     gpus: GpusOption = None,
+    as_json: JsonOption = False,
     overrides: Set = None,
 ) -> None:
     """Scores, maps and boxes of images, in a folder that evaluation, reports and the service read.
@@ -112,6 +117,8 @@ def predict(
     Killed, it goes on where it stopped when it is called again. What cannot be read is listed in errors.csv, and the exit
     code is 1. Patients appear under pseudonyms; DICOM results alone carry the header that joins them to their study, unless
     --deidentify is given: then they join the images that `chestmap data deidentify` writes.
+
+    Example: `chestmap predict starter film.png`
 
     Example: `chestmap predict runs/ham/model films/ --out results --write csv,overlays`
 
@@ -124,23 +131,46 @@ def predict(
     Example: `chestmap predict runs/ham/model --source nih --root /data/nih --split official --out predictions/ham`
     """
     from chestmap.api.model_names import model_folder
+
+    kind, root, given = _dataset_of(kind, root, list(inputs or []))
+    forward = {"engine": engine, "device": device, "precision": 32 if precision == "32" else precision}
+    views = "any" if any_view else "frontal"
+    if out is None and given:
+        _check_without_folder(write or deidentify, shard, cluster)
+        printed = PrintSettings(views=views, show_patient=show_patient, as_json=as_json)
+        print_predictions(model_folder(model), given, forward, printed)
+        return
+    _check_with_folder(as_json=as_json)
     from chestmap.prediction.request import Request
 
     kinds = _kinds(write or [], deidentify=deidentify)
-    kind, root, given = _dataset_of(kind, root, list(inputs or []))
     folder, about = model_folder(model), named(kind, root, split, overrides)
     subject, out = _subject(folder, about, given, out)
     dataset = _dataset(folder, about, part, cache) if subject else None
     request = Request(
         model=folder, out=out, given=tuple(given), kinds=kinds, scratch=scratch, deidentify=deidentify, dataset=dataset,
-        forward={"engine": engine, "device": device, "precision": 32 if precision == "32" else precision},
-        settings={"batch_size": batch_size, "workers": workers, "show_patient": show_patient, "views": "any" if any_view else "frontal"},
+        forward=forward,
+        settings={"batch_size": batch_size, "workers": workers, "show_patient": show_patient, "views": views},
     )  # fmt: skip
     if cluster is not None:
         _refuse_both(shard)
         tell_share(on_cluster(request, {"address": cluster, "actors": actors, "cpus": cpus, "gpus": gpus}), out)
     else:
         _run(request, shard, subject)
+
+
+def _check_without_folder(*asked: object) -> None:
+    from chestmap.errors import BadInput
+
+    if any(one not in (None, False) for one in asked):
+        raise BadInput("--write, --deidentify, --shard and --cluster need --out FOLDER; without one boxes are printed")
+
+
+def _check_with_folder(*, as_json: bool) -> None:
+    from chestmap.errors import BadInput
+
+    if as_json:
+        raise BadInput("--json is for what is printed: leave --out away, or ask for a file with --write json")
 
 
 def _kinds(write: list[str], *, deidentify: bool) -> frozenset[str]:
@@ -216,6 +246,8 @@ def _print_summary(request: "Request", share: "Share", outputs: "Outputs") -> No
     if outputs.without_dicom:
         typer.echo(f"{outputs.without_dicom:,} images are no DICOM, so they have no DICOM results", err=True)
     typer.echo(out)
+    for one in failed[:SHOWN]:
+        typer.echo(f"{one.name}: {one.reason}", err=True)
     if failed:
         typer.echo(f"{len(failed):,} inputs were set aside; their reasons are in {out.rstrip('/')}/errors.csv", err=True)
         raise typer.Exit(1)

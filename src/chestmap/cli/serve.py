@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from chestmap.serving.engine.settings import ServeSettings
     from chestmap.serving.http.server import ListenAddress
 
-ModelFolders = Annotated[list[Path], typer.Argument(metavar="MODEL...", help="One or more model folders, or known names.")]
+ModelFolders = Annotated[
+    list[str],
+    typer.Argument(metavar="MODEL...", help="One or more model folders, run folders, known names or hf://OWNER/NAME."),
+]
 
 StoreOption = Annotated[Path, typer.Option(help="The folder that keeps images, results and reviews.")]
 HostOption = Annotated[str, typer.Option(help="Address to listen on; other than loopback it needs --token-file.")]

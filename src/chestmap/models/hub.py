@@ -74,6 +74,8 @@ def known_model(name: str) -> Path | None:
 def pull(address: str, out: Path | None = None) -> Path:
     """Fetches a model into the hub's cache, or into a new folder `out`; returns the model folder."""
     where = Address.of(address)
+    if out is not None:
+        _check_new(out)
     local = os.environ.get("CHESTMAP_HUB")
     folder = Path(local) / where.repo if local else _fetched(where, address)
     if not (folder / "model.json").is_file():
@@ -137,9 +139,13 @@ def _with_card(model: Path, card: str, out: Path) -> None:
     seal(out)
 
 
-def _copy(model: Path, out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
+def _check_new(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out}: is not empty; give a new folder")
+
+
+def _copy(model: Path, out: Path) -> None:
+    _check_new(out)
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         if (model / name).is_file():

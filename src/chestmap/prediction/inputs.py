@@ -137,7 +137,9 @@ class Inputs:
         if isinstance(path, str):
             name, whole = name_and_path(path, self._far)
             return Input(name=name, path=whole)
-        name, whole = name_and_path(os.path.abspath(path), self.base)  # noqa: PTH100
+        place = os.path.abspath(path)  # noqa: PTH100
+        base = self.base if place != str(self.base) else self.base.parent  # an archive that cannot be opened
+        name, whole = name_and_path(place, base)
         return Input(name=name, path=whole, problem=problem)
 
     def _walk(self, root: Path, walked: set[tuple[int, int]]) -> Iterator[Input]:
