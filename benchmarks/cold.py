@@ -1,7 +1,8 @@
 """What one film costs from nothing: `python benchmarks/cold.py MODEL film.png`, half a minute.
 
-Processor seconds (user and system) and the most memory of `chestmap predict` with one image and of `chestmap serve` until it listens,
-the least of some tries, with the engines that are asked for. Both hold on a busy machine; seconds on the wall do not. Prints Markdown.
+Processor seconds (user and system) and the most memory of `chestmap predict` with one image, printed and into a folder, and of
+`chestmap serve` until it listens: the least of some tries, with the engines that are asked for. Files of compiled Python are kept, as
+after an installation. On a busy machine processor seconds grow, too: the row of Python with numpy says by how much. Prints Markdown.
 """
 
 import argparse
@@ -28,10 +29,16 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=3)
     parser.add_argument("--no-serve", action="store_true")
     chosen = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     print("| what | engine | processor, s | memory, MB |\n|---|---|---|---|")
+    tell(
+        "Python that imports numpy", "", [used(started([sys.executable, "-c", "import numpy"])) for _ in range(chosen.tries)]
+    )
     for engine in chosen.engines:
         found = [predicted(chosen.model, chosen.film, engine) for _ in range(chosen.tries)]
-        tell("one film", engine, found)
+        tell("one film, printed", engine, found)
+        found = [predicted(chosen.model, chosen.film, engine, keep=True) for _ in range(chosen.tries)]
+        tell("one film into a folder", engine, found)
         if not chosen.no_serve:
             tell("the service, until it listens", engine, [served(chosen.model, engine) for _ in range(chosen.tries)])
 
@@ -41,10 +48,14 @@ def tell(what: str, engine: str, found: list[tuple[float, float]]) -> None:
     print(f"| {what} | {engine} | {seconds:.2f} | {megabytes:.0f} |", flush=True)
 
 
-def predicted(model: Path, film: Path, engine: str) -> tuple[float, float]:
+def predicted(model: Path, film: Path, engine: str, *, keep: bool = False) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
-        command = [*PREDICT, model, film, "--out", f"{folder}/out", "--engine", engine, "--workers", "0"]
-        return used(subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        where = ["--out", f"{folder}/out", "--workers", "0"] if keep else []
+        return used(started([*PREDICT, model, film, "--engine", engine, *where]))
+
+
+def started(command: list[object]) -> subprocess.Popen:
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def served(model: Path, engine: str) -> tuple[float, float]:

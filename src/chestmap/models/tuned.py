@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +22,7 @@ from chestmap.errors import BadInput, ChestmapError
 from chestmap.imaging.canvas import on_canvas
 from chestmap.models.engines import (
     LIBRARY,
+    PROCESSOR_ONLY,
     EngineName,
     Forward,
     ForwardSettings,
@@ -86,13 +87,37 @@ def tune(
     if not radiographs:
         raise BadInput("model tune: no image to measure with; give some")
     images = images_of(np.stack([on_canvas(one, model.canvas)[0] for one in radiographs]))
-    images = np.concatenate([images] * -(-max(BATCHES) // len(images)))[: max(BATCHES)]
-    wanted = _outputs(Predictor(model, open_forward(model, ForwardSettings(engine=_reference(), device="cpu"))), images)
     found = []
-    for way in _ways(model, with_compile=with_compile):
-        for measured in _measured(model, way, images, wanted, seconds):
-            tell(measured)
-            found.append(measured)
+    for way in _measured_ways(model, images, _ways(model, with_compile=with_compile), _reference(), seconds):
+        tell(way)
+        found.append(way)
+    return _record(model, found)
+
+
+def tune_graph(model: Model, images: Images, precision: Literal["auto", 32] = 32) -> Trial:
+    """Measure the programs that run the model's own graph, some seconds long, and keep the fastest near one; without torch."""
+    there = [one for one in KINDS if one[0] in PROCESSOR_ONLY and (one[1] == 32 or precision == "auto")]
+    ways = [Trial(engine=one[0], precision=one[1], threads=count) for one in there for count in sorted({1, threads()})]
+    return next(way for way in _record(model, list(_measured_ways(model, images, ways, "onnx", 0.2, (4,)))) if way.is_near)
+
+
+def _measured_ways(
+    model: Model,
+    images: Images,
+    ways: Iterable[Trial],
+    reference: EngineName,
+    seconds: float,
+    batches: Sequence[int] = BATCHES,
+) -> Iterator[Trial]:
+    """Each way for each size of batch, compared with the reference in fp32."""
+    images = np.concatenate([images] * -(-max(batches) // len(images)))[: max(batches)]
+    wanted = _outputs(Predictor(model, open_forward(model, ForwardSettings(engine=reference, device="cpu"))), images)
+    for way in ways:
+        yield from _measured(model, way, images, wanted, seconds, batches)
+
+
+def _record(model: Model, found: list[Trial]) -> list[Trial]:
+    """The trials, fastest first; the fastest that agree with fp32 are kept for `tuned`."""
     found.sort(key=lambda way: -way.rate)
     near = [way for way in found if way.is_near]
     if not near:
@@ -177,7 +202,9 @@ def _ways(model: Model, *, with_compile: bool) -> Iterator[Trial]:
             yield Trial(engine=engine, precision=precision, threads=count)
 
 
-def _measured(model: Model, way: Trial, images: Images, wanted: _Outputs, seconds: float) -> Iterator[Trial]:
+def _measured(
+    model: Model, way: Trial, images: Images, wanted: _Outputs, seconds: float, batches: Sequence[int]
+) -> Iterator[Trial]:
     """One line for each size of batch, or one with the reason why there is none."""
     try:
         forward = open_forward(model, way.settings)
@@ -187,7 +214,7 @@ def _measured(model: Model, way: Trial, images: Images, wanted: _Outputs, second
         return
     apart = float(np.abs(found.scores - wanted.scores).max())
     overlap = _overlap(found.masks, wanted.masks)
-    for batch in BATCHES:
+    for batch in batches:
         yield replace(way, batch=batch, rate=_rate(forward, images[:batch], seconds), score=apart, overlap=overlap)
 
 

@@ -14,6 +14,7 @@ from chestmap.models.engines import ForwardSettings
 from chestmap.models.predictor import Predictor, load
 from chestmap.prediction.completing import Share, write_errors
 from chestmap.prediction.job import Job, JobSettings, Shard, open_job, predict_all, predict_shard, reading_for
+from chestmap.prediction.measured_engine import as_begun, is_worth_measuring, measure
 from chestmap.prediction.output_formats import Outputs
 from chestmap.prediction.providers import DatasetProvider, FileProvider, Provider
 from chestmap.prediction.pseudonym import own_key
@@ -63,7 +64,11 @@ class Request:
     def predictor(self) -> Predictor:
         if self.open_predictor is not None:
             return self.open_predictor()
-        return load(self.model, checked(ForwardSettings, self.forward, name="options"))
+        return load(self.model, self._settings)
+
+    @property
+    def _settings(self) -> ForwardSettings:
+        return as_begun(checked(ForwardSettings, self.forward, name="options"), Path(self.out))
 
     def provider(self, predictor: Predictor) -> Provider:
         if self.dataset is None:
@@ -84,6 +89,9 @@ class Request:
         place = place_of(self.out, self.scratch, whole=bool(self.outputs))
         predictor, how = self.predictor(), checked(JobSettings, self.settings, name="options")
         provider = self.provider(predictor)
+        if shard.count == 1 and self.open_predictor is None and is_worth_measuring(predictor, self._settings, provider):
+            measure(predictor.model, self._settings, provider, reading_for(predictor, how, hides=provider.hides))
+            predictor = self.predictor()
         reading = reading_for(predictor, how, hides=provider.hides)
         kinds = self.kinds - {"report"} if self.dataset else self.kinds
         key, files = own_key() if self.deidentify else None, self.dataset.files() if self.dataset else {}
