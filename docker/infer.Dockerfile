@@ -1,5 +1,5 @@
 # Predicts images on a CPU, without torch: docker build -f docker/infer.Dockerfile -t chestmap-infer .
-# docker run --rm -v "$PWD:/data" chestmap-infer predict /data/model /data/films --out /data/results
+# docker run --rm --user "$(id -u)" -e HOME=/tmp -v "$PWD:/data" chestmap-infer predict /data/model /data/films --out /data/results
 FROM python:3.11-slim
 RUN useradd --create-home --uid 10001 chestmap
 WORKDIR /src

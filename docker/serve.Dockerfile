@@ -1,5 +1,5 @@
 # Serves models behind HTTP: docker build -f docker/serve.Dockerfile -t chestmap-serve .
-# docker run --rm -p 8000:8000 -v "$PWD:/data" chestmap-serve serve /data/model --store /data/store --host 0.0.0.0 --token-file /data/tokens
+# docker run --rm --user "$(id -u)" -e HOME=/tmp -p 8000:8000 -v "$PWD:/data" chestmap-serve serve /data/model --store /data/store --host 0.0.0.0 --token-file /data/tokens
 FROM python:3.11-slim
 RUN useradd --create-home --uid 10001 chestmap
 WORKDIR /src

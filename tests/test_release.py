@@ -67,6 +67,9 @@ def test_an_image_runs_as_a_user_and_its_verbs_exist(path):
     for line in lines:
         if line.startswith("COPY"):
             assert all((ROOT / name).exists() for name in line.split()[1:-1]), line
+            assert {f"!{Path(name)}" for name in line.split()[1:-1]} <= set((ROOT / ".dockerignore").read_text().split()), (
+                line
+            )
     extras = re.search(r'"\.\[([\w,]+)\]"', path.read_text())
     assert extras
     assert set(extras[1].split(",")) <= set(PROJECT["project"]["optional-dependencies"])

@@ -280,7 +280,7 @@ def place(tmp_path_factory):
 def predictions(folder: Path) -> None:
     ids = tuple(f"{number}.png" for number in range(24))
     maps, scores = np.ones((24, 1, 4, 4), np.float16), np.linspace(0, 1, 24, dtype=np.float32)[:, None]
-    header = Header(Findings(("Mass",)), (32, 32), {}, OwnRule(0.5))
+    header = Header(findings=Findings(("Mass",)), canvas=(32, 32), model={}, own_rule=OwnRule(0.5))
     writer = PredictionsWriter(folder, header)
     writer.write(0, 24, iter([Chunk(ids, ids, (Frame.fit((32.0, 32.0), (32, 32)),) * 24, scores, maps)]))
     writer.finish()

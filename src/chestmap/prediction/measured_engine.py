@@ -57,8 +57,8 @@ def is_worth_measuring(predictor: Predictor, settings: ForwardSettings, provider
 
 def measure(model: Model, settings: ForwardSettings, provider: Provider, reading: DecodeSettings) -> None:
     """Keeps the fastest way, as `chestmap model tune` does, of the first images that can be read."""
-    rows = (row for frame in provider.frames() for row in frame.iter_rows())
-    inputs = [Input(*row) for row in islice(rows, 4 * MEASURED)]
+    rows = (row for frame in provider.frames() for row in frame.iter_rows(named=True))
+    inputs = [Input(**row) for row in islice(rows, 4 * MEASURED)]
     found = (one for _, one in provider.decode(inputs, reading, 0, len(inputs)))
     canvases = [one.canvas for one in islice((one for one in found if isinstance(one, Decoded)), MEASURED)]
     if canvases:
