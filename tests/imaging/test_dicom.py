@@ -193,7 +193,7 @@ def test_a_part_nobody_listed_is_let_through_and_told() -> None:
     [
         ({}, (0.2, 0.2)),
         ({"PixelSpacing": [0.14, 0.15]}, (0.2, 0.2)),
-        ({"ImagerPixelSpacing": [0, 0], "PixelSpacing": [0.14, 0.15]}, (0.14, 0.15)),
+        ({"ImagerPixelSpacing": [0, 0], "PixelSpacing": [0.14, 0.1401]}, (0.14, 0.1401)),
         ({"ImagerPixelSpacing": None, "PixelSpacing": b"0.1\\x"}, None),
         ({"ImagerPixelSpacing": None}, None),
     ],

@@ -108,9 +108,11 @@ def _result(model: str, drawing: Any, number: int, size: tuple[int, int]) -> tup
     return {"model": model, "findings": found, "maps": info}, np.stack(maps).tobytes()
 
 
-def _review(version: int, state: str, by: str, findings: dict[str, Any], note: str = "") -> dict[str, Any]:
+def _review(
+    version: int, state: str, by: str, findings: dict[str, Any], note: str = "", stage: str = "open"
+) -> dict[str, Any]:
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return {"version": version, "state": state, "by": by, "at": at, "findings": findings, "note": note}
+    return {"version": version, "state": state, "by": by, "at": at, "findings": findings, "note": note, "stage": stage}
 
 
 def _png(grey: np.ndarray) -> bytes:
@@ -172,8 +174,9 @@ class _Requests(BaseHTTPRequestHandler):
         if study is None:
             self.answer({"error": "no such study"}, status=404)
         elif len(parts) == 1:
-            whole = {key: study[key] for key in ("image", "results", "prior", "priors")}
-            self.answer(_row(study) | whole | {"review": study["versions"][-1]})
+            whole = {key: study[key] for key in ("image", "results", "prior", "priors", "readers", "reads") if key in study}
+            open_ = any(one["stage"] == "open" for one in study["versions"][1:])
+            self.answer(_row(study) | whole | {"review": study["versions"][-1], "committed": open_})
         elif parts[1] == "history":
             self.answer({"versions": study["versions"]})
         elif parts[1] == "maps":
@@ -193,7 +196,12 @@ class _Requests(BaseHTTPRequestHandler):
             self.answer({"error": "another version was saved", "current": current}, status=409)
             return
         new = _review(
-            current["version"] + 1, body["state"], unquote(self.headers["X-Reviewer"]), body["findings"], body["note"]
+            current["version"] + 1,
+            body["state"],
+            unquote(self.headers["X-Reviewer"]),
+            body["findings"],
+            body["note"],
+            body.get("stage", "open"),
         )
         study["versions"].append(new)
         if service.lost:

@@ -11,11 +11,13 @@ from chestmap.serving.engine import batches
 from chestmap.serving.engine.decoder_pool import DecodersBusy
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import ServeSettings
+from chestmap.serving.http import app
 from chestmap.serving.store.store import Store
 from serving.small import picture, upload
 
 
-def test_a_queue_that_is_full_says_when_to_come_again(served, readers, client_of, tmp_path):
+def test_a_queue_that_is_full_says_when_to_come_again(served, readers, client_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(app.Readiness, "seconds", -1)  # a probe looks each time
     service = Service([served], Store(tmp_path), ServeSettings(queue=1), readers)
     with client_of(service) as client:
         service.batches._open["s-waits"] = 1

@@ -8,13 +8,13 @@ padding. This file states which elements decide each of these steps, and what ha
   PhotometricInterpretation have none and are needed
 * rescale or modality LUT: none is the identity; a damaged one refuses the file, since every grey would be wrong
 * window or VOI LUT: a damaged one is left out, since only contrast would be wrong
+* pixels that are not square are resampled to square ones (`square_pixels.py`); image space is theirs
 * overlays (groups 60xx) are never drawn: they are marks of people, and would be learned
 """
 
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import cast
 
 import numpy as np
 from jaxtyping import Float32
@@ -29,6 +29,7 @@ from chestmap.imaging.dicom_view import check_kind, check_part, view_of
 from chestmap.imaging.grayscale import Display, Lut, Rescale, Window, grey_tables
 from chestmap.imaging.limits import Limits
 from chestmap.imaging.pixel_depth import Depth, depth_of_codes, depth_of_grey
+from chestmap.imaging.square_pixels import made_square, square_depth
 from chestmap.types import Radiograph
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -79,15 +80,17 @@ def _read(data: bytes, limits: Limits, *, any_view: bool) -> tuple[Radiograph, C
         pixels, done = _grey_of_color(codes, photometric, layout)
         depth = partial(depth_of_grey, pixels)
     _note_rest(header)
+    pixels, spacing = made_square(header, pixels, limits)
+    size = pixels.shape[1], pixels.shape[0]
     radiograph = Radiograph(
         pixels=pixels,
         image_id="",
         patient_id=header.text("PatientID"),
         view=view,
-        spacing_mm=_spacing(header),
+        spacing_mm=spacing,
         done=(*header.done, *done),
     )
-    return radiograph, depth
+    return radiograph, lambda: square_depth(depth(), size)
 
 
 def _needed(header: Header, keyword: str) -> int:
@@ -236,15 +239,6 @@ def _grey_of_color(codes: Codes, photometric: str, layout: Layout) -> tuple[Floa
     middle = (white + 1) // 2
     colored = int(np.abs(codes[..., 1:].astype(np.int32) - middle).max()) > 1
     return unit(codes[..., 0], white), [f"luma of {photometric} kept" + (", color dropped" if colored else "")]
-
-
-def _spacing(header: Header) -> tuple[float, float] | None:
-    """Row and column spacing in mm at the detector where it is given; zeros, which real files have, are no spacing."""
-    for keyword in ("ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing"):
-        pair = header.decimals(keyword)
-        if len(pair) == 2 and min(pair) > 0:
-            return cast(tuple[float, float], tuple(pair))
-    return None
 
 
 def _note_rest(header: Header) -> None:

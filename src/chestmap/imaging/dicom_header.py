@@ -40,7 +40,7 @@ FAILURES = (
 WANTED = (
     "SpecificCharacterSet", "SOPClassUID", "Modality", "PresentationIntentType", "Manufacturer", "ManufacturerModelName",
     "PatientID", "BodyPartExamined",
-    "ViewPosition", "ViewCodeSequence", "ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing",
+    "ViewPosition", "ViewCodeSequence", "ImagerPixelSpacing", "PixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio",
     "PatientOrientation", "BurnedInAnnotation", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
     "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleSlope", "RescaleIntercept",

@@ -8,19 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64, UInt, UInt16
 
-from chestmap.imaging.grayscale import Display, Tables
+from chestmap.imaging.grayscale import Display, Tables, Window
 
 LEVELS = 65535
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Depth:
-    """`center` and `width` are the window, in levels, that shows what the radiograph's greys show; LINEAR_EXACT of PS3.3."""
+    """`center` and `width` are the window, in levels, that shows what the radiograph's greys show; LINEAR_EXACT of PS3.3.
+
+    Level n is the file's own value `zero` + n `step`; `linear` where the file writes windows as PS3.3's LINEAR.
+    """
 
     levels: UInt16[np.ndarray, "h w"]
     bits: int  # 8, 12 or 16: the least that hold all levels
     center: float
     width: float
+    zero: float = 0.0
+    step: float = 1.0
+    linear: bool = False
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -33,7 +39,7 @@ def depth_of_grey(pixels: Float32[np.ndarray, "h w"]) -> Depth:
     steps = pixels * np.float32(255)
     white, bits = (255, 8) if float(np.abs(steps - np.rint(steps)).max()) < 1e-3 else (LEVELS, 16)
     levels = np.rint(np.clip(pixels, 0, 1) * np.float64(white)).astype(np.uint16)
-    return Depth(levels, bits, white / 2, float(white))
+    return Depth(levels=levels, bits=bits, center=white / 2, width=float(white))
 
 
 def depth_of_codes(codes: UInt[np.ndarray, "h w"], display: Display, tables: Tables) -> Depth:
@@ -42,12 +48,16 @@ def depth_of_codes(codes: UInt[np.ndarray, "h w"], display: Display, tables: Tab
     low, high = float(used.min()), float(used.max())
     span = max(high - low, 1e-12)
     whole = span <= LEVELS and bool(np.equal(used, np.rint(used)).all())
-    exact = (high - tables.inputs if display.inverted else tables.inputs - low) * (1.0 if whole else LEVELS / span)
+    scale = 1.0 if whole else LEVELS / span
+    exact = (high - tables.inputs if display.inverted else tables.inputs - low) * scale
     levels = np.rint(np.clip(exact, 0, LEVELS)).astype(np.uint16)
     levels[tables.padded] = 0
     top = int(levels[tables.present].max())
     center, width = _window(exact, tables)
-    return Depth(levels[codes], 8 if top < 256 else 12 if top < 4096 else 16, center, width)
+    zero, step = (high, -1 / scale) if display.inverted else (low, 1 / scale)
+    linear = isinstance(display.voi, Window) and display.voi.function == "LINEAR"
+    bits = 8 if top < 256 else 12 if top < 4096 else 16
+    return Depth(levels=levels[codes], bits=bits, center=center, width=width, zero=zero, step=step, linear=linear)
 
 
 def _window(exact: Float64[np.ndarray, "code"], tables: Tables) -> tuple[float, float]:

@@ -24,9 +24,10 @@ def size_of(path: Path, limits: Limits = LIMITS) -> tuple[float, float]:
             width, height = height, width
     elif data[128:132] == b"DICM":
         from chestmap.imaging.dicom_header import read_header
+        from chestmap.imaging.square_pixels import KEYWORDS, square_size
 
-        found = read_header(data, limits, ("Rows", "Columns")).dataset
-        width, height = int(found.get("Columns", 0)), int(found.get("Rows", 0))
+        header = read_header(data, limits, ("Rows", "Columns", *KEYWORDS))
+        width, height = square_size(header, header.whole("Columns") or 0, header.whole("Rows") or 0)
     else:
         raise BadImage(f"{path}: no PNG, JPEG or DICOM, so its size is not known")
     if not width or not height:

@@ -81,9 +81,6 @@ def test_bad_objects_fail_alone_and_tell_no_log(start, caplog):
         assert word not in caplog.text
 
 
-@pytest.mark.skip(
-    reason="did not end within 90 s on two busy cores; whether the test or the service is at fault is not known"
-)
 def test_scores_that_are_none_fail_alone(start, monkeypatch, served):
     """A batch that the model cannot predict goes image by image."""
     taken, real = Collected(), type(served).said

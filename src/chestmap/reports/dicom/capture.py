@@ -22,10 +22,14 @@ GROUND, TEXT = (0, 0, 0), (232, 236, 239)
 
 def capture(result: MarkedResult) -> Dataset:
     """Holds no more of the patient than the radiograph itself: no name, id or date is drawn."""
+    return describe_capture(build_capture(result, drawn(result)), result.reference)
+
+
+def build_capture(result: MarkedResult, pixels: UInt8[np.ndarray, "h w 3"]) -> Dataset:
     reference = result.reference
     orientation = reference.get("PatientOrientation") or ("L", "F")
     made = sc.SCImage(
-        pixel_array=drawn(result),
+        pixel_array=pixels,
         photometric_interpretation="RGB",
         bits_allocated=8,
         coordinate_system="PATIENT",
@@ -44,11 +48,10 @@ def capture(result: MarkedResult) -> Dataset:
         **series_of("sc", "picture", result.about, reference.SOPInstanceUID),
     )
     made.copy_patient_and_study_information(reference)
-    _describe(made, reference)
     return made
 
 
-def _describe(made: Dataset, reference: Dataset) -> None:
+def describe_capture(made: Dataset, reference: Dataset) -> Dataset:
     made.ImageType, made.ConversionType, made.BodyPartExamined = ["DERIVED", "SECONDARY"], "WSD", "CHEST"
     now = datetime.now().astimezone()
     made.ContentDate, made.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
@@ -56,12 +59,14 @@ def _describe(made: Dataset, reference: Dataset) -> None:
         made.PatientOrientation = None
     if "BurnedInAnnotation" in reference:
         made.BurnedInAnnotation = reference.BurnedInAnnotation
+    return made
 
 
 def drawn(result: MarkedResult) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with all boxes, and next to it the map of the finding with the highest score, where one is shown."""
-    size = picture_size((float(result.size[0]), float(result.size[1])), LONGEST)
-    grey = Image.fromarray(grey_picture(pixels_of(result.source), size)).convert("RGB")
+    """The image with all boxes; and next to it the map of the finding with the highest score, where one is shown."""
+    pixels = pixels_of(result.source)  # square, whatever the stored ones are
+    size = picture_size((float(pixels.shape[1]), float(pixels.shape[0])), LONGEST)
+    grey = Image.fromarray(grey_picture(pixels, size)).convert("RGB")
     panels = [_with_boxes(grey.copy(), result, result.marks)]
     if result.marks and (values := result.map_of(result.marks[0].finding, size)) is not None:
         heat = grey.convert("RGBA")

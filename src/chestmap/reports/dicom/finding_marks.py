@@ -15,9 +15,10 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 
 from chestmap.errors import BadInput
+from chestmap.reports.dicom.earlier import Earlier
 from chestmap.reports.dicom.provenance import Provenance, made_uid, printable
 from chestmap.reports.map_layers import map_on_picture
-from chestmap.types import Box, Code, Prediction
+from chestmap.types import Box, Code, Findings, Prediction
 from chestmap.vocabulary import CODES, NO_FINDING, RADLEX, SITES
 
 LOCAL = "99CHESTMAP"
@@ -33,12 +34,22 @@ def concept(code: Code, equivalent: Code | None = None) -> CodedConcept:
     return made
 
 
-def code_of(finding: str, prediction: Prediction) -> CodedConcept:
+def code_of(finding: str, findings: Findings) -> CodedConcept:
     """A finding that no vocabulary knows gets a local code: a wrong SNOMED code is worse than an honest local one."""
-    code = prediction.findings.codes.get(finding) or CODES.get(finding)
+    code = findings.codes.get(finding) or CODES.get(finding)
     if code is None:
         code = Code(LOCAL, "f-" + hashlib.sha256(finding.encode()).hexdigest()[:12], printable(finding, 64))
     return concept(code, RADLEX.get(finding))
+
+
+def site_of(finding: str) -> CodedConcept:
+    return concept(SITES.get(finding, ANYWHERE))
+
+
+def mark_on(box: Box, image: tuple[float, float], stored: tuple[int, int]) -> Box | None:
+    """A box in stored pixels: an image space of another size is ChestX-ray14's, or has square pixels where the file has not."""
+    x, y = stored[0] / image[0], stored[1] / image[1]
+    return replace(box, x0=box.x0 * x, y0=box.y0 * y, x1=box.x1 * x, y1=box.y1 * y).clipped(*stored)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,6 +86,7 @@ class MarkedResult:
     source: Dataset
     prediction: Prediction
     about: Provenance
+    replaces: tuple[Earlier, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -94,10 +106,7 @@ class MarkedResult:
         return tuple(sorted(found, key=lambda mark: -mark.score))
 
     def _mark(self, place: int, box: Box, of_finding: float) -> Mark | None:
-        """Pixels are read as they are stored, so only an image space of another size (ChestX-ray14's) needs scaling."""
-        width, height = self.prediction.frame.image
-        x, y = self.size[0] / width, self.size[1] / height
-        stored = replace(box, x0=box.x0 * x, y0=box.y0 * y, x1=box.x1 * x, y1=box.y1 * y).clipped(*self.size)
+        stored = mark_on(box, self.prediction.frame.image, self.size)
         if stored is None:
             return None
         score = of_finding if box.score is None else box.score
@@ -105,8 +114,8 @@ class MarkedResult:
             finding=box.finding,
             box=stored,
             score=min(max(score, 0.0), 1.0),
-            code=code_of(box.finding, self.prediction),
-            site=concept(SITES.get(box.finding, ANYWHERE)),
+            code=code_of(box.finding, self.prediction.findings),
+            site=site_of(box.finding),
             uid=made_uid("mark", self.reference.SOPInstanceUID, self.about.identity, box.finding, str(place)),
             present=box.finding in self.about.operating_points,
         )

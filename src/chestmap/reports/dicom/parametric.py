@@ -21,7 +21,7 @@ from chestmap.reports.map_layers import picture_size
 
 LONGEST = 512
 COPIED = (
-    *EMPTY_IF_ABSENT, "SpecificCharacterSet", "IssuerOfPatientID", "PatientAge", "PatientIdentityRemoved",
+    *EMPTY_IF_ABSENT, "SpecificCharacterSet", "IssuerOfPatientID", "PatientAge", "PatientSize", "PatientWeight", "PatientIdentityRemoved",
     "DeidentificationMethod", "DeidentificationMethodCodeSequence", "StudyInstanceUID", "StudyDescription", "BodyPartExamined",
 )  # fmt: skip
 LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
@@ -147,7 +147,7 @@ def _frame(result: MarkedResult, finding: str, values: Float32[np.ndarray, "h w"
     what = _item(
         ValueType="CODE",
         ConceptNameCodeSequence=[_code("121071", "DCM", "Finding")],
-        ConceptCodeSequence=[code_of(finding, result.prediction)],
+        ConceptCodeSequence=[code_of(finding, result.prediction.findings)],
     )
     world = _item(
         RealWorldValueIntercept=0.0,

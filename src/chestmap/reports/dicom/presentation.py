@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from highdicom import pr
 from highdicom.color import CIELabColor
@@ -20,8 +22,12 @@ YELLOW = CIELabColor(l_star=97.1, a_star=-21.6, b_star=94.5)
 
 def presentation(result: MarkedResult) -> Dataset:
     """A layer for each finding, so that a viewer can switch them one by one; the gray as the source asks for it."""
-    layers = {finding: _layer(place, finding) for place, finding in enumerate(result.boxed, 1)}
-    made = pr.GrayscaleSoftcopyPresentationState(
+    layers = {finding: layer_of(place, finding) for place, finding in enumerate(result.boxed, 1)}
+    return describe_state(build_state(result, layers), result)
+
+
+def build_state(result: MarkedResult, layers: Mapping[str, pr.GraphicLayer]) -> Dataset:
+    return pr.GrayscaleSoftcopyPresentationState(
         referenced_images=[result.reference],
         **series_of("gsps", "boxes", result.about, result.reference.SOPInstanceUID),
         content_label="CHESTMAP",
@@ -31,6 +37,10 @@ def presentation(result: MarkedResult) -> Dataset:
         graphic_annotations=[_annotation(mark, result.reference, layers[mark.finding]) for mark in result.marks],
         contributing_equipment=[equipment(result.about)],
     )
+
+
+def describe_state(made: Dataset, result: MarkedResult) -> Dataset:
+    """What highdicom does not know of: the gray of this source."""
     made.BodyPartExamined = "CHEST"
     # highdicom writes IDENTITY: a MONOCHROME1 image would come out as a negative
     made.PresentationLUTShape = "INVERSE" if low_is_white(result.source) else "IDENTITY"
@@ -40,7 +50,7 @@ def presentation(result: MarkedResult) -> Dataset:
     return made
 
 
-def _layer(place: int, finding: str) -> pr.GraphicLayer:
+def layer_of(place: int, finding: str) -> pr.GraphicLayer:
     """A name is a code string of 16 that starts with a letter; the number keeps two long names apart."""
     plain = "".join(letter if letter.isascii() and letter.isalnum() else " " for letter in finding.upper())
     words = " ".join(plain.split())

@@ -47,7 +47,7 @@ EMPTY_IF_ABSENT = (
 """Type 2: the element is there, its value may not be."""
 
 OPTIONAL = (
-    "IssuerOfPatientID", "PatientAge", "PatientIdentityRemoved", "DeidentificationMethod", "StudyDescription", "Laterality",
+    "IssuerOfPatientID", "PatientAge", "PatientSize", "PatientWeight", "PatientIdentityRemoved", "DeidentificationMethod", "StudyDescription", "Laterality",
     "ViewPosition", "LossyImageCompression",
 )  # fmt: skip
 
@@ -62,7 +62,15 @@ def read_source(data: bytes) -> Dataset:
 
     `pydicom.dcmread` may replace it where files are known to be good.
     """
-    wanted = (*JOINING, *EMPTY_IF_ABSENT, *OPTIONAL, "DeidentificationMethodCodeSequence", *LOSSY, *WANTED)
+    wanted = (
+        *JOINING,
+        *EMPTY_IF_ABSENT,
+        *OPTIONAL,
+        "DeidentificationMethodCodeSequence",
+        *LOSSY,
+        *WANTED,
+        "RequestAttributesSequence",
+    )
     if data[128:132] != b"DICM":
         raise BadImage("no DICOM file: results are written for DICOM radiographs")
     with quiet():
@@ -87,6 +95,7 @@ def referenced(source: Dataset) -> Dataset:
                 setattr(found, keyword, value or None)
         _copy_image(header, found)
         _copy_deidentification(header, found)
+        _copy_requests(header, found)
     return found
 
 
@@ -140,6 +149,16 @@ def _matching(pattern: str) -> Callable[[Header, str], str]:
     return lambda header, keyword: text if re.fullmatch(pattern, text := header.text(keyword)) else ""
 
 
+def _measure(least: float, most: float) -> Callable[[Header, str], str]:
+    """Meters and kilograms of a person; zeros, centimeters and grams are left out."""
+
+    def measured(header: Header, keyword: str) -> str:
+        value = header.decimal(keyword)
+        return f"{value:.10g}" if value is not None and least <= value <= most else ""
+
+    return measured
+
+
 _CLEAN: dict[str, Callable[[Header, str], object]] = {
     "PatientName": _name,
     "ReferringPhysicianName": _name,
@@ -148,6 +167,8 @@ _CLEAN: dict[str, Callable[[Header, str], object]] = {
     "StudyTime": _time,
     "PatientAge": _matching(r"\d{3}[DWMY]"),
     "PatientSex": _matching(r"[MFO]"),
+    "PatientSize": _measure(0.1, 3.0),
+    "PatientWeight": _measure(0.1, 700.0),
     "PatientIdentityRemoved": _matching(r"YES|NO"),
     "Laterality": _matching(r"[LR]"),
     "LossyImageCompression": _matching(r"0[01]"),
@@ -194,6 +215,27 @@ def _copy_deidentification(header: Header, found: Dataset) -> None:
         found.DeidentificationMethodCodeSequence = items
 
 
+def _copy_requests(header: Header, found: Dataset) -> None:
+    """The orders that the image fulfills, as a report refers to them (PS3.3 C.17.2)."""
+    made = []
+    for item in header.items("RequestAttributesSequence"):
+        inner, request = Header(item, header.syntax), Dataset()
+        if not (procedure := _plain(inner, "RequestedProcedureID")):
+            continue
+        request.StudyInstanceUID, request.ReferencedStudySequence = found.StudyInstanceUID, []
+        request.AccessionNumber = _plain(inner, "AccessionNumber") or found.AccessionNumber
+        request.PlacerOrderNumberImagingServiceRequest, request.FillerOrderNumberImagingServiceRequest = "", ""
+        request.RequestedProcedureID, request.RequestedProcedureCodeSequence = procedure, []
+        request.RequestedProcedureDescription = _plain(inner, "RequestedProcedureDescription")
+        made.append(request)
+    if made:
+        found.ReferencedRequestSequence = made
+
+
+def requests_of(reference: Dataset) -> list[Dataset] | None:
+    return reference.get("ReferencedRequestSequence") or None
+
+
 def charset_of(found: Dataset, texts: Iterable[str]) -> str:
     """Latin 1, which every archive reads, where it holds all letters of the header and of `texts`; else UTF-8."""
     try:
@@ -201,6 +243,13 @@ def charset_of(found: Dataset, texts: Iterable[str]) -> str:
     except UnicodeEncodeError:
         return "ISO_IR 192"
     return "ISO_IR 100"
+
+
+def finish(made: Dataset, reference: Dataset) -> None:
+    """The character set of the texts, and who wrote the file."""
+    made.SpecificCharacterSet = reference.SpecificCharacterSet
+    made.file_meta.ImplementationClassUID = UID("2.25.88021384903046571364893163265146021734")
+    made.file_meta.ImplementationVersionName = "CHESTMAP"
 
 
 def syntax_of(source: Dataset) -> str:

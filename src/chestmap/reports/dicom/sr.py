@@ -15,8 +15,10 @@ from highdicom.sr import CodedConcept, GraphicTypeValues, RelationshipTypeValues
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
+from chestmap.reports.dicom.earlier import PERSON, predecessors
 from chestmap.reports.dicom.finding_marks import LOCAL, Mark, MarkedResult, code_of, printable
 from chestmap.reports.dicom.provenance import PRODUCT, Provenance, series_of
+from chestmap.reports.dicom.source_header import requests_of
 from chestmap.vocabulary import NO_FINDING
 
 CERTAINTY, FINDING = ("111012", "DCM", "Certainty of Finding"), ("121071", "DCM", "Finding")
@@ -25,6 +27,7 @@ SCORE, ONE = ("score", LOCAL, "Model score"), CodedConcept("1", "UCUM", "no unit
 PROCEDURE = CodedConcept("363679005", "SCT", "Imaging procedure")
 """Of CID 100; its X-ray codes are not in the group that PixelMed's validator knows."""
 
+SCHEMES = [CodingSchemeIdentificationItem(LOCAL, name="chestmap findings", version="1")]
 NOT_FOR_DIAGNOSIS = "AI result for research, not for diagnosis."
 LENT = {"ImagerPixelSpacing": ("111026", "111066"), "PatientOrientation": ("111044", "111043")}
 """highdicom's image library needs these elements; its entries about a lent one are removed again, by code."""
@@ -32,18 +35,30 @@ LENT = {"ImagerPixelSpacing": ("111026", "111066"), "PatientOrientation": ("1110
 
 def boxes_report(result: MarkedResult) -> Dataset:
     """One group for each box: finding, site, region, certainty, algorithm."""
-    about, reference = result.about, result.reference
+    about = result.about
     algorithm = sr.AlgorithmIdentification(PRODUCT, about.version, [f"model {about.name}", f"sha256 {about.sha256}"])
-    library, lent = _for_library(reference)
     groups = [_group(mark, result, algorithm) for mark in result.marks]
+    text, document = research_text(about, result.boxed), _document(result, "sr", "boxes")
+    return planar_report(result.reference, observer_of(about), groups, text, document)
+
+
+def planar_report(
+    reference: Dataset, observer: sr.ObserverContext, groups: Sequence[Any], text: str, document: dict[str, Any]
+) -> Dataset:
+    """Measurement groups of an image as a report, whose words come last. `document` holds highdicom's other arguments."""
+    library, lent = _for_library(reference)
+    person = observer.observer_type == PERSON
+    context = sr.ObservationContext(
+        observer_person_context=observer if person else None, observer_device_context=None if person else observer
+    )
     report = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=_observer(about)),
+        observation_context=context,
         procedure_reported=PROCEDURE,
         imaging_measurements=groups,
         referenced_images=[library],
     )
-    report[0].ContentSequence.append(_comment(research_text(about, result.boxed)))
-    made = sr.Comprehensive3DSR(content=report, **_document(result, "sr", "boxes"))
+    report[0].ContentSequence.append(comment(text))
+    made = sr.Comprehensive3DSR(content=report, **document)
     _take_back(made, lent)
     return made
 
@@ -71,7 +86,7 @@ def _take_back(made: Dataset, lent: list[str]) -> None:
             entry.ContentSequence = kept
 
 
-def _observer(about: Provenance) -> sr.ObserverContext:
+def observer_of(about: Provenance) -> sr.ObserverContext:
     return sr.ObserverContext(
         observer_type=CodedConcept("121007", "DCM", "Device"),
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
@@ -104,32 +119,44 @@ def measure_of(about: Provenance, finding: str, score: float) -> tuple[CodedConc
 
     The name repeats the finding, since OHIF shows a measurement's name and not what was found.
     """
-    kept, calibrated = min(max(score, 0.0), 1.0), finding in set(about.calibrated)
+    calibrated = finding in set(about.calibrated)
     value, scheme, meaning = CERTAINTY if calibrated else SCORE
     name = CodedConcept(value, scheme, f"{printable(finding, 40)}: {meaning}")
-    return (name, round(100 * kept, 1), PERCENT) if calibrated else (name, round(kept, 3), ONE)
+    return name, number_of(about, finding, score), PERCENT if calibrated else ONE
 
 
-def _comment(text: str) -> sr.TextContentItem:
+def number_of(about: Provenance, finding: str, score: float) -> float:
+    """In percent where it is a probability."""
+    kept = min(max(score, 0.0), 1.0)
+    return round(100 * kept, 1) if finding in set(about.calibrated) else round(kept, 3)
+
+
+def comment(text: str) -> sr.TextContentItem:
     return sr.TextContentItem(CodedConcept("121106", "DCM", "Comment"), text, RelationshipTypeValues.CONTAINS)
 
 
 def _group(mark: Mark, result: MarkedResult, algorithm: sr.AlgorithmIdentification) -> Any:
     """Presence is for a reader to state."""
     name, number, unit = measure_of(result.about, mark.finding, mark.score)
+    measured = sr.Measurement(name=name, value=number, unit=unit, algorithm_id=algorithm)
+    said = call_text(result.about, mark.finding, mark.score)
+    return planar_group(mark, result.reference, [said], algorithm_id=algorithm, measurements=[measured])
+
+
+def planar_group(mark: Mark, reference: Dataset, comments: Sequence[str], **more: Any) -> Any:
+    """A finding, its site and its region; `more` are highdicom's other arguments."""
     group = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=mark.uid, identifier=f"{PRODUCT} {printable(mark.finding, 48)}"),
         referenced_region=sr.ImageRegion(
             graphic_type=GraphicTypeValues.POLYLINE,
             graphic_data=mark.outline,
-            source_image=sr.SourceImageForRegion.from_source_image(result.reference),
+            source_image=sr.SourceImageForRegion.from_source_image(reference),
         ),
         finding_type=mark.code,
         finding_sites=[sr.FindingSite(anatomic_location=mark.site)],
-        algorithm_id=algorithm,
-        measurements=[sr.Measurement(name=name, value=number, unit=unit, algorithm_id=algorithm)],
+        **more,
     )
-    group[0].ContentSequence.append(_comment(call_text(result.about, mark.finding, mark.score)))
+    group[0].ContentSequence.extend([comment(one) for one in comments])
     return group
 
 
@@ -148,46 +175,64 @@ def equipment(about: Provenance) -> ContributingEquipment:
 
 
 def _document(result: MarkedResult, kind: Any, title: str) -> dict[str, Any]:
+    series = series_of(kind, title, result.about, result.reference.SOPInstanceUID)
     return {
-        **series_of(kind, title, result.about, result.reference.SOPInstanceUID),
+        **series,
         "evidence": [result.reference],
         "is_complete": True,
         "is_final": False,  # a reader's report is final; `verified` makes it
         "is_verified": False,
         "contributing_equipment": [equipment(result.about)],
-        "coding_schemes": [CodingSchemeIdentificationItem(LOCAL, name="chestmap findings", version="1")],
+        "coding_schemes": SCHEMES,
+        "requested_procedures": requests_of(result.reference),
+        "previous_versions": predecessors(result.replaces, result.reference, series["sop_instance_uid"]),
     }
 
 
-def scores_report(result: MarkedResult) -> Dataset:
-    """Every finding that the model was trained on, highest score first; a text line with codes and numbers."""
-    scored = zip(map(float, result.prediction.scores), result.prediction.findings, strict=True)
-    rows = sorted((row for row in scored if row[1] != NO_FINDING), key=lambda row: -row[0])
+def scored(result: MarkedResult) -> list[tuple[float, str]]:
+    """Scores and findings, highest first."""
+    rows = zip(map(float, result.prediction.scores), result.prediction.findings, strict=True)
+    return sorted((row for row in rows if row[1] != NO_FINDING), key=lambda row: -row[0])
+
+
+def scores_report(result: MarkedResult, rows: list[tuple[float, str]]) -> Dataset:
+    """Every finding that the model was trained on; a text line with codes and numbers."""
+    return _diagnostic_report(observer_of(result.about), _scores(result, rows), _document(result, "scores", "scores"))
+
+
+def text_report(observer: sr.ObserverContext, text: str, document: dict[str, Any]) -> Dataset:
+    """Words alone, for an image without regions."""
+    section = _section()
+    section.ContentSequence.append(sr.TextContentItem(CodedConcept(*FINDING), text, RelationshipTypeValues.CONTAINS))
+    return _diagnostic_report(observer, section, document)
+
+
+def _diagnostic_report(observer: sr.ObserverContext, section: Any, document: dict[str, Any]) -> Dataset:
     root = sr.ContainerContentItem(name=CodedConcept("18748-4", "LN", "Diagnostic Imaging Report"), template_id="2000")
     language = CodedConcept("121049", "DCM", "Language of Content Item and Descendants")
-    root.ContentSequence = sr.ContentSequence(
-        [
-            sr.CodeContentItem(language, CodedConcept("en", "RFC5646", "English"), RelationshipTypeValues.HAS_CONCEPT_MOD),
-            *_observer(result.about),
-            _scores(result, rows),
-        ]
-    )
-    return sr.EnhancedSR(content=root, **_document(result, "scores", "scores"))
+    english = sr.CodeContentItem(language, CodedConcept("en", "RFC5646", "English"), RelationshipTypeValues.HAS_CONCEPT_MOD)
+    root.ContentSequence = sr.ContentSequence([english, *observer, section])
+    return sr.EnhancedSR(content=root, **document)
 
 
-def _scores(result: MarkedResult, rows: list[tuple[float, str]]) -> sr.ContainerContentItem:
-    """The finding qualifies its number: as an item of its own, a viewer that leaves out the number would state all of them."""
+def _section() -> sr.ContainerContentItem:
     section = sr.ContainerContentItem(
         CodedConcept("121070", "DCM", "Findings"), relationship_type=RelationshipTypeValues.CONTAINS
     )
     section.ContentSequence = sr.ContentSequence([])
+    return section
+
+
+def _scores(result: MarkedResult, rows: list[tuple[float, str]]) -> sr.ContainerContentItem:
+    """The finding qualifies its number: as an item of its own, a viewer that leaves out the number would state all of them."""
+    section = _section()
     section.ContentSequence.append(
-        sr.TextContentItem(CodedConcept(*FINDING), "\n".join(text_lines(result, rows)), RelationshipTypeValues.CONTAINS)
+        sr.TextContentItem(CodedConcept(*FINDING), "\n".join(scores_text(result, rows)), RelationshipTypeValues.CONTAINS)
     )
     for score, finding in rows:
         name, number, unit = measure_of(result.about, finding, score)
         item = sr.NumContentItem(name, number, unit, relationship_type=RelationshipTypeValues.CONTAINS)
-        what = code_of(finding, result.prediction)
+        what = code_of(finding, result.prediction.findings)
         item.ContentSequence = sr.ContentSequence(
             [sr.CodeContentItem(CodedConcept(*FINDING), what, RelationshipTypeValues.HAS_CONCEPT_MOD)]
         )
@@ -195,7 +240,7 @@ def _scores(result: MarkedResult, rows: list[tuple[float, str]]) -> sr.Container
     return section
 
 
-def text_lines(result: MarkedResult, rows: list[tuple[float, str]]) -> list[str]:
+def scores_text(result: MarkedResult, rows: list[tuple[float, str]]) -> list[str]:
     """The lines of the text: what the scores are, and what they are not."""
     about = result.about
     lines = [research_text(about, [finding for _, finding in rows])]

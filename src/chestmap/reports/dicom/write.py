@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
 from chestmap.imaging.dicom_header import quiet
-from chestmap.reports.dicom.capture import capture
+from chestmap.reports.dicom.earlier import Earlier, rejection_note
+from chestmap.reports.dicom.filled_objects import (
+    filled_boxes_report,
+    filled_capture,
+    filled_presentation,
+    filled_scores_report,
+)
 from chestmap.reports.dicom.finding_marks import MarkedResult
 from chestmap.reports.dicom.parametric import parametric_map
-from chestmap.reports.dicom.presentation import presentation
 from chestmap.reports.dicom.provenance import DEFAULT_KINDS, Kind, Provenance, kinds_of
 from chestmap.reports.dicom.segmentation import segmentations
-from chestmap.reports.dicom.source_header import charset_of, referenced
-from chestmap.reports.dicom.sr import boxes_report, scores_report
+from chestmap.reports.dicom.source_header import charset_of, finish, referenced
+from chestmap.reports.dicom.sr import observer_of
 from chestmap.types import Prediction
 
 
 def write_dicom(
-    source: Dataset, prediction: Prediction, model: Provenance, folder: Path, kinds: Sequence[Kind] = DEFAULT_KINDS
+    source: Dataset,
+    prediction: Prediction,
+    model: Provenance,
+    folder: Path,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    replaces: Sequence[Earlier] = (),
 ) -> list[Path]:
     """Writes the result objects of one radiograph into `folder`, each atomically; returns the files, in order.
 
@@ -31,10 +40,17 @@ def write_dicom(
     `sr-2.25.1234.dcm`: nothing in it identifies the patient. The same source and model give the same identifiers, so writing or
     sending again is safe. Boxes are given for findings that reach their operating point (`Provenance`); `sr`, `gsps`, `seg`
     and `pmap` are left out where there is none, and `scores` then replaces `sr`. Raises `BadImage` where the header cannot carry results.
+
+    `replaces` are objects of an older version of the model: reports refer to them, and a note rejects them.
     """
+    return write_objects(result_objects(source, prediction, model, kinds, replaces), folder)
+
+
+def write_objects(objects: Iterable[tuple[str, Dataset]], folder: Path) -> list[Path]:
+    """All or none."""
     paths = []
     folder.mkdir(parents=True, exist_ok=True)
-    for kind, made in list(result_objects(source, prediction, model, kinds)):  # all or none
+    for kind, made in list(objects):
         path = folder / f"{kind}-{made.SOPInstanceUID}.dcm"
         beside = path.with_name(path.name + ".part")
         with beside.open("wb") as stream:
@@ -47,19 +63,25 @@ def write_dicom(
 
 
 def result_objects(
-    source: Dataset, prediction: Prediction, model: Provenance, kinds: Sequence[Kind] = DEFAULT_KINDS
-) -> Iterator[tuple[Kind, Dataset]]:
+    source: Dataset,
+    prediction: Prediction,
+    model: Provenance,
+    kinds: Sequence[Kind] = DEFAULT_KINDS,
+    replaces: Sequence[Earlier] = (),
+) -> Iterator[tuple[str, Dataset]]:
     """The same as `write_dicom`, in memory, for sending."""
     reference = referenced(source)
     reference.SpecificCharacterSet = charset_of(reference, [*prediction.findings, model.name])
-    result = MarkedResult(reference, source, prediction, model)
+    result = MarkedResult(reference, source, prediction, model, tuple(replaces))
     with quiet():
         for kind in _kinds_to_write(kinds, result):
             for made in _made(kind, result):
-                made.SpecificCharacterSet = reference.SpecificCharacterSet
-                made.file_meta.ImplementationClassUID = UID("2.25.88021384903046571364893163265146021734")
-                made.file_meta.ImplementationVersionName = "CHESTMAP"
+                finish(made, reference)
                 yield kind, made
+        if replaces:
+            note = rejection_note(reference, replaces, "Results of a newer version replace them.", observer_of(model))
+            finish(note, reference)
+            yield "kos", note
 
 
 def _kinds_to_write(kinds: Sequence[Kind], result: MarkedResult) -> list[Kind]:
@@ -74,14 +96,14 @@ def _made(kind: Kind, result: MarkedResult) -> Iterator[Dataset]:
     match kind:
         case "sr":
             if result.marks:
-                yield boxes_report(result)
+                yield filled_boxes_report(result)
         case "scores":
-            yield scores_report(result)
+            yield filled_scores_report(result)
         case "sc":
-            yield capture(result)
+            yield filled_capture(result)
         case "gsps":
             if result.marks and result.reference.SamplesPerPixel == 1:  # a gray state may not cover color
-                yield presentation(result)
+                yield filled_presentation(result)
         case "seg":
             yield from segmentations(result)
         case "pmap":

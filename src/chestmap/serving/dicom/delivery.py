@@ -14,8 +14,9 @@ from chestmap.errors import BadInput
 from chestmap.reports.dicom import Kind
 from chestmap.serving.dicom.destinations import Destination, Undelivered
 from chestmap.serving.dicom.prometheus import NodeMetrics
+from chestmap.serving.engine.archive_objects import MadeObjects, made_for_archive
 from chestmap.serving.engine.decoder_pool import DecoderEnded, DecodersBusy
-from chestmap.serving.engine.service import MadeObjects, Service
+from chestmap.serving.engine.service import Service
 from chestmap.serving.store import deliveries
 from chestmap.serving.store.arrivals import remove_delivered
 from chestmap.serving.store.deliveries import DueResult
@@ -88,13 +89,14 @@ class Delivery:
 
     def _made(self, one: DueResult) -> MadeObjects:
         with self.service.metrics.stage("write"):
-            return self.service.made_objects(one.study_id, one.subject, self.duty.kinds)
+            return made_for_archive(self.service, one.study_id, one.subject, self.duty.kinds)
 
     def _deliver(self, one: DueResult, made: Future[MadeObjects]) -> None:
         try:
-            if files := made.result().files:
+            sent = made.result()
+            if sent.files:
                 with self.service.metrics.stage("send"):
-                    self.destination.send(files)
+                    self.destination.send(sent.files)
         except Undelivered as problem:
             self._undelivered(one, problem)
         except DecoderEnded as problem:
@@ -107,18 +109,18 @@ class Delivery:
         except (OSError, SQLAlchemyError, DecodersBusy) as problem:
             self._undelivered(one, Undelivered(f"results cannot be made ({type(problem).__name__})"))
         else:
-            self._delivered(one)
+            self._delivered(one, sent)
 
     def _fail(self, one: DueResult, reason: str) -> None:
         log.warning("image %s: its results cannot be made; `chestmap node --status` says why", one.study_id)
         deliveries.fail(self.store, one, reason)
 
-    def _delivered(self, one: DueResult) -> None:
+    def _delivered(self, one: DueResult, sent: MadeObjects) -> None:
         if self._refused:
             log.info("the archive takes results again")
             deliveries.hurry(self.store)
         self._refused = 0
-        deliveries.delivered(self.store, one)
+        deliveries.delivered(self.store, one, sent.objects, sent.gone)
         if not self.duty.keep:
             remove_delivered(self.store, one.study_id)
         self.metrics.delivered.labels(self.destination.name).inc()

@@ -88,9 +88,9 @@ class DecoderPool:
         """The canvases once more, of a file that was read before."""
         return self._request(path, out, canvases, {"canvases_only": True})
 
-    def results(self, path: Path, out: Path, result: dict[str, Any]) -> list[Path]:
-        """A stored result as DICOM files in `out`, for the DICOM file at `path`."""
-        return [out / name for name in self._answered({"path": str(path), "out": str(out), **result})["files"]]
+    def results(self, path: Path, out: Path, result: dict[str, Any]) -> dict[str, Any]:
+        """A stored result or review as DICOM files in `out`, for the DICOM file at `path`; their names and identifiers."""
+        return self._answered({"path": str(path), "out": str(out), **result})
 
     def _request(
         self, path: Path, out: Path, canvases: Mapping[str, CanvasSettings], more: dict[str, Any]

@@ -29,7 +29,7 @@ from chestmap.imaging.read_with_levels import is_dicom, read_deep
 from chestmap.prediction.pseudonym import Pseudonyms, words_of_patient
 from chestmap.serving.store.store_files import instance_of
 from chestmap.serving.store.stored_prediction import prediction_of, stored_maps
-from chestmap.types import Radiograph
+from chestmap.types import Box, Radiograph
 
 if TYPE_CHECKING:
     from chestmap.imaging.dicom_header import Header
@@ -82,6 +82,7 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
     image = {
         "width": width, "height": height, "bits": depth.bits, "low": low, "high": high,
         "window": {"center": depth.center, "width": depth.width},
+        "values": {"zero": depth.zero, "step": depth.step, "linear": depth.linear},
         "source": "dicom" if is_dicom(data) else "png" if data.startswith(SIGNATURE) else "jpeg",
         "spacing": list(radiograph.spacing_mm) if radiograph.spacing_mm else None,
     }  # fmt: skip
@@ -150,20 +151,50 @@ def write_results(request: dict[str, Any]) -> dict[str, Any]:
     """A stored result as DICOM objects in `out`; the answer names their files."""
     from chestmap.predictions.folder import OwnRule
     from chestmap.reports.dicom import Provenance, read_source, write_dicom
+    from chestmap.reports.dicom.earlier import Earlier
 
     maps, about = stored_maps(Path(request["maps"])), request["about"]
     prediction = prediction_of(request["id"], request["findings"], request["grid"], maps)
     model = Provenance(**{**about, "rule": OwnRule(**about["rule"])})
     source, kinds = read_source(Path(request["path"]).read_bytes()), request.get("kinds", ("sr",))
-    written = write_dicom(source, prediction, model, Path(request["out"]), kinds)
-    return {"files": [path.name for path in written]}
+    replaces = [Earlier(**one) for one in request.get("replaces", ())]
+    return _written(write_dicom(source, prediction, model, Path(request["out"]), kinds, replaces))
+
+
+def write_review(request: dict[str, Any]) -> dict[str, Any]:
+    """A finished review as DICOM objects in `out`."""
+    from chestmap.reports.dicom import read_source
+    from chestmap.reports.dicom.earlier import Earlier
+    from chestmap.reports.dicom.verified import ReaderReport, Verdict, verified_objects
+    from chestmap.reports.dicom.write import write_objects
+
+    about = request["review"]
+    verdicts = [
+        Verdict(one["finding"], one["present"], tuple(Box(one["finding"], *box) for box in one["boxes"]), one["bulk"])
+        for one in about["verdicts"]
+    ]
+    report = ReaderReport(**{**about, "size": tuple(about["size"]), "verdicts": tuple(verdicts)})
+    earlier, rejected = ([Earlier(**one) for one in request[name]] for name in ("earlier", "rejected"))
+    source = read_source(Path(request["path"]).read_bytes())
+    return _written(write_objects(verified_objects(source, report, earlier, rejected), Path(request["out"])))
+
+
+def _written(paths: list[Path]) -> dict[str, Any]:
+    """Files, and what names each object in an archive."""
+    import pydicom
+
+    names = ("SOPInstanceUID", "SeriesInstanceUID", "SOPClassUID")
+    headers = [pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(names)) for path in paths]
+    return {"files": [path.name for path in paths], "objects": [[str(one[name].value) for name in names] for one in headers]}
 
 
 def answered(line: bytes) -> dict[str, Any]:
     """The error, without the parts of a message that only we should see."""
     try:
         request = json.loads(line)
-        return write_results(request) if "grid" in request else read(request)
+        return (
+            write_results(request) if "grid" in request else write_review(request) if "review" in request else read(request)
+        )
     except BadInput as problem:
         return {"error": str(problem)}
     except MemoryError:

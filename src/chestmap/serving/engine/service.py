@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from chestmap.errors import BadImage, BadInput, ChestmapError, Refused
+from chestmap.serving.engine.archive_objects import MadeObjects, made_result
 from chestmap.serving.engine.batches import Batches, under_way
 from chestmap.serving.engine.decoder_pool import DecoderPool
 from chestmap.serving.engine.prometheus import Metrics
@@ -54,17 +55,6 @@ class AcceptedUpload:
 
     study_id: str
     new: bool
-
-
-@dataclass(frozen=True)
-class MadeObjects:
-    """DICOM objects in a folder of their own, in the order of their kinds."""
-
-    folder: Path
-    files: list[Path]
-
-    def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Service:
@@ -181,11 +171,14 @@ class Service:
                     size = file.tell()
                 sha = hashed.hexdigest()
                 arrival = Arrival(
-                    id=f"s-{sha[:24]}", sha256=sha, instance=instance, bytes=size, origin=origin, deliver=deliver
-                )
-                arrive(self.store, arrival, received)
+                    id=f"s-{sha[:24]}", sha256=sha, instance=instance, bytes=size, origin=origin, deliver=deliver,
+                    served=list(self.served),
+                )  # fmt: skip
+                known = arrive(self.store, arrival, received)
         finally:
             shutil.rmtree(received, ignore_errors=True)
+        if known:  # perhaps a model that came later has not seen it
+            self.batches.submit(ask(self.store, arrival.id, self.models()))
         self.reading.arrived.set()
         return arrival.id
 
@@ -208,27 +201,8 @@ class Service:
         retire(root)
 
     def made_objects(self, study_id: str, model_sha: str, kinds: Sequence[str] = ("sr",)) -> MadeObjects:
-        """DICOM objects of a stored result, for the caller to remove.
-
-        A process that decodes makes them: the original is a stranger's file.
-        """
-        model = self.served.get(model_sha)
-        if model is None:
-            raise BadInput("its model is not served any more; serve it again")
-        found, result = self.store.study(study_id), self.store.result(study_id, model.id)
-        original, maps = (self.store.file(study_id, kind) for kind in ("original", f"maps-{model.id}"))
-        if found is None or result is None or original is None or maps is None:
-            raise BadInput("its study was deleted, or has no result of this model")
-        out = self.store.folders.new()
-        about = {
-            "id": study_id, "maps": str(maps), "findings": result.findings, "grid": result.maps, "kinds": list(kinds),
-            "about": model.dicom_about(found[0].revision),
-        }  # fmt: skip
-        try:
-            return MadeObjects(out, self.readers.results(original, out, about))
-        except BaseException:
-            shutil.rmtree(out, ignore_errors=True)
-            raise
+        """DICOM objects of a stored result, for the caller to remove."""
+        return made_result(self, study_id, model_sha, kinds)
 
     def _receive(self, upload: Readable, received: Path) -> str:
         """Copies an upload, and its sha256."""

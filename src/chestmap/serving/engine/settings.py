@@ -43,6 +43,7 @@ class DicomSettings(Settings):
     keep_done_days: float = Field(default=90, ge=0)  # rows of removed images, by which pulling knows what it has seen
     pull_days: int = Field(default=1, ge=0)  # studies of today and so many days before; 0 for all
     answer_seconds: float = Field(default=300, gt=0)  # for one answer of a DICOMweb server, from its first byte to its last
+    organization: str = Field(default="research", min_length=1, max_length=64)  # of the readers, in reports that they verify
     pull_waiting: int = Field(default=200, ge=1)  # nothing is pulled while so many images wait
 
 

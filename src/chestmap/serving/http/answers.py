@@ -7,17 +7,19 @@ from typing import Any
 from chestmap.serving.engine.service import Service
 from chestmap.serving.store.database_tables import Result, Study
 from chestmap.serving.store.film_dates import days_between, shown_date
+from chestmap.serving.store.independent_reads import committed, reads_for
 from chestmap.serving.store.reviews import current
 
 
 def row_of(service: Service, study: Study) -> dict[str, Any]:
     """A line of the worklist; a patient's name and true dates are in it only where --show-patient asked for them."""
     shown = study.shown_patient if service.settings.show_patient else None
-    true, key = service.settings.show_patient, service.store.folders.key()
+    true = service.settings.show_patient
+    taken = shown_date(study.taken, study.patient, b"", true=True) if true else study.shown_taken
     kept = study.name if shown is not None or study.shown_patient is None else study.id
     return {
         "id": study.id, "received": study.received, "name": shown or kept, "patient": study.patient, "view": study.view,
-        "taken": shown_date(study.taken, study.patient, key, true=true) or None, "shifted": not true,
+        "taken": taken or None, "shifted": not true,
         "age": study.age, "sex": study.sex, "exam": study.exam,
         "state": study.state, "error": study.error, "suspicion": study.suspicion, "top": study.top,
         "review": {
@@ -26,14 +28,20 @@ def row_of(service: Service, study: Study) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def study_of(service: Service, study: Study, results: list[Result]) -> dict[str, Any]:
-    """A row with image, results, review and priors."""
+def study_of(service: Service, study: Study, results: list[Result], reader: str = "") -> dict[str, Any]:
+    """A row with image, results, review and priors. `reader` is who asks."""
     priors = service.store.priors(study)
+    reads = reads_for(service.store, study.id, reader)
+    own = reads.mine is not None and not reads.complete
     return {
         **row_of(service, study),
         "image": study.image,
         "results": [_result(one) for one in results if one.state == "done"],
-        "review": current(service.store, study.id),
+        "review": reads.mine if own else current(service.store, study.id),
+        "independent": own,
+        "committed": committed(service.store, study.id, reader, independent=own),
+        "readers": reads.assigned,
+        "reads": list(reads.reads),
         "prior": priors[0][0] if priors else None,
         "priors": [study_id for study_id, _ in priors],
         "earlier": [{"id": study_id, "days": days_between(taken, study.taken)} for study_id, taken in priors],

@@ -19,7 +19,7 @@ from chestmap import __version__
 from chestmap.errors import BadInput
 from chestmap.serving.engine.decoder_pool import DecodersBusy
 from chestmap.serving.engine.service import Service, ServiceFull
-from chestmap.serving.http import routes_predict, routes_studies
+from chestmap.serving.http import routes_predict, routes_reads, routes_studies
 from chestmap.serving.http import schemas as bodies
 from chestmap.serving.http.access import COOKIE, Access
 from chestmap.serving.http.guard import Guard
@@ -69,7 +69,7 @@ def create_app(service: Service, access: Access, hosts: Iterable[str] = (), *, o
         description="Findings of chest radiographs, where they are, and reviews of them. Not a medical device.",
     )  # fmt: skip
     app.state.service, app.state.access = service, access
-    for router in (meta, routes_predict.router, routes_studies.router):
+    for router in (meta, routes_predict.router, routes_studies.router, routes_reads.router):
         app.include_router(router)
     _say_errors(app)
     return Guard(app, access, service.settings.bounds, service.metrics, hosts)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import secrets
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
+from pydantic import BaseModel, Field
 
 from chestmap.errors import BadImage, BadInput
 from chestmap.serving.engine.service import Service
 from chestmap.serving.http import schemas as bodies
 from chestmap.serving.http.access import Person
 from chestmap.serving.http.answers import row_of, study_of
+from chestmap.serving.http.fhir import bundle_of
 from chestmap.serving.http.study_pictures import map_bytes, overlay_png
 from chestmap.serving.store import reviews
-from chestmap.serving.store.database_tables import Result, Study
+from chestmap.serving.store.database_tables import MODELS, READER, READERS, Result, Study
+from chestmap.serving.store.independent_reads import own_history, reads_for
 from chestmap.serving.store.review_schema import NewReview
-from chestmap.serving.store.store import Query as Wanted
 from chestmap.serving.store.stored_prediction import stored_maps
+from chestmap.serving.store.worklist_filters import Query as Wanted
 
 router = APIRouter(prefix="/v1", tags=["studies"])
 StudyId = Annotated[str, Path(pattern=r"^s-[0-9a-f]{24}$", description="As the worklist gives it")]
@@ -41,30 +45,43 @@ Here = Annotated[Service, Depends(service_of)]
 Asking = Annotated[Person, Depends(person_of)]
 
 
+class Filters(BaseModel):
+    """What is empty does not filter. Without --show-patient, `since` and `until` are shifted days, as the worklist shows them."""
+
+    order: Literal["suspicion", "received", "teaches"] = "suspicion"
+    state: Literal["", "queued", "done", "failed", "received", "refused", "replaced"] = ""
+    finding: str = Field(default="", max_length=64)
+    reviewed: Literal["", "no", "part", "done"] = ""
+    search: str = Field(default="", max_length=128)
+    offset: int = Field(default=0, ge=0, le=2**31 - 1)
+    limit: int = Field(default=50, ge=1, le=500)
+    view: Literal["", "PA", "AP", "LATERAL", "unknown"] = ""
+    sex: Literal["", "F", "M", "O"] = ""
+    reader: str = Field(default="", max_length=64, description="Who wrote a version of the review")
+    mine: bool = Field(default=False, description="Studies with an independent read that you have not finished")
+    since: date | None = None
+    until: date | None = None
+    least: float | None = Field(default=None, ge=0, le=1, description="Of the score of `finding`, or of the suspicion")
+    most: float | None = Field(default=None, ge=0, le=1)
+    disagreement: Literal["", "models", "reader", "readers", "any"] = ""
+
+
+DISAGREE = {"": 0, "models": MODELS, "reader": READER, "readers": READERS, "any": MODELS | READER | READERS}
+
+
 @router.get("/studies")
-def worklist(  # noqa: PLR0913 - an operation's parameters
-    service: Here,
-    order: Literal["suspicion", "received", "teaches"] = "suspicion",
-    state: Literal["", "queued", "done", "failed", "received", "refused", "replaced"] = "",
-    finding: Annotated[str, Query(max_length=64)] = "",
-    reviewed: Literal["", "no", "part", "done"] = "",
-    search: Annotated[str, Query(max_length=128)] = "",
-    offset: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
-) -> bodies.Rows:
-    """`finding` keeps studies where a model's score of it is at or over its operating point."""
-    text = search.replace("\0", "")
-    total, rows = service.store.page(
-        Wanted(
-            order=order,
-            state=state,
-            finding=finding.replace("\0", ""),
-            reviewed=reviewed,
-            search=text,
-            offset=offset,
-            limit=limit,
-        )
-    )
+def worklist(service: Here, person: Asking, filters: Annotated[Filters, Query()]) -> bodies.Rows:
+    """`finding` keeps studies where a model calls it, or whose score of it lies between `least` and `most`."""
+    plain = {name: getattr(filters, name).replace("\0", "") for name in ("finding", "search", "reader")}
+    same = {
+        name: getattr(filters, name)
+        for name in ("order", "state", "reviewed", "offset", "limit", "view", "sex", "since", "until", "least", "most")
+    }
+    wanted = Wanted(
+        **plain, **same, assigned=person.name if filters.mine else "", disagreement=DISAGREE[filters.disagreement],
+        true_dates=service.settings.show_patient,
+    )  # fmt: skip
+    total, rows = service.store.page(wanted)
     return bodies.Rows.model_validate({"total": total, "studies": [row_of(service, one) for one in rows]})
 
 
@@ -78,9 +95,12 @@ def _existing(service: Service, study_id: str) -> tuple[Study, list[Result]]:
 
 
 @router.get("/studies/{study_id}")
-def study(service: Here, study_id: StudyId) -> bodies.StudyOut:
-    """Image, results of every model, the current review and the ids of earlier images of the patient."""
-    return bodies.StudyOut.model_validate(study_of(service, *_existing(service, study_id)))
+def study(service: Here, person: Asking, study_id: StudyId) -> bodies.StudyOut:
+    """Image, results of every model, the current review and the ids of earlier images of the patient.
+
+    To a reader with an independent read to make, `review` is that read, until all readers of the study are done.
+    """
+    return bodies.StudyOut.model_validate(study_of(service, *_existing(service, study_id), reader=person.name))
 
 
 @router.delete("/studies/{study_id}", status_code=204, response_class=Response)
@@ -181,9 +201,21 @@ def dicom_of(service: Service, study_id: str, model: str = "") -> Response:
     return Response(b"".join(parts) + b"--%s--\r\n" % border.encode(), media_type=media)
 
 
+@router.get("/studies/{study_id}/fhir", responses={200: {"content": {"application/fhir+json": {}}}})
+def fhir(service: Here, study_id: StudyId) -> JSONResponse:
+    """FHIR R4: a Bundle of ImagingStudy, Observations and DiagnosticReport. The patient is a pseudonym."""
+    found, results = _existing(service, study_id)
+    taken = row_of(service, found)["taken"] or ""
+    content = bundle_of(found, results, reviews.current(service.store, study_id), taken)
+    return JSONResponse(content, media_type="application/fhir+json")
+
+
 @router.put("/studies/{study_id}/review", response_model=bodies.ReviewOut, responses={409: {"model": bodies.Conflict}})
 def put_review(service: Here, person: Asking, study_id: StudyId, review: NewReview) -> bodies.ReviewOut | Response:
     """409 with the current version where somebody else wrote since `base`."""
+    own = reads_for(service.store, study_id, person.name)
+    if own.mine is not None and not own.complete:
+        raise BadInput("this study is yours to read independently: write to /read; the shared review comes after all reads")
     try:
         names = {name for one in service.served.values() for name in one.predictor.findings}
         written = reviews.put_review(service.store, study_id, person.name, review, names)
@@ -196,9 +228,12 @@ def put_review(service: Here, person: Asking, study_id: StudyId, review: NewRevi
 
 
 @router.get("/studies/{study_id}/history")
-def history(service: Here, study_id: StudyId) -> bodies.History:
-    """Every version of the review, oldest first. None is ever changed."""
+def history(service: Here, person: Asking, study_id: StudyId) -> bodies.History:
+    """Every version of the review, oldest first; of your own read, while others' are hidden from you. None is ever changed."""
     _existing(service, study_id)
+    reads = reads_for(service.store, study_id, person.name)
+    if reads.mine is not None and not reads.complete:
+        return bodies.History(versions=own_history(service.store, study_id, person.name))
     return bodies.History(versions=reviews.history(service.store, study_id))
 
 

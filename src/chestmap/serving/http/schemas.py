@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from chestmap.serving.store.review_schema import Corners, ReviewLine, ReviewOut
+from chestmap.serving.store.review_schema import Corners, ReaderLine, ReadOut, ReviewLine, ReviewOut
 
 State = Literal["queued", "done", "failed", "received", "refused", "replaced", "removed"]
 
@@ -92,6 +92,14 @@ class Window(BaseModel):
     width: float
 
 
+class Values(BaseModel):
+    """Level n of the pixels is the file's value zero + n step; `linear` where its windows are written as PS3.3's LINEAR."""
+
+    zero: float = 0.0
+    step: float = 1.0
+    linear: bool = False
+
+
 class Picture(BaseModel):
     width: int
     height: int
@@ -99,6 +107,7 @@ class Picture(BaseModel):
     low: int
     high: int
     window: Window
+    values: Values = Values()
     source: Literal["dicom", "png", "jpeg"]
     spacing: tuple[float, float] | None
 
@@ -126,6 +135,10 @@ class StudyOut(Row):
     priors: list[str]
     earlier: list[Earlier]
     exam_images: list[str]
+    independent: bool  # whether `review` is the own read of who asks, and others' are hidden
+    committed: bool  # whether who asks has read it with results in sight: a blind first read is over
+    readers: list[ReaderLine]
+    reads: list[ReadOut]  # once all of `readers` are done
 
 
 class FailedUpload(BaseModel):

@@ -2,6 +2,7 @@
 
 import { note, one, plural, say } from "./dom.js";
 import { toggleHelp } from "./help.js";
+import { mirrored, turned, UPRIGHT } from "./orientation.js";
 import { PRESETS } from "./pane.js";
 
 /** `page` opens studies: {next(by), list(), theme()}. */
@@ -24,6 +25,11 @@ export function studyActions(screen, page) {
     agree: drawn(() => note(`${plural(reading().agree(), "verdict")} taken from ${reading().model}; undo takes them back`)),
     windowTool: () => screen.setTool("window"),
     panTool: () => screen.setTool("pan"),
+    rulerTool: () => measure("ruler"), angleTool: () => measure("angle"), ratioTool: () => measure("ctr"),
+    turn: drawn(() => active().lay(turned(active().orientation, 1))),
+    mirror: drawn(() => active().lay(mirrored(active().orientation))),
+    commit: () => screen.commit(),
+    report: () => { one("report").open = true; one("report-text").focus(); },
     drawTool: () => { screen.setTool(screen.tool === "box" ? "window" : "box"); toImage(); },
     addBox: () => { toImage(); screen.boxes = true; editor.putInMiddle(); },
     editBox: () => {
@@ -34,7 +40,7 @@ export function studyActions(screen, page) {
     },
     nextBox: () => editor.cycle(1), previousBox: () => editor.cycle(-1),
     nudge: event => moveBox(event.key, false), stretch: event => moveBox(event.key, true),
-    deleteBox: () => editor.remove(),
+    deleteBox: () => editor.remove() || screen.measures.undo(),
     undo: drawn(() => reading().log.undo()), redo: drawn(() => reading().log.redo()),
     darker: () => active().changeWindow(0, 20), lighter: () => active().changeWindow(0, -20),
     harder: () => active().changeWindow(-30, 0), softer: () => active().changeWindow(30, 0),
@@ -45,7 +51,7 @@ export function studyActions(screen, page) {
     invert: drawn(() => active().invert()),
     zoomIn: () => active().zoom(1.25), zoomOut: () => active().zoom(0.8),
     fit: () => active().fit(), actual: () => active().actual(),
-    reset: drawn(() => { if (active().inverted) active().invert(); active().setPreset("stored"); active().fit(); }),
+    reset: drawn(() => { if (active().inverted) active().invert(); active().setPreset("stored"); active().lay(UPRIGHT); screen.measures.clear(); }),
     maps: drawn(() => { screen.maps = !screen.maps; }),
     boxes: drawn(() => { screen.boxes = !screen.boxes; }),
     overlay: drawn(() => { screen.maps = screen.boxes = !(screen.maps || screen.boxes); }),
@@ -68,12 +74,18 @@ export function studyActions(screen, page) {
     escape: () => {
       if (document.activeElement?.matches("textarea, input, select")) document.activeElement.blur();
       else if (editor.live) editor.letGo();
+      else if (screen.measures.letGo()) return;
       else if (editor.taken) editor.take(null);
-      else if (screen.tool === "box") screen.setTool("window");
+      else if (!["window", "pan"].includes(screen.tool)) screen.setTool("window");
       else if (["conflict", "refused", "full"].includes(screen.saving?.state)) note(`Not saved: ${one("status").textContent}; Back leaves it as a draft`, true);
       else page.list();
     },
   };
+
+  function measure(kind) {
+    screen.setTool(screen.tool === kind ? "window" : kind);
+    toImage();
+  }
 
   function moveBox(key, stretch) {
     if (editor.nudge(key, stretch)) return true;
@@ -93,6 +105,7 @@ export function listActions(list, page) {
     nextRow: () => list.step(1), previousRow: () => list.step(-1), openRow: () => list.openHere(),
     search: () => { one("search").focus(); one("search").select(); },
     tabs: () => list.nextTab(),
+    filters: () => { one("more-filters").open = !one("more-filters").open; one("more-filters").querySelector("summary").focus(); },
     escape: () => { document.activeElement?.blur(); },
     help: toggleHelp, theme: page.theme,
   };

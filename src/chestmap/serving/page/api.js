@@ -29,11 +29,8 @@ let signIn = async () => false;
 export function whenSignedOut(ask) { signIn = ask; }
 
 async function send(path, { method = "GET", json, form, keepalive = false, wait = WAIT } = {}) {
-  const headers = {};
-  if (method !== "GET") {
-    headers["X-Chestmap"] = "1";
-    headers["X-Reviewer"] = encodeURIComponent(reviewer.name);
-  }
+  const headers = { "X-Reviewer": encodeURIComponent(reviewer.name) };
+  if (method !== "GET") headers["X-Chestmap"] = "1";
   if (json !== undefined) headers["Content-Type"] = "application/json";
   const body = form ?? (json === undefined ? undefined : JSON.stringify(json));
   try {
@@ -66,8 +63,11 @@ export const startSession = token => json("v1/session", { method: "POST", json: 
 
 export const endSession = () => ask("v1/session", { method: "DELETE", quiet: true });
 
-export const putReview = (id, base, review, keepalive = false) =>
-  json(`${study(id)}/review`, { method: "PUT", json: { base, ...review }, keepalive });
+/** `where` is "review", or "read" for one's own independent read. */
+export const putReview = (id, base, review, keepalive = false, where = "review") =>
+  json(`${study(id)}/${where}`, { method: "PUT", json: { base, ...review }, keepalive });
+export const putReaders = (id, readers) => json(`${study(id)}/readers`, { method: "PUT", json: { readers } });
+export const agreement = () => json("v1/agreement");
 
 /** Hands in one file and does not wait for its result. */
 export function upload(file) {

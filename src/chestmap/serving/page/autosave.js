@@ -19,9 +19,10 @@ export function drafts() {
 }
 
 export class Autosave {
-  /** `current` gives the review to save; `told` hears (state, text); `settle` is asked at a conflict, see `conflict`. */
-  constructor(id, saved, { current, told, settle, landed }) {
-    Object.assign(this, { id, saved, current, told, settle, landed, state: "saved", timer: 0, wait: 0, busy: null });
+  /** `current` gives the review to save; `told` hears (state, text); `settle` is asked at a conflict, see `conflict`.
+   *  `where` and `stage` are those of `api.putReview` and of the version. */
+  constructor(id, saved, { current, told, settle, landed, where = "review", stage = "open" }) {
+    Object.assign(this, { id, saved, current, told, settle, landed, where, stage, state: "saved", timer: 0, wait: 0, busy: null });
     this.online = () => { if (this.state === "offline") this.flush(); };
     addEventListener("online", this.online);
   }
@@ -45,7 +46,7 @@ export class Autosave {
   keep() {
     try {
       if (!this.open) localStorage.removeItem(slot(this.id));
-      else localStorage.setItem(slot(this.id), JSON.stringify({ base: this.saved, mine: content(this.current()) }));
+      else localStorage.setItem(slot(this.id), JSON.stringify({ base: this.saved, mine: content(this.current()), where: this.where, stage: this.stage }));
     } catch { this.say("full", "This browser has no room to keep unsaved work"); }
   }
 
@@ -65,11 +66,28 @@ export class Autosave {
     if (same(sent, this.saved)) { this.keep(); this.say("saved", ""); return; }
     this.say("saving", "Saving…");
     try {
-      this.accept(await api.putReview(this.id, this.saved.version, sent, keepalive), true);
+      this.accept(await this.put(sent, keepalive), true);
     } catch (problem) {
       if (!(problem instanceof api.Failure)) throw problem;
       await this.failed(problem, sent);
     }
+  }
+
+  put(review, keepalive = false, stage = this.stage) {
+    return api.putReview(this.id, this.saved.version, { ...review, stage }, keepalive, this.where);
+  }
+
+  /** Ends a blind read: one more version, with the same words, after which results may be seen. */
+  async commit() {
+    await this.flush();
+    if (this.open) return false;
+    const now = content(this.current());
+    try { this.accept(await this.put({ ...now, state: now.state === "no" ? "part" : now.state }, false, "open"), true); } catch (problem) {
+      if (!(problem instanceof api.Failure)) throw problem;
+      this.say(problem.passing ? "offline" : "refused", `Not committed: ${problem.message}`);
+      return false;
+    }
+    return true;
   }
 
   /** `written`: the service wrote it just now, for us. */
@@ -122,7 +140,8 @@ export async function sendDrafts(except) {
   for (const id of drafts().filter(id => id !== except)) {
     const draft = draftOf(id);
     if (!draft) continue;
-    const saving = new Autosave(id, draft.base, { current: () => draft.mine, told: () => {}, settle: null, landed: () => {} });
+    const { where, stage } = draft;
+    const saving = new Autosave(id, draft.base, { current: () => draft.mine, told: () => {}, settle: null, landed: () => {}, where, stage });
     await saving.close();
   }
 }

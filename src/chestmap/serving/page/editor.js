@@ -2,7 +2,7 @@
 // goes and becomes one step of the review when it ends.
 
 import { area, betweenCorners, handleAt, holds, moved, plain, resized, sized } from "./boxes.js";
-import { toImage } from "./viewport.js";
+import { direction } from "./orientation.js";
 
 const CURSORS = { nw: "nwse-resize", se: "nwse-resize", ne: "nesw-resize", sw: "nesw-resize", n: "ns-resize", s: "ns-resize", e: "ew-resize", w: "ew-resize" };
 
@@ -15,7 +15,7 @@ export class Editor {
   }
 
   get image() { return this.pane.image; }
-  point(at) { return toImage(this.pane.view, at); }
+  point(at) { return this.pane.toImage(at); }
 
   /** The taken box, or null once it is gone (hidden, undone, deleted). */
   get box() {
@@ -44,7 +44,7 @@ export class Editor {
     const box = this.box;
     if (!box) return null;
     const point = this.point(at), handle = handleAt(box, point, 8 / this.pane.view.zoom);
-    return handle ? CURSORS[handle] : holds(box, point) ? "move" : null;
+    return handle ? this.pane.orientation.turn || this.pane.orientation.flip ? "crosshair" : CURSORS[handle] : holds(box, point) ? "move" : null;
   }
 
   dragging(first, at) {
@@ -109,7 +109,8 @@ export class Editor {
   /** A fifth of what is on the stage, in its middle. */
   putInMiddle() {
     const { width, height } = this.pane.stage, a = this.point({ x: 0, y: 0 }), b = this.point({ x: width, y: height });
-    const left = Math.max(0, a.x), right = Math.min(this.image.width, b.x), top = Math.max(0, a.y), foot = Math.min(this.image.height, b.y);
+    const left = Math.max(0, Math.min(a.x, b.x)), right = Math.min(this.image.width, Math.max(a.x, b.x));
+    const top = Math.max(0, Math.min(a.y, b.y)), foot = Math.min(this.image.height, Math.max(a.y, b.y));
     const w = (right - left) / 5, h = (foot - top) / 5, x = (left + right) / 2, y = (top + foot) / 2;
     const box = betweenCorners({ x: x - w / 2, y: y - h / 2 }, { x: x + w / 2, y: y + h / 2 }, this.image);
     if (box) this.put(box);
@@ -127,7 +128,8 @@ export class Editor {
   /** Arrow keys: a step of half a percent of the shorter side; with `stretch`, the right and lower edges move. */
   nudge(key, stretch) {
     const step = Math.max(1, Math.round(Math.min(this.image.width, this.image.height) / 200));
-    const dx = key.endsWith("Left") ? -step : key.endsWith("Right") ? step : 0, dy = key.endsWith("Up") ? -step : key.endsWith("Down") ? step : 0;
+    const x = key.endsWith("Left") ? -step : key.endsWith("Right") ? step : 0, y = key.endsWith("Up") ? -step : key.endsWith("Down") ? step : 0;
+    const { x: dx, y: dy } = direction(this.pane.orientation, { x, y });
     if (!this.box) return false;
     const { finding, index } = this.taken;
     const to = stretch ? resized(this.box, "se", dx, dy, this.image) : moved(this.box, dx, dy, this.image);

@@ -1,11 +1,13 @@
 // Draws a pane: the image in its window, maps, boxes with their labels, a scale where millimeters are known.
 
 import { HANDLES, handlePoint } from "./boxes.js";
-import { inverse, toStage } from "./viewport.js";
+import { matrixOf } from "./orientation.js";
+import { inverse } from "./viewport.js";
 
-const HALO = "rgb(0 0 0 / 0.75)", INK = "#fff";
+const HALO = "rgb(0 0 0 / 0.75)", INK = "#fff", MARK = "#7df9ff";
 
-/** `scene`: {raster, table, key, image, view, ratio, layers, boxes, opacity, unit}; `unit` is the page's font size in pixels. */
+/** `scene`: {raster, table, key, image, view, ratio, layers, boxes, marks, opacity, unit, orientation, toStage}; `unit` is the
+ *  page's font size in pixels, `toStage` leads from image pixels to the stage. */
 export function paint(context, scene, stage) {
   const { view, ratio } = scene;
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -13,6 +15,7 @@ export function paint(context, scene, stage) {
   context.fillRect(0, 0, stage.width, stage.height);
   context.save();
   context.transform(view.zoom, 0, 0, view.zoom, view.x, view.y);
+  context.transform(...matrixOf(scene.orientation, scene.image));
   context.beginPath();
   context.rect(0, 0, scene.image.width, scene.image.height);
   context.clip();
@@ -20,6 +23,7 @@ export function paint(context, scene, stage) {
   paintMaps(context, scene);
   context.restore();
   paintBoxes(context, scene, stage);
+  paintMarks(context, scene, stage);
   if (scene.image.spacing) paintScale(context, scene, stage);
 }
 
@@ -40,12 +44,15 @@ function paintMaps(context, { layers, opacity }) {
   }
 }
 
-const onStage = (box, view) => ({ ...toStage(view, { x: box.x0, y: box.y0 }), w: (box.x1 - box.x0) * view.zoom, h: (box.y1 - box.y0) * view.zoom });
+function onStage(box, toStage) {
+  const a = toStage({ x: box.x0, y: box.y0 }), b = toStage({ x: box.x1, y: box.y1 });
+  return { x: Math.min(a.x, b.x), y: Math.min(a.y, b.y), w: Math.abs(a.x - b.x), h: Math.abs(a.y - b.y) };
+}
 
-function paintBoxes(context, { boxes, view, unit }, stage) {
+function paintBoxes(context, { boxes, view, unit, toStage }, stage) {
   const thin = Math.max(2, unit / 7.5), placed = [];
   for (const { box, color, dashed, selected } of boxes) {
-    const at = onStage(box, view);
+    const at = onStage(box, toStage);
     context.setLineDash(dashed ? [thin * 4, thin * 3] : []);
     for (const [width, style] of [[thin * (selected ? 1.5 : 1) + 2, HALO], [thin * (selected ? 1.5 : 1), color]]) {
       context.lineWidth = width;
@@ -53,17 +60,17 @@ function paintBoxes(context, { boxes, view, unit }, stage) {
       context.strokeRect(at.x, at.y, at.w, at.h);
     }
     context.setLineDash([]);
-    if (selected) paintHandles(context, box, view, color, unit);
+    if (selected) paintHandles(context, box, { view, toStage }, color, unit);
   }
   const last = [...boxes].sort((a, b) => Number(Boolean(a.selected)) - Number(Boolean(b.selected))).reverse();
-  for (const one of last) if (one.label) paintLabel(context, one, onStage(one.box, view), { unit, stage, placed });
+  for (const one of last) if (one.label) paintLabel(context, one, onStage(one.box, toStage), { unit, stage, placed });
 }
 
-function paintHandles(context, box, view, color, unit) {
+function paintHandles(context, box, { view, toStage }, color, unit) {
   const side = unit * 0.55;
   for (const handle of HANDLES) {
     if (handle.length === 1 && ("ns".includes(handle) ? box.x1 - box.x0 : box.y1 - box.y0) * view.zoom < side * 5) continue;
-    const { x, y } = toStage(view, handlePoint(box, handle));
+    const { x, y } = toStage(handlePoint(box, handle));
     context.fillStyle = color;
     context.strokeStyle = "#000";
     context.lineWidth = 1.5;
@@ -91,6 +98,26 @@ function paintLabel(context, { label, color }, at, { unit, stage, placed }) {
   context.fillStyle = INK;
   context.textBaseline = "middle";
   context.fillText(label, x + bar + pad, y + height / 2 + 0.5);
+}
+
+/** Lines with what they measure, at the end of the last one. */
+function paintMarks(context, { marks, toStage, unit }, stage) {
+  const placed = [];
+  for (const { lines, text } of marks) {
+    for (const { a, b } of lines) {
+      const [from, to] = [toStage(a), toStage(b)];
+      for (const [width, style] of [[unit / 4, HALO], [unit / 9, MARK]]) {
+        context.lineWidth = width;
+        context.strokeStyle = style;
+        context.beginPath();
+        context.moveTo(from.x, from.y);
+        context.lineTo(to.x, to.y);
+        context.stroke();
+      }
+    }
+    const end = toStage(lines.at(-1).b);
+    paintLabel(context, { label: text, color: MARK }, { x: end.x, y: end.y, w: 0, h: 0 }, { unit, stage, placed });
+  }
 }
 
 /** A bar of the greatest round length below a quarter of the stage. */

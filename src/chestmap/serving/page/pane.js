@@ -1,8 +1,10 @@
 // One image on the page: its pixels, window and view. Whoever owns it sets `layers`, `boxes` and `opacity` and calls draw().
 
+import { valueText, windowText } from "./file_values.js";
 import { autoWindow, Raster, windowTable } from "./levels.js";
 import { paint } from "./paint.js";
-import { centered, fit, pan, shared, unshared, zoomAbout } from "./viewport.js";
+import { fromLying, lying, toLying, UPRIGHT } from "./orientation.js";
+import { centered, fit, pan, shared, toImage, toStage, unshared, zoomAbout } from "./viewport.js";
 
 export const PRESETS = { stored: "As stored", auto: "Automatic", full: "Full range" };
 
@@ -18,10 +20,15 @@ export class Pane {
   }
 
   get ready() { return this.raster !== null; }
+  /** Width and height of the image as it lies. */
+  get lying() { return lying(this.orientation, this.image); }
+  /** Between image pixels and the stage, whichever way the image lies. */
+  toImage(point) { return fromLying(this.orientation, this.image, toImage(this.view, point)); }
+  toStage(point) { return toStage(this.view, toLying(this.orientation, this.image, point)); }
   get stage() { return { width: this.canvas.clientWidth, height: this.canvas.clientHeight }; }
 
   clear() {
-    Object.assign(this, { raster: null, study: null, layers: [], boxes: [], opacity: 0.5, inverted: false, preset: "stored", fitted: true });
+    Object.assign(this, { raster: null, study: null, layers: [], boxes: [], marks: [], opacity: 0.5, inverted: false, orientation: UPRIGHT, preset: "stored", fitted: true });
     this.context.setTransform(1, 0, 0, 1, 0, 0);
     this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
   }
@@ -39,12 +46,12 @@ export class Pane {
   resize() {
     const ratio = window.devicePixelRatio || 1, { width, height } = this.stage;
     if (!width || !height) return;
-    const middle = this.ready && this.view && this.held ? shared(this.view, this.image, this.held) : null;
+    const middle = this.ready && this.view && this.held ? shared(this.view, this.lying, this.held) : null;
     this.canvas.width = Math.round(width * ratio);
     this.canvas.height = Math.round(height * ratio);
     this.held = this.stage;
     if (this.ready) {
-      this.view = middle && !this.fitted ? unshared(middle, this.image, this.stage) : fit(this.image, this.stage);
+      this.view = middle && !this.fitted ? unshared(middle, this.lying, this.stage) : fit(this.lying, this.stage);
       this.paintNow();
     }
   }
@@ -74,6 +81,12 @@ export class Pane {
     this.setWindow(this.window.center + dy * step, this.window.width + dx * step);
   }
 
+  /** Turns or mirrors; the whole image is shown afterwards. */
+  lay(orientation) {
+    this.orientation = orientation;
+    this.fit();
+  }
+
   invert() { this.inverted = !this.inverted; this.table = null; this.draw(); }
 
   look(view, { fitted = false, quiet = false } = {}) {
@@ -83,18 +96,22 @@ export class Pane {
     if (!quiet) this.viewed?.(this);
   }
 
-  fit() { if (this.ready) this.look(fit(this.image, this.stage), { fitted: true }); }
+  fit() { if (this.ready) this.look(fit(this.lying, this.stage), { fitted: true }); }
   zoom(factor, point = { x: this.stage.width / 2, y: this.stage.height / 2 }) { this.look(zoomAbout(this.view, factor, point)); }
-  pan(dx, dy) { this.look(pan(this.view, dx, dy, this.image, this.stage)); }
+  pan(dx, dy) { this.look(pan(this.view, dx, dy, this.lying, this.stage)); }
 
   /** One image pixel on one screen pixel, the middle kept. */
   actual() {
-    const middle = shared(this.view, this.image, this.stage), zoom = 1 / (window.devicePixelRatio || 1);
-    this.look(centered(zoom, middle.x * this.image.width, middle.y * this.image.height, this.stage));
+    const middle = shared(this.view, this.lying, this.stage), zoom = 1 / (window.devicePixelRatio || 1);
+    this.look(centered(zoom, middle.x * this.lying.width, middle.y * this.lying.height, this.stage));
   }
 
-  get common() { return shared(this.view, this.image, this.stage); }
-  follow(other) { if (this.ready) this.look(unshared(other.common, this.image, this.stage), { fitted: other.fitted, quiet: true }); }
+  get common() { return shared(this.view, this.lying, this.stage); }
+  follow(other) {
+    if (!this.ready) return;
+    this.orientation = other.orientation;
+    this.look(unshared(other.common, this.lying, this.stage), { fitted: other.fitted, quiet: true });
+  }
 
   draw() {
     if (!this.ready || this.frame) return;
@@ -108,9 +125,10 @@ export class Pane {
     const unit = parseFloat(getComputedStyle(document.documentElement).fontSize) || 16;
     paint(this.context, {
       raster: this.raster, table: this.table, key, image: this.image, view: this.view, ratio: window.devicePixelRatio || 1,
-      layers: this.layers, boxes: this.boxes, opacity: this.opacity, unit,
+      layers: this.layers, boxes: this.boxes, marks: this.marks, opacity: this.opacity, unit,
+      orientation: this.orientation, lying: this.lying, toStage: point => this.toStage(point),
     }, this.stage);
-    this.corner("window", `W ${Math.round(width)}  L ${Math.round(center)}${this.inverted ? "  inverted" : ""}`);
+    this.corner("window", `${windowText({ center, width }, this.image.values)}${this.inverted ? "  inverted" : ""}`);
     this.corner("zoom", `${Math.round(this.view.zoom * (window.devicePixelRatio || 1) * 100)} %`);
   }
 
@@ -121,8 +139,8 @@ export class Pane {
 
   /** The grey level under a point of the stage, for the readout. */
   level(point) {
-    const x = Math.floor((point.x - this.view.x) / this.view.zoom), y = Math.floor((point.y - this.view.y) / this.view.zoom);
+    const at = this.toImage(point), x = Math.floor(at.x), y = Math.floor(at.y);
     if (x < 0 || y < 0 || x >= this.image.width || y >= this.image.height) return "";
-    return `${x}, ${y}: ${this.raster.levels[0].pixels[y * this.image.width + x]}`;
+    return `${x}, ${y}: ${valueText(this.raster.levels[0].pixels[y * this.image.width + x], this.image.values)}`;
   }
 }

@@ -1,10 +1,12 @@
 // Mouse, pen and fingers on a pane. Left drag: the tool; middle or shift drag: pan; wheel: zoom; two fingers: pan and zoom.
 // A drag only moves a box that is already taken, so that windowing over a box does not shift it.
 
+import { KINDS } from "./measures.js";
+
 const STILL = 4; // CSS pixels; less is a click
 
-/** `tool()` is "window", "pan" or "box"; `editor` is null where the boxes are only shown. */
-export function attach(pane, tool, editor = null) {
+/** `tool()` is "window", "pan", "box" or a kind of measure; `editor` and `measures` are null where boxes are only shown. */
+export function attach(pane, tool, editor = null, measures = null) {
   const canvas = pane.canvas, fingers = new Map();
   let gesture = null;
   const at = event => {
@@ -15,6 +17,7 @@ export function attach(pane, tool, editor = null) {
   const begin = (event, point) => {
     if (event.button === 1 || event.shiftKey || tool() === "pan") return { kind: "pan" };
     if (event.button !== 0) return null;
+    if (measures && tool() in KINDS) return { kind: "measure", measure: tool() };
     const reach = event.pointerType === "mouse" ? 8 : 18;
     return editor?.grab(point, reach) ? { kind: "box" } : tool() === "box" && editor ? { kind: "draw" } : { kind: "window" };
   };
@@ -50,7 +53,7 @@ export function attach(pane, tool, editor = null) {
       pane.pan(now.x - gesture.last.x, now.y - gesture.last.y);
       pane.zoom(now.span / gesture.last.span, now);
       gesture.last = now;
-    } else if (gesture.first) drag(pane, editor, gesture, point);
+    } else if (gesture.first) drag(pane, { editor, measures }, gesture, point);
   });
 
   const end = event => {
@@ -58,7 +61,8 @@ export function attach(pane, tool, editor = null) {
     const done = gesture;
     if (fingers.size === 0 || done?.kind === "pinch") gesture = null;
     if (!done?.first || !pane.ready) return;
-    if (event.type === "pointercancel") editor?.letGo();
+    if (event.type === "pointercancel") { editor?.letGo(); measures?.letGo(); }
+    else if (done.kind === "measure") measures.finish();
     else if (!done.far && done.kind !== "pan" && event.button === 0) { editor?.letGo(); editor?.click(done.first); }
     else if (done.kind === "draw" || done.kind === "box") editor.finish();
   };
@@ -74,19 +78,20 @@ export function attach(pane, tool, editor = null) {
   canvas.addEventListener("auxclick", event => event.preventDefault());
 }
 
-function drag(pane, editor, gesture, point) {
+function drag(pane, { editor, measures }, gesture, point) {
   if (!gesture.far && Math.hypot(point.x - gesture.first.x, point.y - gesture.first.y) < STILL) return;
   const from = gesture.far ? gesture.last : gesture.first, dx = point.x - from.x, dy = point.y - from.y;
   gesture.far = true;
   gesture.last = point;
   if (gesture.kind === "pan") pane.pan(dx, dy);
   else if (gesture.kind === "window") pane.changeWindow(dx, dy);
+  else if (gesture.kind === "measure") measures.dragging(gesture.measure, gesture.first, point);
   else if (gesture.kind === "draw") editor.drawing(gesture.first, point);
   else editor.dragging(gesture.first, point);
 }
 
 function hover(pane, editor, tool, point) {
   pane.corner("level", pane.level(point));
-  const cursor = editor?.cursor(point) ?? (tool === "pan" ? "grab" : tool === "box" && editor ? "crosshair" : "default");
+  const cursor = editor?.cursor(point) ?? (tool === "pan" ? "grab" : (tool === "box" || tool in KINDS) && editor ? "crosshair" : "default");
   if (pane.canvas.style.cursor !== cursor) pane.canvas.style.cursor = cursor;
 }

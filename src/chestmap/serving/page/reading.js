@@ -6,8 +6,10 @@ import { Log, of, saying, UNSET } from "./review.js";
 const AT_FIRST = 3; // so many findings are shown when a study opens
 
 export class Reading {
-  constructor(study, changed) {
+  /** `blind`: the study comes without what models say. */
+  constructor(study, changed, blind = false) {
     this.study = study;
+    this.blind = blind;
     this.log = new Log(study.review, changed);
     this.model = study.results[0]?.model ?? null;
     this.rows = this.sorted();
@@ -34,13 +36,13 @@ export class Reading {
     const names = [...new Set(this.study.results.flatMap(result => result.findings.map(one => one.name)))];
     const best = name => Math.max(...this.models.map(model => this.finding(name, model)?.score ?? 0));
     const rank = name => (this.calls(name) ? 1 : 0);
-    return names.sort((a, b) => rank(b) - rank(a) || best(b) - best(a));
+    return this.blind ? names.sort() : names.sort((a, b) => rank(b) - rank(a) || best(b) - best(a));
   }
 
   verdict(name) { return of(this.review, name).verdict; }
   modelBoxes(name) { return (this.finding(name)?.boxes ?? []).map(box => ({ ...plain(box), origin: "model", model: this.model })); }
   /** How a verdict of now is given, and with which model in sight. */
-  get given() { return { how: "considered", seen: this.overlay ? this.model ?? "" : "" }; }
+  get given() { return { how: "considered", seen: this.overlay && !this.blind ? this.model ?? "" : "" }; }
 
   /** The reviewer's boxes once there is a verdict, until then the model's. */
   boxesOf(name) { return this.verdict(name) === "unset" ? this.modelBoxes(name) : of(this.review, name).boxes; }

@@ -2,16 +2,21 @@
 
 import * as api from "./api.js";
 import { Autosave, draftOf } from "./autosave.js";
+import { blind, withoutResults } from "./blind.js";
 import { Compare } from "./compare.js";
 import { settle } from "./conflict.js";
 import { all, filmed, make, note, one, percent, person, plural, press, say } from "./dom.js";
 import { Editor } from "./editor.js";
 import { FindingList } from "./findings.js";
 import { History, reviewed } from "./history.js";
+import { windowTable } from "./levels.js";
+import { Measures } from "./measures.js";
 import { Pane, PRESETS } from "./pane.js";
 import { shown as shownName } from "./people.js";
 import { attach } from "./pointer.js";
 import { Reading } from "./reading.js";
+import { Reads } from "./reads.js";
+import { ReportText, textOf } from "./report_text.js";
 import { content, same } from "./review.js";
 import { Scene } from "./scene.js";
 
@@ -24,7 +29,8 @@ export class StudyScreen {
     Object.assign(this, { colors, titles, landed, reading: null, tool: "window", opacity: 0.45, maps: true, boxes: true });
     this.pane = new Pane(one("pane-a"), () => this.compare.follow());
     this.scene = new Scene(() => ({
-      colors: this.colors, visible: this.reading.visible, maps: this.maps, boxes: this.boxes, model: this.reading.model,
+      colors: this.colors, visible: this.reading.visible, model: this.reading.model,
+      maps: this.maps && !this.reading.blind, boxes: this.boxes && !this.reading.blind,
     }));
     this.editor = new Editor(this.pane, {
       shown: () => (this.boxes ? this.reading.shown() : []),
@@ -35,7 +41,8 @@ export class StudyScreen {
       redraw: () => this.draw(),
       tell: text => { this.reading.choose(this.editor.taken.finding); this.list.reveal(); say(text); },
     });
-    attach(this.pane, () => this.tool, this.editor);
+    this.measures = new Measures(at => this.pane.toImage(at), () => this.draw());
+    attach(this.pane, () => this.tool, this.editor, this.measures);
     this.compare = new Compare(this.pane, { tool: () => this.tool, scene: this.scene, changed: () => this.draw() });
     this.active = this.pane;
     for (const pane of [this.pane, this.compare.pane]) {
@@ -50,6 +57,11 @@ export class StudyScreen {
       model: id => this.showModel(id),
     });
     this.history = new History(version => { this.reading.restore(version); this.draw(); });
+    this.report = new ReportText(() => (this.reading ? textOf(this.reading, api.reviewer.name) : ""), text => this.reading?.setNote(text));
+    this.reads = new Reads({
+      reading: () => this.reading, changed: () => this.draw(), preview: (canvas, name, boxes) => this.preview(canvas, name, boxes),
+    });
+    one("commit").addEventListener("click", () => this.commit());
     one("note").addEventListener("input", () => this.reading?.setNote(one("note").value));
     one("opacity").addEventListener("input", () => { this.opacity = one("opacity").value / 100; this.maps = true; this.draw(); });
     one("preset").replaceChildren(make("option", { value: "", hidden: true }, "By hand"), ...Object.entries(PRESETS).map(([value, text]) => make("option", { value }, text)));
@@ -73,10 +85,12 @@ export class StudyScreen {
     }
   }
 
-  show(study, pixels) {
+  show(whole, pixels) {
+    const hidden = blind.on && !whole.committed, study = hidden ? withoutResults(whole) : whole;
     this.scene.forget();
-    const reading = new Reading(study, () => { saving.changed(); this.draw(); });
+    const reading = new Reading(study, () => { saving.changed(); this.draw(); }, hidden);
     const saving = new Autosave(study.id, study.review, {
+      where: study.independent ? "read" : "review", stage: hidden ? "blind" : "open",
       current: () => reading.review,
       told: (state, text) => { if (this.saving === saving) this.status(state, text); },
       settle: (base, mine, theirs) => this.settle(base, mine, theirs),
@@ -88,10 +102,14 @@ export class StudyScreen {
     });
     Object.assign(this, { reading, saving });
     this.editor.take(null);
+    this.measures.marks = [];
     this.pane.load(study, pixels);
     this.list.build(this.reading, this.colors, this.titles);
     this.compare.offer(study, this.titles);
     this.history.open(study.id);
+    this.reads.open(study);
+    this.report.open();
+    one("study").dataset.blind = hidden;
     this.facts(study.review);
     this.status("saved", "");
     one("loading").hidden = true;
@@ -102,7 +120,7 @@ export class StudyScreen {
   /** Work of an earlier visit that was never saved: goes on where nobody else saved meanwhile, else both are shown. */
   takeUp(study) {
     const draft = draftOf(study.id);
-    if (!draft || same(draft.mine, study.review)) return;
+    if (!draft || (draft.where ?? "review") !== this.saving.where || same(draft.mine, study.review)) return;
     this.saving.saved = draft.base;
     this.reading.log.change(draft.mine);
     note("Unsaved work of an earlier visit was taken up");
@@ -122,6 +140,17 @@ export class StudyScreen {
     await saving?.close(true);
   }
 
+  /** Ends the blind read; the study is opened anew, with what models say. */
+  async commit() {
+    const { saving, reading } = this;
+    if (!saving || !reading?.blind) return;
+    if (reading.review.state === "no") reading.setState("part");
+    if (await saving.commit() && this.reading === reading) {
+      await this.open(reading.study.id);
+      note("Committed. Results are shown from now on; your blind read stays in the history");
+    }
+  }
+
   /** The service has the last word on who reviews: the name may come with a token or from a proxy. */
   known(by) {
     if (!by || by === api.reviewer.name) return;
@@ -133,7 +162,7 @@ export class StudyScreen {
     const { study } = this.reading, { image } = study;
     one("study-name").textContent = study.name;
     document.title = `${study.name} · chestmap review`;
-    const parts = [study.patient, person(study), study.view, filmed(study), exam(study), `${image.width} × ${image.height}, ${image.bits} bit`, `suspicion ${percent(study.suspicion)}`];
+    const parts = [study.patient, person(study), study.view, filmed(study), exam(study), `${image.width} × ${image.height}, ${image.bits} bit`, this.reading.blind ? "blind first read" : `suspicion ${percent(study.suspicion)}`];
     one("study-facts").textContent = parts.filter(Boolean).join(" · ");
     one("study-review").textContent = reviewed(review);
     one("study-review").dataset.state = review.state;
@@ -155,7 +184,7 @@ export class StudyScreen {
 
   /** The image small, with boxes. */
   preview(canvas, name, boxes) {
-    const { image, raster, table, window, inverted } = this.pane, side = 120 * (devicePixelRatio || 1);
+    const { image, raster, window, inverted } = this.pane, table = this.pane.table ?? windowTable(window, inverted), side = 120 * (devicePixelRatio || 1);
     const k = side / Math.max(image.width, image.height);
     canvas.width = Math.round(image.width * k);
     canvas.height = Math.round(image.height * k);
@@ -194,9 +223,11 @@ export class StudyScreen {
     reading.overlay = this.maps || this.boxes;
     pane.opacity = this.opacity;
     pane.boxes = this.boxes ? this.onImage() : [];
-    pane.corner("model", [reading.model, "research use only"].filter(Boolean).join("\n"));
+    pane.marks = this.measures.shown(pane.image.spacing);
+    pane.corner("model", [reading.blind ? "results hidden" : reading.model, "research use only"].filter(Boolean).join("\n"));
     pane.draw();
     this.list.update(editor.taken);
+    this.report.update();
     this.controls();
     this.scene.layers(reading.study, reading.model).then(layers => {
       if (this.reading === reading) { pane.layers = layers; pane.draw(); }
@@ -221,6 +252,7 @@ export class StudyScreen {
     press(one("maps-button"), this.maps);
     press(one("boxes-button"), this.boxes);
     press(one("invert-button"), this.active.inverted);
+    press(one("flip-button"), this.pane.orientation.flip);
     one("undo").disabled = !log.past.length;
     one("redo").disabled = !log.future.length;
     one("opacity").value = Math.round(this.opacity * 100);

@@ -1,23 +1,30 @@
 // The worklist: unread studies first, then those in progress, then the done ones; within each in the order the service gives.
 
 import * as api from "./api.js";
+import { showAgreement } from "./agreement.js";
 import { drafts } from "./autosave.js";
+import { blind } from "./blind.js";
 import { all, filmed, make, note, one, percent, person, plural, press } from "./dom.js";
+import { MORE, MoreFilters, NONE } from "./filters.js";
 import { reviewed } from "./history.js";
 
-const PAGE = 40, POLL = 8000, SOON = 1500, FILTERS = "chestmap.filters";
+const PAGE = 40, POLL = 8000, SOON = 1500, FILTERS = "chestmap.filters", DENSITY = "chestmap.compact";
 const GROUPS = { no: "Unread", part: "In progress", done: "Done" };
 
 export class Worklist {
   constructor() {
-    this.filters = { order: "suspicion", reviewed: "", finding: "", state: "", search: "", ...this.stored() };
+    this.filters = { order: "suspicion", ...NONE, ...this.stored() };
+    this.more = new MoreFilters(change => this.filter(change), () => this.filters);
     this.rows = [];
     this.totals = { no: 0, part: 0, done: 0 };
     this.turn = 0;
     this.left = null;  // the study one comes from, until its row has the focus
     for (const id of ["order", "finding", "state"]) one(id).addEventListener("change", () => this.filter({ [id]: one(id).value }));
     one("search").addEventListener("input", () => { clearTimeout(this.typing); this.typing = setTimeout(() => this.filter({ search: one("search").value.trim() }), 250); });
-    one("clear").addEventListener("click", () => this.filter({ reviewed: "", finding: "", state: "", search: "" }));
+    one("clear").addEventListener("click", () => this.filter({ ...NONE }));
+    one("agreement-button").addEventListener("click", showAgreement);
+    one("blind").addEventListener("click", () => { blind.on = !blind.on; this.controls(); this.load(0); });
+    one("density").addEventListener("click", () => { localStorage.setItem(DENSITY, localStorage.getItem(DENSITY) ? "" : "1"); this.controls(); });
     for (const tab of all("[data-reviewed]")) tab.addEventListener("click", () => this.filter({ reviewed: tab.dataset.reviewed }));
     one("more").addEventListener("click", () => this.load(this.rows.length));
     setInterval(() => { if (!one("worklist").hidden && !document.hidden) this.refresh(); }, POLL);
@@ -36,6 +43,13 @@ export class Worklist {
     for (const id of ["order", "finding", "state"]) one(id).value = this.filters[id];
     if (document.activeElement !== one("search")) one("search").value = this.filters.search;
     for (const tab of all("[data-reviewed]")) press(tab, tab.dataset.reviewed === this.filters.reviewed);
+    this.more.controls(this.filters);
+    const compact = Boolean(localStorage.getItem(DENSITY));
+    press(one("density"), compact);
+    press(one("blind"), blind.on);
+    one("order").disabled = blind.on;
+    one("worklist").classList.toggle("compact", compact);
+    one("worklist").classList.toggle("blind", blind.on);
   }
 
   filter(change) {
@@ -48,8 +62,8 @@ export class Worklist {
   get groups() { return this.filters.reviewed ? [this.filters.reviewed] : Object.keys(GROUPS); }
 
   query(group, offset, limit) {
-    const { order, finding, state, search } = this.filters, query = { order, reviewed: group, offset, limit };
-    for (const [name, value] of Object.entries({ finding, state, search })) if (value) query[name] = value;
+    const order = blind.on ? "received" : this.filters.order, query = { order, reviewed: group, offset, limit }; // an order by score tells
+    for (const name of ["finding", "state", "search", "mine", ...MORE]) if (this.filters[name]) query[name] = this.filters[name];
     return api.studies(query);
   }
 
@@ -122,7 +136,7 @@ export class Worklist {
   }
 
   empty() {
-    const { finding, state, search, reviewed } = this.filters, filtered = Boolean(finding || state || search || reviewed);
+    const filtered = Object.keys(NONE).some(name => this.filters[name]);
     one("none").hidden = this.rows.length > 0;
     one("none-text").textContent = filtered ? "No study fits these filters." : "No study yet. Add images here, or send them to the service.";
     one("clear").hidden = !filtered;

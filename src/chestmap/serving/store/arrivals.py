@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from chestmap.serving.store.clock import now
-from chestmap.serving.store.database_tables import OVER, Delivery, File, Result, Study
+from chestmap.serving.store.database_tables import OVER, REVIEW, SHOWN, Delivery, File, Result, Sent, Study
 from chestmap.serving.store.results import NewFile, deliver, file_row, queue_missing
 
 if TYPE_CHECKING:
@@ -31,25 +31,30 @@ class Arrival:
     bytes: int
     origin: str = "c-store"
     deliver: bool = False
+    served: Collection[str] = ()  # sha256 of models whose results can be made; none for all
 
 
-def arrive(store: Store, new: Arrival, received: Path) -> None:
-    """Returns when the image is promised. The same file again is delivered again; another one of the instance replaces it."""
+def arrive(store: Store, new: Arrival, received: Path) -> bool:
+    """Returns when the image is promised. The same file again is delivered again; another one of the instance replaces it.
+
+    Whether it was there and read before.
+    """
     store.folders.make_durable(received)
     with store.moving:
         store.folders.move_in(received, new.id)
         with store.writing() as session:
-            gone = _insert(store, session, new)
+            there = session.get(Study, new.id)
+            if there is not None and there.state not in (*OVER, "refused", "failed"):
+                _send_again(store, session, there, new)
+                return there.state in SHOWN
+            gone = _insert(store, session, new, there)
         for study_id in gone:
             store.folders.remove(study_id)
+    return False
 
 
-def _insert(store: Store, session: Session, new: Arrival) -> list[str]:
+def _insert(store: Store, session: Session, new: Arrival, there: Study | None) -> list[str]:
     """Studies with files to be removed."""
-    there = session.get(Study, new.id)
-    if there is not None and there.state not in (*OVER, "refused", "failed"):
-        _send_again(store, session, there, new)
-        return []
     before = [one for one in session.scalars(select(Study).where(Study.instance == new.instance)) if one.id != new.id]
     before += [there] if there is not None else []
     latest = max(before, key=lambda one: (one.revision, one.received), default=None)
@@ -78,8 +83,11 @@ def _send_again(store: Store, session: Session, there: Study, new: Arrival) -> N
     if there.deliver:
         waiting = select(Delivery.subject).where(Delivery.study_id == there.id, Delivery.state.in_(("ready", "retry")))
         done = select(Result.model_sha).where(Result.study_id == there.id, Result.state == "done")
+        done = done.where(Result.model_sha.in_(new.served)) if new.served else done
         for subject in session.scalars(done.where(Result.model_sha.not_in(waiting))).all():
             deliver(session, there.id, subject, store.clock())
+        if there.review_state == "done":
+            deliver(session, there.id, REVIEW, store.clock())
 
 
 def unread(store: Store, most: int, without: Collection[str] = ()) -> list[tuple[str, str]]:
@@ -105,7 +113,8 @@ def fill(store: Store, session: Session, row: Study, found: NewStudy, models: di
         row.revision += 1
     row.content, row.state, row.error = found.content, "queued", None
     row.name, row.patient, row.shown_patient, row.view = found.name, found.patient, found.shown_patient, found.view
-    row.taken, row.image, row.instance = found.taken, found.image, found.instance
+    row.taken, row.shown_taken, row.image = found.taken, store.shifted(found), found.image
+    row.instance = row.instance or found.instance  # by which it came, and is known to its archive
     row.exam, row.age, row.sex = found.exam, found.age, found.sex
     session.execute(delete(File).where(File.study_id == row.id, File.kind != "original"))
     session.execute(delete(Result).where(Result.study_id == row.id))
@@ -158,6 +167,7 @@ def _empty(session: Session, mine: ColumnElement[bool]) -> Sequence[str]:
         "patient": "",
         "shown_patient": None,
         "taken": "",
+        "shown_taken": "",
         "view": "",
         "exam": "",
         "age": "",
@@ -169,7 +179,7 @@ def _empty(session: Session, mine: ColumnElement[bool]) -> Sequence[str]:
     ids = session.scalars(
         update(Study).where(mine).values(state="removed", received=now(), **empty).returning(Study.id)
     ).all()
-    for table in (Result, File, Delivery):
+    for table in (Result, File, Delivery, Sent):
         session.execute(delete(table).where(table.study_id.in_(ids)))
     return ids
 

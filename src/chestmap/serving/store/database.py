@@ -122,7 +122,8 @@ def _script() -> ScriptDirectory:
 def _migrate(connection: Connection, folder: Path) -> None:
     """Alembic, in the transaction of `connection`: a start that fails half-way leaves the tables as they were."""
     config = _config()
-    config.attributes |= {"connection": connection, "instance_of": StoreFolder(folder).instance_of}
+    folders = StoreFolder(folder)
+    config.attributes |= {"connection": connection, "instance_of": folders.instance_of, "key": folders.key}
     current = MigrationContext.configure(connection).get_current_revision()
     known = ScriptDirectory.from_config(config)
     try:

@@ -11,6 +11,10 @@ OVER = ("replaced", "removed")
 """States of studies that get no results any more."""
 SHOWN = ("queued", "done", "failed")
 """States of studies that stand in the worklist unless another is asked for."""
+MODELS, READER, READERS = 1, 2, 4
+"""Who disagrees: models on a finding, a reader with a model, independent readers with each other."""
+REVIEW = "review"
+"""The subject of a delivery that holds what a reader verified."""
 
 Long = BigInteger().with_variant(Integer, "sqlite")
 
@@ -35,17 +39,18 @@ class Study(Base):
     patient: Mapped[str] = mapped_column(String(32), default="", index=True)  # a pseudonym, or "" where none is known
     shown_patient: Mapped[str | None] = mapped_column(String(128))  # only kept where --show-patient asked for it
     taken: Mapped[str] = mapped_column(
-        String(32), default=""
+        String(32), default="", index=True
     )  # when the image was made, for the order of priors; given out by the rules of film_dates.py
     instance: Mapped[str] = mapped_column(String(64), index=True)  # keyed hash of the SOP Instance UID
     origin: Mapped[str] = mapped_column(String(8), default="http", index=True)  # http, c-store or pull
     deliver: Mapped[bool] = mapped_column(Boolean, default=False)  # whether its results go to the archive
     revision: Mapped[int] = mapped_column(Integer, default=0)  # corrections of this SOP Instance UID before this one
     content: Mapped[str] = mapped_column(String(64), default="")  # keyed hash of its pixels and its patient
+    shown_taken: Mapped[str] = mapped_column(String(20), default="", index=True)  # shifted, ISO 8601: film_dates.py
     exam: Mapped[str] = mapped_column(String(32), default="", index=True)  # keyed hash of the Study Instance UID
     age: Mapped[str] = mapped_column(String(4), default="")  # as DICOM has it, such as 062Y
-    sex: Mapped[str] = mapped_column(String(1), default="")
-    view: Mapped[str] = mapped_column(String(16), default="")
+    sex: Mapped[str] = mapped_column(String(1), default="", index=True)
+    view: Mapped[str] = mapped_column(String(16), default="", index=True)
     image: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # empty until it is read
     state: Mapped[str] = mapped_column(String(8), index=True)
     error: Mapped[str | None] = mapped_column(Text)
@@ -54,8 +59,9 @@ class Study(Base):
     top: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
     review_version: Mapped[int] = mapped_column(Integer, default=0)
     review_state: Mapped[str] = mapped_column(String(8), default="no", index=True)
-    review_by: Mapped[str] = mapped_column(String(64), default="")
+    review_by: Mapped[str] = mapped_column(String(64), default="", index=True)
     review_at: Mapped[str | None] = mapped_column(String(32))
+    disagreement: Mapped[int] = mapped_column(Integer, default=0, index=True)  # a sum of MODELS, READER and READERS
 
 
 class Result(Base):
@@ -85,11 +91,11 @@ class Score(Base):
     finding: Mapped[str] = mapped_column(String(64), primary_key=True)
     score: Mapped[float] = mapped_column(Float)
     over: Mapped[bool] = mapped_column(Boolean)
-    __table_args__ = (Index("ix_score_finding_over", "finding", "over"),)
+    __table_args__ = (Index("ix_score_finding_over", "finding", "over"), Index("ix_score_finding_score", "finding", "score"))
 
 
 class Delivery(Base):
-    """A result on its way to the archive. `since` and `due` are seconds of `Clock`.
+    """A result, or a finished review, on its way to the archive. `since` and `due` are seconds of `Clock`.
 
     ready   to be sent       retry   failed, and is tried again     done   the archive has it
     failed  cannot be made   dead    failed for so long that nobody tries any more
@@ -97,13 +103,26 @@ class Delivery(Base):
 
     __tablename__ = "delivery"
     study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
-    subject: Mapped[str] = mapped_column(String(64), primary_key=True)  # sha256 of the model
+    subject: Mapped[str] = mapped_column(String(64), primary_key=True)  # sha256 of a model, or REVIEW
     state: Mapped[str] = mapped_column(String(8))
     since: Mapped[float] = mapped_column(Float)
     due: Mapped[float] = mapped_column(Float)
     tries: Mapped[int] = mapped_column(Integer, default=0)
     error: Mapped[str] = mapped_column(Text, default="")
     __table_args__ = (Index("ix_delivery_state_due", "state", "due"),)
+
+
+class Sent(Base):
+    """An object of ours that the archive has. `withdrawn` is when a later object replaced or rejected it, empty until then."""
+
+    __tablename__ = "sent"
+    study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
+    instance: Mapped[str] = mapped_column(String(64), primary_key=True)
+    series: Mapped[str] = mapped_column(String(64))
+    sop_class: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(String(64))  # as in `Delivery`
+    at: Mapped[str] = mapped_column(String(32))
+    withdrawn: Mapped[str] = mapped_column(String(32), default="")
 
 
 class Review(Base):
@@ -114,6 +133,32 @@ class Review(Base):
     version: Mapped[int] = mapped_column(Integer, primary_key=True)
     state: Mapped[str] = mapped_column(String(8))
     by: Mapped[str] = mapped_column(String(64))
+    at: Mapped[str] = mapped_column(String(32))
+    stage: Mapped[str] = mapped_column(String(8), default="open")  # blind: no model's result was shown
+    findings: Mapped[dict[str, Any]] = mapped_column(JSON)
+    note: Mapped[str] = mapped_column(Text)
+
+
+class Assignment(Base):
+    """A reader who is to read a study without seeing what others say of it. `done` is when that was finished, empty until then."""
+
+    __tablename__ = "assignment"
+    study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
+    reader: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+    by: Mapped[str] = mapped_column(String(64))
+    at: Mapped[str] = mapped_column(String(32))
+    done: Mapped[str] = mapped_column(String(32), default="")
+
+
+class Read(Base):
+    """A version of one reader's own read; append-only, as `Review` is."""
+
+    __tablename__ = "read"
+    study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
+    reader: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+    state: Mapped[str] = mapped_column(String(8))
+    stage: Mapped[str] = mapped_column(String(8))
     at: Mapped[str] = mapped_column(String(32))
     findings: Mapped[dict[str, Any]] = mapped_column(JSON)
     note: Mapped[str] = mapped_column(Text)

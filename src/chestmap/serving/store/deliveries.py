@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, distinct, exists, func, select, update
 
 from chestmap.serving.store.arrivals import DICOM
-from chestmap.serving.store.database_tables import Delivery, Study
+from chestmap.serving.store.clock import now
+from chestmap.serving.store.database_tables import REVIEW, Delivery, Sent, Study
 
 if TYPE_CHECKING:
     from chestmap.serving.store.store import Store
@@ -44,8 +46,38 @@ def _same_result(one: DueResult) -> ColumnElement[bool]:
     return (Delivery.study_id == one.study_id) & (Delivery.subject == one.subject)
 
 
-def delivered(store: Store, one: DueResult) -> None:
-    _set(store, _same_result(one), state="done", error="", since=store.clock())
+@dataclass(frozen=True)
+class SentObject:
+    """What names an object in an archive."""
+
+    instance: str
+    series: str
+    sop_class: str
+
+
+def delivered(store: Store, one: DueResult, objects: Sequence[SentObject] = (), gone: Sequence[str] = ()) -> None:
+    """`objects` are what the archive has now; `gone` are identifiers of those that they replace or reject."""
+    with store.writing() as session:
+        session.execute(update(Delivery).where(_same_result(one)).values(state="done", error="", since=store.clock()))
+        if session.get(Study, one.study_id) is None:  # a corrected image took its place
+            return
+        for new in objects:
+            session.merge(Sent(study_id=one.study_id, subject=one.subject, at=now(), withdrawn="", **asdict(new)))
+        taken_back = (Sent.study_id == one.study_id) & Sent.instance.in_(gone)
+        session.execute(update(Sent).where(taken_back).values(withdrawn=now()))
+
+
+def sent_of(store: Store, study_id: str) -> list[Sent]:
+    """Objects of a study that went to the archive, oldest first."""
+    with store.reading() as session:
+        return list(session.scalars(select(Sent).where(Sent.study_id == study_id).order_by(Sent.at, Sent.instance)))
+
+
+def waits_for_models(store: Store, study_id: str) -> bool:
+    """Whether a model's result of the study is still on its way: what a reader verified refers to it, and comes later."""
+    open_ = Delivery.state.in_(("ready", "retry")) & (Delivery.subject != REVIEW)
+    with store.reading() as session:
+        return session.scalar(select(Delivery.subject).where(Delivery.study_id == study_id, open_).limit(1)) is not None
 
 
 def postpone(store: Store, one: DueResult, seconds: float, reason: str) -> None:

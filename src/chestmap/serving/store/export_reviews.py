@@ -111,7 +111,7 @@ def _annotated(
         if times[finding] > 1:
             sources[name] = _source(said) | {"contradicted": True}
             continue
-        marks = _boxes(name, said, seen) if present else []
+        marks = boxes_of(name, said, seen) if present else []
         labels[finding] = present
         made = [Box(finding, one.x0, one.y0, one.x1, one.y1) for one in marks]
         boxes += [box for box in made if box not in boxes]
@@ -123,7 +123,7 @@ def _annotated(
     ), sources
 
 
-def _boxes(name: str, said: KeptFinding, seen: Sequence[Result]) -> list[KeptBox]:
+def boxes_of(name: str, said: KeptFinding, seen: Sequence[Result]) -> list[KeptBox]:
     """Those that somebody drew or moved, and those of a model that called the finding."""
     drawn = said.boxes
     if not drawn and said.verdict == "accept":

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from chestmap.serving.store.active_learning import worth
 from chestmap.serving.store.clock import now
-from chestmap.serving.store.database_tables import OVER, SHOWN, Delivery, File, Result, Score, Study
+from chestmap.serving.store.database_tables import MODELS, OVER, SHOWN, Delivery, File, Result, Score, Study
 from chestmap.serving.store.store_files import DamagedFile
 
 if TYPE_CHECKING:
@@ -196,6 +196,15 @@ def _update_studies(session: Session, study_ids: Collection[str], new: Sequence[
             study.suspicion = max(study.suspicion, *said)
             study.teaches = worth([one.findings for one in results if one.state == "done"])
             study.top = _top(results)
+            study.disagreement = study.disagreement & ~MODELS | (MODELS if _differ(results) else 0)
+
+
+def _differ(results: Sequence[Result]) -> bool:
+    """Whether one model calls a finding that another one, which knows it, does not."""
+    said: dict[str, set[bool]] = {}
+    for found in (found for one in results if one.state == "done" for found in one.findings):
+        said.setdefault(found["name"], set()).add(bool(found["over"]))
+    return any(len(one) > 1 for one in said.values())
 
 
 def _top(results: Sequence[Result], most: int = 3) -> list[dict[str, Any]]:

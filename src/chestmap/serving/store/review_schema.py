@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Verdict = Literal["accept", "reject", "correct", "unset"]
 Reviewed = Literal["no", "part", "done"]
+Stage = Literal["blind", "open"]
+"""Whether the reader had committed to what was seen without any model, or may have looked at results since."""
 How = Literal["considered", "bulk", "unknown"]
 """A verdict on this finding, one of many agreed to at once, or one of a version that did not keep it."""
 Origin = Literal["drawn", "moved", "model", "unknown"]
@@ -76,6 +78,7 @@ class NewReview(BaseModel):
     state: Reviewed
     findings: Annotated[dict[str, FindingReview], Field(max_length=200)] = {}
     note: str = Field(default="", max_length=4000)
+    stage: Stage = "open"
 
 
 class ReviewLine(BaseModel):
@@ -88,3 +91,17 @@ class ReviewLine(BaseModel):
 class ReviewOut(ReviewLine):
     findings: dict[str, KeptFinding]
     note: str
+    stage: Stage = "open"
+
+
+class ReaderLine(BaseModel):
+    """A reader with an independent read to make; `done` is when it was finished."""
+
+    reader: str
+    done: str | None
+
+
+class ReadOut(ReviewOut):
+    """The newest version of a reader's own read."""
+
+    reader: str

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from chestmap.errors import BadInput, ChestmapError
 from chestmap.serving.store.clock import now
-from chestmap.serving.store.database_tables import Result, Review, Study
+from chestmap.serving.store.database_tables import OVER, READER, REVIEW, Read, Result, Review, Study
+from chestmap.serving.store.results import deliver
 from chestmap.serving.store.review_provenance import kept_findings
 from chestmap.serving.store.review_schema import NewReview, ReviewOut
 from chestmap.serving.store.store import Store
@@ -19,9 +22,13 @@ class StaleReview(ChestmapError):
     """Somebody else wrote first."""
 
 
+Row = TypeVar("Row", Review, Read)
+NOTHING = ReviewOut(version=0, state="no", by="", at=None, findings={}, note="")
+
+
 def current(store: Store, study_id: str) -> ReviewOut:
     versions = history(store, study_id, newest=True)
-    return versions[0] if versions else ReviewOut(version=0, state="no", by="", at=None, findings={}, note="")
+    return versions[0] if versions else NOTHING
 
 
 def history(store: Store, study_id: str, *, newest: bool = False) -> list[ReviewOut]:
@@ -29,12 +36,12 @@ def history(store: Store, study_id: str, *, newest: bool = False) -> list[Review
     wanted = select(Review).where(Review.study_id == study_id)
     wanted = wanted.order_by(Review.version.desc()).limit(1) if newest else wanted.order_by(Review.version)
     with store.reading() as session:
-        return [
-            ReviewOut.model_validate(
-                {key: getattr(row, key) for key in ("version", "state", "by", "at", "findings", "note")}
-            )
-            for row in session.scalars(wanted)
-        ]
+        return [review_of(row, row.by) for row in session.scalars(wanted)]
+
+
+def review_of(row: Review | Read, by: str) -> ReviewOut:
+    kept = {key: getattr(row, key) for key in ("version", "state", "at", "findings", "note", "stage")}
+    return ReviewOut.model_validate({**kept, "by": by})
 
 
 def put_review(store: Store, study_id: str, by: str, review: NewReview, served: Collection[str] = ()) -> ReviewOut | None:
@@ -47,23 +54,56 @@ def put_review(store: Store, study_id: str, by: str, review: NewReview, served: 
             study = session.get(Study, study_id)
             if study is None:
                 return None
-            results = session.scalars(select(Result).where(Result.study_id == study_id)).all()
-            known = {one for row in results for one in row.maps.get("order", ())} or served
-            check(review, (study.image["width"], study.image["height"]), known)
+            results = known_results(session, study, review, served)
             if study.review_version != review.base:
                 raise StaleReview(
                     f"version {review.base} was reviewed by {study.review_by} meanwhile; look at the current one"
                 )
-            version, at = review.base + 1, now()
-            before = session.get(Review, (study_id, review.base))
-            row = Review(study_id=study_id, version=version, state=review.state, by=by, at=at)
-            row.findings = kept_findings(review.findings, before.findings if before else {}, results, by, at)
-            row.note = review.note.replace("\0", "")  # PostgreSQL has no room for it
+            own = select(Review.stage).where(Review.study_id == study_id, Review.by == by)
+            check_stage(review, session.scalars(own).all())
+            row = new_version(
+                Review(study_id=study_id, by=by), session.get(Review, (study_id, review.base)), review, results, by
+            )
             session.add(row)
-            study.review_version, study.review_state, study.review_by, study.review_at = version, review.state, by, at
+            study.review_version, study.review_state, study.review_by, study.review_at = row.version, row.state, by, row.at
+            study.disagreement = study.disagreement & ~READER | (READER if contradicts(row.findings, results) else 0)
+            if review.state == "done" and study.deliver and study.state not in OVER:
+                deliver(session, study_id, REVIEW, store.clock())
     except IntegrityError:  # on PostgreSQL two may get so far
         raise StaleReview("somebody else reviewed it meanwhile; look at the current version") from None
-    return ReviewOut(version=version, state=review.state, by=by, at=at, findings=row.findings, note=row.note)
+    return review_of(row, by)
+
+
+def known_results(session: Session, study: Study, review: NewReview, served: Collection[str]) -> Sequence[Result]:
+    """Results of the study, after the review was checked against them."""
+    results = session.scalars(select(Result).where(Result.study_id == study.id)).all()
+    known = {one for row in results for one in row.maps.get("order", ())} or served
+    check(review, (study.image["width"], study.image["height"]), known)
+    return results
+
+
+def check_stage(review: NewReview, before: Collection[str]) -> None:
+    """`before` are the stages of the reader's earlier versions."""
+    if review.stage == "blind" and any(one.seen for one in review.findings.values()):
+        raise BadInput("stage: a blind read saw no model; send `seen` empty, or stage open")
+    if review.stage == "blind" and "open" in before:
+        raise BadInput("stage: you have read this study with results in sight; send stage open")
+
+
+def new_version(row: Row, before: Row | None, review: NewReview, results: Sequence[Result], by: str) -> Row:
+    """Fills a row; what is as it was in the version before keeps its author and date."""
+    row.version, row.state, row.stage, row.at = review.base + 1, review.state, review.stage, now()
+    row.findings = kept_findings(review.findings, before.findings if before else {}, results, by, row.at)
+    row.note = review.note.replace("\0", "")  # PostgreSQL has no room for it
+    return row
+
+
+def contradicts(said: Mapping[str, Any], results: Sequence[Result]) -> bool:
+    """Whether a reader rejects what a model calls, or sees what none calls."""
+    done = [one for one in results if one.state == "done"]
+    called = {found["name"] for one in done for found in one.findings if found["over"]}
+    verdicts = {name: one["verdict"] for name, one in said.items() if one["verdict"] != "unset"}
+    return bool(done) and any((name in called) == (verdict == "reject") for name, verdict in verdicts.items())
 
 
 def check(review: NewReview, size: tuple[float, float], known: Collection[str]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Select, delete, func, or_, select, tuple_
+from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,10 +21,12 @@ from chestmap.serving.store.active_learning_order import TEACHING, most_teaching
 from chestmap.serving.store.arrivals import fill
 from chestmap.serving.store.clock import Clock, now
 from chestmap.serving.store.database import open_database
-from chestmap.serving.store.database_tables import SHOWN, Delivery, File, Result, Score, Study
+from chestmap.serving.store.database_tables import SHOWN, Delivery, File, Result, Study
+from chestmap.serving.store.film_dates import shown_date
 from chestmap.serving.store.node_folder import NAME
 from chestmap.serving.store.results import NewFile, checked, file_row, queue_missing
 from chestmap.serving.store.store_files import StoreFolder
+from chestmap.serving.store.worklist_filters import Query, filtered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +47,6 @@ class NewStudy:
     sex: str = ""
     view: str = ""
     files: tuple[NewFile, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Query:
-    """What the worklist is asked for; an empty text does not filter."""
-
-    order: str = "suspicion"
-    state: str = ""
-    finding: str = ""
-    reviewed: str = ""
-    search: str = ""
-    offset: int = 0
-    limit: int = 50
 
 
 class Store:
@@ -97,7 +86,7 @@ class Store:
         """False where the study is there already: another request brought the same file at the same time."""
         row = Study(
             id=new.id, sha256=new.sha256, received=now(), name=new.name, patient=new.patient, shown_patient=new.shown_patient,
-            taken=new.taken, instance=new.instance, content=new.content, exam=new.exam, age=new.age, sex=new.sex, view=new.view,
+            taken=new.taken, shown_taken=self.shifted(new), instance=new.instance, content=new.content, exam=new.exam, age=new.age, sex=new.sex, view=new.view,
             image=new.image, state="queued",
         )  # fmt: skip
         try:
@@ -106,7 +95,9 @@ class Store:
                 if there is not None and there.state == "received":
                     fill(self, session, there, new, models)
                     return True
-                if there is not None and there.state not in SHOWN:
+                if there is not None and there.state in SHOWN:
+                    return False
+                if there is not None:
                     session.delete(there)
                     session.flush()
                 session.add(row)
@@ -116,6 +107,10 @@ class Store:
         except IntegrityError:
             return False
         return True
+
+    def shifted(self, new: NewStudy) -> str:
+        """When the film was taken, as it is shown without true dates."""
+        return shown_date(new.taken, new.patient, self.folders.key(), true=False)
 
     def queued(self) -> int:
         with self.reading() as session:
@@ -182,7 +177,7 @@ class Store:
 
     def page(self, query: Query) -> tuple[int, list[Study]]:
         """How many match, and those of one page."""
-        chosen = _filtered(select(Study), query)
+        chosen = filtered(select(Study), query)
         orders = {"suspicion": Study.suspicion.desc(), "received": Study.received.desc(), "teaches": Study.teaches.desc()}
         with self.reading() as session:
             total = session.scalar(select(func.count()).select_from(chosen.subquery())) or 0
@@ -207,16 +202,3 @@ def existing(folder: Path, url: str | None = None) -> Store:
     if url is None and not (folder / "store.sqlite").is_file():
         raise BadInput(f"{folder}: holds no store.sqlite; give the --store of `chestmap node` or `chestmap serve`")
     return Store(folder, url)
-
-
-def _filtered(chosen: Select[Any], query: Query) -> Select[Any]:
-    chosen = chosen.where(Study.state == query.state if query.state else Study.state.in_(SHOWN))
-    if query.reviewed:
-        chosen = chosen.where(Study.review_state == query.reviewed)
-    if query.finding:
-        with_it = select(Score.study_id).where(Score.finding == query.finding, Score.over.is_(True))
-        chosen = chosen.where(Study.id.in_(with_it))
-    if query.search:
-        columns = (Study.name, Study.id, Study.patient, Study.shown_patient)
-        chosen = chosen.where(or_(*(column.icontains(query.search, autoescape=True) for column in columns)))
-    return chosen

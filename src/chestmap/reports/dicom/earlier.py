@@ -1,0 +1,87 @@
+"""Objects of ours that an archive has already: what replaces them refers to them, and a note rejects what must not be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from highdicom import sr
+from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
+from highdicom.sr import CodedConcept, RelationshipTypeValues
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    EnhancedSRStorage,
+    ParametricMapStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
+
+from chestmap import __version__
+from chestmap.reports.dicom.provenance import PRODUCT, made_uid, printable
+from chestmap.reports.dicom.source_header import requests_of
+
+REPORTS = {Comprehensive3DSRStorage, EnhancedSRStorage}
+IMAGES = {SecondaryCaptureImageStorage, SegmentationStorage, ParametricMapStorage}
+"""By which highdicom tells an image from another object: whether it has rows and columns."""
+PERSON = CodedConcept("121006", "DCM", "Person")
+REJECTED = CodedConcept("113001", "DCM", "Rejected for Quality Reasons")
+MODIFIER, REASON = CodedConcept("113011", "DCM", "Document Title Modifier"), CodedConcept("111220", "DCM", "Other failure")
+"""The modifier is wanted; its context group (CID 7011) has no word for a statement that a reader contradicts."""
+NUMBERS = {"verified report": 9011, "rejection note": 9012}
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An object of ours that the archive has."""
+
+    instance: str
+    series: str
+    sop_class: str
+
+
+def as_dataset(one: Earlier, reference: Dataset) -> Dataset:
+    """What highdicom asks of an object that is named."""
+    own = {"SOPInstanceUID", "SeriesInstanceUID", "SOPClassUID"}
+    own |= set() if one.sop_class in IMAGES else {"Rows", "Columns"}
+    made = Dataset()
+    made.update({element.tag: element for element in reference if element.keyword not in own})  # shared, so none is changed
+    made.SOPInstanceUID, made.SeriesInstanceUID, made.SOPClassUID = one.instance, one.series, one.sop_class
+    return made
+
+
+def predecessors(earlier: Sequence[Earlier], reference: Dataset, own: str) -> list[Dataset] | None:
+    """Reports among what came earlier, without the new one itself; None where there is none."""
+    return [as_dataset(one, reference) for one in earlier if one.sop_class in REPORTS and one.instance != own] or None
+
+
+def series_of_reader(title: str, reference: Dataset, *names: str) -> dict[str, Any]:
+    """Arguments of highdicom's objects that no model made alone; `names` tell apart the objects of a title."""
+    return {
+        "series_instance_uid": made_uid("series", reference.SOPInstanceUID, title),
+        "series_number": NUMBERS[title],
+        "sop_instance_uid": made_uid("instance", reference.SOPInstanceUID, title, *names),
+        "series_description": f"{PRODUCT} {title}",
+        "manufacturer": PRODUCT,
+        "manufacturer_model_name": PRODUCT,
+        "software_versions": __version__,
+        "device_serial_number": "reader",
+    }
+
+
+def rejection_note(reference: Dataset, rejected: Sequence[Earlier], reason: str, observer: sr.ObserverContext) -> Dataset:
+    """A Key Object Selection as IHE's IOCM profile has it: archives hide what it lists."""
+    evidence = [as_dataset(one, reference) for one in rejected]
+    context = {f"observer_{'person' if observer.observer_type == PERSON else 'device'}_context": observer}
+    content = KeyObjectSelection(REJECTED, evidence, description=printable(reason, 1024), **context)
+    content[0].ContentSequence.insert(0, sr.CodeContentItem(MODIFIER, REASON, RelationshipTypeValues.HAS_CONCEPT_MOD))
+    series = series_of_reader("rejection note", reference, reason, *(one.instance for one in rejected))
+    made = KeyObjectSelectionDocument(
+        evidence, content, instance_number=1, requested_procedures=requests_of(reference), **series
+    )
+    made.copy_patient_and_study_information(reference)
+    for item in made.ContentSequence:
+        if item.ValueType in {"IMAGE", "COMPOSITE"}:  # where the standard allows no purpose of reference
+            del item.ConceptNameCodeSequence
+    return made

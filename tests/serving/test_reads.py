@@ -1,0 +1,193 @@
+"""Independent reads: nobody sees another's before all are done; then agreement, and one review. And filters of the worklist."""
+
+from contextlib import closing
+from datetime import date
+from hashlib import sha256
+
+import pytest
+
+from chestmap.errors import BadInput
+from chestmap.serving.http.reads_agreement import agreement_of
+from chestmap.serving.store import independent_reads, reviews
+from chestmap.serving.store.independent_reads import assign, finished_reads, own_history, put_read, reads_for
+from chestmap.serving.store.results import ModelAnswer, answer
+from chestmap.serving.store.review_schema import NewReview
+from chestmap.serving.store.store import NewStudy, Store
+from chestmap.serving.store.worklist_filters import Query
+
+FIRST, SECOND = "a" * 64, "b" * 64
+MODELS = {FIRST: "cam-aaaa", SECOND: "ham-bbbb"}
+IMAGE = {"width": 80, "height": 96, "source": "png"}
+
+
+@pytest.fixture
+def store(tmp_path):
+    with closing(Store(tmp_path / "store")) as made:
+        yield made
+
+
+def add(store, name, scores=(0.7, 0.2), **more):
+    """A study that both models predicted; the first calls a Mass."""
+    sha, received = sha256(name.encode()).hexdigest(), store.folders.new()
+    (received / "original").write_text(name)
+    study_id = f"s-{sha[:24]}"
+    store.add(NewStudy(id=study_id, sha256=sha, name=name, image=IMAGE, **more), received, MODELS)
+    for model, score in zip(MODELS, scores, strict=True):
+        findings = [{"name": "Mass", "score": score, "threshold": 0.5, "over": score >= 0.5, "boxes": []},
+                    {"name": "Nodule", "score": 0.1, "threshold": 0.5, "over": False, "boxes": []}]  # fmt: skip
+        maps = {"order": ["Mass", "Nodule"]}
+        said = ModelAnswer(study_id=study_id, model_sha=model, findings=findings, maps=maps, suspicion=score)
+        answer(store, [said])
+    return study_id
+
+
+def read(base=0, state="done", stage="open", **verdicts):
+    """Names of findings and their verdicts, or verdicts with boxes."""
+    said = {}
+    for name, one in verdicts.items():
+        verdict, *boxes = (one,) if isinstance(one, str) else one
+        corners = [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in boxes]
+        said[name] = {"verdict": verdict, "boxes": corners}
+    return NewReview(base=base, state=state, stage=stage, findings=said)
+
+
+def test_nobody_sees_anothers_read_before_all_are_done(store):
+    study_id = add(store, "film")
+    assert [one.reader for one in assign(store, study_id, ["Bo", "Ana", "Bo"], "admin")] == ["Ana", "Bo"]
+    assert put_read(store, study_id, "Ana", read(Mass="accept", state="part")).version == 1
+    assert put_read(store, study_id, "Ana", read(1, Mass="accept", Nodule="reject")).version == 2
+    seen = reads_for(store, study_id, "Bo")
+    assert (seen.mine.version, seen.reads, seen.complete) == (0, (), False)
+    assert [(one.reader, bool(one.done)) for one in seen.assigned] == [("Ana", True), ("Bo", False)]
+    assert reads_for(store, study_id, "Eve").mine is None
+    with pytest.raises(BadInput, match="not given to 'Eve'"):
+        put_read(store, study_id, "Eve", read(Mass="reject"))
+    with pytest.raises(reviews.StaleReview, match="version 1 is not your newest"):
+        put_read(store, study_id, "Ana", read(1, Mass="reject"))
+    assert store.study(study_id)[0].review_state == "no"
+    put_read(store, study_id, "Bo", read(Mass="reject"))
+    for reader in ("Ana", "Bo", "Eve"):
+        assert [(one.reader, one.findings["Mass"].verdict) for one in reads_for(store, study_id, reader).reads] == [
+            ("Ana", "accept"), ("Bo", "reject"),
+        ]  # fmt: skip
+    assert [one.version for one in own_history(store, study_id, "Ana")] == [1, 2]
+    with pytest.raises(BadInput, match="write the shared review"):
+        put_read(store, study_id, "Bo", read(1, Mass="accept"))
+    assert store.page(Query(disagreement=4))[0] == 1
+
+
+def test_who_began_stays_and_who_did_not_may_go(store):
+    study_id = add(store, "film")
+    assign(store, study_id, ["Ana", "Bo"], "admin")
+    put_read(store, study_id, "Ana", read(Mass="accept"))
+    with pytest.raises(BadInput, match="Ana began to read"):
+        assign(store, study_id, ["Eve"], "admin")
+    assert [one.reader for one in assign(store, study_id, ["Ana", "Eve"], "admin")] == ["Ana", "Eve"]
+    assert assign(store, "s-" + "0" * 24, ["Ana"], "admin") is None
+    with pytest.raises(BadInput, match="at most 16 names"):
+        assign(store, study_id, [""], "admin")
+
+
+def test_a_blind_read_is_kept_and_comes_first(store):
+    study_id = add(store, "film")
+    blind = read(Mass="reject", stage="blind")
+    assert reviews.put_review(store, study_id, "Ana", blind).stage == "blind"
+    reviews.put_review(store, study_id, "Ana", read(1, Mass="accept"))
+    assert [(one.stage, one.findings["Mass"].verdict) for one in reviews.history(store, study_id)] == [
+        ("blind", "reject"), ("open", "accept"),
+    ]  # fmt: skip
+    with pytest.raises(BadInput, match="with results in sight"):
+        reviews.put_review(store, study_id, "Ana", read(2, Mass="reject", stage="blind"))
+    assert reviews.put_review(store, study_id, "Bo", read(2, Mass="reject", stage="blind")).stage == "blind"
+    seen = NewReview(base=3, state="part", stage="blind", findings={"Mass": {"verdict": "accept", "seen": "cam-aaaa"}})
+    with pytest.raises(BadInput, match="a blind read saw no model"):
+        reviews.put_review(store, study_id, "Eve", seen)
+
+
+def test_agreement_is_that_of_finished_reads(store):
+    table = {
+        "one": ("accept", "accept"),
+        "two": ("accept", "reject"),
+        "three": ("reject", "reject"),
+        "four": ("reject", "reject"),
+    }
+    for name, (ana, bo) in table.items():
+        study_id = add(store, name)
+        assign(store, study_id, ["Ana", "Bo"], "admin")
+        box, other = (10, 10, 30, 30), (20, 10, 40, 30)
+        put_read(store, study_id, "Ana", read(Mass=(ana, box) if ana == "accept" else ana))
+        put_read(store, study_id, "Bo", read(Mass=(bo, other) if bo == "accept" else bo))
+    open_ = add(store, "five")
+    assign(store, open_, ["Ana", "Bo"], "admin")
+    put_read(store, open_, "Ana", read(Mass="accept"))
+    studies, rows = agreement_of(finished_reads(store))
+    assert studies == 4
+    assert [one["readers"] for one in rows] == [[], ["Ana", "Bo"]]
+    for row in rows:
+        assert (row["finding"], row["images"], row["boxes"]) == ("Mass", 4, 1)
+        assert row["kappa"] == pytest.approx((3 / 4 - 1 / 2) / (1 / 2))
+        assert row["ac1"] == pytest.approx((3 / 4 - 2 * 3 / 8 * 5 / 8) / (1 - 2 * 3 / 8 * 5 / 8))
+        assert row["iou"] == pytest.approx(200 / 600)
+
+
+def test_the_worklist_is_filtered_by_the_database(store):
+    one = add(store, "one", view="PA", sex="F", taken="20240301101500", patient="p-1")
+    two = add(store, "two", scores=(0.9, 0.95), view="AP", sex="M", taken="20240315", patient="p-2")
+    three = add(store, "three", scores=(0.1, 0.2))
+    reviews.put_review(store, one, "Ana", read(Mass="reject"))
+    assign(store, three, ["Bo"], "admin")
+    queries = [
+        ({"view": "PA"}, {one}), ({"view": "unknown"}, {three}), ({"sex": "M"}, {two}), ({"reader": "Ana"}, {one}),
+        ({"assigned": "Bo"}, {three}), ({"assigned": "Ana"}, set()), ({"finding": "Mass"}, {one, two}),
+        ({"finding": "Mass", "least": 0.8}, {two}), ({"finding": "Mass", "most": 0.15}, {three}), ({"least": 0.5, "most": 0.8}, {one}),
+        ({"disagreement": 1}, {one}), ({"disagreement": 2}, {one}), ({"disagreement": 7}, {one}), ({"disagreement": 4}, set()),
+        ({"true_dates": True, "since": date(2024, 3, 2)}, {two}), ({"true_dates": True, "until": date(2024, 3, 14)}, {one}),
+        ({"true_dates": True, "since": date(2024, 3, 1), "until": date(2024, 3, 1)}, {one}), ({"view": "PA", "sex": "M"}, set()),
+    ]  # fmt: skip
+    found = [({**query}, {row.id for row in store.page(Query(**query))[1]}) for query, _ in queries]
+    assert found == queries
+    shown = date.fromisoformat(store.study(one)[0].shown_taken[:10])
+    assert shown < date(2024, 3, 1)
+    assert {row.id for row in store.page(Query(since=shown, until=shown))[1]} == {one}
+    with store.engine.connect() as connection:
+        for column in ("view", "sex", "shown_taken", "disagreement", "review_by"):
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN SELECT id FROM study WHERE {column} = 'x'").all()
+            assert f"ix_study_{column}" in str(plan)
+
+
+def test_a_finished_read_needs_a_second_one_to_be_compared(store):
+    study_id = add(store, "film")
+    assign(store, study_id, ["Ana"], "admin")
+    put_read(store, study_id, "Ana", read(Mass="accept"))
+    assert agreement_of(finished_reads(store)) == (0, [])
+    assert independent_reads.reads_for(store, study_id, "Ana").complete
+
+
+def test_over_http(client):
+    from serving.small import picture, upload
+
+    (study,) = client.post("/v1/predict", files=upload(picture(77))).json()["studies"]
+    address = f"/v1/studies/{study['id']}"
+    as_ = lambda name: {"X-Reviewer": name, "X-Chestmap": "1"}  # noqa: E731
+    answer = client.put(f"{address}/readers", json={"readers": ["Ana", "Bo"]})
+    assert answer.json() == {"readers": [{"reader": "Ana", "done": None}, {"reader": "Bo", "done": None}]}
+    said = {"base": 0, "state": "done", "findings": {"Mass": {"verdict": "reject"}}}
+    assert "independently" in client.put(f"{address}/review", json=said, headers=as_("Ana")).json()["error"]
+    assert client.put(f"{address}/read", json=said, headers=as_("Ana")).status_code == 200
+    assert client.put(f"{address}/read", json=said, headers=as_("Ana")).status_code == 409
+    seen = client.get(address, headers=as_("Bo")).json()
+    assert (seen["independent"], seen["reads"], seen["review"]["version"]) == (True, [], 0)
+    assert client.get(f"{address}/history", headers=as_("Bo")).json() == {"versions": []}
+    assert client.get("/v1/studies?mine=1", headers=as_("Bo")).json()["total"] == 1
+    assert client.get("/v1/studies?mine=1", headers=as_("Ana")).json()["total"] == 0
+    said["findings"]["Mass"]["verdict"] = "accept"
+    assert client.put(f"{address}/read", json=said, headers=as_("Bo")).status_code == 200
+    seen = client.get(address, headers=as_("Ana")).json()
+    assert (seen["independent"], [one["reader"] for one in seen["reads"]]) == (False, ["Ana", "Bo"])
+    assert client.get("/v1/studies?disagreement=readers").json()["studies"][0]["id"] == study["id"]
+    agreed = client.get("/v1/agreement").json()
+    assert agreed["studies"] == 1
+    assert agreed["rows"][0]["finding"] == "Mass"
+    assert client.put(f"{address}/review", json=said, headers=as_("Ana")).status_code == 200
+    assert client.get("/v1/studies?since=late").status_code == 422
+    assert client.delete(address).status_code == 204
