@@ -23,6 +23,17 @@ from chestmap.predictions.folder import open_predictions
 LIMITS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 HEAD = (0.1, 0.3, 0.5)
 MEANS = {"": "mean", " without Cardiomegaly": "mean without Cardiomegaly"}
+CLAIMS = {
+    "ham-0": ("cam",),
+    "ham-80": ("ham-0", "patch-80", "cia-80", "cam"),
+    "patch-80": ("patch-0", "cam"),
+    "cia-80": ("patch-80", "cia-base-80", "cia-0"),
+    "cia-0": ("cia-base-0", "patch-0"),
+    "mining-3": ("mining-1", "mining-3-unpreserved", "cam"),
+    "masks": ("masks-none",),
+    "combined": ("place-only", "combined-no-prior"),
+}
+"""What papers claim of their own systems, besides `combined` against every single one."""
 HERE = Path(__file__).with_suffix(".json")
 
 
@@ -92,7 +103,12 @@ def main(root: str, work: str, *again: str) -> None:
     names = [name for name in [*names_of(ROWS), "medoid"] if folds_of(films, name)]
     for name in names:
         every = folds_of(films, name)
-        for folds in {(0,), every} if 0 in every else {every}:
+        wanted = dict.fromkeys([(0,), every] if 0 in every else [every])
+        for key in [
+            key for key in table if key.split()[0] == name and key not in [f"{name} {words(one)}" for one in wanted]
+        ]:
+            del table[key]  # of fewer folds
+        for folds in wanted:
             key = f"{name} {words(folds)}"
             if key in table and name not in again:
                 continue
@@ -100,8 +116,12 @@ def main(root: str, work: str, *again: str) -> None:
             table[key] = figures(one) | {f"excess {at}": excess(one, floor, at) for at in HEAD}
             HERE.write_text(json.dumps(table, indent=1) + "\n")
             print(key, flush=True)
-    for key in [key for key in table if key.split()[0] in ("combined", "combined-imagenet")]:
-        compare(films, table, key, names)
+    singles = [name for name in names if not name.startswith(("combined", "medoid"))]
+    for key in table:
+        name = key.split()[0]
+        for other in singles if name in ("combined", "combined-imagenet") else CLAIMS.get(name, ()):
+            if other in names:
+                compare(films, table, key, other)
     HERE.write_text(json.dumps(table, indent=1) + "\n")
     print("\n".join(lines(table)))
 
@@ -110,48 +130,56 @@ def words(folds: tuple[int, ...]) -> str:
     return ",".join(str(fold + 1) for fold in folds)
 
 
-def compare(films: Films, table: dict[str, Any], key: str, names: list[str]) -> None:
-    """Sets `over NAME AT` of a row: against every single system that has the same folds, or those that it shares with HAM."""
+def compare(films: Films, table: dict[str, Any], key: str, other: str) -> None:
+    """Sets `over OTHER AT on FOLDS` of a row, on the folds that both have; and once without fold 1.
+
+    The recipe of `combined` was chosen while figures of fold 1 were seen.
+    """
     name, folds = key.split()[0], tuple(int(one) - 1 for one in key.split()[1].split(","))
-    for other in names:
-        if other.startswith("combined") or other == "medoid":
-            continue
-        shared = tuple(fold for fold in folds if fold in folds_of(films, other))
-        wanted = [f"over {other} {at} on {words(shared)}" for at in HEAD]
-        if not shared or (len(shared) == 1 and len(folds) > 1) or all(one in table[key] for one in wanted):
-            continue
-        pair = scored(films, name, shared), scored(films, other, shared)
-        table[key] |= {one: excess(*pair, at) for one, at in zip(wanted, HEAD, strict=True)}
-        clean = tuple(fold for fold in shared if fold)  # the recipe was chosen while figures of fold 1 were seen
-        if clean and clean != shared:
-            pair = scored(films, name, clean), scored(films, other, clean)
-            table[key] |= {f"over {other} {at} on {words(clean)}": excess(*pair, at) for at in HEAD}
+    shared = tuple(fold for fold in folds if fold in folds_of(films, other))
+    if len(folds) > 1 and shared == (0,):
+        return
+    clean = tuple(fold for fold in shared if fold)
+    for some in dict.fromkeys((shared, clean)):
+        wanted = {f"over {other} {at} on {words(some)}": at for at in HEAD}
+        if some and not all(one in table[key] for one in wanted):
+            pair = scored(films, name, some), scored(films, other, some)
+            table[key] |= {one: excess(*pair, at) for one, at in wanted.items()}
 
 
 def lines(table: dict[str, Any]) -> list[str]:
-    """The Markdown table."""
-    head = "| row | folds | AUC | .1 | .3 | .5 | without Cardiomegaly | own rule | oracle | pointing | AFP | over the medoid at .3 |"
-    found = [head, "|---" * 12 + "|"]
+    """Markdown tables: fold 1, which all rows have; more folds; and what is above what."""
+    table = {key: table[key] for name in [*names_of(ROWS), "medoid"] for key in table if key.split()[0] == name}
+    first = [key for key in table if key.endswith(" 1")]
+    found = [*_rows(table, first), "", *_rows(table, [key for key in table if key not in first]), ""]
+    found += ["| | over | folds | .1 | .3 | .5 |", "|---" * 6 + "|"]
     for key, row in table.items():
-        name, folds = key.rsplit(" ", 1)
+        for over in [one for one in row if one.startswith("over ") and " 0.1 " in one]:
+            _, other, _, _, folds = over.split()
+            cells = [_change(row[over.replace(" 0.1 ", f" {at} ")]) for at in HEAD]
+            found.append(f"| {key.split()[0]} | {other} | {folds} | {' | '.join(cells)} |")
+    return found
+
+
+def _rows(table: dict[str, Any], keys: list[str]) -> list[str]:
+    head = "| row | folds | boxes | AUC | .1 | .3 | .5 | without Cardiomegaly | own rule | oracle | AFP | over the medoid at .3 |"
+    found = [head, "|---" * 12 + "|"]
+    for key in keys:
+        row, (name, folds) = table[key], key.rsplit(" ", 1)
         spans = [_with_ends(row[f"T(IoU) {at} validation"]) for at in HEAD]
         plain = [
             " ".join(_two(row[f"T(IoU) {at} {rule}"][0]) for at in HEAD)
             for rule in ("validation without Cardiomegaly", "own", "oracle")
         ]
-        more = [_two(row["pointing"][0]), _two(row["AFP"][0])]
-        over = row["excess 0.3"]
-        cells = [
-            name,
-            folds,
-            _with_ends(row["AUC"]),
-            *spans,
-            *plain,
-            *more,
-            f"{over[0]:+.3f} [{over[1]:+.3f}, {over[2]:+.3f}]",
-        ]
+        over = _change(row["excess 0.3"])
+        cells = [name, folds, str(row["boxes"]), _with_ends(row["AUC"]), *spans, *plain, _two(row["AFP"][0]), over]
         found.append(f"| {' | '.join(cells)} |")
     return found
+
+
+def _change(cell: list[float]) -> str:
+    value, low, high, p = cell
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}], p {p:.2g}".replace("0.", ".")
 
 
 def _two(value: float | None) -> str:

@@ -23,10 +23,11 @@ def test_without_training_it_ends_with_a_page_of_images(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_ends_with_reports_of_two_models(tmp_path):
+def test_it_ends_with_the_report_of_a_model_and_the_boxes_of_the_starter(tmp_path):
     pages = demo(tmp_path, "--images", "160", "--side", "64", "--epochs", "1")
     assert [page.relative_to(tmp_path.resolve()).as_posix() for page in pages] == [
-        "runs/ham/report.html", "runs/cam/report.html", "contact.html",
+        "runs/combined/report.html", "contact.html",
     ]  # fmt: skip
     assert all("<html" in page.read_text(encoding="utf-8") for page in pages)
-    assert (tmp_path / "runs" / "ham" / "predictions" / "metrics.json").is_file()
+    assert 'class="found"' in pages[1].read_text(encoding="utf-8")
+    assert (tmp_path / "runs" / "combined" / "predictions" / "metrics.json").is_file()

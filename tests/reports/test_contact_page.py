@@ -25,6 +25,16 @@ def test_the_page_stands_alone_and_shows_boxes_in_picture_pixels(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "page.html"]
 
 
+def test_boxes_of_a_model_are_dashed_and_named(tmp_path):
+    boxes = Box("Mass", 10, 5, 30, 25), Box("Mass", 12, 5, 30, 25, score=0.456)
+    card = Card(image=np.full((40, 60), 90, np.uint8), title="a", findings=("Mass",), boxes=boxes)
+    text = write_contact_page(tmp_path / "page.html", "Phantom", {}, [card]).read_text()
+    assert text.count('<rect class="found" x="12.0"') == 1
+    assert text.count("<rect x=") == 1
+    assert "<title>Mass, a model's box, score 0.46</title>" in text
+    assert ".found { stroke-dasharray" in text
+
+
 def test_names_are_escaped(tmp_path):
     card = Card(image=np.zeros((8, 8), np.uint8), title="<script>x</script>", findings=('"><b>',))
     text = write_contact_page(tmp_path / "page.html", "<title>", {"<k>": "<v>"}, [card]).read_text()

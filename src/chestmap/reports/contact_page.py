@@ -20,7 +20,7 @@ from chestmap.types import Box
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Card:
-    """One picture of the page; boxes are in the pixels of `image`."""
+    """One picture of the page; boxes are in the pixels of `image`, and those with a score are a model's."""
 
     image: UInt8[np.ndarray, "h w"]
     title: str
@@ -70,8 +70,13 @@ def _card(card: Card, hues: Mapping[str, int]) -> str:
 
 
 def _rectangle(box: Box, hue: int) -> str:
-    name = html.escape(box.finding)
+    name = (
+        html.escape(box.finding)
+        if box.score is None
+        else f"{html.escape(box.finding)}, a model's box, score {box.score:.2f}"
+    )
+    kind = "" if box.score is None else ' class="found"'
     return (
-        f'<rect x="{box.x0:.1f}" y="{box.y0:.1f}" width="{box.x1 - box.x0:.1f}" height="{box.y1 - box.y0:.1f}" style="--hue:{hue}">'
+        f'<rect{kind} x="{box.x0:.1f}" y="{box.y0:.1f}" width="{box.x1 - box.x0:.1f}" height="{box.y1 - box.y0:.1f}" style="--hue:{hue}">'
         f"<title>{name}</title></rect>"
     )
