@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from chestmap.datasets.split import Split
 from chestmap.evaluation.classification import (
-    Classifying,
     Fitted,
     Images,
     calibration_rows,
@@ -25,98 +22,24 @@ from chestmap.evaluation.comparison import Cases, cases_of
 from chestmap.evaluation.detection import afp_rows, cuts, froc_rows, pointing_rows, searched_rows
 from chestmap.evaluation.evaluated_set import check_space, matched, set_of
 from chestmap.evaluation.floors import Floors, ceiling_rows, fit_floors, floor_rows
-from chestmap.evaluation.maps.comparison_space import Surface
 from chestmap.evaluation.maps.passes import (
     AbsentPairs,
     BoxedPairs,
-    Pass,
     RankedPairs,
     look_at_absent,
     look_at_pairs,
     look_at_ranked,
 )
 from chestmap.evaluation.maps.thresholds import ThresholdSearch, fixed_rules
-from chestmap.evaluation.protocols import PRESETS, PresetName, preset_notes
+from chestmap.evaluation.protocols import PRESETS, preset_notes
 from chestmap.evaluation.ranked_boxes import box_floor_rows, box_rows
-from chestmap.evaluation.rates import Limits, Localization, accuracy_curves, rate_rows, threshold_curves
-from chestmap.evaluation.reader_agreement import Readings, reader_rows
+from chestmap.evaluation.rates import Localization, accuracy_curves, rate_rows, threshold_curves
+from chestmap.evaluation.reader_agreement import reader_rows
 from chestmap.evaluation.rodeo import rodeo_of
-from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import Curve, Evaluation, Score
-from chestmap.evaluation.statistics.auc import AucInterval
-from chestmap.evaluation.statistics.calibration import Kind
+from chestmap.evaluation.settings import EvaluationContext, EvaluationSettings
 from chestmap.evaluation.truth import Alignment, Truth, aligned, leak_notes
-from chestmap.predictions.folder import OwnRule, Predictions
-from chestmap.settings import Settings
-
-Share = Annotated[float, Field(gt=0, le=1)]
-
-
-class EvaluationSettings(Settings):
-    """The defaults are the protocol; rates and thresholds are in [0, 1]."""
-
-    iou: tuple[Share, ...] = Field(default=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), min_length=1)
-    ior: tuple[Share, ...] = Field(default=(0.1, 0.25, 0.5, 0.75, 0.9), min_length=1)  # also those of T(IoGT)
-    strict: bool = False  # more than T instead of at least T
-    resamples: int = Field(default=1000, ge=1)  # of patients
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    interval: AucInterval = "patients"  # of AUC
-    seed: int = 0
-    without: tuple[str, ...] = ("Cardiomegaly",)  # a further mean leaves each of these out
-    presets: tuple[PresetName, ...] = ()
-    calibration: Kind = "platt"
-    bins: int = Field(default=15, ge=2)
-    met: float = Field(default=0.3, gt=0, le=1)  # IoU with which a detection meets a box, for FROC
-    negatives: int = Field(default=2000, ge=0)  # images without a finding to read maps of for AFP and FROC, by finding
-    longest: int = Field(
-        default=1024, ge=32
-    )  # pixels of the longer side on which maps are cut; larger images are scored smaller
-    workers: int = Field(default=2, ge=1)
-    chunk: int = Field(default=64, ge=1)  # images read at a time
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(self.iou, self.ior, self.strict)
-
-    @property
-    def resampling(self) -> Resampling:
-        return Resampling(self.resamples, self.confidence, self.seed, self.without)
-
-    def reading(self, own: OwnRule) -> Pass:
-        surface = Surface(longest=self.longest)
-        return Pass(
-            surface=surface,
-            own=own,
-            met=self.met,
-            negatives=self.negatives,
-            workers=self.workers,
-            chunk=self.chunk,
-            seed=self.seed,
-        )
-
-    @property
-    def classifying(self) -> Classifying:
-        return Classifying(self.interval, self.bins, self.calibration)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class EvaluationContext:
-    """What else is known: validation images (thresholds, calibration), training images (floors, leaks), the split and its part.
-
-    `validation` are predictions of the same model; they may be the same folder as those of the test. `notes` join those of the
-    evaluation.
-    """
-
-    validation: tuple[Predictions, Truth] | None = None
-    training: Truth | None = None
-    split: Split | None = None
-    part: str = ""
-    notes: tuple[str, ...] = ()
-    readings: Readings = field(default_factory=dict)  # of several readers, for the ceiling of their agreement
-
-    def others(self) -> dict[str, Truth]:
-        found = {"training": self.training, "validation": self.validation[1] if self.validation else None}
-        return {part: truth for part, truth in found.items() if truth is not None}
+from chestmap.predictions.folder import Predictions
 
 
 def evaluate(
@@ -156,10 +79,7 @@ def evaluate(
         if "rodeo" in settings.presets:
             how = settings.reading(predictions.header.own_rule), floors, settings.resampling
             rows += rodeo_of(predictions, truth, alignment, localization, how)
-        if held.readings:
-            readings = {one: held.readings[one] for one in truth.ids if one in held.readings}
-            patients = dict(zip(truth.ids, truth.patients, strict=True))
-            rows += reader_rows(readings, patients, localization.names, settings.limits, settings.resampling)
+        rows += _agreement_rows(truth, held, localization, settings)
         if ranked is not None:
             rows += box_rows(localization, ranked, absent, fixed_rules(localization.columns)[-1], settings.resampling)
             if floors is not None and floors.boxes:
@@ -181,6 +101,17 @@ def evaluate(
         notes=tuple(notes),
         cases=cases,
     )
+
+
+def _agreement_rows(
+    truth: Truth, held: EvaluationContext, localization: Localization, settings: EvaluationSettings
+) -> list[Score]:
+    """How well readers agree with each other on these images; none where one reader drew all boxes."""
+    readings = {one: held.readings[one] for one in truth.ids if one in held.readings}
+    if not readings:
+        return []
+    patients = dict(zip(truth.ids, truth.patients, strict=True))
+    return reader_rows(readings, patients, localization.names, settings.limits, settings.resampling)
 
 
 def _images(predictions: Predictions, truth: Truth, alignment: Alignment) -> Images:

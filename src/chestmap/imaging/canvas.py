@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from pydantic import Field
 
+from chestmap.geometry import Fit
 from chestmap.settings import Settings
-from chestmap.types import Fit, Frame, Radiograph
+from chestmap.types import Frame, Radiograph
 
 
 class CanvasSettings(Settings):

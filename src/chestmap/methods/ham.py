@@ -443,9 +443,6 @@ METHOD = Method(
     build=build,
     recipe=recipe,
     own_rule=lambda _: OwnRule(OWN_LEVEL),
-    tiny={
-        "backbone": {"name": "test_resnet", "output_stride": 8},
-        "width": 16,
-        "attend": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-4},
-    },
-)
+    tiny={"width": 16, "attend": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-4},
+          "backbone": {"name": "test_resnet", "output_stride": 8}},
+)  # fmt: skip

@@ -16,11 +16,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from chestmap.geometry import Matrix
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.cam import full_precision, without_autocast
 from chestmap.settings import Settings
 from chestmap.tensors import Output
-from chestmap.types import Frame, Matrix
+from chestmap.types import Frame
 
 Images = Float[Tensor, "batch 1 height width"]
 Theta = Float[Tensor, "batch 2 3"]

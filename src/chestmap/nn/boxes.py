@@ -15,9 +15,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from chestmap.geometry import Matrix
 from chestmap.nn.cam import full_precision, is_flat, normalized
 from chestmap.settings import Settings
-from chestmap.types import Box, Findings, Frame, Matrix
+from chestmap.types import Box, Findings, Frame
 
 Level = Annotated[float, Field(gt=0, le=1)]
 

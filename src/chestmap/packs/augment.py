@@ -14,8 +14,9 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional
 
+from chestmap.geometry import Matrix
 from chestmap.settings import Settings
-from chestmap.types import Frame, Matrix
+from chestmap.types import Frame
 
 Range = tuple[float, float]
 

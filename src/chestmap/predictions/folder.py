@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 from jaxtyping import Float16, Float32
-from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from chestmap.datasets.folder_tables import folder_findings
 from chestmap.errors import BadInput, BadModel, Refused
+from chestmap.predictions.header import FORMAT, Header, HeaderFile, OwnRule
 from chestmap.predictions.part_maps import PartMaps
 from chestmap.predictions.part_writer import GREATEST, Chunk, GrowingPart
-from chestmap.settings import Settings, checked
+from chestmap.settings import checked
 from chestmap.storage.addresses import is_address, without_scheme
 from chestmap.storage.atomic import write_text
 from chestmap.storage.download import Copy
@@ -36,79 +36,8 @@ __all__ = [
     "GREATEST", "Chunk", "GrowingPart", "Header", "OwnRule", "Predictions", "PredictionsWriter", "open_predictions", "read_header",
 ]  # fmt: skip
 
-FORMAT = 1
 AGAIN = "run the same `chestmap predict` again"
 BESIDE_SCORES = ("image_id", "patient_id", "width", "height", "frame")
-
-
-@dataclass(frozen=True)
-class OwnRule:
-    """How a method itself turns a map into a mask: map >= threshold, after scaling each map to [0, 1] where `normalize`."""
-
-    threshold: float
-    normalize: bool = True
-
-
-class _Rule(Settings):
-    threshold: float = Field(ge=0, allow_inf_nan=False)
-    normalize: bool = True
-
-    @model_validator(mode="after")
-    def _reachable(self) -> _Rule:
-        if self.normalize and self.threshold > 1:
-            raise ValueError(f"threshold {self.threshold:g}: expected a number in [0, 1], as each map is scaled to it")
-        return self
-
-
-@dataclass(frozen=True, kw_only=True)
-class Header:
-    """What holds for all parts. `model` and `data` identify what made them (hash of the weights, fingerprint of the images)."""
-
-    findings: Findings
-    canvas: tuple[int, int]  # (width, height)
-    model: Mapping[str, Any] = field(hash=False)
-    own_rule: OwnRule
-    data: str = ""
-    part_size: int = 0  # images in each part but the last; inputs, readable or not, where several processes made it
-    dataset: Mapping[str, Any] = field(default_factory=dict, hash=False)  # image_set.ImageSet, where a dataset was predicted
-
-    def as_json(self, *, complete: bool, parts: int = 0) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "complete": complete,
-            "parts": parts,
-            "findings": list(self.findings.names),
-            "canvas": list(self.canvas),
-            "model": dict(self.model),
-            "own_rule": asdict(self.own_rule),
-            "data": self.data,
-            "part_size": self.part_size,
-            **({"dataset": dict(self.dataset)} if self.dataset else {}),
-        }
-
-
-class _Header(Settings):
-    """What predictions.json holds, and of which kind each value is."""
-
-    model_config = ConfigDict(strict=True)
-
-    format: int
-    complete: bool
-    findings: list[str] = Field(min_length=1)
-    canvas: list[int] = Field(min_length=2, max_length=2)
-    model: dict[str, Any]
-    own_rule: _Rule
-    data: str
-    part_size: int = Field(ge=0)
-    parts: int = Field(default=0, ge=0)
-    dataset: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("canvas")
-    @classmethod
-    def _has_area(cls, canvas: list[int]) -> list[int]:
-        if min(canvas) < 1:
-            raise ValueError(f"{canvas}: expected width and height of at least 1")
-        return canvas
 
 
 class PredictionsWriter:
@@ -322,7 +251,7 @@ def read_header(folder: Path) -> dict[str, Any]:
     if form != FORMAT:
         raise BadModel(f"{path}: format {form!r:.40}; this version reads {FORMAT}")
     try:
-        checked(_Header, header, name="predictions.json")
+        checked(HeaderFile, header, name="predictions.json")
         folder_findings(header["findings"])
     except BadInput as error:
         raise BadModel(f"{folder}: {'; '.join(str(error).splitlines()[:3])}; predict again") from None

@@ -22,7 +22,7 @@ from chestmap.errors import StepChanged
 ALWAYS = tuple(
     "chestmap." + name
     for name in (
-        "types", "tensors", "packs.augment", "packs.loader",
+        "types", "geometry", "tensors", "packs.augment", "packs.loader",
         "training.optimization.balance", "training.optimization.loop", "training.optimization.schedule",
         "training.optimization.weight_average", "training.task",
     )
