@@ -150,7 +150,7 @@ def test_the_code_that_decides_every_step_exists():
 
 
 def mentions(pattern: str) -> set[str]:
-    return {name(path) for path in FILES if re.search(pattern, path.read_text(encoding="utf-8"))}
+    return {name(path) for path in FILES if re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)}
 
 
 def test_a_dataset_is_one_file_and_one_line():
@@ -170,5 +170,5 @@ def test_a_method_is_one_file_and_one_line():
 def test_a_format_is_one_class_and_one_line():
     registry = (SOURCE / "reports" / "formats.py").read_text(encoding="utf-8")
     for module, constant in re.findall(r'"chestmap\.reports\.(\w+):(\w+)"', registry):
-        users = mentions(rf"\b{constant}\b.*Format\(|import .*\b{constant}\b")
+        users = mentions(rf"^{constant} = Format\(|chestmap\.reports\.{module} import .*\b{constant}\b")
         assert users == {f"reports/{module}.py"}, constant

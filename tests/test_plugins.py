@@ -73,7 +73,7 @@ run = {{"device": "cpu", "workers": 0, "tensorboard": False}}
 chestmap.train({{"run": run, "data": data, "method": method}}, out="run", progress=False)
 assert chestmap.load("run").model.method.name == "shallow"
 scores = chestmap.evaluate("run", resamples=5)
-assert 0 <= scores.one("AUC", finding="mean").value <= 1
+assert 0 <= scores.only_score("AUC", finding="mean").value <= 1
 app(["predict", "run/model", {str(films)!r}, "--out", "out", "--write", "markdown,yolo", "--workers", "0"], standalone_mode=False)
 assert len(open("out/results.md").read().split("## ")) == 25
 """

@@ -21,9 +21,10 @@ Matrix = tuple[float, float, float, float, float, float]
 class Box:
     """One marked region of a finding in image pixels; `score` is absent on a reader's box.
 
-    >>> from chestmap import Box
-    >>> Box("Mass", 0, 0, 10, 10).iou(Box("Mass", 0, 0, 10, 5))
-    0.5
+    Examples:
+        >>> from chestmap import Box
+        >>> Box("Mass", 0, 0, 10, 10).iou(Box("Mass", 0, 0, 10, 5))
+        0.5
     """
 
     finding: str

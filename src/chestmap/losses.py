@@ -2,6 +2,7 @@
 
 Logits and labels are [batch finding]; a label is 0, 1 or NaN (unknown). Maps are [batch finding h w], raw and non-negative.
 
+Examples:
     >>> import torch
     >>> from chestmap import losses
     >>> logits, labels = torch.zeros(2, 3), torch.tensor([[1.0, 0.0, float("nan")], [0.0, 1.0, 1.0]])

@@ -2,6 +2,7 @@
 
 Scores are probabilities [image]; labels are 0, 1 or NaN (unknown) and of floating type. Boxes are `chestmap.Box`.
 
+Examples:
     >>> import numpy as np
     >>> from chestmap import metrics
     >>> scores, labels = np.array([0.1, 0.6, 0.8]), np.array([0.0, 1.0, np.nan])
@@ -39,10 +40,11 @@ __all__ = [
 def auc(scores: Float[np.ndarray, "image"], labels: Float[np.ndarray, "image"]) -> Auc | None:
     """Area under the ROC curve with DeLong's interval; None where only one kind of label is known.
 
-    >>> import numpy as np
-    >>> from chestmap import metrics
-    >>> metrics.auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0.0, 0.0, 1.0, 1.0])).value
-    0.75
+    Examples:
+        >>> import numpy as np
+        >>> from chestmap import metrics
+        >>> metrics.auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0.0, 0.0, 1.0, 1.0])).value
+        0.75
     """
     return delong(scores, labels)
 
@@ -52,11 +54,12 @@ def compare_auc(
 ) -> PairedAuc | None:
     """Tests whether two scores of the same images differ in AUC (DeLong, two-sided).
 
-    >>> import numpy as np
-    >>> from chestmap import metrics
-    >>> labels = np.array([0.0, 0.0, 1.0, 1.0])
-    >>> metrics.compare_auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0.1, 0.2, 0.7, 0.8]), labels).difference
-    -0.25
+    Examples:
+        >>> import numpy as np
+        >>> from chestmap import metrics
+        >>> labels = np.array([0.0, 0.0, 1.0, 1.0])
+        >>> metrics.compare_auc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([0.1, 0.2, 0.7, 0.8]), labels).difference
+        -0.25
     """
     return paired_delong(first, second, labels)
 
@@ -66,10 +69,11 @@ def calibration_error(
 ) -> float | None:
     """Expected calibration error over bins of equal width; None without labels.
 
-    >>> import numpy as np
-    >>> from chestmap import metrics
-    >>> round(metrics.calibration_error(np.array([0.2, 0.9]), np.array([0.0, 1.0])), 3)
-    0.15
+    Examples:
+        >>> import numpy as np
+        >>> from chestmap import metrics
+        >>> round(metrics.calibration_error(np.array([0.2, 0.9]), np.array([0.0, 1.0])), 3)
+        0.15
     """
     found = reliability(scores, labels, bins)
     return None if found is None else found.error
@@ -78,9 +82,10 @@ def calibration_error(
 def hits(boxes: Sequence[Box], truth: Sequence[Box], iou: float = 0.3) -> list[bool]:
     """Whether each true box of an image is met by a box of the same finding with at least this IoU, one to one.
 
-    >>> from chestmap import Box, metrics
-    >>> metrics.hits([Box("Mass", 0, 0, 10, 10)], [Box("Mass", 0, 0, 10, 8), Box("Nodule", 0, 0, 2, 2)])
-    [True, False]
+    Examples:
+        >>> from chestmap import Box, metrics
+        >>> metrics.hits([Box("Mass", 0, 0, 10, 10)], [Box("Mass", 0, 0, 10, 8), Box("Nodule", 0, 0, 2, 2)])
+        [True, False]
     """
     met = dict.fromkeys(range(len(truth)), False)
     for finding in dict.fromkeys(box.finding for box in truth):

@@ -41,9 +41,10 @@ def _plain(name: str) -> str:
 class Findings:
     """Ordered finding names; spelling variants (case, spaces, underscores, known aliases) resolve to one name.
 
-    >>> from chestmap import Findings
-    >>> Findings(("Pleural Effusion", "Mass")).resolve("pleural_effusion")
-    'Pleural Effusion'
+    Examples:
+        >>> from chestmap import Findings
+        >>> Findings(("Pleural Effusion", "Mass")).resolve("pleural_effusion")
+        'Pleural Effusion'
     """
 
     names: tuple[str, ...]
@@ -123,12 +124,13 @@ class Example:
 class Prediction:
     """A model's answer for one image: maps are raw and non-negative on the canvas grid, boxes in image pixels.
 
-    >>> import chestmap
-    >>> found = chestmap.predict("runs/own", "film.png")
-    >>> found.to_polars().columns
-    ['image_id', 'finding', 'score', 'x0', 'y0', 'x1', 'y1']
-    >>> 0 <= found.score("Mass") <= 1
-    True
+    Examples:
+        >>> import chestmap
+        >>> found = chestmap.predict("runs/own", "film.png")
+        >>> found.to_polars().columns
+        ['image_id', 'finding', 'score', 'x0', 'y0', 'x1', 'y1']
+        >>> 0 <= found.score("Mass") <= 1
+        True
     """
 
     image_id: str

@@ -23,10 +23,11 @@ def load(model: str | Path, settings: ForwardSettings | None = None, **options: 
 
     Options are those of `chestmap predict`: `device="cpu"`, `precision="bf16"`, `engine="onnx"`.
 
-    >>> import chestmap
-    >>> model = chestmap.load("runs/own", device="cpu")
-    >>> len(model.findings)
-    3
+    Examples:
+        >>> import chestmap
+        >>> model = chestmap.load("runs/own", device="cpu")
+        >>> len(model.findings)
+        3
     """
     from chestmap.models.engines import ForwardSettings
     from chestmap.models.predictor import load as open_predictor
@@ -46,12 +47,13 @@ def predict(model: Predictor | str | Path, images: Image | Sequence[Image]) -> P
     An image is a path, the bytes of a file, a PIL image, an array or a tensor; color becomes gray. Arrays hold 8 or 16 bits, or
     floats in [0, 1], where white is dense.
 
-    >>> import chestmap
-    >>> found = chestmap.predict("runs/own", "film.png")
-    >>> found.image_id, found.map("Mass").ndim
-    ('film', 2)
-    >>> [one.image_id for one in chestmap.predict("runs/own", ["film.png", "film.png"])]
-    ['film', 'film']
+    Examples:
+        >>> import chestmap
+        >>> found = chestmap.predict("runs/own", "film.png")
+        >>> found.image_id, found.map("Mass").ndim
+        ('film', 2)
+        >>> [one.image_id for one in chestmap.predict("runs/own", ["film.png", "film.png"])]
+        ['film', 'film']
     """
     predictor = load(model) if isinstance(model, (str, Path)) else model
     if not isinstance(images, (list, tuple)):

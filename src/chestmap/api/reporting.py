@@ -39,9 +39,10 @@ def report(
 
     What is not predicted or scored yet is predicted and scored first.
 
-    >>> import chestmap
-    >>> chestmap.report("runs/own", part="validation", pictures=2).as_posix()
-    'runs/own/report.html'
+    Examples:
+        >>> import chestmap
+        >>> chestmap.report("runs/own", part="validation", pictures=2).as_posix()
+        'runs/own/report.html'
     """
     from chestmap.evaluation.published import find
 

@@ -31,10 +31,11 @@ def evaluate(
     Source and split are those of the run unless they are given. Settings are those of `chestmap evaluate --score-set`, such as
     `resamples=200` or `presets=("ham",)`.
 
-    >>> import chestmap
-    >>> scores = chestmap.evaluate("runs/own", part="validation", resamples=10)
-    >>> 0 <= scores.one("AUC", finding="mean").value <= 1
-    True
+    Examples:
+        >>> import chestmap
+        >>> scores = chestmap.evaluate("runs/own", part="validation", resamples=10)
+        >>> 0 <= scores.only_score("AUC", finding="mean").value <= 1
+        True
     """
     from chestmap.evaluation.evaluate import EvaluationSettings
     from chestmap.predictions.folder import open_predictions

@@ -18,9 +18,10 @@ def train(
 
     The same call goes on where it stopped. Overrides are those of `chestmap train --set`.
 
-    >>> import chestmap
-    >>> chestmap.train("own.toml", ["run.seed=1"], "runs/other", progress=False).as_posix()
-    'runs/other/model'
+    Examples:
+        >>> import chestmap
+        >>> chestmap.train("own.toml", ["run.seed=1"], "runs/other", progress=False).as_posix()
+        'runs/other/model'
     """
     from chestmap.methods import METHODS
     from chestmap.models.export import write_with_graph

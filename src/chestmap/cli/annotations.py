@@ -62,7 +62,7 @@ def from_reviews(
 def export_annotations(
     kind: Kind,
     root: Root,
-    out: Annotated[Path, typer.Option(help="The file to write; Label Studio's configuration comes beside it.")],
+    out: Annotated[Path, typer.Option(help="The file to write; Label Studio's configuration comes next to it.")],
     form: Annotated[str, typer.Option(help="coco, coco-results, label-studio or cvat.")] = "coco",
     predictions: Annotated[
         Path | None, typer.Option(help="A model's boxes to correct: coco.json of `chestmap predict --write coco`.")

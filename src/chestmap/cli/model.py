@@ -98,7 +98,7 @@ def card(
     split: SplitOption = None,
     run: RunOption = None,
     part: Annotated[str, typer.Option(help="The part that is measured; what trained or calibrated is refused.")] = "test",
-    least: Annotated[int, typer.Option(help="Images of a group with a finding, and without, for it to be told.")] = 10,
+    least: Annotated[int, typer.Option(help="Images of a group with a finding, and without, for it to be listed.")] = 10,
     overrides: Set = None,
 ) -> None:
     """Write the model's README.md and print it: data, calibration, figures by finding, sex, age and view, limits, how to make it again.

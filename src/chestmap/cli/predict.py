@@ -39,7 +39,7 @@ WriteOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KIND",
-        help=f"What to write beside the predictions: {WRITERS.in_help}, overlays, dicom, scores, seg, pmap, report; repeatable, or with commas.",
+        help=f"What to write besides the predictions: {WRITERS.in_help}, overlays, dicom, scores, seg, pmap, report; repeatable, or with commas.",
     ),
 ]
 

@@ -24,7 +24,7 @@ def report(
     run: RunOption = None,
     part: Annotated[str, typer.Option(help="The part of the split that is scored and shown.")] = "test",
     published: Annotated[
-        list[str] | None, typer.Option(help="A published table to print beside ours, such as ham/table-3; repeatable.")
+        list[str] | None, typer.Option(help="A published table to print next to ours, such as ham/table-3; repeatable.")
     ] = None,
     pictures: Annotated[int, typer.Option(min=0, help="How many pictures, at most.")] = 200,
     out: Annotated[Path | None, typer.Option(help="The file to write; by default report.html in the folder.")] = None,

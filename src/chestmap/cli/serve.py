@@ -27,7 +27,9 @@ AllowHostOption = Annotated[list[str] | None, typer.Option(help="A name by which
 TrustProxyHeaderOption = Annotated[
     str | None, typer.Option(metavar="HEADER", help="A reverse proxy's header that names who asks; see docs/serving.md.")
 ]
-ProxyOption = Annotated[list[str] | None, typer.Option(help="Addresses whose header is believed; loopback by default.")]
+ProxyOption = Annotated[
+    list[str] | None, typer.Option(help="Addresses with a header that is believed; loopback by default.")
+]
 ShowPatientOption = Annotated[bool, typer.Option(help="Show patients' names in the worklist.")]
 DicomOption = Annotated[
     int | None, typer.Option(min=0, max=65535, metavar="PORT", help="Also receive images by DICOM on this port.")

@@ -53,10 +53,11 @@ class Problem:
 class Source:
     """Rows of `images` and `labels` belong together; boxes are found by image id, in image pixels.
 
-    >>> import chestmap
-    >>> source = chestmap.Source.open("folder", "films", labels="labels.csv", boxes="boxes.csv")
-    >>> len(source), source.findings.names
-    (40, ('Effusion', 'Mass', 'Nodule'))
+    Examples:
+        >>> import chestmap
+        >>> source = chestmap.Source.open("folder", "films", labels="labels.csv", boxes="boxes.csv")
+        >>> len(source), source.findings.names
+        (40, ('Effusion', 'Mass', 'Nodule'))
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 What two papers share belongs in `nn`. A method, and torch with it, is imported when it is first used.
 
+Examples:
     >>> import chestmap
     >>> sorted(chestmap.METHODS)[:3]
     ['ag_cnn', 'attention_mining', 'cam']

@@ -41,10 +41,11 @@ class Predictor:
 
     `findings` are those that the model was trained on: one of its outputs that never had a label is left out.
 
-    >>> import chestmap
-    >>> model = chestmap.load("runs/own")
-    >>> model.predict("film.png").findings == model.findings
-    True
+    Examples:
+        >>> import chestmap
+        >>> model = chestmap.load("runs/own")
+        >>> model.predict("film.png").findings == model.findings
+        True
     """
 
     def __init__(self, model: Model, forward: Forward | None = None) -> None:

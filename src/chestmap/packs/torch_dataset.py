@@ -27,12 +27,13 @@ class Dataset(TorchDataset[Item]):
     The image is [1, size, size] in [0, 1], letterboxed. Labels are 0, 1 or NaN (unknown). A row of boxes is the number of the finding,
     then x0, y0, x1, y1 in pixels of that image. Images are decoded once, into `cache`; those that cannot be read are left out.
 
-    >>> import chestmap
-    >>> source = chestmap.Source.open("folder", "films", labels="labels.csv", boxes="boxes.csv")
-    >>> films = chestmap.Dataset(source, part="train", size=32)
-    >>> image, labels, boxes = films[0]
-    >>> tuple(image.shape), tuple(labels.shape), boxes.shape[1]
-    ((1, 32, 32), (3,), 5)
+    Examples:
+        >>> import chestmap
+        >>> source = chestmap.Source.open("folder", "films", labels="labels.csv", boxes="boxes.csv")
+        >>> films = chestmap.Dataset(source, part="train", size=32)
+        >>> image, labels, boxes = films[0]
+        >>> tuple(image.shape), tuple(labels.shape), boxes.shape[1]
+        ((1, 32, 32), (3,), 5)
     """
 
     def __init__(
