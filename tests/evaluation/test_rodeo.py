@@ -161,7 +161,7 @@ def test_the_preset_reads_called_findings_and_has_its_floor(made) -> None:
     whole = [found.one(measure, finding="all findings", rule="preset rodeo") for measure in MEASURES]
     assert [row.value for row in whole] == pytest.approx([12 / 18] * 4)
     assert all(row.low < row.value < row.high for row in whole)
-    assert found.one("RoDeO", finding="Mass", rule="preset rodeo").value == pytest.approx(1.0)
-    assert found.one("RoDeO", finding="Nodule", rule="preset rodeo").value == 0
-    floor = found.one("RoDeO place", finding="Mass", rule="preset rodeo floor medoid").value
+    assert found.only_score("RoDeO", finding="Mass", rule="preset rodeo").value == pytest.approx(1.0)
+    assert found.only_score("RoDeO", finding="Nodule", rule="preset rodeo").value == 0
+    floor = found.only_score("RoDeO place", finding="Mass", rule="preset rodeo floor medoid").value
     assert floor == pytest.approx((1 + 0.5 + 0.5) / 3)

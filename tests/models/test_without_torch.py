@@ -44,13 +44,13 @@ main()
 SERVE = """
 from pathlib import Path
 from chestmap.models.predictor import load
-from chestmap.serving.engine.served_model import Served
+from chestmap.serving.engine.served_model import ServedModel
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import ServeSettings
 from chestmap.serving.store.store import Store
 from chestmap.serving.http.app import create_app
 import chestmap.serving.http.start, chestmap.serving.dicom.start
-served = Served(load(sys.argv[1]))
+served = ServedModel(load(sys.argv[1]))
 import numpy as np
 from chestmap.types import Frame
 canvas = served.predictor.model.canvas.canvas
