@@ -158,7 +158,7 @@ def test_the_preset_reads_called_findings_and_has_its_floor(made) -> None:
         training.image(np.zeros((2, 16, 16)), {"Mass": [(4, 4, 8, 8)]}, [1, 0], patient=f"t{number}")
     how = EvaluationSettings(resamples=30, workers=1, presets=("rodeo",))
     found = evaluate(case.predictions(), case.truth(), how, EvaluationContext(training=training.truth()))
-    whole = [found.one(measure, finding="all findings", rule="preset rodeo") for measure in MEASURES]
+    whole = [found.only_score(measure, finding="all findings", rule="preset rodeo") for measure in MEASURES]
     assert [row.value for row in whole] == pytest.approx([12 / 18] * 4)
     assert all(row.low < row.value < row.high for row in whole)
     assert found.only_score("RoDeO", finding="Mass", rule="preset rodeo").value == pytest.approx(1.0)

@@ -55,7 +55,7 @@ import numpy as np
 from chestmap.types import Frame
 canvas = served.predictor.model.canvas.canvas
 frame = Frame.fit((80.0, 96.0), canvas)
-said = served.said(np.full((1, canvas[1], canvas[0]), 90, np.uint8), [frame], [("study", Path(sys.argv[2]))])
+said = served.run_network(np.full((1, canvas[1], canvas[0]), 90, np.uint8), [frame], [("study", Path(sys.argv[2]))])
 answers = served.kept(said)
 assert len(answers[0].findings) == 3
 """

@@ -237,9 +237,9 @@ def test_what_is_loopback():
 
 def test_an_open_address_without_a_token_is_refused(tmp_path):
     with pytest.raises(Refused, match="give --token-file"):
-        serve([tmp_path / "model"], tmp_path / "s", host="0.0.0.0")
+        serve([str(tmp_path / "model")], tmp_path / "s", host="0.0.0.0")
     with pytest.raises(BadInput, match="belong together"):
-        serve([tmp_path / "model"], tmp_path / "s", certificate=tmp_path)
+        serve([str(tmp_path / "model")], tmp_path / "s", certificate=tmp_path)
     assert not (tmp_path / "s").exists()
 
 

@@ -194,7 +194,7 @@ def test_the_worklist_is_sorted_filtered_searched_and_cut(client):
 
 def test_a_deleted_study_is_gone_with_its_files(client, service):
     study_id = one(client, picture(60))["id"]
-    folder = service.store.folders.of(study_id)
+    folder = service.store.folders.folder_of(study_id)
     assert folder.is_dir()
     assert client.delete(f"/v1/studies/{study_id}").status_code == 204
     assert not folder.exists()

@@ -29,7 +29,7 @@ class Watched(ServedModel):
             object.__setattr__(self, name, value)
         return self
 
-    def said(self, canvases, frames, places):
+    def run_network(self, canvases, frames, places):
         self.events.extend(("network", study_id) for study_id, _ in places)
         self.began.release()
         return super().run_network(canvases, frames, places)

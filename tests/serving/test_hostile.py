@@ -50,7 +50,7 @@ def http(hostile):
         assert answer.status_code == 200
         assert client.get("/readyz").status_code == 200
         assert not list(hostile[0].store.folders.incoming.iterdir())
-        assert hostile[0].store.known() == {answer.json()["studies"][0]["id"]}
+        assert hostile[0].store.known_ids() == {answer.json()["studies"][0]["id"]}
 
 
 def zipped(name, content):

@@ -135,16 +135,16 @@ def test_an_image_that_stops_the_service_is_given_up_and_no_other(store):
 
 def test_a_sweep_leaves_what_was_promised(store):
     study_id, _ = add(store, "film")
-    orphan = store.folders.of("s-" + "1" * 24)
+    orphan = store.folders.folder_of("s-" + "1" * 24)
     orphan.mkdir(parents=True)
     half = store.folders.new()
-    assert (store.folders.of(study_id) / "canvas-8x8").exists()
-    assert store.folders.sweep(store.known()) == 1
+    assert (store.folders.folder_of(study_id) / "canvas-8x8").exists()
+    assert store.folders.sweep(store.known_ids()) == 1
     assert not orphan.exists()
     assert len(list((store.folders.root / "orphans").iterdir())) == 1
     assert not half.exists()
-    assert (store.folders.of(study_id) / "original").exists()
-    assert not (store.folders.of(study_id) / "canvas-8x8").exists()
+    assert (store.folders.folder_of(study_id) / "original").exists()
+    assert not (store.folders.folder_of(study_id) / "canvas-8x8").exists()
 
 
 def test_reviewers_at_once_never_overwrite(store):

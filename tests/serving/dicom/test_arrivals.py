@@ -133,7 +133,7 @@ def test_a_corrected_image_replaces_the_one_before(store):
     second = come(store, "of patient B")
     assert [one for one, _ in unread(store, 8)] == [second]
     assert not be_read_gone(store, first)
-    assert not store.folders.of(first).exists()
+    assert not store.folders.folder_of(first).exists()
     be_read(store, second, content="c2", patient="p-b")
     be_predicted(store, second)
     third = come(store, "of patient C")
@@ -174,7 +174,7 @@ def test_an_image_that_http_brings_while_nobody_has_read_it(store):
         received,
         MODELS,
     )
-    assert (store.folders.of(study_id) / "pixels.u16").is_file()
+    assert (store.folders.folder_of(study_id) / "pixels.u16").is_file()
     assert resume(store, MODELS) == [PendingResult(study_id, SHA)]
     be_predicted(store, study_id)
     assert state(store) == {"ready": 1}
@@ -212,9 +212,9 @@ def test_what_is_refused_is_kept_for_a_while_and_tried_again(store):
     assert state(store) == {"new": 1}
     refuse(store, study_id, "lateral view")
     tidy(store, "0000", "0000", keep=True)
-    assert store.folders.of(study_id).exists()
+    assert store.folders.folder_of(study_id).exists()
     tidy(store, LATER, "0000", keep=True)
-    assert not store.folders.of(study_id).exists()
+    assert not store.folders.folder_of(study_id).exists()
     assert (is_known(store, "i1"), retry_failed(store)) == (True, 0)  # so that it is not pulled again
     tidy(store, LATER, LATER, keep=True)
     assert not is_known(store, "i1")
@@ -225,12 +225,12 @@ def test_what_is_delivered_may_go_and_tells_nothing_of_its_patient(store):
     be_read(store, study_id, patient="p-planted", taken="20200102")
     be_predicted(store, study_id)
     remove_delivered(store, study_id)
-    assert store.folders.of(study_id).exists()  # not before its results are there
+    assert store.folders.folder_of(study_id).exists()  # not before its results are there
     deliveries.delivered(store, DueResult(study_id, SHA, 0))
     remove_delivered(store, study_id)
     row = store_row(store, study_id)
     assert (row.state, row.patient, row.taken, row.image, row.name) == ("removed", "", "", {}, "")
-    assert not store.folders.of(study_id).exists()
+    assert not store.folders.folder_of(study_id).exists()
     assert (state(store), is_known(store, "i1"), count_waiting(store)) == ({"done": 1}, True, 0)
     corrected = come(store, "two")
     be_read(store, corrected, content="c2")
@@ -288,7 +288,7 @@ def test_the_folder_of_an_older_node_is_taken_over(service_of, tmp_path):
     assert all(is_known(service.store, service.store.folders.instance_of(one)) for one in ("new", "retry", "dead", "done"))
     with service.store.reading() as session:
         assert set(session.scalars(select(Study.deliver).where(Study.state == "received"))) == {True}
-    assert service.store.folders.sweep(service.store.known()) == 0
+    assert service.store.folders.sweep(service.store.known_ids()) == 0
     service.stop()
 
 
@@ -311,7 +311,7 @@ def test_uploads_and_arrivals_share_ids(store, service_of):
     service = service_of(store)
     study_id = service.accept("1.2.3", [b"one", b" image"])
     assert study_id == f"s-{sha256(b'one image').hexdigest()[:24]}"
-    assert "1.2.3" not in str(store.folders.of(study_id))
+    assert "1.2.3" not in str(store.folders.folder_of(study_id))
     assert not list(store.folders.incoming.iterdir())
     assert service.accept("1.2.3", io.BytesIO(b"one image")) == study_id
     service.stop()

@@ -83,7 +83,7 @@ def test_bad_objects_fail_alone_and_tell_no_log(start, caplog):
 
 def test_scores_that_are_none_fail_alone(start, monkeypatch, served):
     """A batch that the model cannot predict goes image by image."""
-    taken, real = Collected(), type(served).said
+    taken, real = Collected(), type(served).run_network
     node = start(taken)
 
     def sometimes(self, canvases, frames, places):
@@ -91,7 +91,7 @@ def test_scores_that_are_none_fail_alone(start, monkeypatch, served):
             raise RuntimeError("numbers")
         return real(self, canvases, frames, places)
 
-    monkeypatch.setattr(type(served), "said", sometimes)
+    monkeypatch.setattr(type(served), "run_network", sometimes)
     assert send(node.port, film(1), film(2), film(3)) == [0, 0, 0]
     counts(node, done=2, failed=1)
     assert deliveries.reasons(node.store) == [("failed", f"{served.id}: cannot be predicted: RuntimeError", 1)]
@@ -126,7 +126,7 @@ def test_stow_and_pull(start, orthanc, settings, tmp_path):
     assert len(results) >= 4
     studies = {orthanc.file(one["MainDicomTags"]["SOPInstanceUID"]).StudyInstanceUID for one in results}
     assert studies == {film(1).StudyInstanceUID, film(3).StudyInstanceUID}
-    assert node.pull.look() == 0
+    assert node.pull.pull_once() == 0
     assert Pull(client, node.service, node.metrics, 3600).pull_once() == 0
 
     refused = Stow(web_client_of(orthanc.dicom_web, None, None, settings))

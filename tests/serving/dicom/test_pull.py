@@ -132,10 +132,10 @@ def test_a_search_that_fails_is_asked_again(server, pulling, answer, said):
     pull = pulling()
     server.ill["/studies?"] = answer
     with pytest.raises(Undelivered, match=said):
-        pull.look()
+        pull.pull_once()
     server.ill.clear()
-    assert pull.look() == 3
-    assert pull.look() == 0
+    assert pull.pull_once() == 3
+    assert pull.pull_once() == 0
 
 
 def test_a_search_of_garbage_and_one_that_never_ends(server, pulling):
@@ -149,7 +149,7 @@ def test_a_search_of_garbage_and_one_that_never_ends(server, pulling):
     server.ill["/studies?"] = say(200, json.dumps(page).encode())
     server.ill["/studies/1.9/"] = say(404, b"")
     pull = pulling()
-    assert pull.look() == 3
+    assert pull.pull_once() == 3
     assert sum("/studies?" in path for path in server.asked) == 4  # two for each modality
 
 
@@ -165,12 +165,12 @@ def test_a_search_of_garbage_and_one_that_never_ends(server, pulling):
 def test_an_image_that_comes_wrong_is_not_taken_and_holds_up_no_other(server, pulling, caplog, answer):
     server.ill[f"/instances/{film(2).SOPInstanceUID}"] = answer
     pull = pulling()
-    assert pull.look() == 2
+    assert pull.pull_once() == 2
     assert len(caplog.records) == 1
     assert "1 failed, and are asked for again" in caplog.text
     assert film(2).SOPInstanceUID not in caplog.text
     server.ill.clear()
-    assert pull.look() == 1
+    assert pull.pull_once() == 1
     assert count_waiting(pull.service.store) == 3
     kept = [pydicom.dcmread(path).SOPInstanceUID for path in pull.service.store.folders.studies.glob("*/*/original")]
     assert sorted(kept) == sorted(one.SOPInstanceUID for one in server.films.values())
@@ -179,11 +179,11 @@ def test_an_image_that_comes_wrong_is_not_taken_and_holds_up_no_other(server, pu
 def test_a_study_that_fails_holds_up_no_other_and_waits_longer_each_time(server, pulling):
     server.ill[f"/studies/{film(1).StudyInstanceUID}/"] = say(500, b"")
     pull = pulling()
-    assert pull.look() == 2
+    assert pull.pull_once() == 2
     server.asked.clear()
     slow = pulling(every=1000.0)
     server.ill = {f"/instances/{film(1).SOPInstanceUID}": say(404, b"")}
-    assert [slow.look() for _ in range(3)] == [0, 0, 0]
+    assert [slow.pull_once() for _ in range(3)] == [0, 0, 0]
     assert sum(path.endswith(f"/instances/{film(1).SOPInstanceUID}") for path in server.asked) == 1
     assert film(1).StudyInstanceUID not in slow._seen
 
@@ -204,7 +204,7 @@ def test_a_server_that_never_ends_its_answer_stops_nobody(server, pulling, caplo
     server.ill["/studies?"] = drip
     pull = pulling(SETTINGS.model_copy(update={"answer_seconds": 0.3}))
     with pytest.raises(Undelivered, match="took more than"):
-        pull.look()
+        pull.pull_once()
     endless = pulling()
     caplog.set_level(logging.INFO)
     endless.start()
