@@ -89,7 +89,7 @@ def test_a_review_without_a_region_is_words(dx, sent, tmp_path):
     report = pydicom.dcmread(path)
     assert report.SOPClassUID == uid.EnhancedSRStorage
     assert report.VerificationFlag == "VERIFIED"
-    (text,) = [item.TextValue for item in walk(report) if item.get("ValueType") == "TEXT"]
+    (text,) = [item.TextValue for item in walk(report) if concept(item) == "121071"]
     assert "Present: none of the findings that were judged.\nAbsent: Mass." in text
 
 
