@@ -4,6 +4,8 @@ Codes: SCT and DCM values are from DICOM PS3.16 or consistent public use; where 
 (99CHESTMAP), since a wrong SNOMED code is worse than an honest local one.
 """
 
+from collections.abc import Iterable
+
 from chestmap.types import Code, Findings
 
 
@@ -130,3 +132,9 @@ VINDR = Findings(
 )  # fmt: skip
 
 VOCABULARIES = {"chestxray14": CHESTXRAY14, "chexpert": CHEXPERT, "vindr": VINDR}
+ALIASES = {alias: name for whole in VOCABULARIES.values() for alias, name in whole.aliases.items()}
+
+
+def folder_findings(names: Iterable[str]) -> Findings:
+    """Findings by any name; those that the published vocabularies know bring their aliases and codes."""
+    return Findings(tuple(names), ALIASES, CODES)

@@ -20,6 +20,17 @@ def test_help_imports_neither_torch_nor_tables():
     assert done.stdout.strip() == "[]"
 
 
+def test_one_image_is_predicted_without_tables_pictures_and_bars():
+    """Each of them takes a tenth of the time until the first box, or more."""
+    code = (
+        "import sys, chestmap.cli as c; c.command('predict');"
+        "import chestmap.cli.predict_printed, chestmap.prediction.without_folder, chestmap.models.predictor;"
+        "print([name for name in ('torch', 'polars', 'PIL', 'rich', 'scipy', 'sklearn', 'fsspec') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_tables_and_images_need_no_torch():
     code = (
         "import sys, chestmap.datasets.checks.check, chestmap.packs.build, chestmap.datasets.split, chestmap.phantom, chestmap.imaging.read,"

@@ -26,14 +26,14 @@ from chestmap.datasets.box_units import Unit, boxes_in_pixels
 from chestmap.datasets.coco import read_coco
 from chestmap.datasets.columns import as_boxes, as_images, with_boxes_cleaned
 from chestmap.datasets.csv_table import Table
-from chestmap.datasets.folder_tables import folder_findings, labels_of, read_box_table, read_labels, with_seen
+from chestmap.datasets.folder_tables import labels_of, read_box_table, read_labels, with_seen
 from chestmap.datasets.layout import Layout
 from chestmap.datasets.source import UNKNOWN, Problem, Source
 from chestmap.datasets.text_files import locate
 from chestmap.errors import BadTable, did_you_mean
 from chestmap.settings import Settings
 from chestmap.types import Box, Findings
-from chestmap.vocabulary import CHESTXRAY14
+from chestmap.vocabulary import CHESTXRAY14, folder_findings
 
 ENDINGS = {".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".dic"}
 

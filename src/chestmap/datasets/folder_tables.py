@@ -29,9 +29,8 @@ from chestmap.datasets.csv_table import Table, read_csv
 from chestmap.datasets.source import UNKNOWN, Problem
 from chestmap.errors import BadTable, did_you_mean
 from chestmap.types import Findings
-from chestmap.vocabulary import CODES, NO_FINDING, VOCABULARIES
+from chestmap.vocabulary import NO_FINDING, folder_findings
 
-ALIASES = {alias: name for whole in VOCABULARIES.values() for alias, name in whole.aliases.items()}
 IMAGE = {
     "image_id": (
         "image",
@@ -74,11 +73,6 @@ PLACES = {
 """Columns of a table of boxes; `x1, y1` are the first corner with `x2, y2` or `w, h`, and the second with `x0, y0`."""
 
 SHOWN = {"left": "x", "top": "y", "right": "x2", "bottom": "y2", "one_x": "x1", "one_y": "y1"}
-
-
-def folder_findings(names: Iterable[str]) -> Findings:
-    """Findings by any name; those that the published vocabularies know bring their aliases and codes."""
-    return Findings(tuple(names), ALIASES, CODES)
 
 
 def with_seen(chosen: Iterable[str], seen: Iterable[str]) -> Findings:

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chestmap import __version__
-from chestmap.datasets.folder_tables import folder_findings
 from chestmap.errors import BadInput, BadModel
 from chestmap.imaging.canvas import CanvasSettings
-from chestmap.predictions.folder import OwnRule
+from chestmap.predictions.header import OwnRule
 from chestmap.settings import checked
 from chestmap.storage.atomic import write_bytes, write_json
 from chestmap.storage.manifest import extend, is_sealed, seal, sha256_of, verified_bytes
 from chestmap.types import Findings
+from chestmap.vocabulary import folder_findings
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float16
 
 from chestmap.evaluation.maps.comparison_space import Surface, Workspace, sampler
 from chestmap.evaluation.maps.overlap import regions
-from chestmap.predictions.folder import OwnRule
+from chestmap.predictions.header import OwnRule
 from chestmap.types import Box, Findings, Frame
 
 LONGEST = 1024

@@ -5,11 +5,13 @@ from __future__ import annotations
 from base64 import b64encode
 from dataclasses import dataclass, field
 from io import BytesIO
+from typing import TYPE_CHECKING
 
-from PIL import Image
-
-from chestmap.predictions.folder import OwnRule
+from chestmap.predictions.header import OwnRule
 from chestmap.types import Prediction, Radiograph
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,12 +21,14 @@ class ShownPrediction(Prediction):
     radiograph: Radiograph | None = None
     rule: OwnRule = field(default_factory=lambda: OwnRule(0.5))
 
-    def show(self, longest: int = 512, most: int = 3) -> Image.Image:
+    def show(self, longest: int = 512, most: int = 3) -> Image:
         """The image, then the `most` findings of the highest scores with map and box; `longest` side of each in pixels."""
+        from PIL.Image import fromarray
+
         from chestmap.reports.overlay import OverlayStyle, overlay
 
         assert self.radiograph is not None
-        return Image.fromarray(overlay(self.radiograph, self, OverlayStyle(longest, most, rule=self.rule)))
+        return fromarray(overlay(self.radiograph, self, OverlayStyle(longest, most, rule=self.rule)))
 
     def _repr_png_(self) -> bytes:
         stream = BytesIO()

@@ -25,7 +25,7 @@ from chestmap.models.engines import ForwardSettings, open_forward
 from chestmap.models.folder import Model, open_model
 from chestmap.models.largest_box import BoxRule, boxes_of
 from chestmap.models.notebook import ShownPrediction
-from chestmap.predictions.folder import GREATEST
+from chestmap.predictions.header import GREATEST
 from chestmap.types import Findings, Frame, Prediction, Radiograph
 
 Forward = Callable[[Any], tuple[np.ndarray, np.ndarray]]

@@ -21,7 +21,6 @@ from pathlib import Path, PurePosixPath
 
 from chestmap.errors import BadImage, BadInput, did_you_mean
 from chestmap.prediction.decoding import Input, unpacked
-from chestmap.prediction.input_lists import frames_of
 from chestmap.prediction.input_names import digest, joined, name_and_path, plain_name
 from chestmap.prediction.remote_inputs import Root, entries_at, list_at, roots_at, starts_as_dicom_at, told_as
 from chestmap.storage.addresses import is_address, plain_path, without_scheme
@@ -206,6 +205,8 @@ class Inputs:
 
             yield from (self._row(line, folder) for line in read_list(path))
             return
+        from chestmap.prediction.input_lists import frames_of  # needs polars, which images alone do not
+
         for row in (row for frame in frames_of(path) for row in frame.iter_rows(named=True)):
             source = self._row(row["path"], folder)
             yield replace(source, name=plain_name(row["image_id"]), given=True) if row["image_id"] else source

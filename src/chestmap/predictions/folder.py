@@ -19,11 +19,10 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float16, Float32
 
-from chestmap.datasets.folder_tables import folder_findings
 from chestmap.errors import BadInput, BadModel, Refused
-from chestmap.predictions.header import FORMAT, Header, HeaderFile, OwnRule
+from chestmap.predictions.header import FORMAT, GREATEST, Header, HeaderFile, OwnRule
 from chestmap.predictions.part_maps import PartMaps
-from chestmap.predictions.part_writer import GREATEST, Chunk, GrowingPart
+from chestmap.predictions.part_writer import Chunk, GrowingPart
 from chestmap.settings import checked
 from chestmap.storage.addresses import is_address, without_scheme
 from chestmap.storage.atomic import write_text
@@ -31,6 +30,7 @@ from chestmap.storage.download import Copy
 from chestmap.storage.manifest import SUMS, is_sealed, seal, unseal, verified, verified_bytes
 from chestmap.storage.results_folder import HEADER, ResultsFolder, place_of
 from chestmap.types import Findings, Frame, Prediction
+from chestmap.vocabulary import folder_findings
 
 __all__ = [
     "GREATEST", "Chunk", "GrowingPart", "Header", "OwnRule", "Predictions", "PredictionsWriter", "open_predictions", "read_header",

@@ -11,6 +11,9 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from chestmap.settings import Settings
 from chestmap.types import Findings
 
+GREATEST = 65504.0
+"""Of float16, as which maps are kept."""
+
 FORMAT = 1
 
 

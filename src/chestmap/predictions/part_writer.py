@@ -12,12 +12,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float16, Float32
 
+from chestmap.predictions.header import GREATEST
 from chestmap.storage.atomic import sync
 from chestmap.storage.manifest import is_sealed, seal
 from chestmap.storage.results_folder import ResultsFolder
 from chestmap.types import Findings, Frame
-
-GREATEST = 65504.0  # of float16
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
