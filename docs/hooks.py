@@ -65,10 +65,10 @@ def registries() -> str:
     from chestmap.named_configs import config_names, config_path, first_comment
     from chestmap.reports.formats import WRITERS
 
-    lines = ["# Methods, readers, formats, configs", "", "Made from the registries of this version.", "", "## Methods", ""]
+    lines = ["# Methods, datasets, formats, configs", "", "Made from the registries of this version.", "", "## Methods", ""]
     lines += ["| name | title | paper |", "|---|---|---|"]
     lines += [f"| `{name}` | {title} | {paper} |" for name in METHODS for title, paper in [described(name)]]
-    lines += ["", "## Readers", "", "| name | reads |", "|---|---|"]
+    lines += ["", "## Datasets", "", "| name | reads |", "|---|---|"]
     lines += [f"| `{name}` | {SOURCES[name].title} |" for name in SOURCES]
     lines += ["", "## Output formats", "", "| `--write` | writes |", "|---|---|"]
     lines += [f"| `{name}` | {WRITERS[name].title} |" for name in WRITERS]
