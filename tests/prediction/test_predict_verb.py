@@ -128,6 +128,7 @@ def test_shares_that_cannot_be_are_told(run_folder, tmp_path):
     for more, said in (
         (("--shard", "2/2"), "allowed are 0/2 to 1/2"),
         (("--shard", "0/2", "--write", "csv"), "needs all parts"),
+        (("--shard", "0/2", "--write", "createml"), "needs all parts"),
         (("--shard", "0/2", "--cluster", "auto"), "not both"),
         (("--cluster", "auto", "--write", "csv"), "--shard 0/1 afterwards"),
     ):

@@ -18,11 +18,9 @@ from chestmap.prediction.measured_engine import as_begun, is_worth_measuring, me
 from chestmap.prediction.output_formats import Outputs
 from chestmap.prediction.providers import DatasetProvider, FileProvider, Provider
 from chestmap.prediction.pseudonym import own_key
+from chestmap.reports.formats import WRITERS
 from chestmap.settings import checked
 from chestmap.storage.results_folder import place_of
-
-WHOLE = {"csv", "json", "coco", "report"}
-"""Made from all parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +114,7 @@ class Request:
     def _check(self, shard: Shard) -> None:
         if shard.count == 1:
             return
-        whole, text = sorted(self.kinds & WHOLE), f"--shard {shard.index}/{shard.count}"
+        whole, text = sorted(self.kinds & {*WRITERS, "report"}), f"--shard {shard.index}/{shard.count}"
         if whole:
             raise BadInput(
                 f"--write {','.join(whole)} needs all parts: leave it out of {text}, and call with --shard 0/1 at the end"
