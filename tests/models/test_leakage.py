@@ -14,7 +14,7 @@ from chestmap.datasets.split import SplitSettings, make_split
 from chestmap.datasets.training_hashes import TrainingHashes
 from chestmap.errors import BadInput, Leak
 from chestmap.imaging.canvas import CanvasSettings, on_canvas
-from chestmap.imaging.worker_pool import pixel_hash
+from chestmap.imaging.pack_rows import pixel_hash
 from chestmap.models.folder import read_about
 from chestmap.models.leakage import check_seen
 from chestmap.predictions.folder import open_predictions

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from chestmap.datasets.source import Source
 from chestmap.errors import BadInput, BadModel
 from chestmap.imaging.canvas import CanvasSettings, canvas_frame, on_canvas
-from chestmap.imaging.worker_pool import CHUNK, Job, pack_all, pack_chunk
+from chestmap.imaging.pack_rows import CHUNK, Job, pack_all, pack_chunk
 from chestmap.packs.build import WORTH_A_PROCESS, Pack, PackSettings, make_pack, open_pack
 from chestmap.storage.manifest import seal
 from chestmap.types import Box, Radiograph
@@ -202,7 +202,8 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path):
 
 
 def children_of(pid: int) -> list[int]:
-    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Those of all of its threads."""
+    return [int(one) for path in Path(f"/proc/{pid}/task").glob("*/children") for one in path.read_text().split()]
 
 
 def alive(pid: int) -> bool:

@@ -15,10 +15,12 @@ import polars as pl
 import pytest
 
 from chestmap.errors import BadInput, Refused
+from chestmap.imaging.decoders import DIED
 from chestmap.prediction.decoding import Failed, decode_all
 from chestmap.prediction.inputs import Inputs
 from chestmap.prediction.job import JobSettings, predict_all, reading_for
 from chestmap.predictions.folder import open_predictions
+from imaging.deadly import deadly
 from imaging.dicom_samples import as_bytes, chest, radiograph
 from imaging.picture_samples import grey_png
 from imaging.test_bad_images import BAD
@@ -291,36 +293,10 @@ def test_decoding_in_order_whatever_dies(predictor, films, monkeypatch):
     """A process that dies takes nobody with it but the input that killed it."""
     from chestmap.prediction import decoding
 
-    reading, calls = reading_for(predictor, JobSettings()), []
-
-    class Broken:
-        def submit(self, decode, source, reading):
-            calls.append(source.name)
-            from concurrent.futures import Future
-
-            future = Future()
-            if source.name == "020.png":
-                future.set_exception(decoding.BrokenProcessPool("dead"))
-            else:
-                future.set_result(decode(source, reading))
-            return future
-
-        def shutdown(self, **_):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-    monkeypatch.setattr(decoding, "AHEAD", 2)
-    monkeypatch.setattr(decoding, "_pool", lambda workers: Broken())
-    results = list(decode_all(Inputs([str(films)]), reading, 2))
-    names = [source.name for source, _ in results]
-    assert names == [source.name for source in Inputs([str(films)])]
-    dead = [source.name for source, found in results if isinstance(found, Failed) and found.reason == decoding.DIED]
-    assert dead == ["020.png"]
+    monkeypatch.setattr(decoding, "decode", deadly)
+    results = list(decode_all(Inputs([str(films)]), reading_for(predictor, JobSettings()), 2))
+    assert [source.name for source, _ in results] == [source.name for source in Inputs([str(films)])]
+    assert [source.name for source, one in results if isinstance(one, Failed) and one.reason == DIED] == ["020.png"]
 
 
 def test_each_part_tells_its_inputs_also_when_it_was_there(predictor, films, whole):

@@ -7,7 +7,7 @@ and the image is one look-up. *Code* is the unsigned integer as it lies in the f
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt
+from jaxtyping import Bool, Float64, Int64, UInt
 
 from chestmap.errors import BadImage
 
@@ -62,12 +62,6 @@ class Tables:
     present: Bool[np.ndarray, "code"]  # codes of the picture that are no padding
     padded: Bool[np.ndarray, "code"]
     done: list[str]
-
-
-def displayed(codes: UInt[np.ndarray, "h w"], display: Display) -> tuple[Float32[np.ndarray, "h w"], list[str]]:
-    """Grey in [0, 1], padding black, and what was done."""
-    tables = grey_tables(codes, display)
-    return tables.greys.astype(np.float32)[codes], tables.done
 
 
 def grey_tables(codes: UInt[np.ndarray, "h w"], display: Display) -> Tables:

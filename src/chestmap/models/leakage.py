@@ -15,7 +15,7 @@ from chestmap.errors import BadImage, BadInput, Leak, Refused
 from chestmap.evaluation.evaluated_set import ids_of_part
 from chestmap.evaluation.truth import Truth, leak_notes, truth_of
 from chestmap.imaging.canvas import CanvasSettings, on_canvas
-from chestmap.imaging.worker_pool import pixel_hash
+from chestmap.imaging.pack_rows import pixel_hash
 from chestmap.models.folder import read_about
 from chestmap.predictions.folder import Predictions
 

@@ -11,21 +11,22 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from itertools import repeat
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from chestmap.errors import BadInput
+from chestmap.errors import BadInput, BadModel
+from chestmap.imaging.decoders import Decoders, Lost
 from chestmap.phantom.draw import Drawing, draw
 from chestmap.phantom.findings.lesions import Mask
 from chestmap.phantom.label_files import write_tables
 from chestmap.phantom.population import Population, make_population
 from chestmap.phantom.settings import PhantomSettings
 from chestmap.progress import Report, progress_of
+from chestmap.storage.atomic import publish, write_text
+from chestmap.storage.json_file import read_json
 
 VERSION = 1
 """Changes whenever the same settings give other pixels, labels or boxes."""
@@ -48,12 +49,10 @@ def write_phantom(folder: Path, settings: PhantomSettings, *, progress: bool | R
         advance(len(people) - sum(map(len, waiting)))
         for done in _run(part, settings, waiting):
             advance(done)
-    found = {int(row): boxes for rows in chunks for row, boxes in json.loads(_report(part, rows).read_text()).items()}
+    found = {int(row): boxes for rows in chunks for row, boxes in read_json(_report(part, rows), f"delete {part}").items()}
     write_tables(part, people, settings, found)
     shutil.rmtree(part / "chunks")
-    if folder.exists():
-        folder.rmdir()
-    part.rename(folder)
+    publish(part, folder)
     return folder
 
 
@@ -72,8 +71,8 @@ def _finished(folder: Path, record: dict[str, object]) -> bool:
 def _read_record(path: Path) -> object:
     """None where it cannot be read: then it is not ours."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path, "")
+    except (OSError, BadModel):
         return None
 
 
@@ -83,9 +82,7 @@ def _begin(part: Path, record: dict[str, object]) -> None:
         shutil.rmtree(part)
     for name in ("images", "chunks"):
         (part / name).mkdir(parents=True, exist_ok=True)
-    beside = part / "phantom.json.part"
-    beside.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    beside.replace(part / "phantom.json")
+    write_text(part / "phantom.json", json.dumps(record, indent=2) + "\n")
 
 
 def _report(part: Path, rows: range) -> Path:
@@ -97,23 +94,17 @@ def _run(part: Path, settings: PhantomSettings, chunks: list[range]) -> Iterator
     """Numbers of images, as they get done; small phantoms are not worth other processes."""
     processes = min(settings.processes or os.cpu_count() or 1, len(chunks))
     if processes <= 1 or (not settings.processes and len(chunks) < 4):
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)
-        try:
-            yield from map(_write_chunk, repeat(part), repeat(settings), chunks)
-        finally:
-            cv2.setNumThreads(threads)
-        return
-    with ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
-        jobs = [pool.submit(_write_chunk, part, settings, rows) for rows in chunks]
-        try:
-            for job in as_completed(jobs):
-                yield job.result()
-        finally:
-            for job in jobs:
-                job.cancel()
+        processes = 0
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with Decoders(partial(_write_chunk, part, settings), processes) as drawing:
+            for rows, done in drawing.run(chunks, 2 * processes):
+                if isinstance(done, Lost):
+                    raise BadInput(f"phantoms {rows.start} to {rows.stop - 1}: {done}; give more memory, or processes = 1")
+                yield done
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _write_chunk(part: Path, settings: PhantomSettings, rows: range) -> int:
@@ -124,10 +115,7 @@ def _write_chunk(part: Path, settings: PhantomSettings, rows: range) -> int:
         drawing = draw(people.case(row, settings), settings.side)
         _write_image(part, people, settings, row, drawing)
         boxes[row] = [[box.finding, *box.corners] for box in drawing.boxes]
-    report = _report(part, rows)
-    beside = report.with_suffix(".part")
-    beside.write_text(json.dumps(boxes), encoding="utf-8")
-    beside.replace(report)
+    write_text(_report(part, rows), json.dumps(boxes))
     return len(rows)
 
 

@@ -6,17 +6,13 @@ These processes import no torch, as those of the pack.
 from __future__ import annotations
 
 import lzma
-import multiprocessing
 import time
 import zipfile
 import zlib
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b, sha256
 from pathlib import Path
 
@@ -26,9 +22,9 @@ from jaxtyping import UInt8
 
 from chestmap.errors import BadImage, BadInput, Unreachable
 from chestmap.imaging.canvas import CanvasSettings, on_canvas
+from chestmap.imaging.decoders import Decoders, Lost
 from chestmap.imaging.limits import LIMITS
 from chestmap.imaging.read import DEFAULTS, ReadSettings, content_of, radiograph_of
-from chestmap.imaging.worker_pool import DEATHS, DIED, begin
 from chestmap.prediction.pseudonym import Pseudonyms, words_of_patient
 from chestmap.storage.addresses import StoreFailed, address_state, content_at, is_address, site
 from chestmap.storage.manifest import SETTLED
@@ -208,12 +204,15 @@ def current_content(source: Input, known: Identity) -> str:
 
 
 def decode_all(inputs: Iterable[Input], reading: DecodeSettings, workers: int) -> Iterator[tuple[Input, Decoded | Failed]]:
-    """Each input with what became of it, in order; with 0 workers in a thread of this process.
+    """Each input with what became of it, in order; with 0 workers in a thread of this process."""
+    size = reading.canvas.width * reading.canvas.height
+    ahead = min(AHEAD * max(workers, 1), AHEAD_BYTES // size)
+    with Decoders(partial(decode, reading=reading), workers) as decoders, closing(decoders.run(inputs, ahead)) as results:
+        yield from watched((source, _failed(source, found)) for source, found in results)
 
-    When a process dies, what was under way goes again, one input after the other, to find out which of them it was.
-    """
-    with closing(_decoded(inputs, reading, workers)) as results:
-        yield from watched(results)
+
+def _failed(source: Input, found: Decoded | Failed | Lost) -> Decoded | Failed:
+    return Failed(source.name, str(found)) if isinstance(found, Lost) else found
 
 
 def watched(results: Iterable[tuple[Input, Decoded | Failed]]) -> Iterator[tuple[Input, Decoded | Failed]]:
@@ -227,70 +226,3 @@ def watched(results: Iterable[tuple[Input, Decoded | Failed]]) -> Iterator[tuple
                 f"{site(source.path)}: gave none of {row} inputs in a row ({found.reason}); call again when it does"
             )
         yield source, found
-
-
-def _decoded(
-    inputs: Iterable[Input], reading: DecodeSettings, workers: int
-) -> Generator[tuple[Input, Decoded | Failed], None, None]:
-    size = reading.canvas.width * reading.canvas.height
-    most = max(2, min(AHEAD * max(workers, 1), AHEAD_BYTES // size))
-    left, rest, deaths = deque[Input](), iter(inputs), 0
-    while True:
-        taken: deque[Input] = deque()
-        pool = _pool(workers)
-        try:
-            yield from _window(
-                _chained(left, rest), taken, lambda source, pool=pool: pool.submit(decode, source, reading), most
-            )
-        except BrokenProcessPool:
-            suspects = list(taken)
-        else:
-            return
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-        for place, source in enumerate(suspects):
-            found = _decoded_in_own_process(source, reading)
-            yield source, found
-            if isinstance(found, Failed) and found.reason == DIED:
-                deaths += 1
-                left.extendleft(reversed(suspects[place + 1 :]))
-                break
-        if deaths > DEATHS:
-            raise BadInput(f"processes that decode keep dying, {deaths} so far; give more memory, or --workers 0 to see why")
-
-
-def _chained(first: deque[Input], then: Iterator[Input]) -> Iterator[Input]:
-    while first:
-        yield first.popleft()
-    for source in then:  # noqa: UP028 -- `yield from` would close the iterator that the next round goes on with
-        yield source
-
-
-def _window(
-    inputs: Iterator[Input], taken: deque[Input], submit: Callable[[Input], Future[Decoded | Failed]], most: int
-) -> Iterator[tuple[Input, Decoded | Failed]]:
-    """An input stays in `taken` until its result came, so that none is lost when a process dies."""
-    futures: deque[Future[Decoded | Failed]] = deque()
-    for source in inputs:
-        taken.append(source)
-        futures.append(submit(source))
-        while len(futures) >= most:
-            result = futures.popleft().result()
-            yield taken.popleft(), result
-    while futures:
-        result = futures.popleft().result()
-        yield taken.popleft(), result
-
-
-def _decoded_in_own_process(source: Input, reading: DecodeSettings) -> Decoded | Failed:
-    with _pool(1) as pool:
-        try:
-            return pool.submit(decode, source, reading).result()
-        except BrokenProcessPool:
-            return Failed(source.name, DIED)
-
-
-def _pool(workers: int) -> Executor:
-    if not workers:
-        return ThreadPoolExecutor(1)
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=begin)

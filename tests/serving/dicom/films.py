@@ -63,7 +63,12 @@ def wait_until(true, seconds=90):
 
 def counts(node, **expected):
     """Waits until the images stand so."""
-    return wait_until(lambda: {**dict.fromkeys(now := deliveries.counts(node.store), 0), **expected} == now)
+    try:
+        return wait_until(lambda: {**dict.fromkeys(now := deliveries.counts(node.store), 0), **expected} == now)
+    except AssertionError:
+        raise AssertionError(
+            f"{deliveries.counts(node.store)}, {deliveries.reasons(node.store)}: expected {expected}"
+        ) from None
 
 
 def study_of(node, one):

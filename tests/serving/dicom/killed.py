@@ -28,7 +28,9 @@ def run_node(model: Path, store: Path, destination: str, port: Any) -> None:
     settings = ServeSettings(readers=1, batch_size=2, dicom=DicomSettings(retry_seconds=0.1, free_bytes=0))
     sends = c_store_of(destination, "CHESTMAP", settings.dicom, None)
     service = Service([ServedModel(load(model))], Store(store), settings)
-    node = Node(service, ListenOptions(port=0, allowed=allowed_of(["TEST"])), DeliverySettings(sends, DEFAULT_KINDS))
+    node = Node(
+        service, ListenOptions(port=0, allowed=allowed_of(["TEST", "ORTHANC"])), DeliverySettings(sends, DEFAULT_KINDS)
+    )
     service.start()
     port.value = node.start()
     ended.wait()
@@ -37,5 +39,13 @@ def run_node(model: Path, store: Path, destination: str, port: Any) -> None:
 
 
 def count_done(store: Path) -> int:
+    return _number(store, "SELECT count(*) FROM delivery WHERE state = 'done'")
+
+
+def count_taken(store: Path) -> int:
+    return _number(store, "SELECT count(*) FROM study")
+
+
+def _number(store: Path, query: str) -> int:
     with closing(sqlite3.connect(store / "store.sqlite", timeout=30)) as base:
-        return base.execute("SELECT count(*) FROM delivery WHERE state = 'done'").fetchone()[0]
+        return base.execute(query).fetchone()[0]

@@ -168,9 +168,7 @@ def test_a_disk_that_fills_while_images_are_read_fails_none(start, monkeypatch, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert decoder_process.answered(decoder_process.json.dumps({**request, "canvases_only": True}).encode()) == {
-        "trouble": errno.ENOSPC
-    }
+    assert decoder_process.answered({**request, "canvases_only": True}) == {"trouble": errno.ENOSPC}
 
 
 def test_a_reader_that_dies_is_given_the_image_again(start, monkeypatch):

@@ -5,11 +5,14 @@ import multiprocessing
 import signal
 import urllib.error
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pydicom
 import pytest
 
 from chestmap.serving.dicom.destinations import CStore, c_store_of
+from chestmap.serving.store.store import Query, Store
 from serving.dicom import killed
 from serving.dicom.films import PLANTED, counts, film, send, wait_until
 
@@ -140,6 +143,53 @@ def test_kill_9_loses_and_doubles_nothing(started, orthanc, tmp_path):
 @pytest.mark.slow
 def test_kill_9_many_times(started, orthanc, tmp_path):
     kill_in_the_middle(started, orthanc, tmp_path / "node", images=120, kills=5)
+
+
+def pushed(orthanc, port, studies):
+    """The studies that the archive could not send, as it tries them again later."""
+    modality(orthanc, port)
+    for first in range(0, len(studies), 10):
+        try:
+            orthanc.request("/modalities/chestmap/store", json.dumps(studies[first : first + 10]).encode())
+        except OSError:  # of HTTP, too
+            return studies[first:]
+    return []
+
+
+@pytest.mark.slow
+def test_two_hundred_studies_of_the_archive_while_the_service_is_killed_twice(started, orthanc, tmp_path):
+    """Each is once in the worklist and has one report and one presentation state; a corrected image is the right patient's."""
+    films, store = [film(number) for number in range(200)], tmp_path / "node"
+    for number, one in enumerate(films[1:]):
+        one.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+    assert set(orthanc.store(sorted(tmp_path.glob("*.dcm")))) == {0}
+    left, destination = orthanc.get("/studies"), f"ORTHANC@127.0.0.1:{orthanc.dicom_port}"
+    assert len(left) == 199
+    for taken in (60, 130):
+        process, port = started(store, destination)
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(pushed, orthanc, port, left)
+            wait_until(lambda taken=taken: killed.count_taken(store) >= taken)
+            process.kill()
+            process.join()
+            left = sending.result()
+        assert left
+    process, port = started(store, destination)
+    assert pushed(orthanc, port, left) == []
+    corrected = [film(0, PatientID=name, PatientName=name) for name in "AB"]
+    assert send(port, *corrected) == [0, 0]  # the first is pending
+    wait_until(lambda: killed.count_done(store) == 200, seconds=300)
+    with closing(Store(store)) as kept:
+        total, page = kept.page(Query(limit=300))
+    assert (total, len({one.instance for one in page}), {one.state for one in page}) == (200, 200, {"done"})
+    kinds = Counter((image_of(one), one.Modality) for one in results_in(orthanc) if one.PatientID != "A")
+    assert kinds == {(one.SOPInstanceUID, kind): 1 for one in films for kind in ("SR", "PR")}
+    patients = {one.PatientID for one in results_in(orthanc) if image_of(one) == films[0].SOPInstanceUID}
+    assert "B" in patients
+    assert patients <= {"A", "B"}
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 0
 
 
 def test_results_have_the_identifiers_of_before(start, orthanc, settings):

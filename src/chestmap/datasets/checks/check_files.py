@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import get_context
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from chestmap.datasets.checks.check_pixels import FileContent, look_at
 from chestmap.datasets.source import Level, Problem, Source
-from chestmap.errors import BadInput
+from chestmap.imaging.decoders import Decoders, Lost
 from chestmap.progress import progress_of
 
 LOOKS_AT_ONCE = 16
 """Threads that look for files; on a network disk each look is a wait."""
 
-CHUNK = 8
+FEW = 8
+"""Files for which a process is not worth its start."""
+
 ASPECT = 0.02
 """By how much the aspect of a stored image may differ from image space: rounding to whole pixels at 256."""
 
@@ -59,32 +58,18 @@ def look_at_pixels(
 ) -> list[Problem]:
     """Opens the files of these rows in several processes (all cores by default; with one, in this process)."""
     paths = [source.path(row) for row in rows]
+    count = workers or os.cpu_count() or 1
     with (
-        _contents(paths, workers or os.cpu_count() or 1) as looks,
+        Decoders(look_at, 0 if count == 1 or len(paths) <= FEW else min(count, len(paths) // FEW + 1)) as decoders,
         progress_of("Opening images", len(paths), show=progress) as advance,
     ):
         seen: list[FileContent] = []
-        for look in looks:
-            seen.append(look)
+        for path, look in decoders.run(paths, 4 * count):
+            seen.append(FileContent(wrong=f"{path}: {look}") if isinstance(look, Lost) else look)
             advance(1)
     problems = [Problem("error", "unreadable file", look.wrong) for look in seen if look.wrong]
     good = [(row, look) for row, look in zip(rows, seen, strict=True) if not look.wrong]
     return [*problems, *_misplaced(source, good), *_inverted(source, good), *_same_pixels(source, good)]
-
-
-@contextmanager
-def _contents(paths: Sequence[Path], workers: int) -> Iterator[Iterator[FileContent]]:
-    """What the files hold, in their order, while the processes live."""
-    if workers == 1 or len(paths) <= CHUNK:
-        yield map(look_at, paths)
-        return
-    # A fork would carry the locks of whatever threads this process runs.
-    with ProcessPoolExecutor(min(workers, len(paths) // CHUNK + 1), get_context("spawn")) as pool:
-        try:
-            yield pool.map(look_at, paths, chunksize=CHUNK)
-        except BrokenProcessPool:
-            message = "a process that opened images died (out of memory, or a damaged file); use one worker to see which"
-            raise BadInput(message) from None
 
 
 def _misplaced(source: Source, good: Sequence[tuple[int, FileContent]]) -> list[Problem]:

@@ -24,5 +24,7 @@ def look_at(path: Path) -> FileContent:
         pixels = read_radiograph(path).pixels
     except BadImage as error:
         return FileContent(wrong=str(error))
+    except (OSError, MemoryError) as error:
+        return FileContent(wrong=f"{path}: {type(error).__name__}; it needs more memory or another disk")
     height, width = pixels.shape
     return FileContent(blake2b(pixels.tobytes(), digest_size=16).digest(), width, height, inverted=seems_inverted(pixels))

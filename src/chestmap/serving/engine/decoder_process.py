@@ -1,17 +1,10 @@
-"""`python -m chestmap.serving.engine.decoder_process`: a process that decodes what clients send, and may die of it.
-
-Lines of JSON in, lines of JSON out; pictures go through files. Its memory and its files are bounded, and it imports no torch.
-"""
+"""Decodes what clients send, in a process that may die of it and that imports no torch. Pictures go through files."""
 
 from __future__ import annotations
 
 import errno
 import hmac
-import json
-import os
 import re
-import sys
-import time
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,14 +27,7 @@ from chestmap.types import Box, Radiograph
 if TYPE_CHECKING:
     from chestmap.imaging.dicom_header import Header
 
-try:
-    import resource
-except ImportError:  # Windows has no such limits
-    resource = None
-
 MEMORY = 4 << 30
-SECONDS = 300
-"""Of processor for one image, for a process that outlived its service."""
 LARGEST_FILE = 512 << 20
 THUMBNAIL = 256
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
@@ -188,10 +174,9 @@ def _written(paths: list[Path]) -> dict[str, Any]:
     return {"files": [path.name for path in paths], "objects": [[str(one[name].value) for name in names] for one in headers]}
 
 
-def answered(line: bytes) -> dict[str, Any]:
+def answered(request: dict[str, Any]) -> dict[str, Any]:
     """The error, without the parts of a message that only we should see."""
     try:
-        request = json.loads(line)
         return (
             write_results(request) if "grid" in request else write_review(request) if "review" in request else read(request)
         )
@@ -203,29 +188,3 @@ def answered(line: bytes) -> dict[str, Any]:
         if isinstance(problem, OSError) and problem.errno in DISK:
             return {"trouble": problem.errno}
         return {"error": f"cannot be decoded ({type(problem).__name__}): export it again"}
-
-
-def _bound_memory() -> None:
-    """Where the system has such limits."""
-    if resource is None:
-        return
-    for kind, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, LARGEST_FILE), (resource.RLIMIT_CORE, 0)):
-        hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-
-
-def main() -> None:
-    _bound_memory()
-    cv2.setNumThreads(1)
-    talk = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # nothing that a library prints gets into the conversation
-    hard = None if resource is None else resource.getrlimit(resource.RLIMIT_CPU)[1]
-    for line in sys.stdin.buffer:
-        if resource is not None and hard is not None:
-            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + SECONDS, hard))
-        talk.write(json.dumps(answered(line)).encode() + b"\n")
-        talk.flush()
-
-
-if __name__ == "__main__":
-    main()
