@@ -147,6 +147,25 @@ def test_a_sweep_leaves_what_was_promised(store):
     assert not (store.folders.folder_of(study_id) / "canvas-8x8").exists()
 
 
+def test_a_kill_between_row_and_files_of_a_deletion_leaves_nothing(store, monkeypatch):
+    """And where the kill came before the row was gone, the study stays."""
+    study_id, _ = add(store, "film")
+    kept, _ = add(store, "kept")
+    store.folders.doom(kept)
+    with monkeypatch.context() as patched:
+        patched.setattr(store.folders, "remove", lambda _: None)
+        assert store.delete(study_id)
+    assert store.folders.folder_of(study_id).exists()
+    left = store.folders.folder_of(kept) / "maps-one.npy.12345678.part"
+    left.write_bytes(b"half")
+    assert store.folders.sweep(store.known_ids()) == 0
+    assert not store.folders.folder_of(study_id).exists()
+    assert not (store.folders.root / "orphans").exists()
+    assert store.file(kept, "original")
+    assert not left.exists()
+    assert not list(store.folders.folder_of(kept).glob("being*"))
+
+
 def test_reviewers_at_once_never_overwrite(store):
     study_id, _ = add(store, "film")
 

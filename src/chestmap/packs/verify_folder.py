@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from chestmap.errors import BadInput, ChestmapError
 from chestmap.packs.pack import RECORDS, open_pack
 from chestmap.progress import Report, progress_of
+from chestmap.storage.json_file import read_json
 from chestmap.storage.manifest import SUMS, damage_in, seal, sums_of
 
 MARKS = {
@@ -25,13 +27,12 @@ class FolderCheck:
     problems: tuple[str, ...]
 
 
-def verify_folder(folder: Path, *, progress: bool | Report = True) -> FolderCheck:
-    """One problem a line; refused where there is nothing that could be verified."""
+def verify_folder(folder: Path, *, required: bool = True, progress: bool | Report = True) -> FolderCheck:
+    """One problem a line; where it is `required`, a folder with nothing that could be verified is refused."""
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder; expected predictions, a pack, a model, a run, an export or a store")
-    places = sorted(path.parent for path in folder.rglob(SUMS))
-    bare = [place for place in _kept(folder) if place not in set(places)]
-    if not places and not bare:
+    places, bare = _kept(folder)
+    if required and not places and not bare:
         raise BadInput(f"{folder}: no {SUMS} here or below; expected a folder that chestmap wrote")
     problems = [f"{place}: no {SUMS}, so that nothing proves what is in it; see --seal" for place in bare]
     total = len(bare)
@@ -50,26 +51,31 @@ def verify_folder(folder: Path, *, progress: bool | Report = True) -> FolderChec
 
 def seal_folders(folder: Path) -> Iterator[Path]:
     """Writes the sums of kept folders that have none."""
-    for place in [place for place in _kept(folder) if not (place / SUMS).is_file()]:
+    for place in _kept(folder)[1]:
         names = next(names for mark, names in MARKS.items() if (place / mark).is_file())
         seal(place, None if names is None else [name for name in names if (place / name).is_file()])
         yield place
 
 
-def _kept(folder: Path) -> list[Path]:
-    """Unfinished ones count as none: they are made on when their command is called again."""
-    found = {path.parent for mark in MARKS for path in folder.rglob(mark)}
-    return sorted(place for place in found if not _unfinished(place))
+def _kept(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Folders with sums, and without. Unfinished ones count as none: they are made on when their command is called again."""
+    walk = sorted((Path(root), set(names)) for root, _, names in os.walk(folder))
+    bare = (place for place, names in walk if SUMS not in names and names & MARKS.keys() and not _unfinished(place))
+    return [place for place, names in walk if SUMS in names], list(bare)
 
 
 def _unfinished(place: Path) -> bool:
-    for name in ("predictions.json", "pack.json"):
-        try:
-            if (place / name).is_file() and not json.loads((place / name).read_text(encoding="utf-8")).get("complete"):
-                return True
-        except (OSError, ValueError, AttributeError):
-            return False
-    return ".making" in place.name
+    about = _tree(place / "predictions.json") or _tree(place / "pack.json")
+    return ".making" in place.name or (bool(about) and not about.get("complete"))
+
+
+def _tree(path: Path) -> dict[str, Any]:
+    """Empty where it cannot be read: its sums tell why."""
+    try:
+        found = read_json(path, "")
+    except (FileNotFoundError, ChestmapError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _files(place: Path) -> int:
@@ -90,9 +96,8 @@ def _rows(place: Path, *, progress: bool | Report) -> tuple[int, list[str]]:
 
 
 def _parts(place: Path) -> list[str]:
-    try:
-        wanted = int(json.loads((place / "predictions.json").read_bytes())["parts"])
-    except (OSError, ValueError, KeyError, TypeError):
+    wanted = _tree(place / "predictions.json").get("parts")
+    if not isinstance(wanted, int):
         return []  # reported above
     there = {path.parent.name for path in place.glob(f"part-?????/{SUMS}")}
     missing = [f"part-{number:05d}" for number in range(wanted) if f"part-{number:05d}" not in there]

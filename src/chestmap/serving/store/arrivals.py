@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from chestmap.serving.store.clock import now
 from chestmap.serving.store.database_tables import OVER, REVIEW, SHOWN, Delivery, File, Result, Sent, Study
 from chestmap.serving.store.results import NewFile, deliver, file_row, queue_missing
+from chestmap.serving.store.row_digests import checked, digest_of
 
 if TYPE_CHECKING:
     from chestmap.serving.store.store import NewStudy, Store
@@ -48,6 +49,8 @@ def arrive(store: Store, new: Arrival, received: Path) -> bool:
                 _send_again(store, session, there, new)
                 return there.state in SHOWN
             gone = _insert(store, session, new, there)
+            for study_id in gone:
+                store.folders.doom(study_id)
         for study_id in gone:
             store.folders.remove(study_id)
     return False
@@ -69,7 +72,9 @@ def _insert(store: Store, session: Session, new: Arrival, there: Study | None) -
     row = Study(
         id=new.id, sha256=new.sha256, received=now(), instance=new.instance, origin=new.origin, deliver=new.deliver,
         state="received", name=new.id, revision=latest.revision if latest else 0, content=latest.content if latest else "",
+        patient="", shown_patient=None, taken="", shown_taken="", exam="", age="", sex="", view="", image={}, suspicion=0.0, teaches=0.0, top=[],
     )  # fmt: skip
+    row.digest = digest_of(row)
     session.add(row)
     session.flush()
     session.add(file_row(store.folders, new.id, NewFile("original", "original", new.sha256, new.bytes)))
@@ -109,6 +114,7 @@ def read(store: Store, found: NewStudy, models: dict[str, str]) -> bool:
 
 def fill(store: Store, session: Session, row: Study, found: NewStudy, models: dict[str, str]) -> None:
     """Whether it is another image than the one that it replaces, or the same in another form, is known from here on."""
+    checked(row)
     if row.content and row.content != found.content:
         row.revision += 1
     row.content, row.state, row.error = found.content, "queued", None
@@ -116,6 +122,7 @@ def fill(store: Store, session: Session, row: Study, found: NewStudy, models: di
     row.taken, row.shown_taken, row.image = found.taken, store.shifted(found), found.image
     row.instance = row.instance or found.instance  # by which it came, and is known to its archive
     row.exam, row.age, row.sex = found.exam, found.age, found.sex
+    row.digest = digest_of(row)
     session.execute(delete(File).where(File.study_id == row.id, File.kind != "original"))
     session.execute(delete(Result).where(Result.study_id == row.id))
     session.add_all(file_row(store.folders, row.id, one) for one in found.files if one.kind != "original")
@@ -158,6 +165,7 @@ def remove_delivered(store: Store, study_id: str) -> None:
         with store.writing() as session:
             if not _empty(session, mine):
                 return
+            store.folders.doom(study_id)
         store.folders.remove(study_id)
 
 
@@ -175,6 +183,7 @@ def _empty(session: Session, mine: ColumnElement[bool]) -> Sequence[str]:
         "image": {},
         "top": [],
         "error": None,
+        "digest": "",
     }
     ids = session.scalars(
         update(Study).where(mine).values(state="removed", received=now(), **empty).returning(Study.id)
@@ -195,6 +204,8 @@ def tidy(store: Store, refused_before: str, removed_before: str, *, keep: bool) 
             old = Study.origin.in_(DICOM) & Study.state.in_(states) & (Study.received < refused_before)
             ids = _empty(session, old & (Study.review_version == 0))
             session.execute(delete(Study).where(Study.state == "removed", Study.received < removed_before))
+            for study_id in ids:
+                store.folders.doom(study_id)
         for study_id in ids:
             store.folders.remove(study_id)
 

@@ -62,6 +62,7 @@ class Study(Base):
     review_by: Mapped[str] = mapped_column(String(64), default="", index=True)
     review_at: Mapped[str | None] = mapped_column(String(32))
     disagreement: Mapped[int] = mapped_column(Integer, default=0, index=True)  # a sum of MODELS, READER and READERS
+    digest: Mapped[str] = mapped_column(String(64), default="")  # as `row_digests` makes it
 
 
 class Result(Base):
@@ -137,6 +138,7 @@ class Review(Base):
     stage: Mapped[str] = mapped_column(String(8), default="open")  # blind: no model's result was shown
     findings: Mapped[dict[str, Any]] = mapped_column(JSON)
     note: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(String(64), default="")
 
 
 class Assignment(Base):
@@ -162,6 +164,7 @@ class Read(Base):
     at: Mapped[str] = mapped_column(String(32))
     findings: Mapped[dict[str, Any]] = mapped_column(JSON)
     note: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(String(64), default="")
 
 
 class File(Base):

@@ -29,6 +29,8 @@ from chestmap.serving.store.database import open_read_only
 from chestmap.serving.store.database_tables import File, Result, Review, Study
 from chestmap.serving.store.review_provenance import CORNERS
 from chestmap.serving.store.review_schema import How, KeptBox, KeptFinding
+from chestmap.serving.store.row_digests import checked
+from chestmap.serving.store.store_files import DamagedFile, digest
 from chestmap.types import Box, Findings
 
 PROVENANCE = "reviews.jsonl"
@@ -64,7 +66,7 @@ def _read(engine: Engine, root: Path, states: Sequence[str], ways: Collection[st
         found = list(session.execute(rows.where(Review.state.in_(states)).order_by(Study.id)))
         results: dict[str, list[Result]] = {}
         for one in session.scalars(select(Result).where(Result.state == "done").order_by(Result.number)):
-            results.setdefault(one.study_id, []).append(one)
+            results.setdefault(one.study_id, []).append(checked(one))
         said = select(Review.study_id, Review.version, Review.state, Review.by, Review.at).order_by(Review.version)
         versions: dict[str, list[dict[str, Any]]] = {}
         for study_id, *line in session.execute(said):
@@ -76,6 +78,8 @@ def _read(engine: Engine, root: Path, states: Sequence[str], ways: Collection[st
         findings = with_seen(named[:1], named)
         reviewed = []
         for study, review, file in found:
+            checked(study)
+            checked(review)
             seen = [one for one in results.get(study.id, ()) if one.at and one.at <= review.at]
             verdicts = {name: KeptFinding.model_validate(said) for name, said in review.findings.items()}
             verdicts = {name: said for name, said in verdicts.items() if said.verdict != "unset"}
@@ -154,6 +158,8 @@ def _with_images(folder: Path, reviewed: Sequence[ReviewedStudy], *, copy: bool)
     """Boxes of a model may pass the border by a rounding; they end there."""
     for one in reviewed:
         try:
+            if digest(one.original) != one.origin["sha256"]:
+                raise DamagedFile(f"the image of study {one.origin['study']} is damaged: restore it from a backup")
             place_image(one.original, folder / one.annotated.image, copy=copy)
         except FileNotFoundError:  # the study was deleted meanwhile
             continue

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, insert, select, update
@@ -14,7 +12,7 @@ from sqlalchemy.orm import Session
 from chestmap.serving.store.active_learning import worth
 from chestmap.serving.store.clock import now
 from chestmap.serving.store.database_tables import MODELS, OVER, SHOWN, Delivery, File, Result, Score, Study
-from chestmap.serving.store.store_files import DamagedFile
+from chestmap.serving.store.row_digests import digest_of, is_whole
 
 if TYPE_CHECKING:
     from chestmap.serving.store.store import Store
@@ -153,21 +151,6 @@ def deliver(session: Session, study_id: str, subject: str, at: float) -> None:
     session.add(row)
 
 
-def digest_of(result: Result) -> str:
-    """Of everything that a model said of a study."""
-    text = json.dumps([result.study_id, result.model_sha, result.findings, result.maps], sort_keys=True)
-    return sha256(text.encode()).hexdigest()
-
-
-def checked(result: Result) -> Result:
-    """The same result, unless its row was damaged since it was written. A row without a digest was not written by a service."""
-    if result.state == "done" and result.digest and result.digest != digest_of(result):
-        raise DamagedFile(
-            f"the result of {result.model_id} for study {result.study_id} is damaged: restore the database from a backup"
-        )
-    return result
-
-
 def file_row(folders: StoreFolder, study_id: str, new: NewFile) -> File:
     """The path is kept relative, so that a store may be moved."""
     path = folders.folder_of(study_id).relative_to(folders.root) / new.name
@@ -184,7 +167,7 @@ def _update_studies(session: Session, study_ids: Collection[str], new: Sequence[
     for study in session.scalars(chosen):
         if study.state in OVER:
             continue
-        results = found.get(study.id, [])
+        results, whole = found.get(study.id, []), is_whole(study)
         states = {one.state for one in results}
         study.state = "queued" if "queued" in states else "done" if "done" in states else "failed"
         errors = [f"{one.model_id}: {one.error}" for one in results if one.error]
@@ -197,6 +180,8 @@ def _update_studies(session: Session, study_ids: Collection[str], new: Sequence[
             study.teaches = worth([one.findings for one in results if one.state == "done"])
             study.top = _top(results)
             study.disagreement = study.disagreement & ~MODELS | (MODELS if _differ(results) else 0)
+        if whole:  # a damaged row stays one
+            study.digest = digest_of(study)
 
 
 def _differ(results: Sequence[Result]) -> bool:

@@ -15,6 +15,7 @@ from chestmap.serving.store.database_tables import OVER, READER, REVIEW, Read, R
 from chestmap.serving.store.results import deliver
 from chestmap.serving.store.review_provenance import kept_findings
 from chestmap.serving.store.review_schema import NewReview, ReviewOut
+from chestmap.serving.store.row_digests import checked, digest_of
 from chestmap.serving.store.store import Store
 
 
@@ -40,6 +41,7 @@ def history(store: Store, study_id: str, *, newest: bool = False) -> list[Review
 
 
 def review_of(row: Review | Read, by: str) -> ReviewOut:
+    checked(row)
     kept = {key: getattr(row, key) for key in ("version", "state", "at", "findings", "note", "stage")}
     return ReviewOut.model_validate({**kept, "by": by})
 
@@ -76,7 +78,8 @@ def put_review(store: Store, study_id: str, by: str, review: NewReview, served: 
 
 def known_results(session: Session, study: Study, review: NewReview, served: Collection[str]) -> Sequence[Result]:
     """Results of the study, after the review was checked against them."""
-    results = session.scalars(select(Result).where(Result.study_id == study.id)).all()
+    checked(study)
+    results = [checked(one) for one in session.scalars(select(Result).where(Result.study_id == study.id))]
     known = {one for row in results for one in row.maps.get("order", ())} or served
     check(review, (study.image["width"], study.image["height"]), known)
     return results
@@ -92,9 +95,12 @@ def check_stage(review: NewReview, before: Collection[str]) -> None:
 
 def new_version(row: Row, before: Row | None, review: NewReview, results: Sequence[Result], by: str) -> Row:
     """Fills a row; what is as it was in the version before keeps its author and date."""
+    if before is not None:
+        checked(before)
     row.version, row.state, row.stage, row.at = review.base + 1, review.state, review.stage, now()
     row.findings = kept_findings(review.findings, before.findings if before else {}, results, by, row.at)
     row.note = review.note.replace("\0", "")  # PostgreSQL has no room for it
+    row.digest = digest_of(row)
     return row
 
 

@@ -24,7 +24,8 @@ from chestmap.serving.store.database import open_database
 from chestmap.serving.store.database_tables import SHOWN, Delivery, File, Result, Study
 from chestmap.serving.store.film_dates import shown_date
 from chestmap.serving.store.node_folder import NAME
-from chestmap.serving.store.results import NewFile, checked, file_row, queue_missing
+from chestmap.serving.store.results import NewFile, file_row, queue_missing
+from chestmap.serving.store.row_digests import checked, digest_of, shown
 from chestmap.serving.store.store_files import StoreFolder
 from chestmap.serving.store.worklist_filters import Query, filtered
 
@@ -87,8 +88,9 @@ class Store:
         row = Study(
             id=new.id, sha256=new.sha256, received=now(), name=new.name, patient=new.patient, shown_patient=new.shown_patient,
             taken=new.taken, shown_taken=self.shifted(new), instance=new.instance, content=new.content, exam=new.exam, age=new.age, sex=new.sex, view=new.view,
-            image=new.image, state="queued",
+            image=new.image, state="queued", revision=0, suspicion=0.0, teaches=0.0, top=[],
         )  # fmt: skip
+        row.digest = digest_of(row)
         try:
             with self.writing() as session:
                 there = session.get(Study, new.id)
@@ -117,9 +119,9 @@ class Store:
             return session.scalar(select(func.count()).select_from(Study).where(Study.state == "queued")) or 0
 
     def known_ids(self) -> set[str]:
-        """Ids of all studies: 100 bytes each, at a start only."""
+        """Ids of all studies with files: 100 bytes each, at a start only."""
         with self.reading() as session:
-            return set(session.scalars(select(Study.id)))
+            return set(session.scalars(select(Study.id).where(Study.state != "removed")))
 
     def with_sha(self, sha256: str) -> str | None:
         with self.reading() as session:
@@ -129,12 +131,13 @@ class Store:
         with self.reading() as session:
             study = session.get(Study, study_id)
             wanted = select(Result).where(Result.study_id == study_id).order_by(Result.number)
-            return None if study is None else (study, [checked(one) for one in session.scalars(wanted)])
+            return None if study is None else (checked(study), [checked(one) for one in session.scalars(wanted)])
 
     def images(self, study_ids: Collection[str]) -> dict[str, dict[str, Any]]:
         """What is known of the images of those studies that are there."""
         with self.reading() as session:
-            return dict(row for row in session.execute(select(Study.id, Study.image).where(Study.id.in_(study_ids))))
+            found = session.scalars(select(Study).where(Study.id.in_(study_ids)))
+            return {one.id: checked(one).image for one in found}
 
     def result(self, study_id: str, model_id: str) -> Result | None:
         """A finished result of one model, by its id."""
@@ -183,12 +186,13 @@ class Store:
             total = session.scalar(select(func.count()).select_from(chosen.subquery())) or 0
             rows = chosen.order_by(orders[query.order], Study.received.desc(), Study.id)
             if query.order == "teaches" and query.offset < TEACHING:
-                return total, most_teaching(session, rows, query.offset, query.limit)
-            return total, list(session.scalars(rows.offset(query.offset).limit(query.limit)))
+                return total, [shown(one) for one in most_teaching(session, rows, query.offset, query.limit)]
+            return total, [shown(one) for one in session.scalars(rows.offset(query.offset).limit(query.limit))]
 
     def delete(self, study_id: str) -> bool:
-        """Row first: a crash in between leaves files that the next start sweeps."""
+        """Row first: after a crash in between the next start removes the files."""
         with self.moving:
+            self.folders.doom(study_id)
             with self.writing() as session:
                 gone = session.execute(delete(Study).where(Study.id == study_id).returning(Study.id)).all()
             self.folders.remove(study_id)

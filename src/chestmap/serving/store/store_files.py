@@ -12,7 +12,6 @@ Names are made here from digests; nothing that a client sends becomes part of a 
 from __future__ import annotations
 
 import hmac
-import os
 import re
 import secrets
 import shutil
@@ -23,10 +22,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from chestmap.errors import BadInput, ChestmapError, Refused
-from chestmap.storage.atomic import sync
+from chestmap.storage.atomic import replacing, sweep, sync, write_bytes
 from chestmap.storage.locks import lock_of
 
 ID = re.compile(r"s-[0-9a-f]{24}")
+DOOMED = "being-deleted"
 MOST_CHECKED = 100_000
 """Files with a check that is remembered: some 30 MB."""
 
@@ -90,13 +90,9 @@ class StoreFolder:
     def _read_key(self) -> bytes:
         path = self.root / "key"
         if not path.exists():
-            beside = self.root / f"key.{os.getpid()}"
-            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(secrets.token_bytes(32))
-                file.flush()
-                os.fsync(file.fileno())
-            beside.rename(path)
-            sync(self.root)
+            with replacing(path) as made:
+                made.touch(0o600)
+                made.write_bytes(secrets.token_bytes(32))
         content = path.read_bytes()
         if len(content) != 32:
             raise BadInput(f"{path}: {len(content)} bytes are no key; copy it back, or delete it: pseudonyms will change")
@@ -138,6 +134,11 @@ class StoreFolder:
             received.rename(target)
         sync(target.parent)
 
+    def doom(self, study_id: str) -> None:
+        """Before its row goes: whatever happens then, the next start removes the files of a row that is gone."""
+        if (target := self.folder_of(study_id)).exists():
+            write_bytes(target / DOOMED, b"")
+
     def remove(self, study_id: str) -> None:
         """Renamed first, so that a study is there whole or not at all."""
         target = self.folder_of(study_id)
@@ -149,10 +150,15 @@ class StoreFolder:
     def sweep(self, known: Collection[str]) -> int:
         """After a start: half-received files go; studies that the database does not know were never promised.
 
-        Those are set aside and not removed: it may be another database than yesterday's.
+        Those are set aside and not removed: it may be another database than yesterday's. What was being deleted goes.
         """
         for entry in self.incoming.iterdir():
             shutil.rmtree(entry, ignore_errors=True)
+        for mark in self.studies.glob(f"*/s-*/{DOOMED}"):
+            if mark.parent.name in known:
+                mark.unlink()
+            else:
+                self.remove(mark.parent.name)
         orphans = [path for path in self.studies.glob("*/s-*") if path.name not in known]
         for path in orphans:
             aside = self.root / "orphans" / f"{path.name}-{secrets.token_hex(4)}"
@@ -160,6 +166,7 @@ class StoreFolder:
             path.rename(aside)
         for path in self.studies.glob("*/s-*/canvas-*"):  # not synced, so perhaps not whole: read anew
             path.unlink(missing_ok=True)
+        sweep(self.root)
         return len(orphans)
 
     def checked(self, path: Path, expected: str) -> Path:
