@@ -177,7 +177,7 @@ def test_two_precisions_never_share_a_folder(run_folder, films, tmp_path):
     model, out = open_model(run_folder / "model", METHODS), tmp_path / "out"
     half = Predictor(model, open_forward(model, ForwardSettings(engine="torch", device="cpu", precision="bf16")))
     full = small_predictor(run_folder / "model")
-    provider = dataset(films, tmp_path / "cache", full)
+    provider = dataset(films, full)
     predict_all(full, provider, out, SETTINGS, progress=False)
     header = json.loads((out / "predictions.json").read_text())
     assert header["model"]["forward"] == {"engine": "torch", "device": "cpu", "precision": 32, "batch_size": 2}

@@ -1,25 +1,34 @@
 """Checks that every way to ask for a prediction gives the same folder, byte for byte, whatever is killed on the way."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import polars as pl
 import pytest
 
-from chestmap.datasets import open_source, source_settings
+from chestmap.phantom import Case, draw
+from chestmap.prediction import ray as cluster
 from chestmap.prediction.job import JobSettings, Shard, open_job, predict_all, predict_shard
-from chestmap.prediction.providers import DatasetProvider, FileProvider
+from chestmap.prediction.providers import FileProvider
+from chestmap.prediction.ray import ClusterSettings, predict_on_cluster
+from chestmap.prediction.request import Request
 from chestmap.storage import stores
 from prediction.bare_store import Bare
-from prediction.predict_small import small_predictor
+from prediction.predict_small import predict, provider_of, small_predictor
+from prediction.test_ray import StandIn
 from training.small import write_dataset
 
 TESTS = Path(__file__).parents[1]
+BROKEN = (0, 12)
 SETTINGS = JobSettings(batch_size=3, part_size=8, workers=0, show_patient=True)
 
 
@@ -66,14 +75,15 @@ def whole(predictor, films, tmp_path_factory):
     return files_in(out)
 
 
-def parts_of(files):
-    """Without the header, which names the dataset where there is one."""
-    return {name: content for name, content in files.items() if name.startswith("part-")}
+def apart_from_the_dataset(files):
+    """The header says which images of which dataset it is of, so that an evaluation refuses others; all else is the same."""
+    header = json.loads(files["predictions.json"])
+    header.pop("dataset", None)
+    return {**files, "predictions.json": header, "SHA256SUMS": b""}
 
 
-def dataset(films, cache, predictor):
-    source = open_source(source_settings({"name": "folder", "root": str(films), "labels": "labels.csv"}))
-    return DatasetProvider.packed(source, sorted(source.ids), predictor.model.canvas, cache)
+def dataset(films, predictor):
+    return provider_of("dataset", films, predictor)
 
 
 def in_shards(predictor, provider, out, order=("2/3", "0/3", "1/3")):
@@ -99,10 +109,10 @@ def test_files_a_list_and_shards_of_both(predictor, films, whole, tmp_path):
 
 
 def test_a_dataset_and_its_shards(predictor, films, whole, tmp_path):
-    provider = dataset(films, tmp_path / "cache", predictor)
+    provider = dataset(films, predictor)
     predict_all(predictor, provider, tmp_path / "out", SETTINGS, progress=False)
     found = files_in(tmp_path / "out")
-    assert parts_of(found) == parts_of(whole)
+    assert apart_from_the_dataset(found) == apart_from_the_dataset(whole)
     assert in_shards(predictor, provider, tmp_path / "shards", ("0/3", "1/3", "2/3")) == found
 
 
@@ -119,23 +129,23 @@ def test_images_in_an_object_store(predictor, films, whole, store, tmp_path):
 
 def test_any_call_completes_what_any_other_began(predictor, films, whole, tmp_path):
     """A shard of the files, a shard of the dataset, and a plain call for the rest."""
-    out, provider = tmp_path / "out", dataset(films, tmp_path / "cache", predictor)
+    out, provider = tmp_path / "out", dataset(films, predictor)
     files = FileProvider([str(films)])
     share = predict_shard(open_job(predictor, files, out, SETTINGS, 3), Shard(1, 3), 0, progress=False)
     assert share.left == 2
     predict_all(predictor, provider, out, SETTINGS, progress=False)
-    assert parts_of(files_in(out)) == parts_of(whole)
+    assert apart_from_the_dataset(files_in(out)) == apart_from_the_dataset(whole)
     shutil.rmtree(out / "part-00001")
     predict_all(predictor, files, out, SETTINGS, progress=False)
-    assert parts_of(files_in(out)) == parts_of(whole)
+    assert apart_from_the_dataset(files_in(out)) == apart_from_the_dataset(whole)
 
 
-def killed_at(run_folder, films, out, batch):
-    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent / 'src'}{os.pathsep}{TESTS}"}
+def killed_at(run_folder, films, out, batch, route="files"):
+    environment = {**os.environ, "PYTHONPATH": f"{TESTS.parent / 'src'}{os.pathsep}{TESTS}", "BARE_ROOT": str(Bare.root)}
     command = [sys.executable, str(TESTS / "prediction" / "predict_small.py")]
-    command += [str(one) for one in (run_folder / "model", films, out, batch, 0, "shown")]
+    command += [str(one) for one in (run_folder / "model", films, out, batch, 0, "shown", route)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def test_kill_9_in_the_middle(predictor, run_folder, films, whole, tmp_path):
@@ -145,27 +155,68 @@ def test_kill_9_in_the_middle(predictor, run_folder, films, whole, tmp_path):
     assert files_in(tmp_path / "out") == whole
 
 
+class Actors(StandIn):
+    """Two actors of a cluster, in this process."""
+
+    def remote(self, **_):
+        def made(kind):
+            def begun(*words, **named):
+                actor = kind(*words, **named)
+                call = lambda name: SimpleNamespace(remote=lambda *words: lambda: getattr(actor, name)(*words))  # noqa: E731
+                return SimpleNamespace(**{name: call(name) for name in ("missing", "predict", "complete")})
+
+            return SimpleNamespace(remote=begun)
+
+        return made
+
+
+def on_ray(predictor, monkeypatch, films, out):
+    monkeypatch.setattr(cluster, "connected", lambda *_: nullcontext(Actors(CPU=2.0)))
+    request = Request(
+        model=Path(), out=str(out), given=(str(films),), settings=SETTINGS.model_dump(), open_predictor=lambda: predictor
+    )
+    share = predict_on_cluster(request, ClusterSettings(actors=2), lambda _: None, progress=False)
+    assert share.left == 0
+
+
+def test_actors_of_a_cluster(predictor, films, whole, tmp_path, monkeypatch):
+    on_ray(predictor, monkeypatch, films, tmp_path / "out")
+    assert files_in(tmp_path / "out") == whole
+
+
+def phantoms(folder, count):
+    """Drawn chests in place of the pictures, of the same names."""
+    films_of(folder, count)
+    for number, path in enumerate(sorted(folder.glob("*.png"))):
+        if number not in BROKEN:
+            found = ("Effusion", "Mass", "Nodule")[number % 3]
+            cv2.imwrite(str(path), draw(Case(0, number, 0, "FM"[number % 2], 20 + number % 60, "PA", (found,)), 64).pixels)
+    the_list(folder, folder.parent / "list.csv")
+    return folder
+
+
 @pytest.mark.slow
-def test_three_hundred_images_by_every_route_and_killed_on_each(predictor, run_folder, tmp_path, store):
-    films = films_of(tmp_path / "films", 300)
+def test_three_hundred_phantoms_by_every_route_and_killed_on_each(predictor, run_folder, tmp_path, store, monkeypatch):
+    films = phantoms(tmp_path / "films", 300)
     predict_all(predictor, [str(films)], tmp_path / "whole", SETTINGS, progress=False)
     expected = files_in(tmp_path / "whole")
     assert len(expected) > 38 * 4
-    numbers = np.random.default_rng(0).integers(1, 90, 4)
-    given, provider = the_list(films, tmp_path / "list.csv"), dataset(films, tmp_path / "cache", predictor)
-    for route, number in enumerate(numbers.tolist()):
-        out = tmp_path / f"killed {route}"
-        killed_at(run_folder, films, out, number)
-        if route == 0:
-            predict_all(predictor, given, out, SETTINGS, progress=False)
-        elif route == 1:
-            predict_all(predictor, provider, out, SETTINGS, progress=False)
-        elif route == 2:
-            in_shards(predictor, FileProvider([str(films)]), out, ("2/3", "1/3", "0/3"))
-        else:
-            killed_at(run_folder, films, out, 7)
-            predict_all(predictor, [str(films)], out, SETTINGS, progress=False)
-        assert parts_of(files_in(out)) == parts_of(expected), route
-        assert route == 1 or files_in(out) == expected
-    predict_all(predictor, given, "bare://bucket/out", SETTINGS, progress=False)
-    assert files_in(store / "bucket" / "out") == expected
+    shutil.copytree(films, store / "bucket" / "films")
+    moments = iter(np.random.default_rng(0).integers(1, 90, 20).tolist())
+    routes = {name: (films, tmp_path / f"by {name}", name) for name in ("files", "list", "dataset", "shards")}
+    routes["store"] = films, "bare://bucket/out", "files"
+    for name, (given, out, route) in routes.items():
+        killed_at(run_folder, given, out, next(moments), route)
+        predict(predictor, route, given, str(out), SETTINGS)
+        found = files_in(store / "bucket" / "out" if name == "store" else out)
+        assert apart_from_the_dataset(found) == apart_from_the_dataset(expected), name
+        assert name == "dataset" or found == expected, name
+    predict_all(predictor, ["bare://bucket/films"], tmp_path / "from the store", SETTINGS, progress=False)
+    assert files_in(tmp_path / "from the store") == expected
+    killed_at(run_folder, films, tmp_path / "ray", next(moments))
+    on_ray(predictor, monkeypatch, films, tmp_path / "ray")
+    assert files_in(tmp_path / "ray") == expected
+    killed_at(run_folder, films, tmp_path / "mixed", 30, "shards")  # and each goes on with what another began
+    killed_at(run_folder, films, tmp_path / "mixed", 20, "list")
+    predict(predictor, "dataset", films, str(tmp_path / "mixed"), SETTINGS)
+    assert apart_from_the_dataset(files_in(tmp_path / "mixed")) == apart_from_the_dataset(expected)

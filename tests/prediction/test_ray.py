@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from chestmap.errors import BadInput, Refused
-from chestmap.imaging.worker_pool import DIED
+from chestmap.imaging.decoders import DIED
 from chestmap.prediction import ray as cluster
 from chestmap.prediction import ray_decoding as cluster_decoding
 from chestmap.prediction.decoding import Decoded, Failed
@@ -70,7 +70,7 @@ class StandIn:
     ],
 )
 def test_actors_never_take_what_others_wait_for(there, settings, shape):
-    assert cluster._shape(StandIn(**there), ClusterSettings(**settings)) == shape
+    assert cluster.shape(StandIn(**there), ClusterSettings(**settings)) == shape
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_actors_never_take_what_others_wait_for(there, settings, shape):
 )
 def test_what_the_cluster_cannot_hold_is_told_before_anything_waits(there, settings):
     with pytest.raises(BadInput, match="cluster has"):
-        cluster._shape(StandIn(**there), ClusterSettings(**settings))
+        cluster.shape(StandIn(**there), ClusterSettings(**settings))
 
 
 class Actor:

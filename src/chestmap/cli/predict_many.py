@@ -37,7 +37,7 @@ GpusOption = Annotated[
 def on_cluster(request: "Request", cluster: dict[str, Any]) -> "Share":
     from chestmap.errors import BadInput
     from chestmap.prediction.ray import ClusterSettings, predict_on_cluster
-    from chestmap.prediction.ray_decoding import ray_or_told
+    from chestmap.prediction.ray_session import ray_or_told
     from chestmap.settings import checked
     from chestmap.storage.addresses import is_address, without_scheme
 

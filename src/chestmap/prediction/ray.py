@@ -6,22 +6,18 @@ not finished.
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from chestmap.errors import BadInput, ChestmapError
+from chestmap.errors import BadInput
 from chestmap.prediction.job_plan import PlanGone
-from chestmap.prediction.ray_decoding import decode_apart, ray_or_told
+from chestmap.prediction.ray_decoding import decode_apart
+from chestmap.prediction.ray_session import ClusterSettings, connected, got, shape
 from chestmap.progress import progress_of
-from chestmap.settings import Settings
 
 if TYPE_CHECKING:
     from chestmap.prediction.completing import Share
@@ -34,15 +30,6 @@ AHEAD = 4
 TRIES = 3
 QUEUED = 2
 """Parts that an actor knows of, so that it does not wait for the driver between two."""
-
-
-class ClusterSettings(Settings):
-    """`address` is auto (a Ray that runs already), local (start one here) or host:port. `gpus` may be a part of one."""
-
-    address: str = "auto"
-    actors: int | None = Field(default=None, ge=1)  # by default as many as the cluster holds
-    cpus: float = Field(default=1, ge=0)  # of each actor; threads of its network
-    gpus: float | None = Field(default=None, ge=0)  # of each actor; by default 1 where the cluster has any, else 0
 
 
 class PartActor:
@@ -84,37 +71,18 @@ def predict_on_cluster(
     request: Request, settings: ClusterSettings, tell: Callable[[str], None], *, progress: bool = True
 ) -> Share:
     """`tell` is called with what the user should know of the cluster."""
-    with _connected(settings.address, tell) as ray:
-        actors, gpus, apart = _shape(ray, settings)
+    with connected(settings.address, tell) as ray:
+        actors, gpus, apart = shape(ray, settings)
         kind = ray.remote(num_cpus=settings.cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES)(PartActor)
         tell(f"{actors} actors of {settings.cpus:g} CPU and {gpus:g} GPU; decoding {'apart' if apart else 'in the actors'}")
         first = kind.remote(request, actors, apart=apart)
-        missing = _got(ray, first.missing.remote())
+        missing = got(ray, first.missing.remote())
         others = min(actors, max(len(missing), 1)) - 1
         crew = _Crew(ray, [first, *(kind.remote(request, actors, apart=apart) for _ in range(others))], tell)
         with progress_of("predict", sum(missing.values()), show=progress) as advance:
             for number in crew.run(missing):
                 advance(missing[number])
-        return _got(ray, crew.actors[0].complete.remote())
-
-
-def _shape(ray: Any, settings: ClusterSettings) -> tuple[int, float, bool]:
-    """How many actors, GPUs of each, and whether processors are left that decode: without them tasks would wait for ever."""
-    there = ray.cluster_resources()
-    cpus, all_gpus = there.get("CPU", 0.0), there.get("GPU", 0.0)
-    gpus = settings.gpus if settings.gpus is not None else float(all_gpus > 0)
-    by_gpu = int(all_gpus / gpus) if gpus else 1 << 20
-    by_cpu = int(cpus / settings.cpus) if settings.cpus else 1 << 20
-    most = min(by_gpu, by_cpu)
-    if most < 1:
-        raise BadInput(
-            f"an actor needs {settings.cpus:g} CPU and {gpus:g} GPU, the cluster has {cpus:g} and {all_gpus:g}; ask for less"
-        )
-    wished = settings.actors or (by_gpu if gpus else max(1, int(cpus / (settings.cpus + 1))))
-    if settings.actors and wished > most:
-        raise BadInput(f"--actors {wished}: the cluster has room for {most} of {settings.cpus:g} CPU and {gpus:g} GPU")
-    actors = min(wished, most)
-    return actors, gpus, cpus - actors * settings.cpus >= 1
+        return got(ray, crew.actors[0].complete.remote())
 
 
 @dataclass(eq=False)
@@ -140,7 +108,7 @@ class _Crew:
             for reference in done:
                 actor, number = running.pop(reference)
                 try:
-                    yield _got(self.ray, reference)
+                    yield got(self.ray, reference)
                 except self.ray.exceptions.RayActorError as error:
                     todo.append(number)
                     self._drop_actor(actor, number, error)
@@ -163,43 +131,3 @@ class _Crew:
         return ", ".join(
             f"{name} {count:g} free" for name, count in sorted(self.ray.available_resources().items()) if "PU" in name
         )
-
-
-def _got(ray: Any, reference: Any) -> Any:
-    """A result, or our own error as it was raised in the actor."""
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, ChestmapError | OSError):
-            raise error.cause from None
-        raise
-
-
-@contextmanager
-def _connected(address: str, tell: Callable[[str], None]) -> Iterator[Any]:
-    """Ray as it runs; only "local" starts one, which ends with this process."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray = ray_or_told()
-    if ray.is_initialized():
-        yield ray
-        return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": False}
-    if address == "local":
-        tell(
-            "this Ray listens on all addresses of the machine until the call ends, guarded by a token; "
-            "keep its ports behind a firewall"
-        )
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", token_hex(32))
-        quiet |= {"include_dashboard": False}
-    try:
-        ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise BadInput(
-            f'--cluster {address}: no Ray to work with ({said}); start one with "ray start --head", or give --cluster local'
-        ) from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from importlib import import_module
 from itertools import islice
-from typing import Any
 
-from chestmap.errors import BadInput
-from chestmap.imaging.worker_pool import DIED
+from chestmap.imaging.decoders import DIED
 from chestmap.prediction.decoding import Decoded, DecodeSettings, Failed, Input, decode, watched
+from chestmap.prediction.ray_session import ray_or_told
 
 GROUP_BYTES = 4 << 20
 """Of the canvases that come back from one task."""
@@ -19,14 +17,6 @@ MOST = 64
 """Images of one task."""
 
 Found = Decoded | Failed
-
-
-def ray_or_told() -> Any:
-    try:
-        ray = import_module("ray")
-    except ImportError:
-        raise BadInput("--cluster needs Ray: pip install 'chestmap[cluster]'") from None
-    return ray
 
 
 def decode_some(sources: list[Input], reading: DecodeSettings) -> list[Found]:
