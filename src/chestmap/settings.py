@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chestmap.errors import BadSettings, did_you_mean
@@ -63,13 +62,6 @@ def _is_deep(value: object) -> bool:
             for below in (one.values() if isinstance(one, dict) else one)
         ]
     return bool(level)
-
-
-def write_toml(path: Path, settings: Settings) -> None:
-    """The effective settings; a key without a value is left out, as TOML has no null."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
-    beside.replace(path)
 
 
 def with_overrides(tree: Tree, overrides: Iterable[str]) -> Tree:

@@ -21,6 +21,7 @@ from chestmap.datasets.source import Source
 from chestmap.datasets.text_files import read_json, read_text
 from chestmap.errors import BadBox, BadImage, BadInput, BadTable, did_you_mean
 from chestmap.imaging.size import size_of
+from chestmap.storage.atomic import write_text
 from chestmap.types import Box, Findings
 
 Form = Literal["coco", "coco-results", "label-studio", "cvat"]
@@ -82,20 +83,14 @@ def export(
         text = cvat_text(findings, images, predicted)
     elif form == "label-studio":
         text = json.dumps(label_studio_tree(images, predicted, model, prefix), ensure_ascii=False, indent=1)
-        _write(out.with_name(f"{out.stem}.config.xml"), label_config(findings))
+        write_text(out.with_name(f"{out.stem}.config.xml"), label_config(findings))
     elif form == "coco-results":
         text = json.dumps(coco_results(findings, [(one.image, predicted.get(one.image, ())) for one in images]), indent=0)
     else:
         text = json.dumps(
             coco_tree(findings, [(one.image, one.size, one.boxes) for one in images]), ensure_ascii=False, indent=0
         )
-    _write(out, text)
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    write_text(out, text)
 
 
 def image_sizes(root: Path) -> dict[str, tuple[float, float]]:

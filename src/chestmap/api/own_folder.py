@@ -17,6 +17,7 @@ from chestmap.datasets.folder import FolderSettings, read_folder
 from chestmap.datasets.folder_tables import read_box_table, read_labels
 from chestmap.datasets.source import UNKNOWN
 from chestmap.errors import BadInput, BadTable
+from chestmap.storage.atomic import write_text
 
 if TYPE_CHECKING:
     from chestmap.datasets.source import Source
@@ -185,5 +186,5 @@ def write_config(folder: Path, *, again: bool = False) -> tuple[Path, OwnFolder,
     if path.exists() and not again:
         raise BadInput(f"{path}: is there already; train with it, or write it anew with --again")
     found, source = look(folder)
-    path.write_text(config_text(found, source, machine()), encoding="utf-8")
+    write_text(path, config_text(found, source, machine()))
     return path, found, source

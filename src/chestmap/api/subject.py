@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +46,9 @@ class Subject:
         if folder is None:
             what = "no predictions in it" if self.named is None or self.named.exists() else "no such folder"
             raise BadInput(f"{self.named or 'data'}: {what}; expected a run folder or a predictions folder")
-        header = folder / "predictions.json"
-        if self.run is None or (header.is_file() and json.loads(header.read_text(encoding="utf-8")).get("complete")):
+        from chestmap.predictions.folder import HEADER, read_header
+
+        if self.run is None or ((folder / HEADER).is_file() and read_header(folder)["complete"]):
             return folder
         from chestmap.methods import METHODS
         from chestmap.models.folder import open_model

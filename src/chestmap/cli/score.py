@@ -128,6 +128,7 @@ def ids_for_all(folders: list[Path]) -> tuple[str, ...] | None:
 def _write(places: list[Path], scored: list["Evaluation"], out: Path | None, presets: list[str]) -> None:
     from chestmap.evaluation.case_list import case_list, write_cases
     from chestmap.evaluation.side_by_side import classification_table, localization_table, preset_table, summary_table
+    from chestmap.storage.atomic import write_text
 
     tables = [summary_table(scored), classification_table(scored), localization_table(scored)]
     tables += [localization_table(scored, geometry="any"), *(preset_table(scored, one) for one in presets)]
@@ -138,9 +139,9 @@ def _write(places: list[Path], scored: list["Evaluation"], out: Path | None, pre
         write_cases(place / "cases.csv", case_list(evaluation))
         typer.echo(f"Wrote {place / 'metrics.json'}", err=True)
     place = out or places[0]
-    (place / "tables.md").write_text("\n\n".join(table.to_markdown() for table in tables), encoding="utf-8")
-    (place / "tables.csv").write_text("\n".join(table.to_csv() for table in tables), encoding="utf-8")
-    (place / "tables.tex").write_text("\n\n".join(table.to_latex() for table in tables), encoding="utf-8")
+    write_text(place / "tables.md", "\n\n".join(table.to_markdown() for table in tables))
+    write_text(place / "tables.csv", "\n".join(table.to_csv() for table in tables))
+    write_text(place / "tables.tex", "\n\n".join(table.to_latex() for table in tables))
 
 
 def needs_out(*predictions: str) -> None:

@@ -19,6 +19,7 @@ from chestmap.datasets.source import Source
 from chestmap.datasets.split_rules import RULES, SplitSettings, patients_of
 from chestmap.errors import BadInput, BadTable, Leak, Refused
 from chestmap.settings import checked
+from chestmap.storage.atomic import write_text
 
 __all__ = ["PARTS", "Shared", "Split", "SplitSettings", "leaks", "make_split", "read_split"]
 
@@ -94,7 +95,7 @@ class Split:
         """`split.json` and one text file of image ids for each part; `split.json` is last, so that a torn write is noticed."""
         folder.mkdir(parents=True, exist_ok=True)
         for part, ids in self.parts.items():
-            _write(folder / f"{part}.txt", "".join(f"{image_id}\n" for image_id in ids))
+            write_text(folder / f"{part}.txt", "".join(f"{image_id}\n" for image_id in ids))
         about = {
             "form": 1,
             "name": self.name,
@@ -104,7 +105,7 @@ class Split:
             "images": {part: len(ids) for part, ids in self.parts.items()},
             "fingerprint": self.fingerprint,
         }
-        _write(folder / "split.json", json.dumps(about, indent=2) + "\n")
+        write_text(folder / "split.json", json.dumps(about, indent=2) + "\n")
         return folder
 
 
@@ -114,12 +115,6 @@ class Shared(NamedTuple):
     images: int
     patients: int
     of: int
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
 
 
 def read_split(folder: Path, source: Source | None = None) -> Split:

@@ -12,6 +12,7 @@ import polars as pl
 
 from chestmap.errors import BadTable
 from chestmap.evaluation.scores import Evaluation
+from chestmap.storage.atomic import replacing
 
 OVERLAPS = ("iou", "ior", "iogt")
 NUMBERS: dict[str, Any] = dict.fromkeys(OVERLAPS, pl.Float64)
@@ -57,10 +58,9 @@ def case_list(evaluation: Evaluation) -> list[Case]:
 
 def write_cases(path: Path, cases: Iterable[Case]) -> Path:
     """Write the CSV atomically."""
-    beside = path.with_name(path.name + ".part")
     schema: dict[str, Any] = {**dict.fromkeys(("image_id", "finding", "geometry", "rule"), pl.String), **NUMBERS}
-    pl.DataFrame([asdict(case) for case in cases], schema=schema).write_csv(beside, float_precision=6)
-    beside.replace(path)
+    with replacing(path) as made:
+        pl.DataFrame([asdict(case) for case in cases], schema=schema).write_csv(made, float_precision=6)
     return path
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from chestmap.errors import BadInput
 from chestmap.evaluation.measure import Measure
 from chestmap.predictions.image_set import ImageSet
+from chestmap.storage.atomic import write_text
+from chestmap.storage.json_file import read_json
 from chestmap.types import Findings
 
 HEADLINE = "mask"
@@ -188,9 +190,7 @@ class Evaluation:
 
     def write(self, path: Path) -> Path:
         """Write metrics.json atomically."""
-        beside = path.with_name(path.name + ".part")
-        beside.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False), encoding="utf-8")
-        beside.replace(path)
+        write_text(path, json.dumps(self.as_dict(), indent=1, allow_nan=False))
         return path
 
     @classmethod
@@ -219,10 +219,9 @@ class Evaluation:
 def read_evaluation(path: Path) -> Evaluation:
     """An evaluation from its metrics.json."""
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not a metrics.json of `chestmap evaluate` ({error.__class__.__name__})") from None
-    return Evaluation.from_dict(tree, path)
+        return Evaluation.from_dict(read_json(path, "expected a metrics.json of `chestmap evaluate`", BadInput), path)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file; expected a metrics.json of `chestmap evaluate`") from None
 
 
 def finding_groups(findings: Sequence[str], without: Iterable[str]) -> dict[str, list[int]]:

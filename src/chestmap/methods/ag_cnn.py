@@ -65,6 +65,7 @@ from chestmap.nn.pooling import maximum
 from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.predictions.folder import OwnRule
 from chestmap.settings import Settings
+from chestmap.storage.json_file import read_json
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, Schedule, Task
 from chestmap.types import Findings
@@ -389,7 +390,7 @@ def _crops(run: Run, network: AgCnn, data: Data, settings: AgCnnSettings) -> Non
         raise BadInput("method.taus: no validation part to choose on; give the split one, or set tau alone")
     part, taus = data.validation or data.train, settings.taus or (settings.tau,)
     folder = run.write("crops", partial(write_crops, network, part, taus), of=part)
-    about = json.loads((folder / "crops.json").read_text(encoding="utf-8"))
+    about = read_json(folder / "crops.json", "delete the folder and train again")
     if settings.taus:
         network.get_buffer("chosen_tau").fill_(about["chosen"])
     row = next(row for row in about["crops"] if row["tau"] == about["chosen"])

@@ -59,6 +59,7 @@ from chestmap.nn.process_sums import shared_count, shared_sum
 from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.predictions.folder import OwnRule
 from chestmap.settings import Settings
+from chestmap.storage.json_file import read_json
 from chestmap.tensors import Batch, Output
 from chestmap.training import Data, Method, Run, Schedule, Task
 from chestmap.types import Findings, Frame
@@ -291,7 +292,7 @@ class RefinedMasks:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        table = json.loads((folder / "masks.json").read_text(encoding="utf-8"))
+        table = read_json(folder / "masks.json", "delete the folder and train again")
         self.frames = {image_id: Frame.from_list(numbers) for image_id, numbers in table["frames"].items()}
         self.files: dict[str, list[tuple[str, str]]] = {}
         for row in table["masks"]:

@@ -13,7 +13,6 @@ Nothing here imports torch: a model with a graph predicts without it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from chestmap.imaging.canvas import CanvasSettings
 from chestmap.predictions.header import OwnRule
 from chestmap.settings import checked
 from chestmap.storage.atomic import write_bytes, write_json
+from chestmap.storage.json_file import json_of
 from chestmap.storage.manifest import extend, is_sealed, seal, sha256_of, verified_bytes
 from chestmap.types import Findings
 from chestmap.vocabulary import folder_findings
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from chestmap.training.method import Method
     from chestmap.training.train import Trained
 
+COPY_AGAIN = "copy the model folder again"
 FORMAT = 1
 GRAPH, WEIGHTS = "graph.onnx", "weights.safetensors"
 NEEDED: Mapping[str, type] = {
@@ -168,14 +169,9 @@ def open_model(folder: Path, methods: Mapping[str, Method] | None = None) -> Mod
 def read_about(folder: Path) -> dict[str, Any]:
     """model.json, looked over but not yet compared with the weights."""
     path = folder / "model.json"
-    try:
-        if not path.exists():
-            raise BadModel(f"{folder}: no model.json; expected a model folder, such as model/ of a finished run")
-        about = json.loads(verified_bytes(folder, "model.json", "copy the model folder again"))
-    except BadModel:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadModel(f"{path}: cannot be read ({error}); copy the model folder again") from None
+    if not path.exists():
+        raise BadModel(f"{folder}: no model.json; expected a model folder, such as model/ of a finished run")
+    about = json_of(verified_bytes(folder, path.name, COPY_AGAIN), path, COPY_AGAIN)
     found = about.get("format") if isinstance(about, dict) else None
     if not isinstance(found, int) or found < 1:
         raise BadModel(f"{path}: no format number; expected a model folder written by chestmap")

@@ -21,6 +21,7 @@ from chestmap.errors import BadInput, BadModel, Unreachable
 from chestmap.extras import needs
 from chestmap.models.cards.hub_card import front_matter
 from chestmap.models.folder import read_about
+from chestmap.storage.atomic import write_text
 from chestmap.storage.manifest import seal
 
 SCHEME = "hf://"
@@ -135,7 +136,7 @@ def push(model: Path, address: str, license_id: str = "other") -> str:
 def _with_card(model: Path, card: str, out: Path) -> None:
     """Copies the model with another card, and seals what is then there."""
     _copy(model, out)
-    (out / "README.md").write_text(card, encoding="utf-8")
+    write_text(out / "README.md", card)
     seal(out)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float16, Float32
 
 from chestmap import __version__
-from chestmap.errors import BadInput, ChestmapError
+from chestmap.errors import BadInput, BadModel, ChestmapError
 from chestmap.imaging.canvas import on_canvas
 from chestmap.models.engines import (
     LIBRARY,
@@ -35,6 +35,7 @@ from chestmap.models.predictor import Predictor, images_of
 from chestmap.models.runtimes import is_installed, threads
 from chestmap.settings import cache_folder
 from chestmap.storage.atomic import write_json
+from chestmap.storage.json_file import read_json
 from chestmap.types import Radiograph
 
 if TYPE_CHECKING:
@@ -131,9 +132,9 @@ def _record(model: Model, found: list[Trial]) -> list[Trial]:
 def tuned(model: Model, precision: Literal["auto", 32, "bf16"] = 32) -> Trial | None:
     """What `tune` kept for this model on this machine; None where nothing was measured, or bf16 is asked for."""
     try:
-        kept: Any = json.loads(_record_file(model).read_text(encoding="utf-8"))["fastest"][str(precision)]
+        kept: Any = read_json(_record_file(model), "tune again")["fastest"][str(precision)]
         way = Trial(**kept)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, BadModel, KeyError, TypeError):
         return None
     return way if is_installed(LIBRARY.get(way.engine, "torch")) else None
 

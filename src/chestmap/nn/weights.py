@@ -7,7 +7,6 @@ Every name and shape is compared with what the network expects. Nothing is unpic
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, distribution
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from chestmap.errors import BadModel, BadSettings, did_you_mean
 from chestmap.settings import cache_folder
+from chestmap.storage.json_file import read_json
 
 XRV = "torchxrayvision:"
 PACKAGE = "package:"
@@ -199,9 +199,8 @@ def model_place(told: str) -> Path | None:
 def of_model(folder: Path, expected: Mapping[str, Tensor]) -> State:
     """The backbone of a model folder, found by the names of its tensors: of several that fit the outermost, then the first."""
     try:
-        about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        sha256 = str(about["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        sha256 = str(read_json(folder / "model.json", "copy the model folder again")["sha256"])
+    except (OSError, KeyError, TypeError) as error:
         raise BadModel(f"weights {folder}: no model folder ({type(error).__name__}: model.json)") from None
     state = read_tensors(folder / "weights.safetensors", sha256)
     first = next(iter(expected))

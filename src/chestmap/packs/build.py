@@ -20,7 +20,7 @@ import numpy as np
 
 from chestmap.datasets.source import Source
 from chestmap.errors import BadInput
-from chestmap.imaging.worker_pool import Job, Packed, pack_all
+from chestmap.imaging.pack_rows import Job, Packed, pack_all
 from chestmap.packs.pack import (
     ASIDE,
     FORM,
@@ -40,7 +40,7 @@ from chestmap.packs.pack import (
     read_about,
 )
 from chestmap.progress import Report, progress_of
-from chestmap.storage.atomic import cannot_write, replacing, write_bytes, write_json, write_text
+from chestmap.storage.atomic import cannot_write, replacing, sweep, write_bytes, write_json, write_text
 from chestmap.storage.locks import in_turn
 from chestmap.storage.manifest import is_sealed, seal, sha256_of, sums_of, unseal, verified
 
@@ -70,6 +70,7 @@ def make_pack(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _exclusive(folder):
+            sweep(folder)
             making = _Making.begin(folder, source, settings)
             if verify:
                 making.forget_damaged(show=progress)

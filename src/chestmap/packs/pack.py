@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,8 +21,9 @@ from jaxtyping import Bool, Int64, UInt8
 from chestmap.datasets.source import Source
 from chestmap.errors import BadModel
 from chestmap.imaging.canvas import CanvasSettings, canvas_frame
-from chestmap.imaging.worker_pool import pixel_hash
+from chestmap.imaging.pack_rows import pixel_hash
 from chestmap.progress import Report, progress_of
+from chestmap.storage.json_file import json_of
 from chestmap.storage.manifest import is_sealed, sums_of, verified_bytes
 from chestmap.types import Frame
 
@@ -198,7 +198,7 @@ def fingerprint_of(pack: Pack) -> str:
 
 def read_about(folder: Path) -> dict[str, Any] | None:
     try:
-        about = json.loads(_record(folder, "pack.json"))
+        about = json_of(_record(folder, "pack.json"), folder / "pack.json", PACK_AGAIN)
         about["settings"] = PackSettings.model_validate(about["settings"])
         if about["form"] != FORM:
             raise BadModel(
@@ -209,7 +209,7 @@ def read_about(folder: Path) -> dict[str, Any] | None:
         return None
     except BadModel:
         raise
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise BadModel(
             f"{folder}/pack.json: not readable ({error.__class__.__name__}); delete the folder, pack again"
         ) from None

@@ -27,6 +27,7 @@ from chestmap.packs.pack import PACKED, STATE, Pack, PackSettings, Walk, check_f
 from chestmap.progress import Report, progress_of
 from chestmap.settings import Settings, checked
 from chestmap.storage.bounded_cache import ShardCache, StoredFile
+from chestmap.storage.json_file import json_of
 from chestmap.storage.stores import failures, store
 
 FORM = 1
@@ -131,7 +132,7 @@ def open_shards(
     index, held = read_index(shards.address), _cache(shards, cache)
     ids = tuple(held.read(index.records["ids"]).decode().split("\n")[:-1])
     state = np.frombuffer(held.read(index.records["state"]), dtype=STATE)
-    reasons = json.loads(held.read(index.records["set_aside"]))
+    reasons = json_of(held.read(index.records["set_aside"]), f"{shards.address}: set_aside", "publish the pack again")
     pack = ShardedPack(
         held.folder, index.settings, index.source, ids, state, index.fingerprint, reasons,
         shards=shards, index=index, cache=cache,
@@ -145,7 +146,7 @@ def open_shards(
 def read_index(address: str) -> Index:
     file_system, path = store(address)
     try:
-        tree = json.loads(file_system.cat_file(f"{path}/shards.json"))
+        tree = json_of(file_system.cat_file(f"{path}/shards.json"), f"{address}/shards.json", "publish the pack again")
         return checked(Index, tree, name=f"{address}/shards.json")
     except FileNotFoundError:
         raise BadModel(f'{address}: no shards.json; publish a pack there with "chestmap data pack … --shards"') from None

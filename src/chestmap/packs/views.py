@@ -6,7 +6,6 @@ picks one of the others for each image, so that the trunk is not computed again.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from pydantic import Field
 from chestmap.errors import BadModel
 from chestmap.packs.augment import AugmentSettings, draw, uniform
 from chestmap.settings import Settings
+from chestmap.storage.json_file import read_json
 from chestmap.types import Frame
 
 
@@ -60,7 +60,7 @@ class Views:
 def open_views(folder: Path, fingerprint: str) -> Views | None:
     """What was written with this fingerprint; None where there is nothing whole."""
     try:
-        about = json.loads((folder / "views.json").read_text(encoding="utf-8"))
+        about = read_json(folder / "views.json", "delete the folder to write it again")
         settings, augment = ViewSettings(**about["settings"]), AugmentSettings(**about["augment"])
         first, views, channels, height, width = (int(size) for size in about["shape"])
         found = str(about["fingerprint"])

@@ -20,6 +20,7 @@ from chestmap.phantom.exam import make_exam
 from chestmap.phantom.population import Population
 from chestmap.phantom.raster import stream
 from chestmap.phantom.settings import PhantomSettings
+from chestmap.storage.atomic import replacing
 
 _CR = "1.2.840.10008.5.1.4.1.1.1"
 _DX = "1.2.840.10008.5.1.4.1.1.1.1"
@@ -51,9 +52,8 @@ def write_dicom(
     exam = make_exam(make_body(case.seed, case.patient, case.sex, case.age), case.view, case.follow_up, case.misalignment)
     width, height, spacing = exam.film
     data.ImagerPixelSpacing = [round(height * spacing / settings.side, 5), round(width * spacing / settings.side, 5)]
-    beside = path.with_name(path.name + ".part")
-    data.save_as(beside, enforce_file_format=True)
-    beside.replace(path)
+    with replacing(path) as made:
+        data.save_as(made, enforce_file_format=True)
 
 
 def _identify(data: FileDataset, people: Population, settings: PhantomSettings, row: int) -> None:

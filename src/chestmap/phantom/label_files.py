@@ -16,6 +16,7 @@ from chestmap.phantom.body import make_body
 from chestmap.phantom.exam import make_exam
 from chestmap.phantom.population import NAMES, Population
 from chestmap.phantom.settings import PhantomSettings
+from chestmap.storage.atomic import write_text
 
 _ENTRY = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -53,14 +54,11 @@ def write_tables(folder: Path, people: Population, settings: PhantomSettings, fo
 
 
 def _write(path: Path, header: str | None, rows: Iterable[Iterable[object]]) -> None:
-    """Write to a temporary file and rename it."""
     text = io.StringIO()
     if header:
         text.write(header + "\n")
     csv.writer(text, lineterminator="\n").writerows(rows)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text.getvalue(), encoding="utf-8")
-    beside.replace(path)
+    write_text(path, text.getvalue())
 
 
 def _entry(people: Population, settings: PhantomSettings, row: int) -> list[object]:

@@ -17,8 +17,9 @@ from chestmap.prediction.decoding import Failed
 from chestmap.prediction.job_plan import remove_blocks
 from chestmap.prediction.part_inputs import REMEDY, part_folder, read_failed, read_inputs
 from chestmap.reports.result_tables import safe_cell
-from chestmap.storage.atomic import replacing
+from chestmap.storage.atomic import replacing, sweep
 from chestmap.storage.manifest import SUMS, extend, verified_bytes
+from chestmap.storage.scratch import LEFT
 
 if TYPE_CHECKING:
     from chestmap.prediction.job import Job
@@ -47,6 +48,7 @@ def complete(job: Job, own: Iterable[int], changed: int) -> Share:
         return share_of(job.out, own, left=len(missing), changed=changed, passed_over=job.provider.passed_over)
     for leftover in job.out.glob("part-*.making*"):
         shutil.rmtree(leftover, ignore_errors=True)
+    sweep(job.out, LEFT)  # another process of the job may be writing
     write_errors(job.out / "errors.csv", set_aside(job))
     place.send("errors.csv")
     job.writer.finish(job.blocks.parts)

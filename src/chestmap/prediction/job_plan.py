@@ -9,7 +9,6 @@ the names of files. Lists in tables are streamed: their length costs 8 bytes a r
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,10 +22,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from chestmap.errors import BadInput, BadTable, Refused
+from chestmap.errors import BadInput, BadModel, BadTable, Refused
 from chestmap.prediction.decoding import Input
 from chestmap.prediction.input_lists import ROWS
 from chestmap.prediction.providers import COLUMNS, Provider
+from chestmap.storage.atomic import write_json
+from chestmap.storage.json_file import read_json
 from chestmap.storage.results_folder import ResultsFolder
 
 MOST_PARTS = 99_999
@@ -121,7 +122,7 @@ def write_blocks(
         way=way, shards=sizes.shards, kept=tuple(len(keys) for keys in kept),
     )  # fmt: skip
     about = {key: value for key, value in asdict(blocks).items() if key != "folder"}
-    (folder / "plan.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    write_json(folder / "plan.json", about)
     return blocks
 
 
@@ -137,11 +138,14 @@ def _after(frames: Iterable[pl.DataFrame], kept: Keys) -> Iterator[pl.DataFrame]
 
 
 def read_blocks(folder: Path) -> Blocks:
+    remedy = f"delete {folder} and call again: finished parts are kept"
     try:
-        about: dict[str, Any] = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+        about: dict[str, Any] = read_json(folder / "plan.json", remedy)
+        return Blocks(folder=folder, **{**about, "way": JobIdentity(**about["way"]), "kept": tuple(about["kept"])})
     except FileNotFoundError:
         raise PlanGone from None
-    return Blocks(folder=folder, **{**about, "way": JobIdentity(**about["way"]), "kept": tuple(about["kept"])})
+    except (TypeError, KeyError) as error:
+        raise BadModel(f"{folder / 'plan.json'}: is no plan ({type(error).__name__}); {remedy}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

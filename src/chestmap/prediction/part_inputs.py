@@ -2,7 +2,7 @@
 
 inputs.parquet   key (hash of the name), content (start of the SHA-256), row (of scores and maps; absent where it was set aside)
 failed.parquet   name and reason of what was set aside; absent where there is none
-.state.npy       size and time of each file, by which the next call sees that nothing changed; a cache that is not sealed
+.state.bin       size and time of each file, by which the next call sees that nothing changed; a cache that is not sealed
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from chestmap.storage.manifest import verified_bytes
 
 FAILED = {"name": pl.String, "reason": pl.String}
 INPUTS = {"key": pl.String, "content": pl.String, "row": pl.Int32}
-STATE = ".state.npy"
+STATE = ".state.bin"
+ENTRY = np.dtype("<i8")
 REMEDY = "delete this part and predict again"
 
 
@@ -47,7 +48,7 @@ def write_inputs(made: Path, block: Sequence[Input], outcomes: Sequence[Outcome]
     pl.DataFrame(table, INPUTS, orient="row").write_parquet(made / "inputs.parquet")
     if failed := [(one.failed.name, one.failed.reason) for source in block if (one := found[source.key]).failed]:
         pl.DataFrame(failed, FAILED, orient="row").write_parquet(made / "failed.parquet")
-    np.save(made / STATE, np.array([found[source.key].identity.state for source in block], dtype=np.int64))
+    (made / STATE).write_bytes(np.array([found[source.key].identity.state for source in block], dtype=ENTRY).tobytes())
 
 
 def read_inputs(out: Path, number: int) -> pl.DataFrame:
@@ -87,8 +88,11 @@ def changed_inputs(out: Path, number: int, block: Sequence[Input], provider: Pro
 
 
 def _state(folder: Path, count: int) -> list[list[int]]:
+    """Of another length, or gone: the inputs are read again."""
     try:
-        found = np.load(folder / STATE, allow_pickle=False)
-        return found.reshape(count, 2).tolist()
-    except Exception:  # whatever is wrong with a cache, the inputs are read again
+        found = (folder / STATE).read_bytes()
+    except OSError:
+        found = b""
+    if len(found) != count * 2 * ENTRY.itemsize:
         return [list(UNKNOWN.state)] * count
+    return np.frombuffer(found, ENTRY).reshape(count, 2).tolist()

@@ -8,29 +8,14 @@ createml.json                             one list for all images, centers and s
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from xml.sax.saxutils import escape
 
 from chestmap.reports.formats import Facts, Format
 from chestmap.reports.result_tables import written
+from chestmap.storage.atomic import making_folder
 from chestmap.types import Box, Prediction
-
-
-@contextmanager
-def folder_of(folder: Path) -> Iterator[Path]:
-    """A folder that takes its name at the end, in place of an earlier one, unless something went wrong."""
-    making = folder.with_name(folder.name + ".making")
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir(parents=True)
-    try:
-        yield making
-        shutil.rmtree(folder, ignore_errors=True)
-        making.replace(folder)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
 
 
 def _placed(folder: Path, file: str, ending: str) -> Path:
@@ -47,7 +32,7 @@ class YoloWriter(ExitStack):
     def __init__(self, folder: Path, facts: Facts) -> None:
         super().__init__()
         self._facts = facts
-        self._folder = self.enter_context(folder_of(folder / "yolo"))
+        self._folder = self.enter_context(making_folder(folder / "yolo"))
         (self._folder / "classes.txt").write_text("".join(f"{name}\n" for name in facts.findings), encoding="utf-8")
 
     def write(self, prediction: Prediction) -> None:
@@ -67,7 +52,7 @@ class VocWriter(ExitStack):
 
     def __init__(self, folder: Path, facts: Facts) -> None:
         super().__init__()
-        self._facts, self._folder = facts, self.enter_context(folder_of(folder / "voc"))
+        self._facts, self._folder = facts, self.enter_context(making_folder(folder / "voc"))
 
     def write(self, prediction: Prediction) -> None:
         file, (width, height) = self._facts.file(prediction.image_id), prediction.frame.image

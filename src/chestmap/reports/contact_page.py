@@ -15,6 +15,7 @@ from chestmap.errors import BadInput
 from chestmap.reports.map_layers import data_uri
 from chestmap.reports.number_format import facts as facts_of
 from chestmap.reports.number_format import resource
+from chestmap.storage.atomic import write_text
 from chestmap.types import Box
 
 
@@ -43,9 +44,7 @@ def write_contact_page(path: Path, title: str, facts: Mapping[str, str], cards: 
         total=len(cards),
         cards="\n".join(_card(card, hues) for card in cards),
     )
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(path)
+    write_text(path, page)
     return path
 
 

@@ -25,6 +25,7 @@ from chestmap.reports.map_layers import (
     scaled,
 )
 from chestmap.reports.number_format import number
+from chestmap.storage.atomic import write_bytes
 from chestmap.types import Box, Prediction, Radiograph
 
 GROUND, TEXT, SOFT = (20, 23, 26), (232, 236, 239), (163, 173, 181)
@@ -125,9 +126,7 @@ def write_overlay(path: Path, pixels: UInt8[np.ndarray, "h w 3"]) -> Path:
         raise BadInput(f"{path}: overlays are PNG files; give a name that ends in .png")
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(buffer.getvalue())
-    beside.replace(path)
+    write_bytes(path, buffer.getbuffer())
     return path
 
 

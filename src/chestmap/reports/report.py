@@ -18,6 +18,7 @@ from chestmap.reports import run_facts
 from chestmap.reports.number_format import count, facts, number, resource, short
 from chestmap.reports.pictures import HIT, HITS, Picture, fitting_quality, sections
 from chestmap.reports.run_facts import RunFacts
+from chestmap.storage.atomic import write_text
 
 BUDGET = 6_500_000
 """Bytes for the radiographs of a page; maps, curves and tables add about one million."""
@@ -56,9 +57,7 @@ def write_report(
         layers=_layers(),
         footer=escape(FOOTER),
     )
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(path)
+    write_text(path, page)
     return path
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from chestmap.reports.formats import Facts, Format
+from chestmap.storage.atomic import replacing
 from chestmap.types import Box, Prediction
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -27,13 +28,9 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 @contextmanager
 def written(path: Path) -> Iterator[TextIO]:
     """A text file that takes its name at the end, unless something went wrong."""
-    beside = path.with_name(path.name + ".part")
-    try:
-        with beside.open("w", newline="", encoding="utf-8") as file:
-            yield file
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as made, made.open("w", newline="", encoding="utf-8") as file:
+        yield file
+        file.flush()
 
 
 def safe_cell(text: str) -> str:

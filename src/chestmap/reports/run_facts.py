@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -15,6 +14,7 @@ from typing import Any
 from chestmap.errors import BadInput
 from chestmap.reports.number_format import count, facts, number
 from chestmap.reports.svg_plot import Chart, Line, linear, svg
+from chestmap.storage.json_file import read_json
 
 BESIDE = ("learning_rate", "images_per_second", "memory_gb")
 LINE_STYLES = ("ours", "own", "oracle", "floor", "other")
@@ -65,11 +65,9 @@ def read_run(folder: Path, split: Mapping[str, str] | None = None) -> RunFacts:
 def _json(path: Path) -> dict[str, Any]:
     """Empty where there is no such file: a run that is still in training has no model yet."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, "copy the run folder again", BadInput)
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise BadInput(f"{path}: damaged ({error}); copy the run folder again") from None
     return found if isinstance(found, dict) else {}
 
 

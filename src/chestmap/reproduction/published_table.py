@@ -16,6 +16,7 @@ from chestmap.evaluation.published import Table as Published
 from chestmap.evaluation.scores import MEAN, Evaluation, Score
 from chestmap.evaluation.side_by_side import NOTHING, SHORT, Table
 from chestmap.reproduction.table_plan import Plan, answers_of
+from chestmap.storage.atomic import write_text
 
 CUTS = {"ham/text-low-threshold": 0.1}
 """Tables that cut the map lower than the method itself does, and where."""
@@ -154,9 +155,7 @@ def write(path: Path, plan: Plan, rows: Sequence[OwnRow], notes: Sequence[str]) 
         (path, json.dumps(tree, indent=1, allow_nan=False) + "\n"),
         (path.with_suffix(".md"), table_of(plan, rows, notes).to_markdown()),
     ):
-        beside = place.with_name(place.name + ".part")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(place)
+        write_text(place, text)
 
 
 def _named(columns: Sequence[str], values: np.ndarray) -> dict[str, Any]:

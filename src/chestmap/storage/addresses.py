@@ -19,6 +19,9 @@ LOCAL = ("file://", "local://")
 HOPELESS = {"BotoCoreError", "GoogleAuthError", "ClientAuthenticationError"}
 """No credentials, or no way to the store: what is asked for next would fail alike."""
 
+ODD = (ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+"""What file systems of fsspec raise for an address that they cannot make sense of."""
+
 TOGETHER = 64
 """Files that are fetched at once."""
 
@@ -80,7 +83,7 @@ def content_at(address: str, first: int) -> bytes:
             said = reason(error, address)
             if HOPELESS & {kind.__name__ for kind in type(error).__mro__}:
                 raise Unreachable(f"{site(address)}: {said}; check credentials and network, then call again") from None
-        except Exception as error:  # of the many file systems, each has errors of its own
+        except ODD as error:
             raise BadImage(f"cannot be read ({reason(error, address)}): check the address") from None
     raise StoreFailed(f"cannot be fetched ({said}): tried {TRIES} times")
 

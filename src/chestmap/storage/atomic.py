@@ -9,8 +9,9 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
@@ -70,6 +71,14 @@ def publish(made: Path, path: Path) -> None:
         shutil.rmtree(path)
     made.replace(path)
     sync(path.parent)
+
+
+def sweep(folder: Path, older: float = 0.0) -> None:
+    """Remove unfinished files of killed processes, at and below a folder, where they are so many seconds old."""
+    for left in folder.rglob(f"*{PART}"):
+        with suppress(FileNotFoundError):
+            if left.is_file() and time.time() - left.stat().st_mtime >= older:
+                left.unlink()
 
 
 def sync(path: Path) -> None:

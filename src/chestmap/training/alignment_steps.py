@@ -28,6 +28,7 @@ from chestmap.nn.alignment import (
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.settings import Settings
+from chestmap.storage.json_file import read_json
 from chestmap.tensors import Batch
 from chestmap.training.optimization.schedule import Schedule
 from chestmap.training.run import Run
@@ -184,5 +185,5 @@ def _picture(pixels: Float32[np.ndarray, "height width"]) -> UInt8[np.ndarray, "
 
 def tell_warnings(run: Run, folder: Path) -> None:
     """Those that a step left in its `masks.json`."""
-    for line in json.loads((folder / "masks.json").read_text(encoding="utf-8")).get("warnings", ()):
+    for line in read_json(folder / "masks.json", "delete the folder and train again").get("warnings", ()):
         run.screen.tell(f"{folder.name}: {line}")

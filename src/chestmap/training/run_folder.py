@@ -12,7 +12,8 @@ from typing import Any
 from filelock import Timeout
 
 from chestmap.errors import BadModel, Refused, StepChanged
-from chestmap.storage.atomic import write_bytes
+from chestmap.storage import json_file
+from chestmap.storage.atomic import sweep, write_bytes
 from chestmap.storage.locks import lock_of
 from chestmap.storage.manifest import extend, is_sealed, seal, verified
 from chestmap.training.step_record import Record, check_same
@@ -34,6 +35,7 @@ class Lock:
             self._lock.acquire(blocking=False)
         except Timeout:
             raise Refused(f"{folder}: another training runs here; wait for it, end it, or train in another folder") from None
+        sweep(folder)
 
     def release(self) -> None:
         self._lock.release()
@@ -45,12 +47,7 @@ def write_json(path: Path, value: object) -> None:
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """None where there is no such file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, RecursionError) as error:
-        raise BadModel(f"{path}: damaged ({error}); {AGAIN}") from None
+    return json_file.read_json(path, AGAIN) if path.exists() else None
 
 
 def write_done(folder: Path, done: dict[str, Any]) -> None:

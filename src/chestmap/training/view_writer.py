@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from chestmap.packs.augment import AugmentSettings, augmented, draw
 from chestmap.packs.pack import Pack
 from chestmap.packs.views import Views, ViewSettings, open_views
 from chestmap.progress import progress_of
+from chestmap.storage.atomic import write_json
 from chestmap.training.training_data import Data
 
 BATCH = 16
@@ -125,4 +125,4 @@ def _write(
         "shape": shape,
         "fingerprint": fingerprint,
     }
-    (folder / "views.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "views.json", about)

@@ -14,6 +14,7 @@ from chestmap.models.cards.card_tables import calibration_table, figure_table, g
 from chestmap.reports.number_format import number
 from chestmap.reports.reliability import reliability_picture
 from chestmap.storage.atomic import write_bytes
+from chestmap.storage.json_file import json_of
 from chestmap.storage.manifest import is_sealed, seal, verified_bytes
 
 FORMAT = 1
@@ -42,12 +43,8 @@ def read_figures(folder: Path) -> Figures | None:
     path = folder / FIGURES
     if not path.exists():
         return None
-    try:
-        found = json.loads(verified_bytes(folder, FIGURES, "delete it and measure again with `chestmap model card`"))
-    except BadModel:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadModel(f"{path}: cannot be read ({error}); delete it and measure again with `chestmap model card`") from None
+    remedy = "delete it and measure again with `chestmap model card`"
+    found = json_of(verified_bytes(folder, FIGURES, remedy), path, remedy)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise BadModel(f"{path}: not of this version; delete it and measure again with `chestmap model card`")
     return found

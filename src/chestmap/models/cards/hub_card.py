@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chestmap.errors import BadModel
+from chestmap.storage.json_file import read_json
+
 
 def front_matter(model: Path, about: Mapping[str, Any], license_id: str) -> str:
     """README.md of the model with the header; figures are those that `chestmap model card` measured."""
@@ -46,8 +49,8 @@ def _results(model: Path, about: Mapping[str, Any]) -> list[str]:
 
 def _mean_auc(path: Path) -> float | None:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_json(path, "evaluate again")
         value = next(row["value"] for row in tree["scores"] if (row["measure"], row["finding"]) == ("AUC", "mean"))
         return float(value)
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+    except (OSError, BadModel, ValueError, KeyError, TypeError, StopIteration):
         return None

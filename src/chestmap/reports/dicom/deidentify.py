@@ -34,6 +34,7 @@ from chestmap.imaging.dicom_view import STORAGES, VIEW_CODES
 from chestmap.imaging.read import ReadSettings, radiograph_of
 from chestmap.reports.dicom.source_header import syntax_of
 from chestmap.reports.dicom.stream_comments import without_comments
+from chestmap.storage.atomic import write_bytes
 
 NUMBER = re.compile(r"[-+0-9.eE]{1,16}")
 TERMS: dict[str, str] = {
@@ -134,9 +135,7 @@ def write_deidentified(data: bytes, salt: bytes, folder: Path, keeping: KeepOpti
         dcmwrite(stream, made, enforce_file_format=True)
     if path.exists() and path.read_bytes() != stream.getvalue():
         raise BadImage("another image of the same SOPInstanceUID, with other content, is there already: it is kept")
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(stream.getvalue())
-    beside.replace(path)
+    write_bytes(path, stream.getbuffer())
     return "BurnedInAnnotation" in made
 
 

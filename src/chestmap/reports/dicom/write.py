@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from chestmap.reports.dicom.provenance import DEFAULT_KINDS, Kind, Provenance, k
 from chestmap.reports.dicom.segmentation import segmentations
 from chestmap.reports.dicom.source_header import charset_of, finish, referenced
 from chestmap.reports.dicom.sr import observer_of
+from chestmap.storage.atomic import replacing
 from chestmap.types import Prediction
 
 
@@ -52,12 +52,8 @@ def write_objects(objects: Iterable[tuple[str, Dataset]], folder: Path) -> list[
     folder.mkdir(parents=True, exist_ok=True)
     for kind, made in list(objects):
         path = folder / f"{kind}-{made.SOPInstanceUID}.dcm"
-        beside = path.with_name(path.name + ".part")
-        with beside.open("wb") as stream:
-            made.save_as(stream, enforce_file_format=True)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
+        with replacing(path) as passing:
+            made.save_as(passing, enforce_file_format=True)
         paths.append(path)
     return paths
 

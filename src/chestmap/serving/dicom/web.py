@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
@@ -16,6 +15,7 @@ from chestmap.errors import BadImage
 from chestmap.serving.dicom.destinations import Undelivered, failures_of_http
 from chestmap.serving.dicom.receiver import IDENTIFIER
 from chestmap.serving.engine.settings import DicomSettings
+from chestmap.storage.json_file import json_of
 
 JSON = "application/dicom+json, application/json"
 ANY_SYNTAX = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -51,10 +51,7 @@ class WebClient:
     def query(self, path: str, key: str, filters: Mapping[str, str] | None = None) -> list[tuple[str, Found]]:
         """QIDO-RS in one answer. What has no identifier that can stand in an address is left out."""
         body, _ = self._get(path, JSON, filters, LIST_BYTES)
-        try:
-            found = json.loads(body) if body else []
-        except (ValueError, RecursionError):
-            raise Undelivered("the archive answers a search with what is no DICOM JSON") from None
+        found = json_of(body, "the archive's answer to a search", "expected DICOM JSON", Undelivered) if body else []
         named = [(text_of(one, key), one) for one in (found if isinstance(found, list) else [found])]
         return [(name, one) for name, one in named if IDENTIFIER.fullmatch(name)]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy.exc import SQLAlchemyError
 
-from chestmap.errors import BadInput, ChestmapError
+from chestmap.errors import BadInput, BadModel, ChestmapError
 from chestmap.imaging.canvas import canvas_frame
 from chestmap.serving.engine.decoder_pool import DecoderPool, DecodersBusy
 from chestmap.serving.engine.prometheus import Metrics
@@ -26,6 +26,8 @@ from chestmap.serving.engine.served_model import BatchOutputs, ServedModel
 from chestmap.serving.engine.settings import ServeSettings
 from chestmap.serving.store.results import ModelAnswer, PendingResult, answer
 from chestmap.serving.store.store import Store
+from chestmap.storage.atomic import PART
+from chestmap.storage.json_file import read_json
 
 log = logging.getLogger(__name__)
 PAUSE = 1.0
@@ -129,9 +131,9 @@ class Batches:
         """What `under_way` reads after a crash of this process; not synced, since a crash of the machine is not the image's fault."""
         with self._changed, suppress(OSError):
             self._under_way = [*(one for one in self._under_way if one not in ended), *begun]
-            part = self.store.folders.root / "under-way.part"
-            part.write_text(json.dumps(self._under_way))
-            part.replace(part.with_suffix(""))
+            path = self.store.folders.root / "under-way"
+            path.with_suffix(PART).write_text(json.dumps(self._under_way))
+            path.with_suffix(PART).replace(path)
 
     def _next(self) -> tuple[str, list[str]] | None:
         """Up to `batch_size` images for one model: the one with the longest waiting image."""
@@ -252,7 +254,7 @@ class Batches:
 def under_way(store: Store) -> list[PendingResult]:
     """What the service was at when it last stopped; nothing after an orderly end."""
     try:
-        found = json.loads((store.folders.root / "under-way").read_text())
+        found = read_json(store.folders.root / "under-way", "")
         return [PendingResult(str(one), str(sha)) for one, sha in found]
-    except (OSError, ValueError, TypeError):
+    except (OSError, BadModel, ValueError, TypeError):
         return []

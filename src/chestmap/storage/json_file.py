@@ -1,0 +1,29 @@
+"""Reads JSON that chestmap kept, or that a store gave: a tree, or one line that says what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from chestmap.errors import BadModel, ChestmapError
+
+
+def json_of(content: str | bytes, where: object, remedy: str, error: type[ChestmapError] = BadModel) -> Any:
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise error(f"{where}: nested too deeply; {remedy}") from None
+    except ValueError as problem:
+        raise error(f"{where}: cannot be read as JSON ({' '.join(str(problem).split())[:120]}); {remedy}") from None
+
+
+def read_json(path: Path, remedy: str, error: type[ChestmapError] = BadModel) -> Any:
+    """FileNotFoundError where there is no such file."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({problem.strerror}); {remedy}") from None
+    return json_of(content, path, remedy, error)
