@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Float16, Float32
 
-from chestmap.errors import UnknownFinding, did_you_mean
+from chestmap.errors import BadInput, UnknownFinding, did_you_mean
 from chestmap.geometry import Box, Frame
 
 if TYPE_CHECKING:
