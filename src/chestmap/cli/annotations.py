@@ -1,4 +1,4 @@
-"""Reviews and annotations as a dataset to train on: `chestmap data from-reviews`, `chestmap data annotations`."""
+"""Makes datasets of reviews and annotations: `chestmap data from-reviews`, `chestmap data annotations`."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`chestmap check`: whether what was kept is what was written."""
+"""`chestmap check`: verify that kept files are what was written."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

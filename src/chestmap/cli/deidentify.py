@@ -1,4 +1,4 @@
-"""`chestmap data deidentify`: DICOM radiographs that may leave the hospital's network."""
+"""`chestmap data deidentify`: make DICOM radiographs that may leave the hospital's network."""
 
 import secrets
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`chestmap demo`: from nothing to something to look at, without any dataset."""
+"""`chestmap demo`: train and show a small model without any dataset."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How a call of `chestmap` ends: its exit code, and one line for each mistake. A traceback is shown on request alone.
+"""Ends a call of `chestmap`: an exit code, and one line for each mistake. A traceback is shown on request alone.
 
 0 done · 1 a check failed, or training diverged · 2 wrong use, bad input, or a machine without room · 3 a fault of chestmap ·
 130 interrupted. `CHESTMAP_TRACEBACK=1` shows the traceback of whatever ended the call.

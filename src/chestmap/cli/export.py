@@ -1,4 +1,4 @@
-"""`chestmap export`: a model for programs that have no torch."""
+"""`chestmap export`: write a model for programs without torch."""
 
 from enum import StrEnum
 from pathlib import Path

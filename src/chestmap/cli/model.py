@@ -1,4 +1,4 @@
-"""`chestmap model`: calibrate a trained model, write its card, look whether a folder is whole."""
+"""`chestmap model`: calibrate a trained model, write its card, verify its folder."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`chestmap node`: a model as a DICOM node of a hospital's network."""
+"""`chestmap node`: run a model as a DICOM node of a hospital's network."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how a verb prints a table."""
+"""Defines options that several verbs share, and prints tables."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`chestmap init` and `chestmap all`: from a folder of one's own to a report."""
+"""`chestmap init` and `chestmap all`: go from a folder of one's own to a report."""
 
 from pathlib import Path
 from time import monotonic

@@ -1,4 +1,4 @@
-"""`chestmap predict` where many processes or machines share the inputs: `--shard`, `--cluster`."""
+"""Shares the inputs of `chestmap predict` among processes or machines: `--shard`, `--cluster`."""
 
 from dataclasses import replace
 from pathlib import Path

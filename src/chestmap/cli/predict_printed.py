@@ -1,4 +1,4 @@
-"""`chestmap predict` without a folder: findings, scores and boxes of each image on stdout."""
+"""Prints findings, scores and boxes of each image where `chestmap predict` has no folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

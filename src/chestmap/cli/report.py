@@ -1,4 +1,4 @@
-"""`chestmap report`: one HTML file about a model, from a run folder or a predictions folder."""
+"""`chestmap report`: write one HTML file about a model, from a run folder or a predictions folder."""
 
 from pathlib import Path
 from typing import Annotated

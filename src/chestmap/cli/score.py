@@ -1,4 +1,4 @@
-"""`chestmap evaluate` and `compare`: from predictions to scores, and to a verdict between two."""
+"""`chestmap evaluate` and `compare`: score predictions, and compare two models."""
 
 import json
 from pathlib import Path

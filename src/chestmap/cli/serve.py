@@ -1,4 +1,4 @@
-"""`chestmap serve`: models behind HTTP, with a store and a review page."""
+"""`chestmap serve`: serve models over HTTP, with a store and a review page."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`chestmap train`, `methods` and `configs`."""
+"""`chestmap train`, `methods` and `configs`: train a network, and list what can be trained."""
 
 import sys
 from pathlib import Path

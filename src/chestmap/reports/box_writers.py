@@ -1,4 +1,4 @@
-"""Boxes as detection programs read them: YOLO, Pascal VOC and CreateML. Only boxes are written, never maps.
+"""Writes boxes for detection programs: YOLO, Pascal VOC and CreateML. Only boxes are written, never maps.
 
 yolo/classes.txt, yolo/labels/NAME.txt    finding number, center and size as shares of the image, score
 voc/NAME.xml                              one file for each image, pixels counted from 1 as Pascal VOC does

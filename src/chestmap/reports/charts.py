@@ -1,4 +1,4 @@
-"""The charts of a report: a panel for each finding with the others faintly behind, and accuracy against its limit with the floors."""
+"""Draws the charts of a report: a panel for each finding, and accuracy against its limit with the floors."""
 
 from __future__ import annotations
 

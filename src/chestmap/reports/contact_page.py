@@ -1,4 +1,4 @@
-"""A contact page: many small radiographs with their findings and boxes in one HTML file that opens offline."""
+"""Writes a contact page: many small radiographs with their boxes in one HTML file that opens offline."""
 
 from __future__ import annotations
 

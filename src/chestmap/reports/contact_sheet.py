@@ -1,4 +1,4 @@
-"""A contact sheet: many radiographs in one picture, with captions and boxes, for a page or a glance."""
+"""Draws a contact sheet: many radiographs in one picture, with captions and boxes."""
 
 from __future__ import annotations
 

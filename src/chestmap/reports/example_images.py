@@ -1,4 +1,4 @@
-"""From predictions and a source to the pictures of a report: successes, failures and false alarms of every finding."""
+"""Chooses the pictures of a report: successes, failures and false alarms of every finding."""
 
 from __future__ import annotations
 

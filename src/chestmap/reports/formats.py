@@ -1,4 +1,4 @@
-"""The output formats of `chestmap predict --write`: one line for each. Other packages add theirs by the entry point `chestmap.writers`."""
+"""Lists the output formats of `chestmap predict --write`. Other packages add theirs by the entry point `chestmap.writers`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is laid over a picture: a map brought onto it, its colors, the outline and boxes of its mask.
+"""Makes the layers over a picture: a map brought onto it, its colors, the outline and boxes of its mask.
 
 A picture shows the whole image at any size; its pixel i covers the image from i to i + 1 times their quotient.
 """

@@ -1,4 +1,4 @@
-"""Numbers and names as the page prints them: three decimals without a leading zero, intervals in brackets, "n/a" for none."""
+"""Prints numbers and names of the page: three decimals without a leading zero, intervals in brackets, "n/a" for none."""
 
 from __future__ import annotations
 

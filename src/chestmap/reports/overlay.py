@@ -1,4 +1,4 @@
-"""One picture file for each image: the plain image, then each of its findings with map, boxes, score and a legend."""
+"""Draws one picture for each image: the plain image, then each finding with map, boxes, score and a legend."""
 
 from __future__ import annotations
 

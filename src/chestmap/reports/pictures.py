@@ -1,4 +1,4 @@
-"""The pictures of a report: which (image, finding) are shown, and each of them as HTML."""
+"""Chooses the pairs of image and finding that a report shows, and writes each as HTML."""
 
 from __future__ import annotations
 

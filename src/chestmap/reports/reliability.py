@@ -1,4 +1,4 @@
-"""Reliability curves as a picture file, for a model card: its colors fit light and dark pages."""
+"""Draws reliability curves as a picture file for a model card. Its colors fit light and dark pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of one model: numbers with intervals and floors, curves, pictures and provenance in one HTML file that opens offline."""
+"""Writes the report of one model as one HTML file that opens offline: numbers, curves, pictures, provenance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables and tiles of a report; every number is as in metrics.json, with its interval."""
+"""Writes the tables and tiles of a report. Every number is as in metrics.json, with its interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictions as tables that other programs read: CSV, JSON and COCO. Each is written atomically.
+"""Writes predictions as tables for other programs: CSV, JSON and COCO. Each is written atomically.
 
 scores.csv          a row for each image, a column for each finding
 boxes.csv           a row for each box, in image pixels

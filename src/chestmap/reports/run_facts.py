@@ -1,4 +1,4 @@
-"""Facts of a run folder: its data, settings and machine, and how its losses fell."""
+"""Reads the facts of a run folder: its data, settings and machine, and how its losses fell."""
 
 from __future__ import annotations
 

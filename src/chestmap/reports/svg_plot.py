@@ -1,4 +1,4 @@
-"""Plain SVG charts: axes, lines with direct labels, points; colors come from the page's CSS by class.
+"""Draws plain SVG charts: axes, lines with direct labels, points. Colors come from the page's CSS by class.
 
 Coordinates are viewBox pixels. `data-*` attributes carry the axes' ranges, so that the page's script can read values back.
 """

@@ -1,4 +1,4 @@
-"""The boxes and maps as a picture: Secondary Capture, the one result that every viewer shows."""
+"""Draws boxes and maps as a Secondary Capture, the one result that every viewer shows."""
 
 from __future__ import annotations
 

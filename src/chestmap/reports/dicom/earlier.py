@@ -1,4 +1,4 @@
-"""Objects of ours that an archive has already: what replaces them refers to them, and a note rejects what must not be shown."""
+"""Refers to objects that an archive already holds: new ones replace them, and a note rejects the wrong ones."""
 
 from __future__ import annotations
 

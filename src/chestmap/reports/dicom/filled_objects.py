@@ -1,4 +1,6 @@
-"""Report, presentation state and picture of a result, filled from templates: equal to what `sr`, `presentation` and `capture` build."""
+"""Fills report, presentation state and picture of a result from templates. They equal what `sr`, `presentation` and
+`capture` build.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a prediction to what is drawn and reported: which findings, with which codes, where in the stored pixels."""
+"""Chooses what is drawn and reported of a prediction: findings, codes, places in the stored pixels."""
 
 from __future__ import annotations
 

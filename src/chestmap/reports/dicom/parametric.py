@@ -1,4 +1,5 @@
-"""The map of one finding as Parametric Map, 32-bit floats in [0, 1]. Written with pydicom: highdicom wants a place in space.
+"""Writes the map of one finding as Parametric Map, 32-bit floats in [0, 1]. It uses pydicom: highdicom wants a place in
+space.
 
 At no more than 512 pixels: a network gives far fewer, and 3.6 million floats for each finding would be 14 MB. Spacing and
 position put it over the radiograph in its nominal plane, with the first pixel centered at 0, 0, 0.

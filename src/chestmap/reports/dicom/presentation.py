@@ -1,4 +1,4 @@
-"""The boxes as Grayscale Softcopy Presentation State: what viewers of archives draw over an image by themselves."""
+"""Writes boxes as Grayscale Softcopy Presentation State, which viewers of archives draw over an image."""
 
 from __future__ import annotations
 

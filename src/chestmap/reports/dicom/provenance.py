@@ -1,4 +1,4 @@
-"""What result objects say of themselves: which model made them, under which identifiers and series."""
+"""Describes the origin of result objects: the model, identifiers and series."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The regions of findings as one binary Segmentation, a segment for each finding.
+"""Writes the regions of findings as one binary Segmentation, a segment for each finding.
 
 Where an image's pixel count is no multiple of 8, segments after the first are not byte aligned, which Orthanc refuses and
 OHIF waits for: then each finding has an object and a series of its own. A radiograph has no place in space, but viewers want

@@ -1,4 +1,4 @@
-"""The part of a radiograph's header that result objects repeat, each element looked at before it is repeated.
+"""Reads the part of a radiograph's header that result objects repeat, and checks each element first.
 
 Archives are full of ages without a unit, spacings of zero and identifiers with line feeds; a copy of them would make the
 result the faulty object. What is damaged is left out, or empty where the standard wants the element; only what joins the

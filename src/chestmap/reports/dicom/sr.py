@@ -1,4 +1,4 @@
-"""The boxes as Comprehensive 3D SR by template TID 1500, which IHE's AI Results profile names, and all scores as text.
+"""Writes boxes as Comprehensive 3D SR (TID 1500, named by IHE's AI Results profile), and all scores as text.
 
 Only boxed findings are in the first: OHIF 3.13 fails on a measurement group without a region. Everything else is in
 the second, an Enhanced SR by template TID 2000.

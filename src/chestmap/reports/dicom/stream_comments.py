@@ -1,4 +1,4 @@
-"""Compressed pixel streams without what no decoder shows: comments, camera data, boxes around them, and bytes behind their end."""
+"""Removes from compressed pixel streams what no decoder shows: comments, camera data, boxes, bytes behind their end."""
 
 from __future__ import annotations
 

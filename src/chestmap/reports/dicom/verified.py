@@ -1,4 +1,4 @@
-"""A reader's finished review for the archive: a verified report that replaces the model's, and a note that rejects objects."""
+"""Writes a reader's finished review for the archive: a verified report, and a note that rejects objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From one prediction to DICOM files that join the study of its radiograph."""
+"""Writes the DICOM files of one prediction, which join the study of its radiograph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results to the archive, until it has them: retries that wait ever longer, and dead letters after days."""
+"""Sends results to the archive until it has them. Retries wait ever longer; after days a result is a dead letter."""
 
 from __future__ import annotations
 

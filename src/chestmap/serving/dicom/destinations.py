@@ -1,4 +1,4 @@
-"""Where results go: an archive that takes C-STORE, or one that takes STOW-RS."""
+"""Stores results at an archive, by C-STORE or STOW-RS."""
 
 from __future__ import annotations
 

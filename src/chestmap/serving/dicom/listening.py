@@ -1,6 +1,4 @@
-"""What one connection may cost, where pynetdicom sets no bound: a TLS handshake that never ends would stop it accepting, and
-a PDU or an image of any length would fill the memory.
-"""
+"""Bounds what one connection may cost where pynetdicom does not: TLS handshakes, PDUs and images of any length."""
 
 from __future__ import annotations
 

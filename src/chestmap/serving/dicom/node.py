@@ -1,4 +1,4 @@
-"""The DICOM door of a service: listens, pulls and delivers, from a start to a stop; in between it may end at any moment."""
+"""Runs the DICOM door of a service: listens, pulls and delivers. It may end at any moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the DICOM door counts, for Prometheus: in the service's own page, or on an address of its own.
+"""Counts what the DICOM door does, for Prometheus: in the service's own page, or on an address of its own.
 
 chestmap_node_received_total{by}           images acknowledged: c-store, pull
 chestmap_node_refused_total{reason}        connections, associations and images that were not taken

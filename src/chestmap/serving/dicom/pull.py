@@ -1,4 +1,4 @@
-"""New radiographs of a DICOMweb archive: asked for by QIDO-RS on a schedule, fetched by WADO-RS, taken in as if they were sent."""
+"""Pulls new radiographs of a DICOMweb archive: lists them by QIDO-RS on a schedule, fetches them by WADO-RS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C-ECHO and C-STORE of radiographs. Success is answered once the image is on disk and in the store, and not before."""
+"""Answers C-ECHO, and C-STORE of radiographs. Success is answered once the image is on disk and in the store."""
 
 from __future__ import annotations
 

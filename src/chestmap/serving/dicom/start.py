@@ -1,4 +1,4 @@
-"""From options to a DICOM door, and a service that has no other."""
+"""Starts a DICOM door from options, and a service that has no other."""
 
 from __future__ import annotations
 

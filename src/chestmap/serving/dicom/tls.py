@@ -1,4 +1,4 @@
-"""TLS of both directions: as it listens, and as it sends."""
+"""Sets up TLS for listening and for sending."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking a DICOMweb server, within bounds of bytes and of time: one that is ill answers pages of HTML, or never ends."""
+"""Asks a DICOMweb server, within bounds of bytes and of time."""
 
 from __future__ import annotations
 

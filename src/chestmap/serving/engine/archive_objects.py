@@ -1,4 +1,4 @@
-"""DICOM objects for an archive: a model's result, and what a reader verified. Decoder processes make them, out of a stranger's file."""
+"""Makes DICOM objects for an archive: a model's result, and what a reader verified. Decoder processes do it."""
 
 from __future__ import annotations
 

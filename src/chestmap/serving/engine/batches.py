@@ -1,4 +1,4 @@
-"""Dynamic batching: one thread runs the models on waiting images; another keeps their answers and wakes the waiting requests.
+"""Batches waiting images: one thread runs the models, another keeps their answers and wakes the waiting requests.
 
 So a network is not idle while the disk syncs. No more than one batch waits to be kept.
 """

@@ -1,4 +1,4 @@
-"""The processes that decode for the service: a fixed number, each restarted when it dies or takes too long."""
+"""Keeps a fixed number of decoding processes, and restarts each that dies or takes too long."""
 
 from __future__ import annotations
 

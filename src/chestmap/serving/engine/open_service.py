@@ -1,4 +1,4 @@
-"""From model folders and a store's folder to a service."""
+"""Opens a service from model folders and a store's folder."""
 
 from __future__ import annotations
 

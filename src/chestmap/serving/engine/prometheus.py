@@ -1,4 +1,4 @@
-"""What Prometheus reads: counts and times, by route template and model; no ids, names or queries."""
+"""Counts and times the service for Prometheus, by route template and model. It holds no ids, names or queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads the images that a DICOM door accepted: decoded by processes that may die of them, then handed to the batches."""
+"""Reads the images that a DICOM door accepted: processes decode them, then the batches take them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model as the service has it: its name in the API, and its answers for canvases, ready for the store."""
+"""Holds a model as the service uses it: its name in the API, and its answers for canvases."""
 
 from __future__ import annotations
 

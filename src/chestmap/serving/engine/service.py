@@ -1,4 +1,4 @@
-"""The service without its doors: takes images in, has them predicted, and stops without losing any.
+"""Takes images in, has them predicted, and stops without losing any. Doors are elsewhere.
 
 HTTP reads an image before it answers (`take_in`); DICOM keeps it first and reads it later (`accept`).
 """

@@ -1,4 +1,4 @@
-"""How the service behaves, and how much of everything it takes."""
+"""Defines how the service behaves, and how much of everything it takes."""
 
 from __future__ import annotations
 

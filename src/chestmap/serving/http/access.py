@@ -1,4 +1,4 @@
-"""Who asks: loopback, a token, a session's cookie, or a name that a reverse proxy vouches for."""
+"""Identifies a caller: loopback, a token, a session's cookie, or a name from a trusted reverse proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the store's rows to what the API answers."""
+"""Turns rows of the store into answers of the API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP application: routes, the form of errors, and what runs meanwhile."""
+"""Builds the HTTP application: routes, the form of errors, and tasks that run meanwhile."""
 
 from __future__ import annotations
 

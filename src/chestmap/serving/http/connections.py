@@ -1,4 +1,4 @@
-"""How many connections there are at a time, of each address and in all, so that idle ones never keep others out.
+"""Limits connections of each address and in all, so that idle ones never keep others out.
 
 A new connection is always taken in: where there is no room, the one that has been idle longest goes, of the same address where
 that has its share. Only connections with a request that the guard admitted are never closed for others. Where none is idle, a few

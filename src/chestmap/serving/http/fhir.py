@@ -1,4 +1,4 @@
-"""A study as FHIR R4: ImagingStudy, an Observation for each finding that a model scored or a reader judged, DiagnosticReport.
+"""Writes a study as FHIR R4: ImagingStudy, an Observation for each finding, DiagnosticReport.
 
 No patient stands in it but a pseudonym, and no identifier of DICOM, as the store keeps none.
 """

@@ -1,4 +1,4 @@
-"""What every request passes: limits, deadlines, Host, cross-site checks, who asks, and the headers of every answer.
+"""Checks every request: limits, deadlines, Host, cross-site rules, the caller; adds the headers of every answer.
 
 It wraps the application, so that nothing is parsed before it was counted.
 """

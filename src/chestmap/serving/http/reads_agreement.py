@@ -1,4 +1,4 @@
-"""How far the readers of finished independent reads agree, finding by finding."""
+"""Computes how far the readers of finished independent reads agree, finding by finding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`POST /v1/predict`: several images in, and their results as JSON, as a picture, or their ids at once."""
+"""Serves `POST /v1/predict`: images in; results as JSON, as a picture, or their ids at once."""
 
 from __future__ import annotations
 

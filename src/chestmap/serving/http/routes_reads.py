@@ -1,4 +1,4 @@
-"""Independent reads: who is to read a study, one reader's own read, and how far readers agree."""
+"""Serves independent reads: who is to read a study, one reader's own read, and how far readers agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/v1/studies`: the worklist, a study with its files, and reviews."""
+"""Serves `/v1/studies`: the worklist, a study with its files, and reviews."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shapes of what is sent and answered; OpenAPI is made of them."""
+"""Defines the shapes of what is sent and answered. OpenAPI is made of them."""
 
 from __future__ import annotations
 

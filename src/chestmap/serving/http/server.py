@@ -1,4 +1,4 @@
-"""Uvicorn with deadlines for slow clients, TLS, and a stop that finishes what is under way."""
+"""Runs uvicorn with deadlines for slow clients, TLS, and a stop that finishes what is under way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions of the page: a random id in a cookie, known to this process alone until it ends, is signed out, or its token goes."""
+"""Keeps the sessions of the page: a random id in a cookie, known to this process alone until it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a service to a running HTTP server."""
+"""Starts an HTTP server for a service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures and arrays of one study, from the store's files."""
+"""Serves pictures and arrays of one study from the store's files."""
 
 from __future__ import annotations
 

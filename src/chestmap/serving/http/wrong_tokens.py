@@ -1,4 +1,4 @@
-"""How long the answer to a wrong token waits: longer with each from the same address, so that guessing is slow."""
+"""Delays the answer to a wrong token: longer with each from the same address, so that guessing is slow."""
 
 from __future__ import annotations
 

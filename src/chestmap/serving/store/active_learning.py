@@ -1,4 +1,4 @@
-"""Which study teaches the models most if it is reviewed next: one they are unsure of, or differ on, and unlike those chosen.
+"""Orders studies by what a review of them would teach: models are unsure or differ, and the study is unlike those chosen.
 
 Worth of a finding: uncertainty 4 s (1 - s), the spread of the models' scores, and s (1 - IoU of their boxes): is it there, do
 they agree on that, and on where. All lie in [0, 1]; a study's worth is the mean over findings of their mean. Diversity is farthest-

@@ -1,4 +1,4 @@
-"""The worklist in the order of `active_learning.py`."""
+"""Lists the worklist in the order of `active_learning.py`."""
 
 from __future__ import annotations
 

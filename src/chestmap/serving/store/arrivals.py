@@ -1,4 +1,4 @@
-"""Images that came by DICOM: safe before anybody has read them, and replaced when their archive sends a corrected one."""
+"""Keeps images that came by DICOM: safe before anybody has read them, replaced by corrected ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time: UTC as the store writes it, and seconds for waiting that nobody changes by setting the machine's clock."""
+"""Tells the time: UTC as the store writes it, and seconds for waiting that ignore changes of the machine's clock."""
 
 from __future__ import annotations
 

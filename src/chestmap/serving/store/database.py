@@ -1,4 +1,4 @@
-"""The database's engine: SQLite in WAL mode, or PostgreSQL by URL, brought to the newest tables."""
+"""Opens the database, SQLite in WAL mode or PostgreSQL by URL, and brings it to the newest tables."""
 
 from __future__ import annotations
 

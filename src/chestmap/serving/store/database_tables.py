@@ -1,4 +1,4 @@
-"""What the database holds. Times are UTC, ISO 8601 with microseconds, so that text sorts as time does."""
+"""Defines the tables of the database. Times are UTC, ISO 8601 with microseconds, so that text sorts as time does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results on their way to the archive: what is due, what failed, and what nobody took for days."""
+"""Queues results for the archive: what is due, what failed, and what nobody took for days."""
 
 from __future__ import annotations
 

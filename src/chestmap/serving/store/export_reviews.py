@@ -1,4 +1,4 @@
-"""Out of a store: what reviewers said, as annotated images that a method learns from. Only reads, also while the service runs.
+"""Exports reviews of a store as annotated images that a method learns from. It only reads, also while the service runs.
 
 accept   present; the boxes are those that the reviewer saw
 reject   absent

@@ -1,4 +1,4 @@
-"""When films were taken, as they may be shown: true dates, or dates that are shifted by one span for all films of a patient."""
+"""Gives the dates of films: true ones, or all of a patient shifted by one span."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Independent reads: several readers read a study, none sees another's read before all are done, then one review is made of them."""
+"""Keeps independent reads: none of several readers sees another's before all are done; then one review is made."""
 
 from __future__ import annotations
 

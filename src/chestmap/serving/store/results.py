@@ -1,4 +1,4 @@
-"""Results: asked for, resumed after a stop, answered once."""
+"""Keeps results: asked for, resumed after a stop, answered once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where verdicts and boxes come from: who gave them, when, having seen what; and which boxes are a model's."""
+"""Records where verdicts and boxes come from: who gave them, when, having seen what; which boxes are a model's."""
 
 from __future__ import annotations
 

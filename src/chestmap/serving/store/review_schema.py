@@ -1,4 +1,4 @@
-"""The shapes of a review: verdicts and boxes of each finding, where each came from, versions, who wrote them and when."""
+"""Defines the shapes of a review: verdicts and boxes of each finding, their origin, versions, authors and times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reviews: append-only, and nobody's is overwritten. Who saw version n writes version n + 1, and only the first does."""
+"""Appends reviews and never overwrites one. A reader who saw version n writes version n + 1; only the first does."""
 
 from __future__ import annotations
 

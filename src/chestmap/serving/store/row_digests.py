@@ -1,4 +1,4 @@
-"""SHA-256 sums of rows: a study, a result, a review or a read whose row was damaged since it was written is never used."""
+"""Hashes rows with SHA-256, so that a study, result, review or read that was damaged is never used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies and results: what was accepted is there after any crash, and each result once.
+"""Keeps studies and results: what was accepted is there after any crash, and each result once.
 
 An upload is acknowledged after its files are synced and its rows, the results still `queued`, are committed.
 """

@@ -1,4 +1,4 @@
-"""The files of the store next to the database, written atomically.
+"""Writes the files of the store next to the database, atomically.
 
 studies/ab/s-ab12…/   original, pixels.u16, thumbnail.png, maps-MODEL.npy, and canvas-… until the models have seen it
 incoming/             what is being received; emptied at every start

@@ -1,4 +1,4 @@
-"""What the store holds of a result, as the rest of chestmap knows it. No torch here: processes that decode use it."""
+"""Describes what the store holds of a result. No torch here: processes that decode use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the worklist is asked for, as conditions that indexes answer."""
+"""Turns filters of the worklist into conditions that indexes answer."""
 
 from __future__ import annotations
 
