@@ -68,7 +68,7 @@ def test_the_resnet_of_torchxrayvision_is_read_where_it_lies(home):
         ("densenet121", "torchxrayvision:densenet121-res224-all", BadModel, r"is a pickled program.*save_file\(torchxrayvision.*cache/weights"),
         ("densenet121", "torchxrayvision:densenet121-res224-al", BadSettings, 'did you mean "densenet121-res224-all"'),
         ("resnet50", "torchxrayvision:densenet121-res224-all", BadSettings, "of another network than resnet50"),
-        ("resnet18", "weights.bin", BadModel, "expected none, imagenet, a .safetensors file"),
+        ("resnet18", "weights.bin", BadModel, "expected none, imagenet, starter, a .safetensors file"),
         ("resnet18", "weights.pt", BadModel, "FileNotFoundError"),
         ("resnet18", "weights.pt#sha256=00", BadModel, "FileNotFoundError"),
     ],
