@@ -1,4 +1,4 @@
-"""Labels and boxes that people gave images, written as a folder that `folder.py` reads: labels.csv, boxes.json, images.
+"""Writes labels and boxes that people gave images as a folder that `folder.py` reads: labels.csv, boxes.json, images.
 
 Annotation programs, reviews and datasets meet here; `formats.py` has the programs' own forms.
 """

@@ -1,4 +1,4 @@
-"""Boxes of detection programs: reads YOLO folders, Pascal VOC folders and CreateML files into annotated images in pixels."""
+"""Reads boxes of detection programs: YOLO folders, Pascal VOC folders and CreateML files, in pixels."""
 
 from __future__ import annotations
 

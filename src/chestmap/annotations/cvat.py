@@ -1,4 +1,4 @@
-"""CVAT's "for images 1.1": an XML file of images with boxes, and tags for what is there or not without a place.
+"""Reads and writes CVAT's "for images 1.1": an XML file of images with boxes and tags.
 
 A tag with the attribute `present` = false marks a finding as absent. A model's boxes have `source="auto"` and their score.
 """

@@ -1,4 +1,4 @@
-"""To and from annotation programs: COCO, Label Studio and CVAT, and a dataset folder made of what people marked there."""
+"""Converts to and from annotation programs: COCO, Label Studio and CVAT; makes a dataset folder of their annotations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Label Studio's JSON: tasks with annotations of people and predictions of models; boxes are in percent of the image.
+"""Reads and writes Label Studio's JSON: annotations of people and predictions of models. Boxes are in percent of the image.
 
 Findings without a box are choices named `present` and `absent`; `label_config` is the project's configuration for that.
 """

@@ -1,4 +1,4 @@
-"""Looks at a folder of one's own: images, a label table, boxes in whatever form; and writes a config that trains on it."""
+"""Looks at a folder of one's own: images, a label table, boxes in whatever form. Writes a config that trains on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every boxed (image, finding) with the overlap that it was scored with, for pictures of hits and misses and for one's own tables."""
+"""Lists every boxed (image, finding) with its overlap, for pictures of hits and misses and for one's own tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of whole images: ranking, calibration and operating points, by finding and on average."""
+"""Scores whole images: ranking, calibration and operating points, by finding and on average."""
 
 from __future__ import annotations
 

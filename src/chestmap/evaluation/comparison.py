@@ -1,4 +1,4 @@
-"""Two evaluations of the same images: which is better, by how much, and how surely.
+"""Compares two evaluations of the same images: which is better, by how much, and how surely.
 
 Two tests are the primary family: mean AUC, and mean T(IoU) at .3 by validation thresholds. All others, finding by finding, are
 exploratory.

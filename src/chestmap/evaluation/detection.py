@@ -1,4 +1,4 @@
-"""False positives and scores without a threshold: AFP, FROC, the pointing game, MaxBoxAccV2 and PxAP.
+"""Counts false positives, and scores without a threshold: AFP, FROC, the pointing game, MaxBoxAccV2 and PxAP.
 
 False positives are counted only where the finding is labelled absent: an image that is labelled positive but was never boxed
 (721 findings of the 880 boxed ChestX-ray14 images) would punish a true find. A detection's confidence is the image's score times

@@ -1,4 +1,4 @@
-"""The entry: one predictions folder against the truth, by one protocol, with floors and the presets asked for."""
+"""Evaluates a predictions folder against the truth, by one protocol, with floors and the presets asked for."""
 
 from __future__ import annotations
 

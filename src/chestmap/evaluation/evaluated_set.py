@@ -1,4 +1,4 @@
-"""Checks that predictions and truth speak of the same images, in the same image space, before anything is scored."""
+"""Checks that predictions and truth are of the same images, in the same image space, before anything is scored."""
 
 from __future__ import annotations
 

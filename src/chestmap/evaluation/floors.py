@@ -1,4 +1,4 @@
-"""What a predictor reaches that never looks at the image, and the most that a grid of a given fineness could reach.
+"""Scores predictors that never look at the image, and the most that a grid of a given fineness could reach.
 
 Every table carries these: a row below the class-medoid box has not shown that its map sees anything.
 """

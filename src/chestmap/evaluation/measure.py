@@ -1,4 +1,4 @@
-"""The names of all measures, in one place; each is also the text that metrics.json holds."""
+"""Names all measures in one place. Each name is also the text in metrics.json."""
 
 from enum import StrEnum
 

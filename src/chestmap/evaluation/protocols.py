@@ -1,4 +1,4 @@
-"""Presets: scores exactly as a reference computes them, so that published numbers can be compared with ours.
+"""Scores exactly as a reference computes its figures, so that published numbers can be compared with ours.
 
 | preset | resize, scale | cut | overlap | met | divided by |
 |---|---|---|---|---|---|

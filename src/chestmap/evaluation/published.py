@@ -1,4 +1,4 @@
-"""The published tables of the five papers as data, so that ours can be printed next to them.
+"""Holds the published tables of the five papers as data, so that ours can be printed next to them.
 
 `published.toml` holds every figure as printed and explains its keys; nothing in it is corrected.
 """

@@ -1,4 +1,4 @@
-"""Boxes ranked over all images of a finding: average precision as COCO counts it, and whether a box's score is a probability.
+"""Ranks boxes over all images of a finding: average precision as COCO counts it, and calibration of a box's score.
 
 Images are those with boxes of the finding and those where it is labeled absent. A region's score is that of the image times the
 mean of the map within its box. The floor is one medoid box for each image, ranked by the image's score alone.

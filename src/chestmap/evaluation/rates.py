@@ -1,4 +1,4 @@
-"""Localization scores: how often boxes are met under each geometry, threshold rule and limit."""
+"""Computes localization scores: how often boxes are met under each geometry, threshold rule and limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well readers agree with each other: the ceiling to compare a model's localization with.
+"""Measures how well readers agree with each other: the ceiling to compare a model's localization with.
 
 A model that meets one reader's boxes as often as another reader does cannot be distinguished from a reader by boxes.
 """

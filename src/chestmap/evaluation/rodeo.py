@@ -1,4 +1,4 @@
-"""RoDeO of Meissen et al. (2023): how well the boxes of whole images agree, whatever their order.
+"""Computes RoDeO of Meissen et al. (2023): how well the boxes of whole images agree, whatever their order.
 
 Boxes of an image pair off so that generalized IoU, and the finding times a weight, are greatest. Three scores follow, each times the
 share of boxes that found a partner: nearness of centers, agreement of sizes, agreement of findings. RoDeO is their harmonic mean.

@@ -1,4 +1,4 @@
-"""Columns of values over the same rows (boxes, pairs, images) become scores: means by finding, intervals by patient, macro means."""
+"""Turns columns of values over rows (boxes, pairs, images) into scores: means by finding, intervals by patient, macro means."""
 
 from __future__ import annotations
 

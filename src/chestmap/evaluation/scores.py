@@ -1,4 +1,4 @@
-"""What an evaluation gives back: rows of numbers with their intervals and supports, and curves to draw."""
+"""Holds the outcome of an evaluation: rows of numbers with their intervals and supports, and curves to draw."""
 
 from __future__ import annotations
 

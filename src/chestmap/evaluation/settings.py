@@ -1,4 +1,4 @@
-"""How predictions are evaluated, and what else is known of the images: other parts, the split, several readers."""
+"""Defines how predictions are evaluated, and what else is known: other parts, the split, several readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluations side by side as tables: for the terminal, Markdown, CSV and LaTeX."""
+"""Prints evaluations side by side as tables: for the terminal, Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AUC by sex, age band and view: whether a model that is good on average is good for everyone."""
+"""Computes AUC by sex, age band and view: whether a model that is good on average is good for everyone."""
 
 from __future__ import annotations
 

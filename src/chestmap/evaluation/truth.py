@@ -1,4 +1,4 @@
-"""What is known of the images that are scored, and who may be scored on what."""
+"""Collects what is known of the images that are scored, and who may be scored on what."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far readers agree: on whether a finding is there (Cohen's kappa, Gwet's AC1), and on where (IoU of their boxes).
+"""Measures how far readers agree: on presence (Cohen's kappa, Gwet's AC1), and on place (IoU of their boxes).
 
 Cohen 1960, Educ Psychol Meas 20:37. Gwet 2008, Br J Math Stat Psychol 61:29; several readers after his eq. 8 and 9.
 """

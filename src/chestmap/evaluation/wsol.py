@@ -1,4 +1,5 @@
-"""The three scores of Choe et al., "Evaluating weakly supervised object localization methods right" (CVPR 2020), as its code does.
+"""Computes the three scores of Choe et al., "Evaluating weakly supervised object localization methods right" (CVPR 2020), as
+its code does.
 
 Maps are resized to 224 x 224 (cubic), scaled to [0, 1] and stored in 8 bits (truncated); a mask is > int(t * 255) for
 t = 0, 0.001 … 0.999, which are 255 different masks. Boxes [x0, y0, x1, y1] are cut to whole pixels of the image, then scaled and

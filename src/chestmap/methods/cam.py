@@ -1,6 +1,6 @@
 """CAM: localize by the class maps of a classifier. Wang et al., "ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks on
 Weakly-Supervised Classification and Localization of Common Thorax Diseases", CVPR 2017 (arXiv 1705.02315); maps as in Zhou et
-al., CVPR 2016. The baseline of every other room: HAM's rows RN50-32-GAP, RN50-8-GAP and RN50-8-LSE are settings of it.
+al., CVPR 2016. The baseline of every other method: HAM's rows RN50-32-GAP, RN50-8-GAP and RN50-8-LSE are settings of it.
 
 | paper | here |
 |---|---|

@@ -1,4 +1,4 @@
-"""Combined: a classifier and a map of boxes in one network, of parts that the other rooms measure one by one.
+"""Combines a classifier and a map of boxes in one network, of parts that the other methods measure one by one.
 
 | part | from | here |
 |---|---|---|

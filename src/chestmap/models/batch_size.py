@@ -1,4 +1,4 @@
-"""How many images go through the network at once, from the canvas and from what one image was seen to need."""
+"""Chooses how many images go through the network at once, from the canvas and the memory of one image."""
 
 from __future__ import annotations
 

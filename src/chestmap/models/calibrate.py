@@ -1,4 +1,4 @@
-"""What validation images decide of a trained model: calibration, operating points, and where each finding's map is cut.
+"""Calibrates a trained model on validation images: scores, operating points, and where each finding's map is cut.
 
 All three are those of `evaluation`, so that what a model does is what was scored; a finding with few images or boxes keeps its
 scores, or the method's own rule.

@@ -1,4 +1,4 @@
-"""An export folder: a model for programs that have no torch.
+"""Exports a model into a folder for programs that have no torch.
 
 export.json     what goes in and comes out, findings, how an image gets on the canvas, how a map becomes a mask, checksums
 network.onnx    and/or network.xml with network.bin (OpenVINO), network.pt2 (torch.export)

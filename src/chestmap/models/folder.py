@@ -1,4 +1,4 @@
-"""The model folder: all that prediction needs, and nothing that runs code.
+"""Reads and writes the model folder: all that prediction needs, and nothing that runs code.
 
 model.json           method, settings, wrappers, findings, canvas, own rule, what it was trained on and with, sha256 of
                      the weights, format number; calibration, operating points, thresholds where `chestmap model calibrate` chose them

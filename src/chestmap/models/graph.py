@@ -1,4 +1,4 @@
-"""A network as a graph that other programs run: traced by torch.export with an open batch, written as ONNX.
+"""Writes a network as a graph for other programs: traced by torch.export with an open batch, written as ONNX.
 
 What a graph cannot hold is a network that decides by looking at its numbers; such a network is refused with torch's own reason.
 """

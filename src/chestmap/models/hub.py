@@ -1,4 +1,4 @@
-"""Models by name: those that the package knows, and those of a hub (`hf://owner/name`), pinned by the hash of their weights.
+"""Finds models by name: those that the package knows, and those of a hub (`hf://owner/name`), pinned by hash.
 
 Only text and safetensors come in or go out; nothing from a hub is unpickled or executed. `CHESTMAP_HUB` may name a folder that is
 used as the hub, with a folder owner/name for each model: for a network without the internet, and for tests.

@@ -1,4 +1,4 @@
-"""One box for each finding: around the largest region of its map where that reaches the model's threshold.
+"""Draws one box for each finding: around the largest region of its map above the model's threshold.
 
 Computed as evaluation does it, on image pixels, so that the boxes that are given are those that were scored. No torch here.
 """

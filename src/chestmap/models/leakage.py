@@ -1,4 +1,4 @@
-"""Whether images may judge a model, or choose something for it: none that trained it, and no patient of theirs."""
+"""Checks whether images may judge a model: none may have trained it, and no patient of theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A prediction that can be looked at: it keeps its picture, so that a notebook shows it."""
+"""Shows a prediction in a notebook: it keeps its picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The performance figures of a model card, measured on images that did not train the model and kept in figures.json.
+"""Measures the figures of a model card on images that did not train the model, and keeps them in figures.json.
 
 Measured is what the model gives: calibrated scores, presence from its operating points, and its one box for each finding.
 """

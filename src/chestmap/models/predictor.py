@@ -1,4 +1,4 @@
-"""From images to predictions in memory.
+"""Predicts images in memory.
 
     import chestmap
     predictor = chestmap.load("runs/ham/model")

@@ -1,4 +1,4 @@
-"""The fastest way to run a model on this machine, measured once and kept: what `--engine auto` takes.
+"""Measures the fastest way to run a model on this machine, once, and keeps it for `--engine auto`.
 
 Kept in the cache by processor, cores, versions of the programs and the model, so that another machine measures its own.
 """

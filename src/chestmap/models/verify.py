@@ -1,4 +1,4 @@
-"""Whether a model folder is whole: what `chestmap model check` looks at beyond what opening one does."""
+"""Verifies a model folder, beyond what opening one checks: `chestmap model check`."""
 
 from __future__ import annotations
 

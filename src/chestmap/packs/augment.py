@@ -1,4 +1,4 @@
-"""Augmentation of a batch: image and `Frame` change together, drawn by a pure function of (seed, epoch, image)."""
+"""Augments a batch: image and `Frame` change together, drawn by a pure function of (seed, epoch, image)."""
 
 from __future__ import annotations
 

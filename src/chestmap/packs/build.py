@@ -1,4 +1,4 @@
-"""Making a pack: decode what is new or changed, keep what is not, survive being killed.
+"""Makes a pack: decodes what is new or changed, keeps what is not, survives being killed.
 
 A row's pixels reach the disk before its record, records before `pack.json` marks the pack as complete. Whatever
 is killed in between is done again; whatever was finished is not.

@@ -1,4 +1,4 @@
-"""From pack to batches. What an epoch holds, and in which order, is a pure function of (seed, epoch): not of workers or time."""
+"""Loads batches from a pack. What an epoch holds, and in which order, is a pure function of (seed, epoch)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pack on disk and in use: a dataset decoded once to canvas size, read at memory speed by any number of workers and processes.
+"""Reads a pack: a dataset decoded once to canvas size, at memory speed for any number of workers and processes.
 
 On disk: `images.bin` (uint8, one canvas after another), `state.bin` (a record for each row: size, source file's size, time and
 hash, hash of the pixels), `ids.txt`, `set_aside.csv`, and `pack.json` with the fingerprint of all pixels.

@@ -1,4 +1,4 @@
-"""A part: the images that one loader reads, with their labels, boxes and places on the canvas."""
+"""Holds the images that one loader reads, with their labels, boxes and places on the canvas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pack in shards of fixed size at any fsspec address, read through a bounded folder on this machine.
+"""Keeps a pack in shards of fixed size at any fsspec address, read through a bounded folder on this machine.
 
 At the address: `shards.json` (the index, written last), the pack's records, and `.npy` files of uint8 [row, height, width] with
 the same number of rows each but the last. All but the index carry a hash of their content in their names: publishing a pack that

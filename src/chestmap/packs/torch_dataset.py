@@ -1,4 +1,4 @@
-"""Images of a source for a training loop of one's own, as torch's DataLoader takes them."""
+"""Gives images of a source to a training loop of one's own, as torch's DataLoader takes them."""
 
 from __future__ import annotations
 

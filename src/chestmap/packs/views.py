@@ -1,4 +1,4 @@
-"""Views: for every image of a pack some augmentations drawn once, and the features that a frozen trunk makes of each.
+"""Keeps views: augmentations of every image of a pack, drawn once, and a frozen trunk's features of each.
 
 On disk: `features.bin` (fp16, [row, view, channel, h, w]) and `views.json`, written last. View 0 is the image as it is. An epoch
 picks one of the others for each image, so that the trunk is not computed again.

@@ -1,4 +1,4 @@
-"""Inputs to canvases, in processes that a bad file can't harm, in the order of the inputs and within bounded memory.
+"""Decodes inputs to canvases, in processes that a bad file can't harm, in order and within bounded memory.
 
 These processes import no torch, as those of the pack.
 """

@@ -1,4 +1,4 @@
-"""The files that a DICOMDIR lists, as CDs and USB sticks carry it."""
+"""Lists the files of a DICOMDIR, as CDs and USB sticks carry it."""
 
 from __future__ import annotations
 

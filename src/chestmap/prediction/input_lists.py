@@ -1,4 +1,4 @@
-"""Lists of images as tables (Parquet, CSV, TSV), read in frames of bounded size however long they are."""
+"""Reads lists of images as tables (Parquet, CSV, TSV), in frames of bounded size."""
 
 from __future__ import annotations
 

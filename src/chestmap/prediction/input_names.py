@@ -1,4 +1,4 @@
-"""Inputs by name: a path from the folder that they have in common, printable and the same in the next call."""
+"""Names inputs by a path from the folder that they share, printable and the same in the next call."""
 
 from __future__ import annotations
 

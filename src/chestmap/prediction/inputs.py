@@ -1,4 +1,4 @@
-"""What `chestmap predict` is given, as a stream of inputs: files, folders, globs, a DICOMDIR, zip archives, lists of paths, addresses.
+"""Streams the inputs of `chestmap predict`: files, folders, globs, a DICOMDIR, zip archives, lists of paths, addresses.
 
 Nothing is unpacked to disk and no image is opened here. Names are paths from the folder that all inputs have in common, so they
 do not depend on where that folder lies, and are the same in the next call. A folder's hidden files, and files that are no

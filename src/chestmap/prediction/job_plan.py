@@ -1,4 +1,4 @@
-"""The inputs as several processes see them: written down once, cut into blocks; block b becomes part b of the folder.
+"""Writes the inputs of a job down once, cut into blocks, for several processes. Block b becomes part b of the folder.
 
 OUT/plan/plan.json           how many inputs and how they are cut, batch size, what must be the same in every process
 OUT/plan/rows-00000.parquet  the inputs in order, ROWS to a file

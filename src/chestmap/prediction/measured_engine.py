@@ -1,4 +1,4 @@
-"""Chooses the engine of a job: what its folder was begun with, or, for a large job, the fastest that is measured on its own images."""
+"""Chooses the engine of a job: that of its folder, or, for a large job, the fastest on its own images."""
 
 from __future__ import annotations
 

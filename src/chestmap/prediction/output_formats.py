@@ -1,4 +1,4 @@
-"""What `chestmap predict --write` makes of a predictions folder: boxes, tables, overlays, DICOM results and a page.
+"""Writes what `chestmap predict --write` asks for: boxes, tables, overlays, DICOM results and a page.
 
 Each finished part is worked on by a thread while the network is at the next. What is there already of an earlier call is kept, and
 tables are made at the end, from all parts.

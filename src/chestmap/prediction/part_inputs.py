@@ -1,4 +1,4 @@
-"""What a part was made of: each input of its block, what it held, and where its result is.
+"""Records what a part was made of: each input of its block, its content, and where its result is.
 
 inputs.parquet   key (hash of the name), content (start of the SHA-256), row (of scores and maps; absent where it was set aside)
 failed.parquet   name and reason of what was set aside; absent where there is none

@@ -1,4 +1,4 @@
-"""Keeping patients out of what is written: pseudonyms for their ids, and for file names that repeat words of a DICOM header.
+"""Keeps patients out of what is written: pseudonyms for ids, and for file names that repeat words of a DICOM header.
 
 A pseudonym is a keyed hash (BLAKE2), so that nobody without the key can try all patient ids. The key is CHESTMAP_KEY, or a
 file made once for each user; the same key gives the same pseudonyms in every output. No torch here: processes that decode use it.

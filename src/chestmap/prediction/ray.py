@@ -1,4 +1,4 @@
-"""Runs the parts of a prediction job on a Ray cluster: actors hold the model, tasks decode for them, the driver hands out numbers.
+"""Runs the parts of a job on a Ray cluster: actors hold the model, tasks decode, the driver hands out numbers.
 
 All nodes see model, inputs and predictions folder under the same paths. An actor or a driver that dies costs the parts that it had
 not finished.

@@ -1,4 +1,4 @@
-"""Decoding on the processors of a Ray cluster, apart from the networks. No torch here."""
+"""Decodes on the processors of a Ray cluster, apart from the networks. No torch here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs at addresses: what is given, folders of a store, copies of lists."""
+"""Reads inputs at addresses: files, folders of a store, copies of lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user asks of `chestmap predict`: a model, inputs or a dataset, a folder, and what to write into it."""
+"""Runs what a user asks of `chestmap predict`: a model, inputs or a dataset, a folder, and what to write into it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predicts images one after the other and keeps nothing: what `chestmap predict` prints where no folder is named."""
+"""Predicts images one after the other and keeps nothing, where `chestmap predict` has no folder."""
 
 from __future__ import annotations
 

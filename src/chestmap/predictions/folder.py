@@ -1,4 +1,4 @@
-"""The predictions folder: scores and maps of many images, read by evaluation, reports and the service.
+"""Reads and writes the predictions folder: scores and maps of many images.
 
 predictions.json             findings, canvas, model, the method's own rule; "complete" is true once every part is there
 part-00000/scores.parquet    image_id, patient_id, width, height, frame (10 numbers), one float32 column per finding

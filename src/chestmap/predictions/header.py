@@ -1,4 +1,4 @@
-"""The header of a predictions folder, predictions.json: findings, canvas, model, and how a method cuts its maps."""
+"""Describes a predictions folder in predictions.json: findings, canvas, model, and how a method cuts its maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The maps of one part of a predictions folder."""
+"""Reads the maps of one part of a predictions folder."""
 
 from __future__ import annotations
 

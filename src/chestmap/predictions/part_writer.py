@@ -1,4 +1,4 @@
-"""A part of a predictions folder while images come."""
+"""Writes a part of a predictions folder while images come."""
 
 from __future__ import annotations
 

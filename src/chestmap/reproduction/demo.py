@@ -1,4 +1,4 @@
-"""The small model of `chestmap demo`: the recipe `combined` on phantoms, from the starter's backbone, trained in a minute or two."""
+"""Trains the small model of `chestmap demo`: `combined` on phantoms, from the starter's backbone, in a minute or two."""
 
 from __future__ import annotations
 

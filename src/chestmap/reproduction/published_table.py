@@ -1,4 +1,4 @@
-"""Our scores next to a published table's, in its columns and by its rule."""
+"""Puts our scores next to a published table's, in its columns and by its rule."""
 
 from __future__ import annotations
 

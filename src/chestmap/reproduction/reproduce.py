@@ -1,4 +1,4 @@
-"""A published table made again: its configs trained, predicted and scored, ours next to the published figures.
+"""Makes a published table again: trains, predicts and scores its configs, and prints ours next to the published figures.
 
 Runs are in `<out>/<config>/<split>`, so tables that share a config share its runs, and what is finished is not done again.
 """

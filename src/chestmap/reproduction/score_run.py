@@ -1,4 +1,4 @@
-"""A trained run on the validation and test images of its own split: predictions, then scores."""
+"""Predicts and scores a trained run on the validation and test images of its own split."""
 
 from __future__ import annotations
 

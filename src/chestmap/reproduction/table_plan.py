@@ -1,4 +1,4 @@
-"""What a published table needs: which of its rows can be trained here, by which configs, on which folds; and what is missing."""
+"""Plans a published table: which rows can be trained here, by which configs, on which folds; and what is missing."""
 
 from __future__ import annotations
 

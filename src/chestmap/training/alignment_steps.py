@@ -1,4 +1,4 @@
-"""The steps by which a recipe gets an aligner: an anchor made of the training images, the network fitted to it, pictures of both."""
+"""Trains an aligner in steps: an anchor of the training images, the network fitted to it, pictures of both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one TOML file of a training: `[run]`, `[data]`, `[method]`, its wrappers in `[around]`, and `[search]`."""
+"""Reads the one TOML file of a training: `[run]`, `[data]`, `[method]`, wrappers in `[around]`, and `[search]`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, commit; appended to at every start."""
+"""Records what a run was made with: versions, machine, commit. It appends at every start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting the processes of a training on this machine, through the agent that is behind torchrun.
+"""Starts the processes of a training on this machine, through the agent that is behind torchrun.
 
 The agent ends all of them when one dies; Fabric's own launcher leaves the others waiting.
 """

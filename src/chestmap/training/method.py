@@ -1,4 +1,4 @@
-"""A method: one published system as the rest of the frame sees it."""
+"""Describes a method: one published system as the rest of the package sees it."""
 
 from __future__ import annotations
 

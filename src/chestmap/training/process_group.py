@@ -1,4 +1,4 @@
-"""The processes of a run: one, or several that torchrun, Slurm or `chestmap train --devices` started and that train together."""
+"""Connects the processes of a run: one, or several that torchrun, Slurm or `chestmap train --devices` started."""
 
 from __future__ import annotations
 

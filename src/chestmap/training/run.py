@@ -1,4 +1,4 @@
-"""A run: the named steps of a recipe in one folder, each trained or, where it is finished, loaded."""
+"""Runs the named steps of a recipe in one folder: trains each or, where it is finished, loads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run folder: one process trains in it at a time, its steps are numbered, a step is whole or unfinished."""
+"""Keeps the run folder: one process trains in it at a time, steps are numbered, a step is whole or unfinished."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run uses its machine; seed, precision and, through batch norm, `images_at_once` change what it learns."""
+"""Defines how a run uses its machine. Seed, precision and, through batch norm, `images_at_once` change what it learns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search of settings with Optuna: every trial is an ordinary run in its own folder, so a killed search goes on where it was.
+"""Searches settings with Optuna. Every trial is an ordinary run in its own folder, so a killed search goes on.
 
 search.db, config.toml    what was tried, and what was asked
 trial-000/, …             runs

@@ -1,4 +1,4 @@
-"""A picture of a search as SVG: the scores in their order with the best so far, and the scores over each setting."""
+"""Draws a search as SVG: the scores in their order with the best so far, and the scores over each setting."""
 
 from __future__ import annotations
 

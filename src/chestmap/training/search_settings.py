@@ -1,4 +1,4 @@
-"""What a search of settings tries."""
+"""Defines what a search of settings tries."""
 
 from __future__ import annotations
 

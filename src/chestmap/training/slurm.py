@@ -1,4 +1,4 @@
-"""Translate Slurm's description of the processes of `srun` into torchrun's variables."""
+"""Translates Slurm's description of the processes of `srun` into torchrun's variables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step was made from, so that a run never mixes settings, data or code.
+"""Records what a step was made from, so that a run never mixes settings, data or code.
 
 Code means the module of the step's task and what it imports of `methods` and `nn`, however deep, and the few modules that
 decide every step (`ALWAYS`). Docstrings, comments and layout do not count.

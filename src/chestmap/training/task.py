@@ -1,4 +1,4 @@
-"""A task: a network and the named loss terms that it learns by."""
+"""Joins a network and the named loss terms that it learns by."""
 
 from __future__ import annotations
 

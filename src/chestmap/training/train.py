@@ -1,4 +1,4 @@
-"""From a config to a trained network in a run folder."""
+"""Trains a config into a network in a run folder."""
 
 from __future__ import annotations
 

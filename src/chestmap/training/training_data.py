@@ -1,4 +1,4 @@
-"""The parts that a recipe trains and validates on."""
+"""Opens the parts that a recipe trains and validates on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing views: the frozen trunk of a backbone, run once over every augmentation that training will show."""
+"""Writes views: runs the frozen trunk of a backbone once over every augmentation of a training."""
 
 from __future__ import annotations
 

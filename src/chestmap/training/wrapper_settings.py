@@ -1,4 +1,4 @@
-"""Alignment, disease masks and erasing around any room: the table `[around]` of a config.
+"""Wraps alignment, disease masks and erasing around any method: the table `[around]` of a config.
 
 The room itself is unchanged. Alignment is learned first; the room then reads aligned batches only, and its network ends up inside
 `Aligned`, which brings maps back. Masks come from the trained room's own confident maps; its network is then trained on under them.

@@ -1,4 +1,4 @@
-"""The surface on which maps and boxes meet: image pixels by default, or what a reference uses; and maps brought onto it.
+"""Brings maps and boxes onto one surface: image pixels by default, or what a reference uses.
 
 Sampling is at pixel centers; outside the map's own centers its border value goes on (as in torch and OpenCV).
 """

@@ -1,4 +1,4 @@
-"""One map against the boxes of its finding, at every threshold at once; and the regions of a map where the finding is absent."""
+"""Compares one map with the boxes of its finding at every threshold; finds regions where the finding is absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boxes, regions and their overlaps as arrays; boxes are [n, 4] half-open x0, y0, x1, y1, areas are in pixels."""
+"""Computes overlaps of boxes and regions as arrays. Boxes are [n, 4] half-open x0, y0, x1, y1, areas are in pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passes over the maps: every (image, finding) with boxes at every threshold, then regions where a finding is absent.
+"""Passes over the maps: every (image, finding) with boxes at every threshold, then regions of absent findings.
 
 Maps are read from the predictions folder in chunks, so memory does not grow with the number of images.
 """

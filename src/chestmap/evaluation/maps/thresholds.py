@@ -1,5 +1,4 @@
-"""Where a map is cut: by the method's own rule, by what is best on boxes of other patients (the headline), or, as an upper bound,
-by what is best on the test.
+"""Chooses where a map is cut: by the method's rule, on boxes of other patients, or, as an upper bound, on the test.
 
 Thresholds are columns: 0 is the own one, the others are multiples of 1/256 (masks) or 1/32 (boxes, from 1/16 to 15/16).
 """

@@ -1,4 +1,4 @@
-"""Areas under curves: AUC with its variance by patient (or DeLong's), average precision, and both under resampling by patient.
+"""Computes areas under curves: AUC with its variance by patient (or DeLong's), average precision, both also resampled.
 
 All in float64; scores are ranked, so their scale does not matter, and ties count one half (midranks). Unknown labels are left out
 by the callers through `known_pairs`.

@@ -1,4 +1,4 @@
-"""AUC and its test where the patient is the unit: images of one patient vary together. DeLong's test is the named alternative."""
+"""Tests AUC with the patient as the unit, since images of one patient vary together. DeLong's test is the alternative."""
 
 from __future__ import annotations
 

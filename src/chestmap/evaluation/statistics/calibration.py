@@ -1,4 +1,4 @@
-"""Do scores mean probabilities? Errors of calibration, curves, and the scaling that mends them, fitted on validation images."""
+"""Measures whether scores are probabilities, and fits the scaling that mends them on validation images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals that respect the patient and never have a width of nothing.
+"""Computes intervals that respect the patient and never have a width of nothing.
 
 Every bounded measure uses Wilson's interval with an effective number of tosses: the coin tosses that vary as much as the measure
 does over patients. With few patients the variance is itself uncertain. It is then averaged with the most that a measure in [0, 1]

@@ -1,4 +1,4 @@
-"""Operating points: the score from which a finding is called present, chosen on validation images and applied to others."""
+"""Chooses the score from which a finding is called present, on validation images, and applies it to others."""
 
 from __future__ import annotations
 

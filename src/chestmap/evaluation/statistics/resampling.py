@@ -1,4 +1,4 @@
-"""Uncertainty and tests that respect the patient: images of one patient are drawn, and exchanged, together."""
+"""Draws and exchanges the images of one patient together, for intervals and tests."""
 
 from __future__ import annotations
 

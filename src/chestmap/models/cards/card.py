@@ -1,4 +1,4 @@
-"""The README.md of a model folder: what the model is, what it saw, how good it is for whom, what it must not be used for."""
+"""Writes the README.md of a model folder: what the model is, what it saw, how good it is, what it is not for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of a model card, from what model.json and figures.json hold."""
+"""Writes the tables of a model card, from what model.json and figures.json hold."""
 
 from __future__ import annotations
 

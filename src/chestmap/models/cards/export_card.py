@@ -1,4 +1,4 @@
-"""The README.md of an export folder."""
+"""Writes the README.md of an export folder."""
 
 from __future__ import annotations
 

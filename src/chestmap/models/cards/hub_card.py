@@ -1,4 +1,4 @@
-"""The card that a hub reads: YAML front matter with license, tags and figures above the model's own README."""
+"""Writes the card that a hub reads: YAML front matter with license, tags and figures above the model's own README."""
 
 from __future__ import annotations
 

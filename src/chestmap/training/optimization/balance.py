@@ -1,4 +1,4 @@
-"""How much each loss term weighs in training: warm-up, a limit on its share of the gradient, and what is logged of both.
+"""Weighs loss terms in training: warm-up, a limit on a term's share of the gradient, and the log of both.
 
 The gradient of a term is taken at the features that the backbone hands to its heads. A term's share is the norm of its gradient
 there over the sum of all terms' norms; terms that come after the limit has been applied are what counts.

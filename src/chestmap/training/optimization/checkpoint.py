@@ -1,4 +1,4 @@
-"""Weights (safetensors) and the state from which a killed step goes on, never half written.
+"""Saves weights (safetensors) and the state from which a killed step goes on, never half written.
 
 A resume file carries its own digest in its name, and the one before is kept: a file damaged by a full or failing disk is
 noticed and passed over.

@@ -1,4 +1,4 @@
-"""What a person sees on stderr while a run trains, and the table at its end. Elsewhere than in a terminal: a line per event."""
+"""Shows training on stderr: a bar in a terminal, else a line per event; and a table at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end training at the next optimizer step, after its state is saved."""
+"""Ends training at SIGINT and SIGTERM, at the next optimizer step, after its state is saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is logged while a step trains: one CSV for the run, and TensorBoard files.
+"""Logs a step while it trains: one CSV for the run, and TensorBoard files.
 
 `log.csv` is long, one number per row (step, epoch, update, seconds, name, value), since steps log different terms. `update`
 counts optimizer steps; a resumed step drops the rows after the state that it goes on from.

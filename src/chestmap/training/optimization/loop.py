@@ -1,4 +1,4 @@
-"""The loop that trains one step, on Lightning Fabric.
+"""Trains one step, on Lightning Fabric.
 
 Order, augmentation and dropout are functions of (seed, step, epoch, batch, rank): position and state suffice to go on exactly.
 """

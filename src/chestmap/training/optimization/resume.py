@@ -1,4 +1,4 @@
-"""What a step's training changes, and goes on from."""
+"""Collects what a step's training changes, and goes on from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a step is trained: a schedule in numbers, and the optimizer and learning rates that follow from it."""
+"""Defines how a step is trained: a schedule in numbers, and the optimizer and learning rates that follow from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores that choose the weights which are kept."""
+"""Scores validation images to choose the weights that are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Averaged weights: mean <- d mean + (1 - d) value after every optimizer step, d = min(decay, (1 + n) / (10 + n))."""
+"""Averages weights: mean <- d mean + (1 - d) value after every optimizer step, d = min(decay, (1 + n) / (10 + n))."""
 
 from __future__ import annotations
 
