@@ -119,7 +119,7 @@ export class Worklist {
     for (const row of this.rows) {
       if (row.review.state !== group && !this.filters.reviewed) {
         group = row.review.state;
-        out.push(make("li", { class: "group", role: "presentation" }, make("h2", {}, GROUPS[group]), make("span", { class: "soft" }, plural(this.totals[group], "study", "studies"))));
+        out.push(make("li", { class: "group" }, make("h2", {}, GROUPS[group]), make("span", { class: "soft" }, plural(this.totals[group], "study", "studies"))));
       }
       const text = JSON.stringify([row, unsaved.has(row.id)]), kept = old.get(row.id);
       out.push(kept?.made === text ? kept : Object.assign(this.line(row, unsaved.has(row.id)), { made: text }));
