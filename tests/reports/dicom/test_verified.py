@@ -18,7 +18,7 @@ from reports.dicom.conftest import FOUND, HEIGHT, WIDTH, concept, corners, error
 
 BOX = Box("Effusion", 15.0, 48.0, 30.0, 72.0)
 REPORT = ReaderReport(
-    reader="Ana Lima", organization="Clinic", at="2031-03-28T09:15:00.000000+00:00", version=3, study="s-1", size=(WIDTH, HEIGHT),
+    reader="Ana Lima", organization="Clinic", at="2031-03-28T09:15:00.000000+00:00", version=3, study="s-1", size=(float(WIDTH), float(HEIGHT)),
     verdicts=(Verdict("Cardiomegaly", present=False), Verdict("Effusion", present=True, boxes=(BOX,)),
               Verdict("Mass", present=True), Verdict("Hernia", present=False, bulk=True)),
     note="Größe unverändert,\nfollow up",
@@ -108,7 +108,7 @@ def test_the_next_version_follows_the_one_before(dx, sent):
 def test_boxes_of_another_image_space_come_back_to_stored_pixels(dx):
     """The space of pixels that were made square, for example."""
     wide = replace(
-        REPORT, size=(2 * WIDTH, HEIGHT), verdicts=(Verdict("Effusion", True, (replace(BOX, x0=30.0, x1=60.0),)),)
+        REPORT, size=(2.0 * WIDTH, float(HEIGHT)), verdicts=(Verdict("Effusion", True, (replace(BOX, x0=30.0, x1=60.0),)),)
     )
     ((_, report),) = verified_objects(dx, wide, [], [])
     (region,) = [item for item in walk(report) if item.get("ValueType") == "SCOORD"]

@@ -17,6 +17,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
+from pydicom.uid import UID
 from pydicom.valuerep import DS
 
 from chestmap.reports.dicom.finding_marks import Mark, MarkedResult
@@ -167,7 +168,7 @@ def stand_in(result: MarkedResult, marks: Sequence[Mark] = ()) -> MarkedResult:
     reference = changed(result.reference, {one: value for one, value in STAND_INS.items() if result.reference.get(one)})
     made = replace(result, reference=reference)
     neutral = [
-        replace(mark, uid=MARK_UID, box=Box(mark.finding, 1.0, 2.0, 3.0, 4.0), score=STAND_IN_SCORE) for mark in marks
+        replace(mark, uid=UID(MARK_UID), box=Box(mark.finding, 1.0, 2.0, 3.0, 4.0), score=STAND_IN_SCORE) for mark in marks
     ]
     vars(made)["marks"] = tuple(neutral)  # in place of the cached property
     return made

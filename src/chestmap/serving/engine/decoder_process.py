@@ -159,7 +159,7 @@ def write_review(request: dict[str, Any]) -> dict[str, Any]:
         Verdict(one["finding"], one["present"], tuple(Box(one["finding"], *box) for box in one["boxes"]), one["bulk"])
         for one in about["verdicts"]
     ]
-    report = ReaderReport(**{**about, "size": tuple(about["size"]), "verdicts": tuple(verdicts)})
+    report = ReaderReport(**{**about, "size": tuple(map(float, about["size"])), "verdicts": tuple(verdicts)})
     earlier, rejected = ([Earlier(**one) for one in request[name]] for name in ("earlier", "rejected"))
     source = read_source(Path(request["path"]).read_bytes())
     return _written(write_objects(verified_objects(source, report, earlier, rejected), Path(request["out"])))
