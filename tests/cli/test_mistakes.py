@@ -280,9 +280,11 @@ def place(tmp_path_factory):
 def predictions(folder: Path) -> None:
     ids = tuple(f"{number}.png" for number in range(24))
     maps, scores = np.ones((24, 1, 4, 4), np.float16), np.linspace(0, 1, 24, dtype=np.float32)[:, None]
+    frames = (Frame.fit((32.0, 32.0), (32, 32)),) * 24
+    chunk = Chunk(image_ids=ids, patient_ids=ids, frames=frames, scores=scores, maps=maps)
     header = Header(findings=Findings(("Mass",)), canvas=(32, 32), model={}, own_rule=OwnRule(0.5))
     writer = PredictionsWriter(folder, header)
-    writer.write(0, 24, iter([Chunk(ids, ids, (Frame.fit((32.0, 32.0), (32, 32)),) * 24, scores, maps)]))
+    writer.write(0, 24, iter([chunk]))
     writer.finish()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,11 @@ class Subject:
     predictions: Path | None = None
     cache: Path = Path("cache")
     named: Path | None = None
+
+    def of(self, folder: Path) -> Subject:
+        """The same dataset and split with the run and the predictions of another folder."""
+        run = run_of(folder)
+        return replace(self, run=run, predictions=run / "predictions" if run else None, named=folder)
 
     def predict(self, part: str) -> Path:
         """The predictions folder. Where a run has none yet: predicts `part`, and the validation images for thresholds."""

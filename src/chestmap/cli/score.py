@@ -100,7 +100,8 @@ def scored_of(
     places, subjects = [], []
     for folder in folders:
         place = fetched_predictions(folder, cache)
-        subjects.append(subjects[0] if subjects and given.kind is not None else subject_of(place, given))
+        same = subjects and given.kind is not None
+        subjects.append(subjects[0].of(place) if same else subject_of(place, given))
         places.append(place if (place / "predictions.json").is_file() else subjects[-1].predict(part))
     only = ids_for_all(places)
     pairs = zip(places, subjects, strict=True)
