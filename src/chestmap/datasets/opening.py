@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
@@ -65,7 +66,10 @@ def tables_as_files(settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             else:
                 continue
             named[key] = str(path)
-        yield named
+        try:
+            yield named
+        except BadInput as problem:  # nobody knows the passing file
+            raise BadInput(str(problem).replace(f"{folder}{os.sep}", "")) from None
 
 
 def open_source(settings: SourceSettings) -> Source:

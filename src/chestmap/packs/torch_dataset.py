@@ -18,7 +18,8 @@ from chestmap.errors import BadInput, did_you_mean
 from chestmap.packs.build import PackSettings, make_pack, open_pack, pack_place
 from chestmap.packs.part import Part
 
-Item = tuple[Float[Tensor, "1 h w"], Float[Tensor, "finding"], Float[Tensor, "box 5"]]
+Item = tuple[Float[Tensor, "1 _ _"], Float[Tensor, "_"], Float[Tensor, "_ 5"]]
+"""Image, labels and boxes; items of a batch differ in their counts of boxes."""
 
 
 class Dataset(TorchDataset[Item]):

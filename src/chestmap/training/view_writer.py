@@ -85,10 +85,12 @@ def _compute(backbone: Backbone, canvas: tuple[int, int]) -> Callable[[Tensor], 
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing
-        graph = openvino.convert_model(kept, example_input=torch.zeros(BATCH, 1, canvas[1], canvas[0]))
+        example = torch.zeros(BATCH, 1, canvas[1], canvas[0])
+        program = torch.jit.trace(kept, example, check_trace=False)  # a second trace gives its modules other names
+        graph = openvino.convert_model(program, example_input=example)
     threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
-    program = openvino.compile_model(graph, "CPU", threads)
-    return lambda images: program(images.numpy())[0].astype(np.float16)
+    compiled = openvino.compile_model(graph, "CPU", threads)
+    return lambda images: compiled(images.numpy())[0].astype(np.float16)
 
 
 def _write(
