@@ -8,6 +8,7 @@ import pytest
 
 from chestmap.errors import BadModel
 from chestmap.storage import manifest
+from chestmap.storage.json_file import read_json
 from chestmap.storage.manifest import SUMS, damage_in, extend, seal, sums_of, verified, verified_bytes
 
 
@@ -89,3 +90,17 @@ def test_names_that_lead_out_are_refused(sealed):
     (sealed / SUMS).write_text(f"{'0' * 64}  ../a.txt\n")
     with pytest.raises(BadModel, match="damaged"):
         verified(sealed, "../a.txt")
+
+
+DEEP = "[" * 200_000
+
+
+@pytest.mark.parametrize("content", [DEEP, '{"a": ' * 100_000, "\ud800", "{", "NaNa"])
+def test_json_without_an_end_is_one_line(tmp_path, content):
+    path = tmp_path / "plan.json"
+    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(BadModel, match="make it again") as caught:
+        read_json(path, "make it again")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "none.json", "")

@@ -27,6 +27,7 @@ from chestmap.settings import checked
 from chestmap.storage.addresses import is_address, without_scheme
 from chestmap.storage.atomic import write_text
 from chestmap.storage.download import Copy
+from chestmap.storage.json_file import read_json
 from chestmap.storage.manifest import SUMS, is_sealed, seal, unseal, verified, verified_bytes
 from chestmap.storage.results_folder import HEADER, ResultsFolder, place_of
 from chestmap.types import Findings, Frame, Prediction
@@ -240,13 +241,9 @@ def _part_names(folder: Path, count: int | None = None) -> Sequence[str]:
 def read_header(folder: Path) -> dict[str, Any]:
     path = folder / "predictions.json"
     try:
-        header = json.loads(path.read_text(encoding="utf-8"))
+        header = read_json(path, "predict again")
     except FileNotFoundError:
         raise BadModel(f"{folder}: no predictions.json; expected a folder written by `chestmap predict`") from None
-    except (OSError, ValueError) as error:
-        raise BadModel(f"{path}: cannot be read ({error}); predict again") from None
-    except RecursionError:
-        raise BadModel(f"{path}: nested too deeply for a header; predict again") from None
     form = header.get("format") if isinstance(header, dict) else "?"
     if form != FORMAT:
         raise BadModel(f"{path}: format {form!r:.40}; this version reads {FORMAT}")

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
+from chestmap.errors import BadModel
 from chestmap.progress import progress_of
 from chestmap.storage.addresses import fetched, listed
+from chestmap.storage.atomic import write_text
+from chestmap.storage.json_file import read_json
 
 STATES = ".fetched.json"
 
@@ -55,12 +57,12 @@ class Copy:
                 self._note(here)
 
     def _states(self) -> dict[str, str]:
+        """What is not known is fetched again."""
         try:
-            return json.loads((self.folder / STATES).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            found = read_json(self.folder / STATES, "")
+        except (FileNotFoundError, BadModel):
             return {}
+        return found if isinstance(found, dict) else {}
 
     def _note(self, states: dict[str, str]) -> None:
-        beside = self.folder / f"{STATES}.{token_hex(4)}"
-        beside.write_text(json.dumps(states), encoding="utf-8")
-        beside.replace(self.folder / STATES)
+        write_text(self.folder / STATES, json.dumps(states))

@@ -15,8 +15,9 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeVar
 
-from chestmap.errors import BadInput
+from chestmap.errors import BadInput, BadModel
 from chestmap.storage.addresses import fetched, is_address, listed, tried, without_scheme
+from chestmap.storage.json_file import json_of
 from chestmap.storage.manifest import SUMS
 from chestmap.storage.scratch import Scratch
 from chestmap.storage.stores import store
@@ -196,11 +197,19 @@ class RemoteFolder(ResultsFolder):
 
     def bring_plan(self) -> bool:
         try:
-            text = self._tried(lambda store, path: store.cat_file(f"{path}/plan/chosen"))
-            self._bring_plan(json.loads(text))
+            self._bring_plan(self._chosen_plan())
         except FileNotFoundError:  # there is none, or it went away: another process has completed the folder
             return False
         return True
+
+    def _chosen_plan(self) -> list[str]:
+        """Names of the files of the plan that holds."""
+        text, place = self._tried(lambda store, path: store.cat_file(f"{path}/plan/chosen")), f"{self.address}/plan/chosen"
+        remedy = "delete the folder plan/ there and call again: finished parts are kept"
+        names = json_of(text, place, remedy)
+        if not isinstance(names, list) or not names or not all(isinstance(one, str) for one in names):
+            raise BadModel(f"{place}: names no files; {remedy}")
+        return names
 
     def _bring_plan(self, names: list[str]) -> None:
         self._get_all(names)
@@ -221,7 +230,7 @@ class RemoteFolder(ResultsFolder):
 
         self._tried(choose, sending=True)
         with suppress(FileNotFoundError):
-            names = json.loads(self._tried(lambda store, path: store.cat_file(f"{path}/plan/chosen")))
+            names = self._chosen_plan()
             if names != own:
                 self._bring_plan(names)
 
