@@ -8,7 +8,8 @@ import pytest
 from pydantic import Field
 
 from chestmap.errors import BadSettings
-from chestmap.settings import Settings, checked, load, read_toml, with_overrides, write_toml
+from chestmap.settings import Settings, checked, load, read_toml, with_overrides
+from chestmap.storage.atomic import write_toml
 
 
 class Step(Settings):

@@ -14,8 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
 from chestmap.errors import BadInput
+
+if TYPE_CHECKING:
+    from chestmap.settings import Settings
 
 PART = ".part"
 """Ends the name of what is not finished."""
@@ -45,6 +49,13 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_toml(path: Path, settings: Settings) -> None:
+    """The effective settings; a key without a value is left out, as TOML has no null."""
+    import tomli_w
+
+    write_text(path, tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True)))
 
 
 @contextmanager

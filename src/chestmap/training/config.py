@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tomli_w
 from pydantic import create_model
 
 from chestmap.errors import BadSettings, did_you_mean
 from chestmap.named_configs import configs_folder
 from chestmap.settings import Settings, Tree, checked, read_toml, with_overrides
-from chestmap.storage.atomic import write_text
+from chestmap.storage.atomic import write_toml
 from chestmap.training.method import Method
 from chestmap.training.optimization.schedule import Schedule
 from chestmap.training.run_settings import RunSettings
@@ -38,8 +37,7 @@ class Config:
 
     def write(self, path: Path) -> None:
         """With every default spelled out."""
-        """A key without a value is left out, as TOML has no null."""
-        write_text(path, tomli_w.dumps(self.table.model_dump(mode="json", exclude_none=True)))
+        write_toml(path, self.table)
 
     def without_places(self) -> Tree:
         """Effective, for a model folder that goes elsewhere: where data and caches lay is left out, of other paths only the name."""
