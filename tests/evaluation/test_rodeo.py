@@ -1,4 +1,4 @@
-"""RoDeO against plain loops and all permutations, a case worked by hand, and the authors' package where it is installed."""
+"""RoDeO against plain loops and all permutations, and a case worked by hand; test_references.py has its authors' code."""
 
 import itertools
 import math
@@ -124,25 +124,6 @@ def test_boxes_as_the_truth_score_one_and_none_score_nothing() -> None:
     ]
     assert fast(same, 3) == pytest.approx([1, 1, 1, 1])
     assert fast(none, 3) == [0, 0, 0, 0]
-
-
-@pytest.mark.slow
-def test_it_agrees_with_the_authors_package() -> None:
-    rodeo = pytest.importorskip("rodeo", reason="rodeometric is not installed")
-    rng = np.random.default_rng(11)
-    images = [drawn(rng, number, 4) for number in range(60)]
-    theirs = rodeo.RoDeO(class_names=list("abcd"), return_per_class=True)
-    for one in images:
-        both = (one.given, one.given_finding), (one.true, one.true_finding)
-        given, true = (
-            np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2], kinds[:, None]], axis=1) for boxes, kinds in both
-        )
-        theirs.add([given], [true])
-    found = theirs.compute()
-    keys = ("total", "localization", "shape_matching", "classification")
-    assert fast(images, 4) == pytest.approx([found[f"RoDeO/{key}"] for key in keys], abs=2e-6)
-    for finding, name in enumerate("abcd"):
-        assert fast(images, 4, finding) == pytest.approx([found[f"RoDeO/{name}/{key}"] for key in keys], abs=2e-6)
 
 
 def test_the_preset_reads_called_findings_and_has_its_floor(made) -> None:

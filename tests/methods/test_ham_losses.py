@@ -179,9 +179,9 @@ def test_authors_reading(case):
     p, a = tensors(positive, abnormal)
     y = torch.tensor(labels)
     got = [
-        ham.bound_loss(p, a, y, "authors"),
-        ham.union_loss(p, a, y, "authors"),
-        ham.amse_loss(a, torch.tensor(masks), y, "authors"),
+        ham.bound_loss(p, a, y, ham.AUTHORS),
+        ham.union_loss(p, a, y, ham.AUTHORS),
+        ham.amse_loss(a, torch.tensor(masks), y, ham.AUTHORS),
     ]
     wanted = authors_by_hand(positive, abnormal, labels, masks)
     assert [one.item() for one in got] == pytest.approx(wanted, abs=1e-9)
@@ -189,7 +189,45 @@ def test_authors_reading(case):
     assert torch.isfinite(a.grad).all()
 
 
-@pytest.mark.parametrize("reading", ["paper", "authors"])
+@pytest.mark.parametrize("case", LABELS)
+def test_normalized_maps_in_eq_3_to_5(case):
+    """The text's equations on maps that were normalized before; T does not change by that."""
+    rng, labels = np.random.default_rng(6), np.array(LABELS[case], dtype=float)
+    positive, abnormal = maps(rng, len(labels), 1, 4, 3), maps(rng, len(labels), 4, 4, 3)
+    low, span = (f(abnormal, axis=(2, 3), keepdims=True) for f in (np.min, np.ptp))
+    scaled = (abnormal - low) / np.where(span > 0, span, 1)
+    low, span = (f(positive, axis=(2, 3), keepdims=True) for f in (np.min, np.ptp))
+    whole = (positive - low) / np.where(span > 0, span, 1)
+    p, a = tensors(positive, abnormal)
+    y, reading = torch.tensor(labels), ham.Reading(inside="normalized")
+    assert ham.bound_loss(p, a, y, reading).item() == pytest.approx(bound_by_hand(whole, scaled, labels), abs=1e-9)
+    assert ham.union_loss(p, a, y, reading).item() == pytest.approx(union_by_hand(whole, scaled, labels), abs=1e-9)
+
+
+def test_each_part_of_the_authors_reading_acts_alone_and_together_they_are_it():
+    rng, labels = np.random.default_rng(7), torch.tensor([[1.0, 1, 0], [0, 1, 0], [0, 1, 1]]).double()
+    p, a = tensors(maps(rng, 3, 1, 4, 3), maps(rng, 3, 3, 4, 3))
+    masks = torch.tensor((rng.uniform(size=(3, 3, 8, 6)) > 0.6).astype(float))
+
+    def found(reading):
+        losses = ham.bound_loss(p, a, labels, reading), ham.union_loss(p, a, labels, reading)
+        return [one.item() for one in (*losses, ham.amse_loss(a, masks, labels, reading))]
+
+    text = found(ham.TEXT)
+    for part, changed in (
+        ({"inside": "authors"}, (True, True, False)),
+        ({"mean": "findings"}, (True, False, True)),
+        ({"order": "resize-first"}, (False, False, True)),
+    ):
+        assert tuple(one != other for one, other in zip(found(ham.Reading(**part)), text, strict=True)) == changed, part
+    whole = ham.Reading(inside="authors", mean="findings", order="resize-first")
+    assert found(ham.HamSettings(reading="authors").reading) == found(whole)
+    assert ham.HamSettings(reading="paper").reading == ham.TEXT
+    with pytest.raises(ValueError, match="reading"):
+        ham.HamSettings(reading="mine")
+
+
+@pytest.mark.parametrize("reading", [ham.TEXT, ham.AUTHORS, ham.Reading(inside="normalized")], ids=str)
 def test_zero_maps_cost_one_and_pull_nowhere(reading):
     p, a = tensors(np.zeros((1, 1, 3, 3)), np.zeros((1, 2, 3, 3)))
     labels = torch.ones(1, 2, dtype=torch.float64)

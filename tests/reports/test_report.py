@@ -4,12 +4,14 @@ import base64
 import json
 import re
 from hashlib import sha256
+from xml.etree import ElementTree
 
 import pytest
 
 from chestmap.errors import BadInput
 from chestmap.evaluation.published import find
 from chestmap.evaluation.scores import Evaluation
+from chestmap.reports.figure_files import write_figures
 from chestmap.reports.number_format import interval, number, short
 from chestmap.reports.pictures import Picture
 from chestmap.reports.report import write_report
@@ -157,3 +159,16 @@ def test_no_run_folder_is_told(tmp_path):
     with pytest.raises(BadInput, match=r"no config\.toml"):
         read_run(tmp_path)
     assert RunFacts().series == ()
+
+
+def test_charts_come_as_svg_files_that_carry_their_style(tmp_path, metrics):
+    written = write_figures(tmp_path / "figures", Evaluation.from_dict(metrics()))
+    assert [path.name for path in written] == [
+        "roc.svg", "precision-recall.svg", "reliability.svg", "froc.svg", "accuracy.svg",
+    ]  # fmt: skip
+    for path in written:
+        root = ElementTree.fromstring(path.read_text())
+        assert root.find("{*}style") is not None
+        names = {text.text for text in root.iter("{http://www.w3.org/2000/svg}text")}
+        assert "Mass" in names
+    assert "AUC .812 [.762, .852]" in (tmp_path / "figures" / "roc.svg").read_text()

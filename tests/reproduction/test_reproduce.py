@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from chestmap.cli.reproduce import reproduce as verb
+from chestmap.cli.score import show
 from chestmap.errors import BadInput, BadSettings, Refused
 from chestmap.evaluation.published import find, load_published
 from chestmap.evaluation.scores import MEAN, Evaluation, Score
@@ -298,3 +300,19 @@ def test_the_verb_lists_tables(capsys, monkeypatch):
     verb(configs=CONFIGS)
     shown = capsys.readouterr().out
     assert all(table in shown for table in load_published())
+
+
+@pytest.mark.parametrize(("terminal", "width"), [(True, 80), (False, 10_000)])
+def test_a_table_prints_whole_figures_in_a_terminal_and_in_a_pipe(terminal, width, capsys, monkeypatch):
+    """CIA-Net's table of four rows for each share of boxes, with every figure of its own."""
+    plan = plan_of(find("cia_net/table-3"), CONFIGS, METHODS)
+    rows = [Ours(row, np.full((2, len(plan.table.columns)), 0.125 + 0.01 * place)) for place, row in enumerate(plan.rows)]
+    monkeypatch.setattr("chestmap.cli.score.console", lambda: Console(force_terminal=terminal, width=width, no_color=True))
+    show(table_of(plan, rows))
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    for one, row in zip(rows, plan.rows, strict=True):
+        digits = max(len(str(figure).partition(".")[2]) for figure in row.values if figure == figure)
+        assert shown.count(f"{one.mean[0]:.{digits}f}") >= len(plan.table.columns)
+    figures = [str(figure) for row in plan.shown for figure in row.values if figure == figure]
+    assert all(figure in shown for figure in figures)

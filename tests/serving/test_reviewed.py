@@ -105,6 +105,9 @@ def test_who_said_what_is_kept(house, made, served):
         "Ana",
         ["drawn"],
     )
+    corners = [[DRAWN[key] for key in ("x0", "y0", "x1", "y1")]]
+    assert first["readings"] == {"Ana": {"Effusion": corners, "Mass": []}, "Bo": {"Mass": corners}}
+    assert "readings" not in lines[house[1][1]]  # one person alone
     (accepted,) = lines[house[1][1]]["findings"].values()
     assert {one.split()[0] for one in accepted["boxes"]} <= {"model"}
 

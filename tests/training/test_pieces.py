@@ -131,7 +131,9 @@ def test_a_loss_that_is_no_mean_is_refused_in_pieces_before_anything_is_trained(
     task = ham_task(reading="authors")
     with (
         Run(tmp_path, run_settings("images_at_once=2"), progress=False) as run,
-        pytest.raises(BadSettings, match=r'run\.images_at_once: 1-learn .* method\.reading = "authors" .* or set it to 4'),
+        pytest.raises(
+            BadSettings, match=r'run\.images_at_once: 1-learn .* method\.reading\.mean = "findings" .* or set it to 4'
+        ),
     ):
         run.fit("learn", task, data.train, EVEN)
     assert not (tmp_path / "log.csv").exists()

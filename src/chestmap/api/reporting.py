@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """`part` of the split is scored and shown; `published` are tables printed next to ours; `out` is the file to write."""
+    """`part` of the split is scored and shown; `published` are tables printed next to ours; `out` is the file to write.
+
+    `figures` is a folder for the charts as SVG files.
+    """
 
     part: str = "test"
     pictures: int = 200
     published: Sequence[Any] = ()
     out: Path | None = None
+    figures: Path | None = None
 
 
 def report(
@@ -34,8 +38,11 @@ def report(
     pictures: int = 200,
     published: Sequence[str] = (),
     out: str | Path | None = None,
+    figures: str | Path | None = None,
 ) -> Path:
     """Writes one HTML file about a run or a predictions folder, which opens offline; returns its path.
+
+    `figures` is a folder for its charts as SVG files.
 
     What is not predicted or scored yet is predicted and scored first.
 
@@ -48,7 +55,8 @@ def report(
 
     tables = [find(name) for name in published]
     place = Path(folder)
-    how = ReportSettings(part=part, pictures=pictures, published=tables, out=Path(out) if out else place / "report.html")
+    page, charts = Path(out) if out else place / "report.html", Path(figures) if figures else None
+    how = ReportSettings(part=part, pictures=pictures, published=tables, out=page, figures=charts)
     return report_of(subject_of(place, DatasetNames()), how)
 
 
@@ -62,6 +70,7 @@ def report_of(subject: Subject, how: ReportSettings) -> Path:
 def _write(subject: Subject, predictions: Predictions, how: ReportSettings) -> Path:
     from chestmap.evaluation.scores import HEADLINE
     from chestmap.reports.example_images import PictureLimits, ScoredImages, gather
+    from chestmap.reports.figure_files import write_figures
     from chestmap.reports.report import write_report
     from chestmap.reports.run_facts import RunFacts, read_run
 
@@ -76,6 +85,8 @@ def _write(subject: Subject, predictions: Predictions, how: ReportSettings) -> P
     run = read_run(subject.run, facts) if subject.run else RunFacts(split=facts)
     if method := run.model.get("title"):
         metrics = replace(metrics, title=f"{method}: {run.folder}")
+    if how.figures is not None:
+        write_figures(how.figures, metrics)
     return write_report(how.out or predictions.folder / "report.html", metrics, shown, run, list(how.published))
 
 

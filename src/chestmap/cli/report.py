@@ -28,6 +28,7 @@ def report(
     ] = None,
     pictures: Annotated[int, typer.Option(min=0, help="How many pictures, at most.")] = 200,
     out: Annotated[Path | None, typer.Option(help="The file to write; by default report.html in the folder.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="A folder for the charts as SVG files, for a paper.")] = None,
     cache: CacheOption = Path("cache"),
     overrides: Set = None,
 ) -> None:
@@ -48,5 +49,10 @@ def report(
     place = fetched_predictions(folder, cache)
     subject = subject_of(place, named(kind, root, split, overrides, run))
     typer.echo(
-        report_of(subject, ReportSettings(part=part, pictures=pictures, published=tables, out=out or place / "report.html"))
+        report_of(
+            subject,
+            ReportSettings(
+                part=part, pictures=pictures, published=tables, out=out or place / "report.html", figures=figures
+            ),
+        )
     )

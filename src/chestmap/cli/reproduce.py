@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from chestmap.cli.options import READERS, JsonOption, console, print_json, print_rows
+from chestmap.cli.options import READERS, JsonOption, print_json, print_rows
+from chestmap.cli.score import show
 
 
 def add_to(app: typer.Typer) -> None:
@@ -67,7 +68,7 @@ def reproduce(
     if as_json:
         print_json([dict(zip(made.table.headers, row, strict=True)) for row in made.table.rows])
     else:
-        console().print(made.table.to_rich())
+        show(made.table)
     typer.echo(f"Wrote {made.path}", err=True)
 
 

@@ -28,6 +28,7 @@ from chestmap.datasets.columns import as_boxes, as_images, with_boxes_cleaned
 from chestmap.datasets.csv_table import Table
 from chestmap.datasets.folder_tables import labels_of, read_box_table, read_labels, with_seen
 from chestmap.datasets.layout import Layout
+from chestmap.datasets.readings import reviewed_readings
 from chestmap.datasets.source import UNKNOWN, Problem, Source
 from chestmap.datasets.text_files import locate
 from chestmap.errors import BadTable, did_you_mean
@@ -202,4 +203,6 @@ def _lists(rows: pl.DataFrame) -> dict[str, tuple[str, ...]]:
     return {name: tuple(ids) for name, ids in lists.iter_rows()}
 
 
-LAYOUT = Layout(name="folder", title="any folder of images", settings=FolderSettings, read=read_folder)
+LAYOUT = Layout(
+    name="folder", title="any folder of images", settings=FolderSettings, read=read_folder, readings=reviewed_readings
+)

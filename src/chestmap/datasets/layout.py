@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from chestmap.datasets.readings import Reading
     from chestmap.datasets.source import Source
     from chestmap.settings import Settings
-    from chestmap.types import Box
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class Layout:
 
     `settings` have a field `name: Literal["…"]` with the layout's name, and `root`. `read(settings)` gives the tables as a `Source`.
     `is_published`: there is one such dataset in the world, so that ids of two copies mean the same images. `readings(root)` gives
-    the boxes of each reader, where the tables name readers.
+    the boxes of each reader, where the dataset keeps readers apart.
     """
 
     name: str
@@ -28,4 +28,4 @@ class Layout:
     settings: type[Settings]
     read: Callable[[Any], Source]
     is_published: bool = False
-    readings: Callable[[Path], Mapping[str, Mapping[str, Sequence[Box]]]] | None = None
+    readings: Callable[[Path], Mapping[str, Mapping[str, Reading]]] | None = None

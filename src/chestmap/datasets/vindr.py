@@ -24,6 +24,7 @@ from chestmap.datasets.columns import CORNERS, as_boxes, as_images, numbers, spe
 from chestmap.datasets.consensus import agreed, by_reader
 from chestmap.datasets.csv_table import Table, read_csv
 from chestmap.datasets.layout import Layout
+from chestmap.datasets.readings import Reading
 from chestmap.datasets.source import UNKNOWN, Problem, Source
 from chestmap.datasets.text_files import locate, located
 from chestmap.errors import BadTable
@@ -170,21 +171,19 @@ def _merged(rows: pl.DataFrame, findings: Findings, needed: dict[str, int], over
     return {image: boxes for image, boxes in merged.items() if boxes}
 
 
-def vindr_readings(root: Path) -> dict[str, dict[str, tuple[Box, ...]]]:
+def vindr_readings(root: Path) -> dict[str, dict[str, Reading]]:
     """Each reader's boxes by image, in DICOM pixels; a reader who found nothing has none. Empty where no table names readers."""
-    found: dict[str, dict[str, tuple[Box, ...]]] = {}
     path = locate(root, *TABLES["train"])
-    if path is None:
-        return found
-    table = _marks(path)
-    if set(table.rows["reader"]) == {"consensus"}:
-        return found
+    table = None if path is None else _marks(path)
+    if table is None or set(table.rows["reader"]) == {"consensus"}:
+        return {}
+    found: dict[str, dict[str, Reading]] = {}
     for image, reader in table.rows.select("image", "reader").unique(maintain_order=True).iter_rows():
-        found.setdefault(image, {})[reader] = ()
+        found.setdefault(image, {})[reader] = Reading()
     drawn = numbers(replace(table, problems=()).keep(pl.col("finding") != NO_FINDING), *CORNERS)
     for image, reader, finding, *corners in drawn.rows.select("image", "reader", "finding", *CORNERS).iter_rows():
         if None not in corners and corners[0] < corners[2] and corners[1] < corners[3]:
-            found[image][reader] = (*found[image][reader], Box(finding, *corners))
+            found[image][reader] = Reading((*found[image][reader].boxes, Box(finding, *corners)))
     return found
 
 

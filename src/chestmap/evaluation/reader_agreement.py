@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from chestmap.datasets.readings import Reading
 from chestmap.evaluation.maps.overlap import areas, as_array, disjoint, intersections
 from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.rates import Limits
 from chestmap.evaluation.score_columns import Block, Resampling, scores_of
 from chestmap.evaluation.scores import Score
 from chestmap.evaluation.statistics.resampling import numbered
-from chestmap.types import Box
 
-Readings = Mapping[str, Mapping[str, Sequence[Box]]]
-"""Boxes by image, then by reader; a reader who looked and drew nothing has none."""
+Readings = Mapping[str, Mapping[str, Reading]]
+"""By image, then by reader; a reader who looked and drew nothing has no boxes."""
 
 RULE = "ceiling readers"
 
@@ -29,12 +29,13 @@ def reader_rows(
     """T(IoU), mean IoU and "also marked", over ordered pairs of readers of one image of whom the first marked the finding.
 
     Boxes are compared as the union of each reader's. A second reader who did not mark the finding is a miss. Images with one reader
-    have no part.
+    have no part, nor readers who did not look for the finding.
     """
     rows: list[tuple[int, str, float, float]] = []
     for image, by_reader in readings.items():
         for finding, name in enumerate(names):
-            drawn = [as_array([box for box in boxes if box.finding == name]) for boxes in by_reader.values()]
+            judging = [reading for reading in by_reader.values() if reading.looked_for(name)]
+            drawn = [as_array([box for box in reading.boxes if box.finding == name]) for reading in judging]
             for first, one in enumerate(drawn):
                 if len(one):
                     others = (other for second, other in enumerate(drawn) if second != first)

@@ -29,8 +29,9 @@ the maps (`stop_map_weights`), epochs, the 1x1 convolution before the channel we
 Differs from the paper:
 - one-channel input, its stem summed from the three of ImageNet: the same function of a grey image;
 - the best epoch is chosen on validation, never on test;
-- `reading = "authors"` turns the losses into those of the authors' code: bound and union use T with beta 0.75 on the raw map
-  and average by finding; AMSE upsamples before T (`align_corners=True`) and divides sums over the batch;
+- `reading = "authors"` turns the losses into those of the authors' code, and each part can be had alone: `reading.inside` (T of bound
+  and union has beta 0.75 on the raw map), `reading.mean` (by finding; AMSE divides sums over the batch), `reading.order` (AMSE
+  upsamples before T, `align_corners=True`); `reading.inside = "normalized"` takes M of eq. 3 to 5 normalized outside of T, too;
 - the first convolution after a removed stride keeps the smaller dilation (`nn.backbone`).
 """
 
@@ -44,7 +45,7 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Shaped
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -52,7 +53,7 @@ from chestmap.errors import BadInput, BadModel
 from chestmap.nn.attention import ForegroundAttention
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import between, masks_at, resized, warp_maps
-from chestmap.nn.cam import ALPHA, class_maps, full_precision, level_where, soft_mask, without_autocast
+from chestmap.nn.cam import ALPHA, class_maps, full_precision, level_where, normalized, soft_mask, without_autocast
 from chestmap.nn.losses import known_bce
 from chestmap.nn.pooling import Pooling, pooled
 from chestmap.nn.process_sums import shared_count, shared_sum
@@ -74,20 +75,22 @@ Masks = Shaped[Tensor, "batch finding height width"]
 Positive = Float[Tensor, "batch 1 h w"]
 Loss = Float[Tensor, ""]
 Labels = Shaped[Tensor, "batch finding"]  # 0, 1 or NaN; whole numbers and booleans will do
-Among = Shaped[Tensor, "_ _finding"]  # labels of the whole batch
-Reading = Literal["paper", "authors"]
+Among = Shaped[Tensor, "_ _finding"] | None  # labels of the whole batch, of which a piece is given
+Pairs = Float[Tensor, "pair h w"]
 Weight = Annotated[float, Field(ge=0)]
-PAPER = Schedule.model_validate(
-    {
-        "epochs": 20,
-        "batch_size": 24,
-        "learning_rate": 2e-5,
-        "weight_decay": 1e-4,
-        "decay": "step",
-        "every": 10,
-        "factor": 0.1,
-    }
-)  # Adam with momentum 0.9
+STEPS = {"decay": "step", "every": 10, "factor": 0.1}  # of Adam with momentum 0.9
+PAPER = Schedule.model_validate({"epochs": 20, "batch_size": 24, "learning_rate": 2e-5, "weight_decay": 1e-4, **STEPS})
+
+
+class Reading(Settings):
+    """How the losses are read, part by part; the defaults are the paper's text."""
+
+    inside: Literal["paper", "authors", "normalized"] = "paper"  # eq. 3 and 5
+    mean: Literal["images", "findings"] = "images"  # eq. 3 and 6
+    order: Literal["mask-first", "resize-first"] = "mask-first"  # eq. 6
+
+
+TEXT, AUTHORS = Reading(), Reading(inside="authors", mean="findings", order="resize-first")
 
 
 class HamSettings(Settings):
@@ -106,11 +109,16 @@ class HamSettings(Settings):
     bound_weight: Weight = 0.001  # λ2
     union_weight: Weight = 0.001  # λ3
     box_loss: Literal["amse", "mse"] = "amse"
-    reading: Reading = "paper"
+    reading: Reading = TEXT  # or "paper" or "authors" for all of its parts
     self_refinement: bool = False
     least_overlap: Annotated[float, Field(ge=0, le=1)] = 0.3  # IoU below which self-refinement keeps the box
     refine: Schedule = PAPER  # of the additional network
     attend: Schedule = PAPER
+
+    @field_validator("reading", mode="before")
+    @classmethod
+    def _by_name(cls, given: object) -> object:
+        return {"paper": TEXT, "authors": AUTHORS}.get(given, given) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _fits(self) -> "HamSettings":
@@ -192,9 +200,7 @@ class Ham(nn.Module):
             return head(vector), class_maps(features, weight)  # eq. 1
 
 
-def bound_loss(
-    positive: Positive, abnormal: Maps, labels: Labels, reading: Reading = "paper", among: Among | None = None
-) -> Loss:
+def bound_loss(positive: Positive, abnormal: Maps, labels: Labels, reading: Reading = TEXT, among: Among = None) -> Loss:
     """L_bound, eq. 3: how much of each present finding's map lies outside the positive map; maps raw, labels 0, 1 or NaN.
 
     The mean over images with a present finding; 0 with a zero gradient where there is none. As printed, the minimum is of raw
@@ -202,34 +208,34 @@ def bound_loss(
     `among` are the whole batch's labels.
     """
     present = labels == 1
+    if reading.inside == "normalized":
+        positive, abnormal = normalized(positive), normalized(abnormal)
     inner, outer = abnormal[present], positive.expand_as(abnormal)[present]
     return _averaged(1 - _share_inside(inner, outer, reading), present, reading, among)
 
 
-def union_loss(
-    positive: Positive, abnormal: Maps, labels: Labels, reading: Reading = "paper", among: Among | None = None
-) -> Loss:
+def union_loss(positive: Positive, abnormal: Maps, labels: Labels, reading: Reading = TEXT, among: Among = None) -> Loss:
     """L_union, eq. 5: how much of the positive map lies outside the union of the present findings' maps (eq. 4).
 
     The mean over images with a present finding; absent and unknown findings are no part of the union.
     """
     present = labels == 1
+    if reading.inside == "normalized":
+        positive, abnormal = normalized(positive), normalized(abnormal)
     rows = present.any(1)
     union = torch.where(present[rows][:, :, None, None], abnormal[rows], 0.0).amax(1)  # eq. 4
     counted = rows if among is None else (among == 1).any(1)
     return (1 - _share_inside(positive[rows, 0], union, reading)).sum() / shared_count(counted.sum())
 
 
-def _share_inside(
-    inner: Float[Tensor, "pair h w"], outer: Float[Tensor, "pair h w"], reading: Reading
-) -> Float[Tensor, "pair"]:
+def _share_inside(inner: Pairs, outer: Pairs, reading: Reading) -> Float[Tensor, "pair"]:
     """The share of `inner`, softly masked, that lies under `outer`: the fraction in eq. 3 and 5."""
     inner, outer = full_precision(inner), full_precision(outer)
-    masked = soft_mask(inner) if reading == "paper" else torch.sigmoid(ALPHA * (inner - AUTHORS_BETA))
+    masked = torch.sigmoid(ALPHA * (inner - AUTHORS_BETA)) if reading.inside == "authors" else soft_mask(inner)
     return _ratio((torch.minimum(inner, outer) * masked).sum((-2, -1)), inner.sum((-2, -1)))
 
 
-def amse_loss(abnormal: Maps, masks: Masks, boxed: Labels, reading: Reading = "paper", among: Among | None = None) -> Loss:
+def amse_loss(abnormal: Maps, masks: Masks, boxed: Labels, reading: Reading = TEXT, among: Among = None) -> Loss:
     """L_amse, eq. 6: squared error of T(M) against the box masks, relative to the area of both.
 
     `masks` are of the maps' size or larger (then T(M) is brought to it bilinearly, after soft masking as printed); `boxed` is 1
@@ -240,7 +246,7 @@ def amse_loss(abnormal: Maps, masks: Masks, boxed: Labels, reading: Reading = "p
     truth = full_precision(masks[marked])
     soft = _soft_at(abnormal[marked], truth, reading)
     error, area = (soft - truth).square().sum((-2, -1)), soft.sum((-2, -1)) + truth.sum((-2, -1))
-    if reading == "paper":
+    if reading.mean == "images":
         return _averaged(_ratio(error, area), marked, reading, among)
     finding = marked.nonzero()[:, 1]
     sums = error.new_zeros(3, marked.shape[1]).index_add(1, finding, torch.stack([error, area, torch.ones_like(error)]))
@@ -248,16 +254,16 @@ def amse_loss(abnormal: Maps, masks: Masks, boxed: Labels, reading: Reading = "p
     return _ratio(error, area).sum() / (count > 0).sum().clamp_min(1)
 
 
-def mse_loss(abnormal: Maps, masks: Masks, boxed: Labels, among: Among | None = None) -> Loss:
+def mse_loss(abnormal: Maps, masks: Masks, boxed: Labels, among: Among = None) -> Loss:
     """Table VII's rival of eq. 6: the plain mean squared error over positions, averaged as there."""
     marked = boxed == 1
     truth = full_precision(masks[marked])
-    return _averaged((_soft_at(abnormal[marked], truth, "paper") - truth).square().mean((-2, -1)), marked, "paper", among)
+    return _averaged((_soft_at(abnormal[marked], truth, TEXT) - truth).square().mean((-2, -1)), marked, TEXT, among)
 
 
-def _soft_at(maps: Float[Tensor, "pair h w"], truth: Float[Tensor, "pair height width"], reading: Reading) -> Tensor:
+def _soft_at(maps: Pairs, truth: Float[Tensor, "pair height width"], reading: Reading) -> Tensor:
     size = (truth.shape[-1], truth.shape[-2])
-    if reading == "paper" or not len(maps):
+    if reading.order == "mask-first" or not len(maps):
         return resized(soft_mask(maps), *size)
     return soft_mask(functional.interpolate(full_precision(maps)[None], size[::-1], mode="bilinear", align_corners=True)[0])
 
@@ -268,12 +274,10 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     return torch.where(live, part, 0.0) / torch.where(live, whole, 1.0)
 
 
-def _averaged(
-    terms: Float[Tensor, "pair"], chosen: Bool[Tensor, "batch finding"], reading: Reading, among: Among | None
-) -> Float[Tensor, ""]:
+def _averaged(terms: Float[Tensor, "pair"], chosen: Labels, reading: Reading, among: Among) -> Loss:
     """Mean of the chosen (image, finding) pairs: by image, then over images; or, in the authors' code, by finding."""
     counted = chosen if among is None else among == 1
-    if reading == "paper":
+    if reading.mean == "images":
         share = chosen.to(terms.dtype) / chosen.sum(1, keepdim=True).clamp_min(1)
         return (terms * share[chosen]).sum() / shared_count(counted.any(1).sum())
     pairs = shared_count(counted.sum(0), 0)
@@ -299,18 +303,14 @@ class RefinedMasks:
             if row["refined"]:
                 self.files.setdefault(row["image_id"], []).append((row["finding"], row["file"]))
 
-    def over(
-        self, batch: Batch, masks: Float[Tensor, "batch finding height width"]
-    ) -> Float[Tensor, "batch finding height width"]:
+    def over(self, batch: Batch, masks: Masks) -> Masks:
         """The batch's box masks with the refined ones in their places."""
         height, width = masks.shape[-2:]
         for row, (image_id, frame) in enumerate(zip(batch.ids, batch.frames, strict=True)):
             for finding, file in self.files.get(image_id, ()):
                 stored = cv2.imread(str(self.folder / file), cv2.IMREAD_GRAYSCALE)
                 if stored is None:
-                    raise BadModel(
-                        f"{self.folder / file}: this mask is missing or damaged; delete the step's folder to make it anew"
-                    )
+                    raise BadModel(f"{self.folder / file}: is missing or damaged; delete the step's folder to make it anew")
                 mask = torch.from_numpy(stored).to(masks)[None, None] / 255
                 moved = warp_maps(mask, [between(self.frames[image_id], frame.resized((width, height)))], (width, height))
                 masks[row, batch.findings.index(finding)] = (moved[0, 0] >= 0.5).to(masks)
@@ -325,15 +325,16 @@ class Attend(Task):
     def __init__(self, network: Ham, settings: HamSettings, findings: Findings, refined: RefinedMasks | None = None) -> None:
         super().__init__(network)
         self.settings, self.refined = settings, refined
-        self.weights = {
-            "positive": settings.positive_weight,  # λ1
-            "bound": settings.bound_weight,  # λ2
-            "union": settings.union_weight,  # λ3
-            "boxes": settings.box_weight,  # z
-        }
+        weights = (
+            settings.positive_weight,
+            settings.bound_weight,
+            settings.union_weight,
+            settings.box_weight,
+        )  # λ1, λ2, λ3, z
+        self.weights = dict(zip(("positive", "bound", "union", "boxes"), weights, strict=True))
         self.counted: tuple[Batch, Float[Tensor, "batch finding"]] | None = None
-        if settings.reading == "authors" and settings.box_weight and settings.box_loss == "amse":
-            self.needs_whole = 'method.reading = "authors" divides sums over the whole batch by each other'
+        if settings.reading.mean == "findings" and settings.box_weight and settings.box_loss == "amse":
+            self.needs_whole = 'method.reading.mean = "findings" divides sums over the whole batch by each other'
         abnormal = [row for row, name in enumerate(findings) if name not in (NO_FINDING, SUPPORT_DEVICES)]
         self.abnormal = slice(None) if len(abnormal) == len(findings) else abnormal
 
@@ -404,11 +405,9 @@ def write_refined_masks(
                 entry["file"] = f"{len(rows):05d}.png"
                 cv2.imwrite(str(folder / entry["file"]), (box & seen).astype(np.uint8) * 255)
             frames[image_id] = batch.frames[row].as_list()
-            picture = _picture(batch.images[row, 0].numpy(), box, seen)
-            cv2.imwrite(str(folder / f"{len(rows):05d}-overlay.png"), picture)
+            cv2.imwrite(str(folder / f"{len(rows):05d}-overlay.png"), _picture(batch.images[row, 0].numpy(), box, seen))
             rows.append(entry)
-    table = {"frames": frames, "masks": rows}
-    (folder / "masks.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
+    (folder / "masks.json").write_text(json.dumps({"frames": frames, "masks": rows}, indent=1), encoding="utf-8")
 
 
 def _picture(image: Float[np.ndarray, "h w"], box: Bool[np.ndarray, "h w"], seen: Bool[np.ndarray, "h w"]) -> np.ndarray:

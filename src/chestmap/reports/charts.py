@@ -93,7 +93,7 @@ def _block(kind: Kind, metrics: Evaluation, curves: Mapping[str, Curve]) -> str:
     shared = shared_lines(behind, Chart(title="", x=kind.x, y=kind.y, lines=lines, size=SMALL)) if behind else ""
     drawn = "".join(
         f'<figure class="panel" data-finding="{escape(finding)}"><figcaption><b>{escape(finding)}</b>'
-        f"<span>{escape(kind.told(metrics, finding))}</span></figcaption>{svg(_panel(kind, metrics, curve, behind))}</figure>"
+        f"<span>{escape(kind.told(metrics, finding))}</span></figcaption>{svg(panel_of(kind, metrics, curve, behind))}</figure>"
         for finding, curve in curves.items()
     )
     return (
@@ -102,7 +102,7 @@ def _block(kind: Kind, metrics: Evaluation, curves: Mapping[str, Curve]) -> str:
     )
 
 
-def _panel(kind: Kind, metrics: Evaluation, curve: Curve, behind: str) -> Chart:
+def panel_of(kind: Kind, metrics: Evaluation, curve: Curve, behind: str = "") -> Chart:
     """The guide below, the curve above it; dots grow with the square root of a bin's images, as areas do."""
     finding, level = curve.finding, kind.guide(metrics, curve.finding)
     guide = Line(
@@ -121,7 +121,13 @@ def titles_by_block() -> dict[str, str]:
 
 
 def accuracy_chart(metrics: Evaluation, finding: str = MEAN) -> str:
-    """Share of pairs met against the limit on IoU: the threshold rules, and dashed the floors; "" where no box was scored."""
+    """As `accuracy_of` draws it; "" where no box was scored."""
+    chart = accuracy_of(metrics, finding)
+    return "" if chart is None else svg(chart)
+
+
+def accuracy_of(metrics: Evaluation, finding: str = MEAN) -> Chart | None:
+    """Share of pairs met against the limit on IoU: the threshold rules, and dashed the floors; None where no box was scored."""
     lines = [_floor_line(metrics, finding, rule, name) for rule, name in SHOWN_FLOORS.items() if rule in metrics.floors]
     for rule in reversed(metrics.rules):
         curve = metrics.curves_of("accuracy", rule, HEADLINE).get(finding)
@@ -132,12 +138,12 @@ def accuracy_chart(metrics: Evaluation, finding: str = MEAN) -> str:
                 _at_limits(metrics, finding, rule, Line(x=(), y=(), name=RULES[rule], style=STYLES[rule], label=RULES[rule]))
             )
     if not metrics.boxed:
-        return ""
+        return None
     cut = tuple(_within(line, 0.7) for line in lines if len(line.x))
     x = Axis(label="T: least IoU that counts as a hit", low=0.1, high=0.7, ticks=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7))
     y = Axis(label="share of boxed findings met", ticks=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
     title = f"Share of boxed findings met against the limit on IoU, {finding}"
-    return svg(Chart(title=title, x=x, y=y, lines=cut, size=(460, 430), right=146))
+    return Chart(title=title, x=x, y=y, lines=cut, size=(460, 430), right=146)
 
 
 def _floor_line(metrics: Evaluation, finding: str, rule: str, name: str) -> Line:

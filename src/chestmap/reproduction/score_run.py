@@ -150,6 +150,6 @@ def floors_of(source: Source, split: Split) -> Truth:
 
 
 def readings_of(source: Source) -> Readings:
-    """Boxes by reader where the source's tables name readers; empty elsewhere."""
+    """What each reader drew, where the source keeps readers apart: VinDr-CXR, or a folder of several people's reviews."""
     readings = SOURCES[source.name].readings if source.name in SOURCES else None
     return readings(source.root) if readings else {}

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.special import gammaincinv, ndtri, stdtrit
+from scipy.special import gammaincinv, ndtr, ndtri, stdtrit
 
 from chestmap.evaluation.statistics.resampling import by_patient
 
 PRIOR = 1.0
 """Degrees of freedom that the greatest possible variance weighs against the estimated one."""
+
+NORMAL = 1.96
+"""The quantile by which two distances to ends are turned into tosses and back; any serves."""
 
 SHRINK = 10.0
 """Patients that would have to agree before half of a correlation between two findings is believed."""
@@ -147,7 +150,8 @@ def mean_of_means(
     """The mean over parts, and its ends from theirs: the distances to the parts' ends add up as correlated errors do.
 
     Zou and Donner's method (MOVER); `influence` may also be resamples instead of patients. A part without a value stays out.
-    Correlations that few patients suggest are shrunk, and negative ones are not believed: both widen the interval.
+    Correlations that few patients suggest are shrunk, and negative ones are not believed: both widen the interval. Means in [0, 1]
+    reach at least as far as Wilson's interval of as many tosses: where most parts are 0 or 1, MOVER forgets the side that they touch.
     """
     there = ~np.isnan(value)
     parts = np.where(there.any(axis=0), there.sum(axis=0), np.nan)
@@ -161,7 +165,13 @@ def mean_of_means(
     for end, sign in zip(ends, (-1.0, 1.0), strict=True):
         away = np.where(there & ~np.isnan(end), sign * (end - value), 0.0)
         reach.append(np.sqrt(np.maximum(np.einsum("fc,fgc,gc->c", away, related, away, optimize=True), 0.0)) / parts)
-    return center, center - reach[0], center + reach[1]
+    low, high = center - reach[0], center + reach[1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        tosses = center * (1 - center) * NORMAL**2 / (reach[0] * reach[1])
+        bounded = np.isfinite(tosses) & (tosses > 0) & (np.nanmin(ends[0], axis=0, initial=1) >= 0)
+        bounded &= (low >= 0) & (np.nanmax(ends[1], axis=0, initial=0) <= 1)
+    wide = wilson(center, np.where(bounded, tosses, 1.0), 2 * float(ndtr(NORMAL)) - 1)
+    return center, np.where(bounded, np.minimum(low, wide[0]), low), np.where(bounded, np.maximum(high, wide[1]), high)
 
 
 def paired_difference(

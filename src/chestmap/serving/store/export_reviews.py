@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from chestmap.annotations.annotated_image import AnnotatedImage, new_folder, place_image, write_tables
@@ -71,6 +71,10 @@ def _read(engine: Engine, root: Path, states: Sequence[str], ways: Collection[st
         versions: dict[str, list[dict[str, Any]]] = {}
         for study_id, *line in session.execute(said):
             versions.setdefault(study_id, []).append(dict(zip(("version", "state", "by", "at"), line, strict=True)))
+        opinions: dict[str, list[Review]] = {}
+        several = select(Review.study_id).group_by(Review.study_id).having(func.count(func.distinct(Review.by)) > 1)
+        for one in session.scalars(select(Review).where(Review.study_id.in_(several)).order_by(Review.version)):
+            opinions.setdefault(one.study_id, []).append(one)
         named = [name for many in results.values() for one in many for name in one.maps.get("order", ())]
         named += [name for _, review, _ in found for name in review.findings]
         if not named:
@@ -87,14 +91,31 @@ def _read(engine: Engine, root: Path, states: Sequence[str], ways: Collection[st
             annotated, sources = _annotated(study, taken, seen, findings)
             sources |= {name: _source(said) | {"left_out": True} for name, said in verdicts.items() if name not in taken}
             if annotated.labels:
+                readings = _readings(opinions.get(study.id, ()), ways, findings)
                 origin = {
                     "image": annotated.image, "study": study.id, "sha256": study.sha256, "patient": study.patient,
                     "by": review.by, "at": review.at, "version": review.version, "state": review.state, "note": review.note,
                     "models": [{"id": one.model_id, "sha256": one.model_sha} for one in seen],
-                    "findings": sources, "versions": versions[study.id],
+                    "findings": sources, "versions": versions[study.id], **readings,
                 }  # fmt: skip
                 reviewed.append(ReviewedStudy(annotated, root / file.path, origin))
     return findings, reviewed
+
+
+def _readings(versions: Sequence[Review], ways: Collection[str], findings: Findings) -> dict[str, Any]:
+    """`readings`: of each reviewer the newest verdict of their own on each finding, as boxes; none where it is absent.
+
+    A later reviewer may have seen the boxes of an earlier one. Nothing where one person alone gave verdicts.
+    """
+    found: dict[str, dict[str, list[list[float]]]] = {}
+    for one in versions:
+        for name, stored in one.findings.items():
+            said = KeptFinding.model_validate(stored)
+            if said.by == one.by and said.how in ways and said.verdict != "unset":
+                boxes = [] if said.verdict == "reject" else _boxes(name, said, ())
+                corners = [[getattr(box, key) for key in CORNERS] for box in boxes]
+                found.setdefault(one.by, {})[findings.resolve(name)] = corners
+    return {"readings": found} if len(found) > 1 else {}
 
 
 def _source(said: KeptFinding) -> dict[str, Any]:
