@@ -46,7 +46,7 @@ MEASURES = (Measure.RODEO, Measure.RODEO_PLACE, Measure.RODEO_SHAPE, Measure.ROD
 PAIRED, NEAR, SHAPE, SAME, SPARE, MISSED = range(6)
 """Columns of what an image adds: matched boxes and their three agreements, given and true boxes without a partner."""
 
-Boxes = Float[np.ndarray, "box 4"]
+Boxes = Float[np.ndarray, "_ 4"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -54,9 +54,9 @@ class ImageBoxes:
     """The boxes of one image with the finding of each: those that are given, and the true ones."""
 
     image: int
-    given: Boxes
+    given: Float[np.ndarray, "given 4"]
     given_finding: Int[np.ndarray, "given"]
-    true: Boxes
+    true: Float[np.ndarray, "true 4"]
     true_finding: Int[np.ndarray, "true"]
 
 

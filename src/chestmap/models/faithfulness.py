@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -22,7 +22,9 @@ from chestmap.evaluation.side_by_side import Table
 from chestmap.evaluation.statistics.intervals import patient_means
 from chestmap.evaluation.statistics.resampling import numbered
 from chestmap.imaging.canvas import on_canvas
-from chestmap.models.predictor import Predictor, images_of
+from chestmap.models.folder import Model
+from chestmap.models.predictor import images_of
+from chestmap.types import Findings
 
 Scores = Callable[[np.ndarray], np.ndarray]
 """Scores [image finding] of canvases [image 1 h w] in [0, 1]; such as `Predictor.raw(...)[0]`."""
@@ -68,6 +70,19 @@ def faithfulness(
     return Faithfulness(*areas)
 
 
+@runtime_checkable
+class Room(Protocol):
+    """What is asked of a model: `models.predictor.Predictor` has it."""
+
+    @property
+    def findings(self) -> Findings: ...
+
+    @property
+    def model(self) -> Model: ...
+
+    def raw(self, images: Any) -> tuple[np.ndarray, np.ndarray]: ...
+
+
 Ends = tuple[float | None, float | None]
 """Of an interval; None with one patient."""
 
@@ -90,7 +105,7 @@ class FindingFaithfulness:
 
 
 def faithfulness_of(
-    predictor: Predictor, source: Source, ids: Iterable[str], *, images: int = 20, steps: int = STEPS, seed: int = 0
+    predictor: Room, source: Source, ids: Iterable[str], *, images: int = 20, steps: int = STEPS, seed: int = 0
 ) -> Iterator[FindingFaithfulness]:
     """For each finding, over at most so many images that have it, drawn by the seed; findings without any are left out.
 
@@ -115,7 +130,7 @@ def faithfulness_of(
             yield _over_images(name, found, patients)
 
 
-def _of_canvas(predictor: Predictor, canvas: np.ndarray, finding: int, steps: int, seed: int) -> Faithfulness:
+def _of_canvas(predictor: Room, canvas: np.ndarray, finding: int, steps: int, seed: int) -> Faithfulness:
     image = images_of(canvas[None])
     values = predictor.raw(image)[1][0, finding].astype(np.float32)
     return faithfulness(lambda batch: predictor.raw(batch)[0], image[0, 0], values, finding, steps=steps, seed=seed)
