@@ -14,7 +14,7 @@ STATE = """(() => { const one = selector => document.querySelector(selector), ch
     zoom: corner('zoom'), preset: one('#preset').value, maps: on('#maps-button'), boxes: on('#boxes-button'), opacity: one('#opacity').value,
     tool: one('[data-tool][aria-pressed=true]').dataset.tool, model: one('#model-heads [aria-pressed=true]')?.dataset.model, compare: one('#compare').value,
     focus: document.activeElement.id || document.activeElement.closest('li[data-id]')?.dataset.id || '', help: one('#help').open, history: one('#history').open, hash: location.hash,
-    theme: document.documentElement.dataset.theme, flip: on('flip-button'), more: one('#more-filters').open, tab: one('[data-reviewed][aria-pressed=true]').dataset.reviewed }; })()"""
+    theme: document.documentElement.dataset.theme, flip: on('#flip-button'), more: one('#more-filters').open, tab: one('[data-reviewed][aria-pressed=true]').dataset.reviewed }; })()"""
 
 
 def forgotten(fake):
