@@ -306,7 +306,7 @@ def test_the_verb_lists_tables(capsys, monkeypatch):
 def test_a_table_prints_whole_figures_in_a_terminal_and_in_a_pipe(terminal, width, capsys, monkeypatch):
     """CIA-Net's table of four rows for each share of boxes, with every figure of its own."""
     plan = plan_of(find("cia_net/table-3"), CONFIGS, METHODS)
-    rows = [Ours(row, np.full((2, len(plan.table.columns)), 0.125 + 0.01 * place)) for place, row in enumerate(plan.rows)]
+    rows = [OwnRow(row, np.full((2, len(plan.table.columns)), 0.125 + 0.01 * place)) for place, row in enumerate(plan.rows)]
     monkeypatch.setattr("chestmap.cli.score.console", lambda: Console(force_terminal=terminal, width=width, no_color=True))
     show(table_of(plan, rows))
     shown = capsys.readouterr().out

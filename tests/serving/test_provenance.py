@@ -119,6 +119,7 @@ def test_a_verdict_of_an_older_version_is_of_unknown_origin(store, tmp_path):
     with store.writing() as session:
         row = session.get(Review, (store.study_id, 1))
         row.findings = {"Effusion": {"verdict": "correct", "boxes": [OWN]}, "Mass": row.findings["Mass"]}
+        row.digest = ""  # an older version kept none
     _, (one,) = read_reviews(tmp_path / "store")
     assert one.annotated.labels == {"Mass": False}
     _, (every,) = read_reviews(tmp_path / "store", all_verdicts=True)

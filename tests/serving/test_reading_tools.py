@@ -26,19 +26,19 @@ def fake():
 
 
 @pytest.fixture
-def service(fake):
+def fresh(fake):
     """With nobody's review in it."""
     for study in fake.studies.values():
         study["image"].pop("values", None)
     return forgotten(fake)
 
 
-def test_the_window_has_the_files_numbers(browser, service):
+def test_the_window_has_the_files_numbers(browser, fresh):
     """A file of rescaled values whose window was written as 1700.5 with a width of 3400."""
-    image = service.studies["s-0000"]["image"]
+    image = fresh.studies["s-0000"]["image"]
     image["values"], image["window"] = {"zero": 200.0, "step": 1.0, "linear": True}, {"center": 1500.0, "width": 3399.0}
-    with visit(browser, service.address) as page:
-        read(page, service.address)
+    with visit(browser, fresh.address) as page:
+        read(page, fresh.address)
         assert corner(page, "window") == "W 3400  L 1700.5"
         image["values"], image["window"] = {"zero": 4.0, "step": -0.001, "linear": False}, {"center": 1500, "width": 3000}
         page.reload()
@@ -46,11 +46,11 @@ def test_the_window_has_the_files_numbers(browser, service):
         assert corner(page, "window") == "W 3  L 2.5"
 
 
-def test_a_turned_and_mirrored_image_keeps_its_boxes(browser, service):
-    levels = np.frombuffer(service.studies["s-0000"]["pixels"], "<u2").reshape(256, 224).astype(int)
+def test_a_turned_and_mirrored_image_keeps_its_boxes(browser, fresh):
+    levels = np.frombuffer(fresh.studies["s-0000"]["pixels"], "<u2").reshape(256, 224).astype(int)
     grey = np.rint(np.clip((levels - (2048 - 1800)) * 255 / 3600, 0, 255)).astype(int)
-    with visit(browser, service.address) as page:
-        read(page, service.address)
+    with visit(browser, fresh.address) as page:
+        read(page, fresh.address)
         page.keyboard.press("o")
         expected = {0: grey}
         for turn in (1, 2, 3):
@@ -75,13 +75,13 @@ def test_a_turned_and_mirrored_image_keeps_its_boxes(browser, service):
         page.keyboard.press("b")
         page.keyboard.press("ArrowRight")  # on the screen; the image is mirrored
         saved(page)
-        (box,) = last(service)["findings"]["Hernia"]["boxes"]
+        (box,) = last(fresh)["findings"]["Hernia"]["boxes"]
         assert np.allclose([box[key] for key in ("x0", "y0", "x1", "y1")], (224 - 60 - 1, 30, 224 - 20 - 1, 90), atol=1)
 
 
-def test_lines_measure_millimeters_angles_and_ratios(browser, service):
-    with visit(browser, service.address) as page:
-        read(page, service.address)
+def test_lines_measure_millimeters_angles_and_ratios(browser, fresh):
+    with visit(browser, fresh.address) as page:
+        read(page, fresh.address)
         found = page.evaluate(
             "import('/page/measures.js').then(({ told, lengthOf }) => { const line = (x0, y0, x1, y1) => ({ a: { x: x0, y: y0 }, b: { x: x1, y: y1 } });"
             "return [told({ kind: 'ruler', lines: [line(0, 0, 30, 40)] }, [0.5, 0.5]), told({ kind: 'ruler', lines: [line(0, 0, 30, 40)] }, null),"
@@ -107,14 +107,14 @@ def test_lines_measure_millimeters_angles_and_ratios(browser, service):
         assert page.locator("#undo").is_disabled()
 
 
-def test_the_verdicts_make_a_text(browser, service):
-    with visit(browser, service.address) as page:
-        read(page, service.address)
+def test_the_verdicts_make_a_text(browser, fresh):
+    with visit(browser, fresh.address) as page:
+        read(page, fresh.address)
         row(page, "Effusion").locator(".accept").click()
         row(page, "Hernia").locator(".reject").click()
         page.keyboard.press("Shift+T")
         text = page.locator("#report-text").input_value()
-        count = len(last(service)["findings"].get("Effusion", {}).get("boxes", [])) or 1
+        count = len(last(fresh)["findings"].get("Effusion", {}).get("boxes", [])) or 1
         assert text.splitlines() == [
             f"Present: Effusion ({count} region{'' if count == 1 else 's'}).", "Absent: Hernia.", "Not judged: 12 findings.",
             "Read by Ana. For research.",
@@ -125,28 +125,28 @@ def test_the_verdicts_make_a_text(browser, service):
         assert page.locator("#report-text").input_value() == "All as before."
         page.locator("#report-note").click()
         saved(page)
-        assert last(service)["note"] == "All as before."
+        assert last(fresh)["note"] == "All as before."
         page.locator("#report-again").click()
         assert "Absent: Mass; Hernia." in page.locator("#report-text").input_value()  # in the order of the rows, by score
 
 
-def test_a_blind_first_read_hides_results_until_it_is_committed(browser, service):
-    with visit(browser, service.address) as page:
+def test_a_blind_first_read_hides_results_until_it_is_committed(browser, fresh):
+    with visit(browser, fresh.address) as page:
         page.locator("#blind").click()
         page.locator("#rows li[data-id]").nth(2).wait_for()
         assert page.locator("#rows .tags").first.is_hidden()
-        assert all("order=received" in one for one in service.requests[-3:])
-        read(page, service.address)
+        assert all("order=received" in one for one in fresh.requests[-3:])
+        read(page, fresh.address)
         assert page.locator("#findings .score").first.is_hidden()
         assert page.locator("#finding-head").is_hidden()
         assert "suspicion" not in page.locator("#study-facts").inner_text()
         names = page.locator(".finding .name > span:first-child").all_inner_texts()
         assert names == sorted(names)
-        assert not [request for request in service.requests if "/maps/" in request]
+        assert not [request for request in fresh.requests if "/maps/" in request]
         page.keyboard.press("Shift+A")  # there is nothing to agree with
         row(page, "Mass").locator(".reject").click()
         saved(page)
-        said = last(service)
+        said = last(fresh)
         assert (said["stage"], said["findings"]["Mass"]["seen"], said["findings"]["Mass"]["how"]) == (
             "blind",
             "",
@@ -155,17 +155,17 @@ def test_a_blind_first_read_hides_results_until_it_is_committed(browser, service
         page.keyboard.press("Shift+C")
         page.locator("#finding-head").wait_for()
         assert row(page, "Mass").get_attribute("data-said") == "reject"
-        assert [one["stage"] for one in service.studies["s-0000"]["versions"][1:]] == ["blind", "open"]
+        assert [one["stage"] for one in fresh.studies["s-0000"]["versions"][1:]] == ["blind", "open"]
         row(page, "Effusion").locator(".accept").click()
         saved(page)
-        assert (last(service)["stage"], last(service)["findings"]["Effusion"]["seen"]) == ("open", MODELS[0])
+        assert (last(fresh)["stage"], last(fresh)["findings"]["Effusion"]["seen"]) == ("open", MODELS[0])
         page.locator("#study [data-act=escape]").click()
         page.locator("#blind").click()
         page.locator("#rows .tags").first.wait_for()
 
 
-def test_filters_ask_the_service_and_are_kept_under_a_name(browser, service):
-    with visit(browser, service.address) as page:
+def test_filters_ask_the_service_and_are_kept_under_a_name(browser, fresh):
+    with visit(browser, fresh.address) as page:
         page.locator("#rows li[data-id]").nth(2).wait_for()
         page.keyboard.press("Shift+F")
         page.locator("#since").fill("2031-03-01")
@@ -175,7 +175,7 @@ def test_filters_ask_the_service_and_are_kept_under_a_name(browser, service):
         page.locator("#mine").check()
         page.locator("#filters-told", has_text="(4 set)").wait_for()
         frames(page)
-        asked = [one for one in service.requests if "mine=1" in one][-1]
+        asked = [one for one in fresh.requests if "mine=1" in one][-1]
         for part in ("since=2031-03-01", "view=PA", "least=0.5"):
             assert part in asked
         page.locator("#save-filters").click()

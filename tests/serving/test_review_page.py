@@ -113,7 +113,7 @@ def test_the_image_is_windowed_at_full_depth(page, fake):
     drag(page, place(page, 60, 60), place(page, 110, 90))
     assert corner(page, "window") != before
     assert (shown(page) != painted).any()
-    wide, center = map(int, re.findall(r"\d+", corner(page, "window")))
+    wide, center = map(float, re.findall(r"[\d.]+", corner(page, "window")))
     assert wide > 3600
     assert center > 2048
     page.keyboard.press("i")

@@ -233,7 +233,7 @@ def _copy_requests(header: Header, found: Dataset) -> None:
 
 
 def requests_of(reference: Dataset) -> list[Dataset] | None:
-    return reference.get("ReferencedRequestSequence") or None
+    return list(reference.get("ReferencedRequestSequence", ())) or None
 
 
 def charset_of(found: Dataset, texts: Iterable[str]) -> str:
