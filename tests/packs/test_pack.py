@@ -169,7 +169,7 @@ if __name__ == "__main__":  # what a process of the pool imports must stay small
     none = [None] * len(ids)
     columns = [ids, ids, [f"{one}.png" for one in ids], none, none, none, none, none]
     images = pl.DataFrame(dict(zip(COLUMNS, columns)), schema=COLUMNS)
-    source = Source("toy", Findings(("Mass",)), root, images, np.zeros((len(ids), 1), dtype=np.int8))
+    source = Source(name="toy", findings=Findings(("Mass",)), root=root, images=images, labels=np.zeros((len(ids), 1), dtype=np.int8))
     def tell(done, total):
         print(done, flush=True)
         time.sleep(0.3)
