@@ -27,6 +27,7 @@ def test_a_review_is_kept_with_who_and_when(client, study):
         "at": None,
         "findings": {},
         "note": "",
+        "stage": "open",
     }
     marked = {"verdict": "correct", "boxes": [BOX]}
     answer = client.put(f"{study}/review", json=body(Mass=marked), headers={"X-Reviewer": "J%C3%BCrgen%20%3Cb%3E"})

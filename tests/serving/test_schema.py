@@ -17,7 +17,7 @@ from serving.running import running
 from serving.small import picture, upload
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-OPERATIONS = 17
+OPERATIONS = 21
 
 
 @pytest.fixture(scope="module")

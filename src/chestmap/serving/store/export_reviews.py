@@ -112,7 +112,7 @@ def _readings(versions: Sequence[Review], ways: Collection[str], findings: Findi
         for name, stored in one.findings.items():
             said = KeptFinding.model_validate(stored)
             if said.by == one.by and said.how in ways and said.verdict != "unset":
-                boxes = [] if said.verdict == "reject" else _boxes(name, said, ())
+                boxes = [] if said.verdict == "reject" else boxes_of(name, said, ())
                 corners = [[getattr(box, key) for key in CORNERS] for box in boxes]
                 found.setdefault(one.by, {})[findings.resolve(name)] = corners
     return {"readings": found} if len(found) > 1 else {}
