@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from chestmap.errors import BadModel
 from chestmap.evaluation.evaluate import EvaluationSettings
 from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.scores import MEAN, Evaluation
 from chestmap.models.export import write_with_graph
-from chestmap.models.hub import known_model
 from chestmap.prediction.from_pack import PredictSettings
 from chestmap.reproduction.score_run import predict_and_score
 from chestmap.settings import Tree
@@ -51,9 +49,6 @@ def demo_model(out: Path, root: Path, methods: Mapping[str, Method], size: Size,
 
 
 def _tree(out: Path, root: Path, size: Size) -> Tree:
-    start = known_model("starter")
-    if start is None:
-        raise BadModel("the starter is not in this package; install chestmap from a wheel or a whole checkout")
     schedule: Tree = {
         "epochs": size.epochs,
         "batch_size": 24,
@@ -68,7 +63,7 @@ def _tree(out: Path, root: Path, size: Size) -> Tree:
     }
     backbone: Tree = {
         "name": "tf_efficientnet_lite0",
-        "weights": str(start),
+        "weights": "starter",
         "stages": [2, 3, 4],
         "frozen": STAGES,
         "pyramid": 64,
