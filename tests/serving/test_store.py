@@ -139,7 +139,7 @@ def test_a_sweep_leaves_what_was_promised(store):
     orphan.mkdir(parents=True)
     half = store.folders.new()
     assert (store.folders.folder_of(study_id) / "canvas-8x8").exists()
-    assert store.folders.sweep(store.known_ids()) == 1
+    assert store.folders.sweep(store.known_ids(with_files=True)) == 1
     assert not orphan.exists()
     assert len(list((store.folders.root / "orphans").iterdir())) == 1
     assert not half.exists()
@@ -158,7 +158,7 @@ def test_a_kill_between_row_and_files_of_a_deletion_leaves_nothing(store, monkey
     assert store.folders.folder_of(study_id).exists()
     left = store.folders.folder_of(kept) / "maps-one.npy.12345678.part"
     left.write_bytes(b"half")
-    assert store.folders.sweep(store.known_ids()) == 0
+    assert store.folders.sweep(store.known_ids(with_files=True)) == 0
     assert not store.folders.folder_of(study_id).exists()
     assert not (store.folders.root / "orphans").exists()
     assert store.file(kept, "original")

@@ -31,7 +31,7 @@ class Job:
     content: bytes = b""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Packed:
     """What became of a job; without `pixels` (a hash) it was set aside for `reason`, or the file is unchanged."""
 

@@ -1,4 +1,4 @@
-"""Reads JSON that chestmap kept, or that a store gave: a tree, or one line that says what to do."""
+"""Reads JSON that chestmap kept, or that a store gave: a tree, or one line that names the remedy."""
 
 from __future__ import annotations
 

@@ -288,7 +288,7 @@ def test_the_folder_of_an_older_node_is_taken_over(service_of, tmp_path):
     assert all(is_known(service.store, service.store.folders.instance_of(one)) for one in ("new", "retry", "dead", "done"))
     with service.store.reading() as session:
         assert set(session.scalars(select(Study.deliver).where(Study.state == "received"))) == {True}
-    assert service.store.folders.sweep(service.store.known_ids()) == 0
+    assert service.store.folders.sweep(service.store.known_ids(with_files=True)) == 0
     service.stop()
 
 

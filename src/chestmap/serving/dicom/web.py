@@ -51,7 +51,11 @@ class WebClient:
     def query(self, path: str, key: str, filters: Mapping[str, str] | None = None) -> list[tuple[str, Found]]:
         """QIDO-RS in one answer. What has no identifier that can stand in an address is left out."""
         body, _ = self._get(path, JSON, filters, LIST_BYTES)
-        found = json_of(body, "the archive's answer to a search", "expected DICOM JSON", Undelivered) if body else []
+        found = (
+            json_of(body, "the archive answers a search with what is no DICOM JSON", "check its address", Undelivered)
+            if body
+            else []
+        )
         named = [(text_of(one, key), one) for one in (found if isinstance(found, list) else [found])]
         return [(name, one) for name, one in named if IDENTIFIER.fullmatch(name)]
 

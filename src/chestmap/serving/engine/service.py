@@ -87,7 +87,7 @@ class Service:
     def start(self) -> None:
         """Takes up what an earlier service left."""
         self._take_over()
-        orphans = self.store.folders.sweep(self.store.known_ids())
+        orphans = self.store.folders.sweep(self.store.known_ids(with_files=True))
         suspects = under_way(self.store)
         asked = resume(self.store, {sha: one.id for sha, one in self.served.items()}, suspects)
         log.info("%d results to go, %d uploads that were never acknowledged set aside", len(asked), orphans)

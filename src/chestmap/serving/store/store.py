@@ -118,10 +118,11 @@ class Store:
         with self.reading() as session:
             return session.scalar(select(func.count()).select_from(Study).where(Study.state == "queued")) or 0
 
-    def known_ids(self) -> set[str]:
-        """Ids of all studies with files: 100 bytes each, at a start only."""
+    def known_ids(self, *, with_files: bool = False) -> set[str]:
+        """Ids of all studies, or of those whose files were not removed: 100 bytes each, at a start only."""
+        wanted = select(Study.id)
         with self.reading() as session:
-            return set(session.scalars(select(Study.id).where(Study.state != "removed")))
+            return set(session.scalars(wanted.where(Study.state != "removed") if with_files else wanted))
 
     def with_sha(self, sha256: str) -> str | None:
         with self.reading() as session:

@@ -1,4 +1,4 @@
-"""Verifies a service's store while it runs or stands: files against their hashes, rows against their digests."""
+"""Verifies a service's store, running or not: files against their hashes, rows against their digests."""
 
 from __future__ import annotations
 
