@@ -74,7 +74,7 @@ def _read(engine: Engine, root: Path, states: Sequence[str], ways: Collection[st
         opinions: dict[str, list[Review]] = {}
         several = select(Review.study_id).group_by(Review.study_id).having(func.count(func.distinct(Review.by)) > 1)
         for one in session.scalars(select(Review).where(Review.study_id.in_(several)).order_by(Review.version)):
-            opinions.setdefault(one.study_id, []).append(one)
+            opinions.setdefault(one.study_id, []).append(checked(one))
         named = [name for many in results.values() for one in many for name in one.maps.get("order", ())]
         named += [name for _, review, _ in found for name in review.findings]
         if not named:
