@@ -203,11 +203,16 @@ def test_a_color_capture_gets_no_gray_state(about):
 def test_the_picture_shows_no_patient_and_is_read_by_every_viewer(dx, about, tmp_path):
     """The same pixels for another name, id, date and image id; three bytes a pixel, uncompressed."""
     prediction = predicted(WIDTH, HEIGHT, FOUND)
-    first = drawn(MarkedResult(referenced(dx), dx, prediction, about))
+    first = drawn(MarkedResult(reference=referenced(dx), source=dx, prediction=prediction, about=about))
     other = copy.deepcopy(dx)
     other.PatientName, other.PatientID, other.StudyDate, other.PatientAge = "Marker^Name", "marker", "19990909", "099Y"
     np.testing.assert_array_equal(
-        drawn(MarkedResult(referenced(other), other, replace(prediction, image_id="marker"), about)), first
+        drawn(
+            MarkedResult(
+                reference=referenced(other), source=other, prediction=replace(prediction, image_id="marker"), about=about
+            )
+        ),
+        first,
     )
     (path,) = write_dicom(dx, prediction, about, tmp_path, ["sc"])
     run("dcmj2pnm", path, tmp_path / "picture.ppm")

@@ -285,7 +285,9 @@ def test_a_report_lends_nothing_to_the_objects_after_it(phantoms, about):
     """highdicom wants a spacing and an orientation, which this header lacks."""
     source = pydicom.dcmread(phantoms["DX2"])
     source.ImagerPixelSpacing = source.PatientOrientation = None
-    result = MarkedResult(referenced(source), source, predicted(WIDTH, HEIGHT, FOUND), about)
+    result = MarkedResult(
+        reference=referenced(source), source=source, prediction=predicted(WIDTH, HEIGHT, FOUND), about=about
+    )
     before = str(result.reference)
     boxes_report(result)
     assert str(result.reference) == before

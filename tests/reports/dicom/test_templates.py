@@ -69,7 +69,7 @@ def results_of(source, about, seed):
         x, y = random.uniform(0, 0.6, 2)
         found[CHESTXRAY14.names[place]] = (float(random.uniform(0.3, 1)), (x, y, x + 0.3, y + 0.35))
     prediction = predicted(WIDTH, HEIGHT, found)
-    return MarkedResult(referenced(source), source, prediction, about)
+    return MarkedResult(reference=referenced(source), source=source, prediction=prediction, about=about)
 
 
 @pytest.mark.parametrize("header", HEADERS)

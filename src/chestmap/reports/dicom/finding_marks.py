@@ -78,7 +78,7 @@ class Mark:
         return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class MarkedResult:
     """The input of every kind of object: the checked header of the source, the source itself, the prediction."""
 

@@ -62,7 +62,7 @@ NOW = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Field:
     """One element: its value, the items of its sequence, or the name of its slot."""
 
@@ -94,12 +94,12 @@ def _node(dataset: Dataset, slots: Mapping[str, str]) -> Node:
 def _field(element: DataElement, slots: Mapping[str, str]) -> Field:
     tag, vr = int(element.tag), str(element.VR)
     if vr == "SQ":
-        return Field(tag, vr, items=tuple(_node(item, slots) for item in element.value or ()))
+        return Field(tag=tag, vr=vr, items=tuple(_node(item, slots) for item in element.value or ()))
     if slot := OF_MARK.get(tag) or NOW.get(tag):
-        return Field(tag, vr, slot=slot)
+        return Field(tag=tag, vr=vr, slot=slot)
     if tag in OF_SCORE and float(element.value) in (STAND_IN_SCORE, round(100 * STAND_IN_SCORE, 1)):
-        return Field(tag, vr, slot=OF_SCORE[tag])
-    return Field(tag, vr, element.value, slot=slots.get(str(element.value), ""))
+        return Field(tag=tag, vr=vr, slot=OF_SCORE[tag])
+    return Field(tag=tag, vr=vr, value=element.value, slot=slots.get(str(element.value), ""))
 
 
 _SLOTS = {value: keyword for keyword, value in STAND_INS.items()} | {MARK_UID: "mark"}

@@ -68,7 +68,7 @@ def result_objects(
     """The same as `write_dicom`, in memory, for sending."""
     reference = referenced(source)
     reference.SpecificCharacterSet = charset_of(reference, [*prediction.findings, model.name])
-    result = MarkedResult(reference, source, prediction, model, tuple(replaces))
+    result = MarkedResult(reference=reference, source=source, prediction=prediction, about=model, replaces=tuple(replaces))
     with quiet():
         for kind in _kinds_to_write(kinds, result):
             for made in _made(kind, result):
