@@ -121,6 +121,13 @@ def test_a_folder_without_a_graph_says_what_to_do(folder, monkeypatch):
         open_forward(model)
 
 
+def test_a_plain_installation_names_the_extra_that_runs_the_graph(folder, monkeypatch):
+    monkeypatch.setattr(engines, "is_installed", lambda name: False)
+    monkeypatch.setattr(engines, "has_cuda", lambda: False)
+    with pytest.raises(BadInput, match=r'no program is installed that runs its graph; pip install "chestmap\[infer\]"'):
+        open_forward(open_model(folder))
+
+
 def test_auto_takes_the_graph_but_not_on_a_graphics_card(monkeypatch):
     monkeypatch.setattr(engines, "has_cuda", lambda: False)
     assert chosen(ForwardSettings(), graph=True)[0] == "onnx"

@@ -154,11 +154,16 @@ def _of_processor(key: str) -> str:
 
 
 def _needs_torch(model: Model) -> None:
-    if not is_installed("torch"):
+    if is_installed("torch"):
+        return
+    if model.graph is not None:
         raise BadInput(
-            f"{model.folder}: holds no graph, so it needs torch, which is not installed; where torch is, run "
-            f'`chestmap export {model.folder} --into`, or pip install "chestmap[train]"'
+            f'{model.folder}: no program is installed that runs its graph; pip install "chestmap[infer]" brings onnxruntime'
         )
+    raise BadInput(
+        f"{model.folder}: holds no graph, so it needs torch, which is not installed; where torch is, run "
+        f'`chestmap export {model.folder} --into`, or pip install "chestmap[train]"'
+    )
 
 
 def _graph_of(model: Model) -> Path:
