@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from chestmap.evaluation.evaluate import EvaluationContext, EvaluationSettings, evaluate
-from chestmap.evaluation.protocols import PRESETS
+from chestmap.evaluation.presets.protocols import PRESETS
 from chestmap.evaluation.statistics.auc import delong
 from chestmap.evaluation.truth import Truth
 from chestmap.predictions.folder import Chunk, Header, OwnRule, PredictionsWriter, open_predictions

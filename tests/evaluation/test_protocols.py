@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from chestmap.evaluation.maps.comparison_space import Surface, Workspace
 from chestmap.evaluation.maps.passes import Map, Pass, look_at_pairs
 from chestmap.evaluation.maps.thresholds import ThresholdSearch
-from chestmap.evaluation.protocols import (
+from chestmap.evaluation.presets.protocols import (
     IOR,
     IOU,
     PRESETS,
@@ -21,11 +21,11 @@ from chestmap.evaluation.protocols import (
     note_wang,
     within_budget,
 )
+from chestmap.evaluation.presets.wsol import EDGES, note_any, note_largest, note_pixels
 from chestmap.evaluation.rates import Localization
 from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import Evaluation
 from chestmap.evaluation.truth import aligned
-from chestmap.evaluation.wsol import EDGES, note_any, note_largest, note_pixels
 from chestmap.types import Box, Frame
 
 HOW = Resampling(20)

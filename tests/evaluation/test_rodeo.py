@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import matthews_corrcoef
 
 from chestmap.evaluation.evaluate import EvaluationContext, EvaluationSettings, evaluate
-from chestmap.evaluation.rodeo import MEASURES, ImageBoxes, added, finding_weight, measured
+from chestmap.evaluation.presets.rodeo import MEASURES, ImageBoxes, added, finding_weight, measured
 
 
 def drawn(rng: np.random.Generator, image: int, findings: int) -> ImageBoxes:

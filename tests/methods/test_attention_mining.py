@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from chestmap.errors import BadInput
-from chestmap.evaluation.protocols import CAI_CUTS
+from chestmap.evaluation.presets.protocols import CAI_CUTS
 from chestmap.methods import METHODS
 from chestmap.methods import attention_mining as am
 from chestmap.training import Data, Run, RunSettings

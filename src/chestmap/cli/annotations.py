@@ -68,7 +68,7 @@ def export_annotations(
         Path | None, typer.Option(help="A model's boxes to correct: coco.json of `chestmap predict --write coco`.")
     ] = None,
     model: Annotated[str, typer.Option(help="What the predictions are called, where the form names them.")] = "model",
-    prefix: Annotated[str, typer.Option(help="Stands before image names in Label Studio.")] = "/data/local-files/?d=",
+    prefix: Annotated[str, typer.Option(help="Precedes image names in Label Studio.")] = "/data/local-files/?d=",
     only_boxed: Annotated[bool, typer.Option("--only-boxed", help="Leave out images without boxes.")] = False,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the reader.")

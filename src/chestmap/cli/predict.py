@@ -81,8 +81,28 @@ SHOWN = 3
 """Inputs that were set aside, whose reasons are printed; all are in errors.csv."""
 
 
+HELP = """Scores, maps and boxes of images, in a folder that evaluation, reports and the service read.
+
+Killed, it goes on where it stopped when it is called again. What cannot be read is listed in errors.csv, and the exit
+code is 1. Patients appear under pseudonyms; DICOM results alone carry the header that joins them to their study, unless
+--deidentify is given: then they join the images that `chestmap data deidentify` writes.
+
+Example: `chestmap predict starter film.png`
+
+Example: `chestmap predict runs/ham/model films/ --out results --write csv,overlays`
+
+Example: `chestmap predict runs/ham`
+
+Example: `chestmap predict runs/ham/model list.parquet --out results --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT`
+
+Example: `chestmap predict runs/ham/model s3://bucket/list.parquet --out s3://bucket/results --shard 0/64`
+
+Example: `chestmap predict runs/ham/model --source nih --root /data/nih --split official --out predictions/ham`
+"""
+
+
 def add_to(app: typer.Typer) -> None:
-    app.command()(predict)
+    app.command(help=HELP)(predict)
 
 
 def predict(
@@ -112,24 +132,7 @@ def predict(
     as_json: JsonOption = False,
     overrides: Set = None,
 ) -> None:
-    """Scores, maps and boxes of images, in a folder that evaluation, reports and the service read.
-
-    Killed, it goes on where it stopped when it is called again. What cannot be read is listed in errors.csv, and the exit
-    code is 1. Patients appear under pseudonyms; DICOM results alone carry the header that joins them to their study, unless
-    --deidentify is given: then they join the images that `chestmap data deidentify` writes.
-
-    Example: `chestmap predict starter film.png`
-
-    Example: `chestmap predict runs/ham/model films/ --out results --write csv,overlays`
-
-    Example: `chestmap predict runs/ham`
-
-    Example: `chestmap predict runs/ham/model list.parquet --out results --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT`
-
-    Example: `chestmap predict runs/ham/model s3://bucket/list.parquet --out s3://bucket/results --shard 0/64`
-
-    Example: `chestmap predict runs/ham/model --source nih --root /data/nih --split official --out predictions/ham`
-    """
+    """Predict images, with the options of the command line."""
     from chestmap.api.model_names import model_folder
 
     kind, root, given = _dataset_of(kind, root, list(inputs or []))

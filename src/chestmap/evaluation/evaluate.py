@@ -31,11 +31,11 @@ from chestmap.evaluation.maps.passes import (
     look_at_ranked,
 )
 from chestmap.evaluation.maps.thresholds import ThresholdSearch, fixed_rules
-from chestmap.evaluation.protocols import PRESETS, preset_notes
+from chestmap.evaluation.presets.protocols import PRESETS, preset_notes
+from chestmap.evaluation.presets.rodeo import rodeo_of
 from chestmap.evaluation.ranked_boxes import box_floor_rows, box_rows
 from chestmap.evaluation.rates import Localization, accuracy_curves, rate_rows, threshold_curves
 from chestmap.evaluation.reader_agreement import reader_rows
-from chestmap.evaluation.rodeo import rodeo_of
 from chestmap.evaluation.scores import Curve, Evaluation, Score
 from chestmap.evaluation.settings import EvaluationContext, EvaluationSettings
 from chestmap.evaluation.truth import Alignment, Truth, aligned, leak_notes

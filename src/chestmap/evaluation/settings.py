@@ -11,7 +11,7 @@ from chestmap.datasets.split import Split
 from chestmap.evaluation.classification import Classifying
 from chestmap.evaluation.maps.comparison_space import Surface
 from chestmap.evaluation.maps.passes import Pass
-from chestmap.evaluation.protocols import PresetName
+from chestmap.evaluation.presets.protocols import PresetName
 from chestmap.evaluation.rates import Limits
 from chestmap.evaluation.reader_agreement import Readings
 from chestmap.evaluation.score_columns import Resampling

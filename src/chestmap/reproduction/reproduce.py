@@ -15,7 +15,7 @@ from pydantic import Field
 
 from chestmap.errors import BadInput
 from chestmap.evaluation.evaluate import EvaluationSettings
-from chestmap.evaluation.protocols import PresetName
+from chestmap.evaluation.presets.protocols import PresetName
 from chestmap.evaluation.published import find
 from chestmap.evaluation.scores import Evaluation
 from chestmap.evaluation.side_by_side import Table

@@ -24,12 +24,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from chestmap.evaluation import wsol
 from chestmap.evaluation.maps.comparison_space import Levels, Surface, reached, sampler
 from chestmap.evaluation.maps.map_overlap import confidences
 from chestmap.evaluation.maps.overlap import areas, intersections, ious, painted, pixel_spans, regions
 from chestmap.evaluation.maps.passes import Map
 from chestmap.evaluation.measure import Measure
+from chestmap.evaluation.presets import wsol
 from chestmap.evaluation.published import find
 from chestmap.evaluation.rates import Localization
 from chestmap.evaluation.score_columns import Block, Resampling, scores_of
