@@ -18,7 +18,7 @@ def progress_of(what: str, total: int, *, show: bool | Report, unit: str = "imag
 
     The time left is an estimate from the last half minute.
     """
-    work = _Work(what, total, unit)
+    work = _Work(what=what, total=total, unit=unit)
     if callable(show):
         yield work.counting(show)
     elif not show:
@@ -33,7 +33,7 @@ def progress_of(what: str, total: int, *, show: bool | Report, unit: str = "imag
         sys.stderr.write(work.end)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class _Work:
     what: str
     total: int
