@@ -17,7 +17,7 @@ from sklearn.metrics import matthews_corrcoef
 
 from chestmap.evaluation.maps.comparison_space import Workspace
 from chestmap.evaluation.maps.passes import Map
-from chestmap.evaluation.wsol import SURFACE, note_largest, scaled
+from chestmap.evaluation.presets.wsol import SURFACE, note_largest, scaled
 from chestmap.types import Frame
 from evaluation.test_rodeo import drawn, fast
 
