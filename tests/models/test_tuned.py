@@ -10,7 +10,7 @@ from chestmap.models import engines
 from chestmap.models import tuned as module
 from chestmap.models.engines import Forward, ForwardSettings, open_forward
 from chestmap.models.folder import open_model
-from chestmap.models.tuned import Trial, tune, tuned
+from chestmap.models.tuned import Candidate, tune, tuned
 from chestmap.types import Radiograph
 from training.small import METHODS
 
@@ -94,7 +94,7 @@ def test_without_an_image_nothing_is_measured(model):
 
 
 def test_a_real_way_is_measured_and_taken(model, monkeypatch):
-    monkeypatch.setattr(module, "_ways", lambda *_, **__: iter([Trial(engine="torch", precision=32, threads=1)]))
+    monkeypatch.setattr(module, "_ways", lambda *_, **__: iter([Candidate(engine="torch", precision=32, threads=1)]))
     tune(model, [Radiograph(pixels=np.full((40, 40), 0.5, np.float32), image_id="one")], seconds=0.001)
     forward = open_forward(model)
     assert (forward.engine, forward.precision) == ("torch", 32)

@@ -74,7 +74,7 @@ def test_a_call_that_goes_on_keeps_the_engine_of_the_first(job, tmp_path, monkey
     out = tmp_path / "out"
     assert json.loads((out / "predictions.json").read_text())["model"]["forward"]["engine"] == "onnx"
     shutil.rmtree(out / "part-00000")
-    way = tuned.Trial(engine="openvino", precision=32, threads=1, rate=9.0)
+    way = tuned.Candidate(engine="openvino", precision=32, threads=1, rate=9.0)
     monkeypatch.setattr(tuned, "tuned", lambda model, precision: way)
     (tmp_path / "cache" / "engines").mkdir(parents=True, exist_ok=True)
     share, outputs = job.run()

@@ -51,7 +51,7 @@ Images = Float32[np.ndarray, "batch 1 h w"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class Candidate:
     """One way to run the model, with what was measured of it; `trouble` is the reason where there is no measurement."""
 
     engine: EngineName
@@ -82,8 +82,8 @@ def tune(
     seconds: float = 1.0,
     *,
     with_compile: bool = False,
-    tell: Callable[[Trial], None] = lambda _: None,
-) -> list[Trial]:
+    tell: Callable[[Candidate], None] = lambda _: None,
+) -> list[Candidate]:
     """Measure every way that is installed on these images, keep the fastest near ones, and return all, fastest first."""
     if not radiographs:
         raise BadInput("model tune: no image to measure with; give some")
@@ -95,21 +95,21 @@ def tune(
     return _record(model, found)
 
 
-def tune_graph(model: Model, images: Images, precision: Literal["auto", 32] = 32) -> Trial:
+def tune_graph(model: Model, images: Images, precision: Literal["auto", 32] = 32) -> Candidate:
     """Measure the programs that run the model's own graph, some seconds long, and keep the fastest near one; without torch."""
     there = [one for one in KINDS if one[0] in PROCESSOR_ONLY and (one[1] == 32 or precision == "auto")]
-    ways = [Trial(engine=one[0], precision=one[1], threads=count) for one in there for count in sorted({1, threads()})]
+    ways = [Candidate(engine=one[0], precision=one[1], threads=count) for one in there for count in sorted({1, threads()})]
     return next(way for way in _record(model, list(_measured_ways(model, images, ways, "onnx", 0.2, (4,)))) if way.is_near)
 
 
 def _measured_ways(
     model: Model,
     images: Images,
-    ways: Iterable[Trial],
+    ways: Iterable[Candidate],
     reference: EngineName,
     seconds: float,
     batches: Sequence[int] = BATCHES,
-) -> Iterator[Trial]:
+) -> Iterator[Candidate]:
     """Each way for each size of batch, compared with the reference in fp32."""
     images = np.concatenate([images] * -(-max(batches) // len(images)))[: max(batches)]
     wanted = _outputs(Predictor(model, open_forward(model, ForwardSettings(engine=reference, device="cpu"))), images)
@@ -117,7 +117,7 @@ def _measured_ways(
         yield from _measured(model, way, images, wanted, seconds, batches)
 
 
-def _record(model: Model, found: list[Trial]) -> list[Trial]:
+def _record(model: Model, found: list[Candidate]) -> list[Candidate]:
     """The trials, fastest first; the fastest that agree with fp32 are kept for `tuned`."""
     found.sort(key=lambda way: -way.rate)
     near = [way for way in found if way.is_near]
@@ -129,11 +129,11 @@ def _record(model: Model, found: list[Trial]) -> list[Trial]:
     return found
 
 
-def tuned(model: Model, precision: Literal["auto", 32, "bf16"] = 32) -> Trial | None:
+def tuned(model: Model, precision: Literal["auto", 32, "bf16"] = 32) -> Candidate | None:
     """What `tune` kept for this model on this machine; None where nothing was measured, or bf16 is asked for."""
     try:
         kept: Any = read_json(_record_file(model), "tune again")["fastest"][str(precision)]
-        way = Trial(**kept)
+        way = Candidate(**kept)
     except (OSError, BadModel, KeyError, TypeError):
         return None
     return way if is_installed(LIBRARY.get(way.engine, "torch")) else None
@@ -153,7 +153,7 @@ def drawn(model: Model) -> list[Radiograph]:
     ]
 
 
-def table_of(ways: Sequence[Trial]) -> Table:
+def table_of(ways: Sequence[Candidate]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -188,7 +188,7 @@ def _reference() -> EngineName:
     return "torch" if is_installed("torch") else "onnx"
 
 
-def _ways(model: Model, *, with_compile: bool) -> Iterator[Trial]:
+def _ways(model: Model, *, with_compile: bool) -> Iterator[Candidate]:
     """Each program, precision and number of threads; a graph is made where torch can."""
     torch = is_installed("torch")
     graph = model.graph is not None or torch
@@ -200,12 +200,12 @@ def _ways(model: Model, *, with_compile: bool) -> Iterator[Trial]:
     }
     for engine, precision in KINDS:
         for count in sorted({1, threads()}) if there[engine] else ():
-            yield Trial(engine=engine, precision=precision, threads=count)
+            yield Candidate(engine=engine, precision=precision, threads=count)
 
 
 def _measured(
-    model: Model, way: Trial, images: Images, wanted: _Outputs, seconds: float, batches: Sequence[int]
-) -> Iterator[Trial]:
+    model: Model, way: Candidate, images: Images, wanted: _Outputs, seconds: float, batches: Sequence[int]
+) -> Iterator[Candidate]:
     """One line for each size of batch, or one with the reason why there is none."""
     try:
         forward = open_forward(model, way.settings)
