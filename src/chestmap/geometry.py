@@ -136,6 +136,7 @@ class Frame:
 
     @classmethod
     def from_list(cls, numbers: Iterable[float]) -> Frame:
+        """Read the ten numbers of `as_list`."""
         values = [float(number) for number in numbers]
         if len(values) != 10:
             raise BadInput(f"frame of {len(values)} numbers: expected 10 (image, canvas, matrix)")

@@ -33,6 +33,7 @@ def cache_folder() -> Path:
 
 
 def read_toml(path: Path) -> Tree:
+    """Read a TOML file; one line where it is missing or no TOML."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

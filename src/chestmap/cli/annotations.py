@@ -15,6 +15,7 @@ programs = typer.Typer(
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add the verbs of annotations to `chestmap data`."""
     app.command("from-reviews")(from_reviews)
     programs.command("export")(export_annotations)
     programs.command("import")(import_annotations)

@@ -53,6 +53,8 @@ IMAGE = r"((?:train|valid|test)/patient\d+/.+)$"
 
 
 class ChexpertSettings(Settings):
+    """Where CheXpert is, and what becomes of its uncertain and blank labels."""
+
     name: Literal["chexpert"] = "chexpert"
     root: Path
     findings: tuple[str, ...] | None = None  # a choice of the fourteen, in the order wanted

@@ -40,6 +40,8 @@ ENDINGS = {".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".dic"}
 
 
 class FolderSettings(Settings):
+    """Where the images of a folder are, its label table and boxes, and how to read them."""
+
     name: Literal["folder"] = "folder"
     root: Path
     labels: str | None = None  # a CSV in the root

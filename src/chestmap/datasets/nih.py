@@ -44,6 +44,8 @@ LISTS = {"train_val": "train_val_list.txt", "test": "test_list.txt"}
 
 
 class NihSettings(Settings):
+    """Where ChestX-ray14 is, and which findings and boxes are read."""
+
     name: Literal["nih"] = "nih"
     root: Path
     findings: tuple[str, ...] | None = None  # a choice of the fourteen, in the order wanted

@@ -62,6 +62,7 @@ class TrainingHashes:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any], where: object) -> TrainingHashes:
+        """Read what `as_dict` wrote; `where` names the file in an error."""
         try:
             images, patients = _unpacked(stored["images"]), _unpacked(stored["patients"])
             return cls(

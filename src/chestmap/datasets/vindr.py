@@ -37,6 +37,8 @@ ENDINGS = (".dicom", ".dcm", ".png", ".jpg", ".jpeg")
 
 
 class VindrSettings(Settings):
+    """Where VinDr-CXR is, and how boxes of several readers become one set."""
+
     name: Literal["vindr"] = "vindr"
     root: Path
     findings: tuple[str, ...] | None = None  # unset: those that the tables mark

@@ -57,6 +57,8 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
+    """One printed table: its columns, its rows, and the rule by which maps became hits."""
+
     id: str
     paper: str  # its room
     citation: str
@@ -89,6 +91,7 @@ class Table:
 
 
 def find(table_id: str) -> Table:
+    """Give a published table by its id, such as `ham/table-3`."""
     tables = load_published()
     if table_id not in tables:
         raise BadTable(f'"{table_id}" is none of the {len(tables)} published tables{did_you_mean(table_id, tables)}')

@@ -179,6 +179,7 @@ class Evaluation:
         return ImageSet.from_dict(self.about["set"], self.title) if "set" in self.about else None
 
     def as_dict(self) -> dict[str, Any]:
+        """Give the content of metrics.json."""
         return {
             "title": self.title,
             "findings": list(self.findings.names),

@@ -84,6 +84,7 @@ class Table:
         return table
 
     def to_markdown(self) -> str:
+        """Print the table as Markdown."""
         marks = ["---" if index < self.labels else "---:" for index in range(len(self.headers))]
         lines = [
             "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"

@@ -26,6 +26,8 @@ class Lut:
 
 @dataclass(frozen=True)
 class Rescale:
+    """Output units = slope x code + intercept (PS3.3 C.11.1)."""
+
     slope: float
     intercept: float
 

@@ -17,6 +17,8 @@ TILES, PIECES, SEGMENTS = 4096, 400_000, 100_000
 
 @dataclass(frozen=True)
 class Codestream:
+    """Where the codestream starts in its frame, and its size."""
+
     start: int
     width: int
     height: int

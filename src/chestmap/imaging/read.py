@@ -47,6 +47,8 @@ OTHERS = (
 
 @dataclass(frozen=True)
 class ReadSettings:
+    """Which images are taken, and within which limits."""
+
     limits: Limits = LIMITS
     views: Literal["frontal", "any"] = "frontal"  # "any" lets lateral and oblique DICOMs through
 

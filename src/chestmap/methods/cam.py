@@ -62,6 +62,8 @@ class CamSettings(Settings):
 
 
 class Cam(nn.Module):
+    """A backbone, pooling and a linear head; the weights of the head also make the maps."""
+
     def __init__(self, settings: CamSettings, findings: int) -> None:
         super().__init__()
         self.pooling: Pooling = settings.pooling
@@ -85,6 +87,8 @@ class Cam(nn.Module):
 
 
 class Classify(Task):
+    """Learns labels of whole images."""
+
     def __init__(self, network: Cam, loss: Literal["plain", "balanced"]) -> None:
         super().__init__(network)
         self.loss = LOSSES[loss]

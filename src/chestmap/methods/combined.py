@@ -173,6 +173,8 @@ def absent_loss(cells: Cells, labels: Labels, among: Among | None = None) -> Flo
 
 
 class Learn(Task):
+    """Learns labels of images, and boxes by their cells."""
+
     network: Member
 
     def __init__(self, network: Member, settings: CombinedSettings) -> None:

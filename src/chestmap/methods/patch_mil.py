@@ -86,6 +86,8 @@ class Patched(Output):
 
 
 class PatchMil(nn.Module):
+    """A backbone and a head for each patch; the noisy OR of the patches scores the image."""
+
     def __init__(self, settings: PatchMilSettings, findings: int, canvas: tuple[int, int]) -> None:
         super().__init__()
         self.grid, self.sharp = grid_of(canvas, settings.patches), settings.sharp

@@ -39,6 +39,8 @@ LEAST = 1e-30
 
 
 class CalibrateSettings(Settings):
+    """How calibration, operating points and levels of maps are chosen."""
+
     kind: Literal["platt", "temperature"] = "platt"
     aim: Aim = "youden"
     target: float = Field(default=0.95, gt=0, le=1)  # of sensitivity, or of specificity

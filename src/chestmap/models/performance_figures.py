@@ -41,6 +41,8 @@ LIMITS = (0.1, 0.3, 0.5)
 
 
 class FigureSettings(Settings):
+    """How the figures of a card are measured."""
+
     resamples: int = Field(default=1000, ge=1)
     least: int = Field(default=10, ge=1)  # minimum positives and negatives of a group to report it
 

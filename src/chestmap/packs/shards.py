@@ -144,6 +144,7 @@ def open_shards(
 
 
 def read_index(address: str) -> Index:
+    """Read `shards.json` of an address."""
     file_system, path = store(address)
     try:
         tree = json_of(file_system.cat_file(f"{path}/shards.json"), f"{address}/shards.json", "publish the pack again")

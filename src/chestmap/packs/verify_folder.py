@@ -23,6 +23,8 @@ MARKS = {
 
 @dataclass(frozen=True)
 class FolderCheck:
+    """What was verified of one kept folder, and what is damaged."""
+
     files: int
     problems: tuple[str, ...]
 

@@ -90,6 +90,8 @@ class DecodeSettings:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Decoded:
+    """One image on its canvas, with its frame and what identifies it."""
+
     canvas: UInt8[np.ndarray, "h w"]
     frame: Frame
     image_id: str

@@ -61,6 +61,8 @@ class BlockSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks:
+    """The plan of a job: how many inputs it has, and how they are cut into blocks."""
+
     folder: Path
     count: int  # of inputs
     part_size: int  # inputs in each block but the last
@@ -138,6 +140,7 @@ def _after(frames: Iterable[pl.DataFrame], kept: Keys) -> Iterator[pl.DataFrame]
 
 
 def read_blocks(folder: Path) -> Blocks:
+    """Read the plan that `write_blocks` wrote."""
     remedy = f"delete {folder} and call again: finished parts are kept"
     try:
         about: dict[str, Any] = read_json(folder / "plan.json", remedy)

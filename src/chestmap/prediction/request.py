@@ -69,6 +69,7 @@ class Request:
         return as_begun(checked(ForwardSettings, self.forward, name="options"), Path(self.out))
 
     def provider(self, predictor: Predictor) -> Provider:
+        """Open what gives inputs and pixels: files, or a dataset in a pack."""
         if self.dataset is None:
             return FileProvider(self.given)
         source, ids = self.dataset.images

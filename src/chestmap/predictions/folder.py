@@ -239,6 +239,7 @@ def _part_names(folder: Path, count: int | None = None) -> Sequence[str]:
 
 
 def read_header(folder: Path) -> dict[str, Any]:
+    """Read and check predictions.json; one line where it is missing or damaged."""
     path = folder / "predictions.json"
     try:
         header = read_json(path, "predict again")

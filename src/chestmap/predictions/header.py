@@ -49,6 +49,7 @@ class Header:
     dataset: Mapping[str, Any] = field(default_factory=dict, hash=False)  # image_set.ImageSet, where a dataset was predicted
 
     def as_json(self, *, complete: bool, parts: int = 0) -> dict[str, Any]:
+        """Give the content of predictions.json."""
         return {
             "format": FORMAT,
             "complete": complete,

@@ -44,6 +44,7 @@ class ImageSet:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any], where: object) -> ImageSet:
+        """Read what `as_dict` wrote; `where` names the file in an error."""
         try:
             return cls(**stored)
         except TypeError:

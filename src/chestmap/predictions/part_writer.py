@@ -49,6 +49,7 @@ class GrowingPart:
         self._shape: tuple[int, ...] = ()
 
     def add(self, chunk: Chunk) -> None:
+        """Append rows to the part."""
         with (self.made / "maps.npy").open("ab") as maps:
             if not self._shape:
                 self._shape = chunk.maps.shape[1:]

@@ -55,6 +55,7 @@ class VocWriter(ExitStack):
         self._facts, self._folder = facts, self.enter_context(making_folder(folder / "voc"))
 
     def write(self, prediction: Prediction) -> None:
+        """Write the XML file of one image."""
         file, (width, height) = self._facts.file(prediction.image_id), prediction.frame.image
         objects = "".join(self._object(box) for box in prediction.boxes)
         text = (
@@ -83,6 +84,7 @@ class CreateMlWriter(ExitStack):
         self.push(self._end)
 
     def write(self, prediction: Prediction) -> None:
+        """Append the line of one image."""
         marks = [
             {"label": box.finding, "confidence": box.score, "coordinates": self._center(box)} for box in prediction.boxes
         ]

@@ -140,6 +140,7 @@ class OverlayWriter:
     true_of: Callable[[str], Sequence[Box]] = lambda _: ()
 
     def write(self, prediction: Prediction) -> None:
+        """Read the image again and write its picture."""
         self.folder.mkdir(parents=True, exist_ok=True)
         sheet = overlay(self.radiograph_of(prediction.image_id), prediction, self.style, self.true_of(prediction.image_id))
         name = prediction.image_id.removesuffix(".png").replace("/", "_")

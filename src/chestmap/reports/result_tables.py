@@ -48,6 +48,7 @@ class CsvWriter(ExitStack):
         self._boxes.writerow(["image", "finding", "x0", "y0", "x1", "y1", "score"])
 
     def write(self, prediction: Prediction) -> None:
+        """Append the scores and boxes of one image."""
         image, patient = safe_cell(prediction.image_id), safe_cell(prediction.patient_id)
         size = [f"{side:g}" for side in prediction.frame.image]
         self._scores.writerow([image, patient, *size, *(_score(float(one)) for one in prediction.scores)])
@@ -66,6 +67,7 @@ class JsonWriter(ExitStack):
         self.push(self._end)
 
     def write(self, prediction: Prediction) -> None:
+        """Append the line of one image."""
         line = {
             "image_id": prediction.image_id,
             "patient_id": prediction.patient_id,
@@ -103,6 +105,7 @@ class CocoWriter(ExitStack):
         self.push(self._end)
 
     def write(self, prediction: Prediction) -> None:
+        """Append one image and its boxes."""
         self._images += 1
         width, height = prediction.frame.image
         image = {"id": self._images, "file_name": self._facts.file(prediction.image_id), "width": width, "height": height}

@@ -69,6 +69,8 @@ class ReproduceSettings:
 
 @dataclass(frozen=True, eq=False)
 class Reproduced:
+    """The table, the path of its JSON file, and the evaluations behind it."""
+
     table: Table
     path: Path  # of the JSON; the Markdown is next to it
     evaluations: Mapping[tuple[str, str], list[Evaluation]]  # by config and answer, one for each fold

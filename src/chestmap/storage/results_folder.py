@@ -47,6 +47,7 @@ class ResultsFolder:
         return str(self.folder)
 
     def parts(self) -> set[int]:
+        """Numbers of the parts that are there."""
         return {
             int(entry.parent.name[5:])
             for entry in self.folder.glob(f"part-?????/{MARK}")
@@ -146,6 +147,7 @@ class RemoteFolder(ResultsFolder):
         self._get_all([f"{part}/{name}" for part, name in listed if part in wanted and (not names or name in names)])
 
     def send_part(self, part: int) -> None:
+        """Send a finished part, its sums last."""
         folder = self._part(part)
         if self.has(part):
             shutil.rmtree(folder)
@@ -160,12 +162,14 @@ class RemoteFolder(ResultsFolder):
             (folder / name).unlink()
 
     def drop_part(self, part: int) -> None:
+        """Delete a part at the address."""
         name = f"part-{part:05d}"
         self._delete(f"{name}/{MARK}")
         self.remove(name)
         self._sent.discard(part)
 
     def remove(self, name: str) -> None:
+        """Delete a file at the address."""
         super().remove(name)
         for known in [one for one in self._known if one == name or one.startswith(f"{name}/")]:
             del self._known[known]
@@ -181,6 +185,7 @@ class RemoteFolder(ResultsFolder):
             self._get_all([HEADER])
 
     def send(self, name: str) -> None:
+        """Send one file."""
         if (self.folder / name).exists():
             self._put(name)
         elif self._exists(name):
@@ -274,6 +279,7 @@ class RemoteFolder(ResultsFolder):
 
 
 def place_of(out: Path | str | ResultsFolder, scratch: Path | None = None, *, whole: bool = False) -> ResultsFolder:
+    """Open where results go: a folder here, or an address with a working copy in `scratch`."""
     if isinstance(out, ResultsFolder):
         return out
     text = without_scheme(str(out))

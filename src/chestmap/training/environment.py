@@ -26,6 +26,7 @@ def record_start(folder: Path, device: torch.device, settings: dict[str, Any]) -
 
 
 def versions() -> dict[str, str]:
+    """Versions of Python and of the packages in `PACKAGES`."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

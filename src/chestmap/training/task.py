@@ -54,6 +54,7 @@ class Task(nn.Module):
         return {module for part in self._frozen for module in part.modules()}
 
     def train(self: Same, mode: bool = True) -> Same:  # noqa: FBT001, FBT002 -- torch's own signature
+        """Set training mode; frozen parts keep their batch norm still."""
         super().train(mode)
         for part in self._frozen:
             part.eval()

@@ -53,6 +53,8 @@ TINY: Mapping[str, Any] = {
 
 
 class AlignmentAround(AlignmentSettings):
+    """The table `[around.alignment]`."""
+
     schedule: Schedule = Schedule(epochs=5, batch_size=16, optimizer="sgd", learning_rate=1e-3, augment=False, select="loss")
 
     @field_validator("schedule")
@@ -74,6 +76,8 @@ class MasksAround(Settings):
 
 
 class ErasingAround(Settings):
+    """The table `[around.erasing]`."""
+
     steps: Annotated[int, Field(ge=1)] = 3  # T; 1 leaves a map as it is but scales it
     level: Annotated[float, Field(gt=0, le=1)] = (
         LEVEL  # of the map scaled to [0, 1]: the region of its peak above it is erased

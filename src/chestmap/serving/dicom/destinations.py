@@ -36,6 +36,8 @@ class Undelivered(ChestmapError):
 
 @runtime_checkable
 class Destination(Protocol):
+    """Takes the result objects of a study."""
+
     @property
     def name(self) -> str:
         """For metrics: where it is, without credentials."""
@@ -48,6 +50,8 @@ class Destination(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class CStore:
+    """Sends objects to an archive by C-STORE."""
+
     title: str
     host: str
     port: int
@@ -101,6 +105,8 @@ def _why_not(link: Any) -> str:
 
 @dataclass(frozen=True)
 class Stow:
+    """Sends objects to an archive by STOW-RS."""
+
     client: DICOMwebClient
 
     @property

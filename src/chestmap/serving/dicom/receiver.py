@@ -68,6 +68,7 @@ class ListenOptions:
         return () if everywhere else tuple(network for one in self.allowed.values() for network in one)
 
     def admits(self, title: str, host: str) -> bool:
+        """Whether a caller with this title at this host may send."""
         if not self.allowed:
             return True
         networks = self.allowed.get(title.strip())

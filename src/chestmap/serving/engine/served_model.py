@@ -38,6 +38,8 @@ class BatchOutputs:
 
 @dataclass(frozen=True, eq=False)
 class ServedModel:
+    """A model that a service offers, with the program that runs it."""
+
     predictor: Predictor
 
     @cached_property

@@ -48,6 +48,8 @@ class DicomSettings(Settings):
 
 
 class ServeSettings(Settings):
+    """How a service behaves: batches, decoders, limits, database, DICOM."""
+
     database: str | None = None  # a URL; none is SQLite in the store
     batch_size: int = Field(default=8, ge=1)
     wait_ms: float = Field(default=5, ge=0)  # how long a batch waits for more images, when it is not full

@@ -21,6 +21,8 @@ LONGEST_NAME = 64
 
 @dataclass(frozen=True)
 class Person:
+    """Who asks, and whether with the rights of an administrator."""
+
     name: str
     admin: bool = False
 

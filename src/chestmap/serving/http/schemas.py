@@ -12,10 +12,14 @@ State = Literal["queued", "done", "failed", "received", "refused", "replaced", "
 
 
 class Error(BaseModel):
+    """The answer to a request that failed."""
+
     error: str
 
 
 class ModelLine(BaseModel):
+    """A served model in the list of models."""
+
     id: str
     method: str
     title: str
@@ -27,10 +31,14 @@ class ModelLine(BaseModel):
 
 
 class Models(BaseModel):
+    """All served models."""
+
     models: list[ModelLine]
 
 
 class TopFinding(BaseModel):
+    """The finding of a study with the highest score."""
+
     finding: str
     score: float
 
@@ -56,15 +64,21 @@ class Row(BaseModel):
 
 
 class Rows(BaseModel):
+    """One page of the worklist."""
+
     total: int
     studies: list[Row]
 
 
 class ScoredBox(Corners):
+    """A model's box, in pixels of the image."""
+
     score: float | None
 
 
 class FindingResult(BaseModel):
+    """Score, threshold and boxes of one finding."""
+
     name: str
     score: float
     threshold: float | None
@@ -82,12 +96,16 @@ class Grid(BaseModel):
 
 
 class ModelResult(BaseModel):
+    """What one model found in a study."""
+
     model: str
     findings: list[FindingResult]
     maps: Grid
 
 
 class Window(BaseModel):
+    """Center and width of a window, in levels of the image."""
+
     center: float
     width: float
 
@@ -101,6 +119,8 @@ class Values(BaseModel):
 
 
 class Picture(BaseModel):
+    """Size and depth of the pixels, and the window that shows them."""
+
     width: int
     height: int
     bits: int
@@ -113,10 +133,14 @@ class Picture(BaseModel):
 
 
 class History(BaseModel):
+    """The versions of a review."""
+
     versions: list[ReviewOut]
 
 
 class Conflict(Error):
+    """The answer to a review that was written on an older version."""
+
     current: ReviewOut
 
 
@@ -128,6 +152,8 @@ class Earlier(BaseModel):
 
 
 class StudyOut(Row):
+    """A study with its results and its review."""
+
     image: Picture
     results: list[ModelResult]
     review: ReviewOut  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -142,6 +168,8 @@ class StudyOut(Row):
 
 
 class FailedUpload(BaseModel):
+    """A file that was refused, and why."""
+
     name: str
     error: str
 
@@ -159,20 +187,28 @@ class Accepted(BaseModel):
 
 
 class AllFailed(Error):
+    """The answer where every file of a request was refused."""
+
     studies: list[FailedUpload]
 
 
 class Token(BaseModel):
+    """A token by which a caller signs in."""
+
     model_config = ConfigDict(extra="forbid")
     token: str = Field(max_length=512)
 
 
 class Who(BaseModel):
+    """The caller's name and rights."""
+
     name: str
     admin: bool
 
 
 class Health(BaseModel):
+    """The service answers, in this version."""
+
     status: Literal["ok"]
     version: str
 

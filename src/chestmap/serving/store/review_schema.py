@@ -82,6 +82,8 @@ class NewReview(BaseModel):
 
 
 class ReviewLine(BaseModel):
+    """One version of a review in its history."""
+
     version: int
     state: Reviewed
     by: str
@@ -89,6 +91,8 @@ class ReviewLine(BaseModel):
 
 
 class ReviewOut(ReviewLine):
+    """A review as the API gives it."""
+
     findings: dict[str, KeptFinding]
     note: str
     stage: Stage = "open"

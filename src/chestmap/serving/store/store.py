@@ -129,6 +129,7 @@ class Store:
             return session.scalar(select(Study.id).where(Study.sha256 == sha256, Study.state.in_(SHOWN)))
 
     def study(self, study_id: str) -> tuple[Study, list[Result]] | None:
+        """A study with its results; None where there is none."""
         with self.reading() as session:
             study = session.get(Study, study_id)
             wanted = select(Result).where(Result.study_id == study_id).order_by(Result.number)

@@ -42,6 +42,8 @@ class Epoch:
 
 
 class Screen:
+    """Writes the lines of a training to stderr."""
+
     def __init__(self, *, quiet: bool) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self.bar: Progress | None = None
@@ -83,6 +85,7 @@ class Screen:
         self.bar = None
 
     def table(self, steps: list[Summary]) -> None:
+        """Print the table of finished steps."""
         table = Table("step", "epochs", "best", "time", "images/s", "peak memory")
         for step in steps:
             score = "" if step.score is None else f"{step.measure} {step.score:.4f}"

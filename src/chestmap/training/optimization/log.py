@@ -51,6 +51,7 @@ class Log:
         at.logged += len(values)
 
     def close(self) -> None:
+        """Close the files."""
         self.file.close()
         for tracker in self.trackers:
             tracker.close()

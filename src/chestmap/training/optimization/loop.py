@@ -39,6 +39,8 @@ LOOK_EVERY = 10  # batches between two looks at the loss on a GPU, where each on
 
 
 class Loop:
+    """One step in training: its optimizer, its position, and what is logged."""
+
     def __init__(self, run: Run, folder: Path, task: Task, schedule: Schedule) -> None:
         self.run, self.fabric, self.folder, self.task, self.schedule = run, run.fabric, folder, task, schedule
         self.optimizer = optimizer_for(task, schedule)
