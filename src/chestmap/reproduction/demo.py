@@ -88,12 +88,14 @@ def in_words(scores: Evaluation) -> str:
     met = {"finding": MEAN, "at": 0.3, "geometry": "mask"}
     ours = scores.select(Measure.IOU_MET, rule="validation", **met)[0]
     floor = scores.select(Measure.IOU_MET, rule="floor medoid", finding=MEAN, at=0.3)
-    blind = f"; a box that never looks at the image meets {floor[0].value:.2f} of them" if floor else ""
+    blind = f"; a box that never looks at the image meets {_with_ends(floor[0].value, None, None)} of them" if floor else ""
     return (
         f"Mean AUC {_with_ends(auc.value, auc.low, auc.high)}. Of the boxes, {_with_ends(ours.value, ours.low, ours.high)} are met "
         f"at an IoU of .3{blind}."
     )
 
 
-def _with_ends(value: float, low: float | None, high: float | None) -> str:
+def _with_ends(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return "unknown"
     return f"{value:.2f}" if low is None or high is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"

@@ -22,8 +22,8 @@ COLUMNS: dict[type, tuple[str, ...]] = {
 }  # fmt: skip
 """What a digest covers: all but states, and what follows from other rows."""
 
-Row = TypeVar("Row", Read, Result, Review, Study)
 AnyRow = Read | Result | Review | Study
+Row = TypeVar("Row", bound=AnyRow)
 
 
 def digest_of(row: AnyRow) -> str:
