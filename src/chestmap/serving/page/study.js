@@ -229,8 +229,9 @@ export class StudyScreen {
     this.list.update(editor.taken);
     this.report.update();
     this.controls();
+    const turn = this.turn = (this.turn ?? 0) + 1; // maps that were asked for earlier may come later
     this.scene.layers(reading.study, reading.model).then(layers => {
-      if (this.reading === reading) { pane.layers = layers; pane.draw(); }
+      if (this.reading === reading && this.turn === turn) { pane.layers = layers; pane.draw(); }
     }, problem => note(`The map cannot be shown: ${problem.message}`, true));
     this.compare.draw();
   }
