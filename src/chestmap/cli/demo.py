@@ -19,7 +19,7 @@ def add_to(app: typer.Typer) -> None:
 
 def demo(
     out: Annotated[Path, typer.Option(help="The folder to write; what is finished there is used again.")] = Path("demo"),
-    images: Annotated[int, typer.Option(min=16, help="How many phantom images to draw.")] = 1000,
+    images: Annotated[int, typer.Option(min=16, help="How many phantom images to draw.")] = 1200,
     side: Annotated[int, typer.Option(min=64, help="Their width and height; the model sees at most 128.")] = 128,
     seed: Annotated[int, typer.Option(help="Another seed draws other patients.")] = 0,
     epochs: Annotated[int, typer.Option(min=1, help="Of the model.")] = 8,
@@ -50,7 +50,7 @@ def demo(
 
 
 def _draw(folder: Path, images: int, side: int, seed: int) -> Path:
-    """Draw more findings than a hospital has, with right labels and a box for each, so that 1,000 images can teach."""
+    """Draw more findings than a hospital has, with right labels and a box for each, so that 1,200 images can teach."""
     from chestmap.phantom import PhantomSettings, write_phantom
 
     how = PhantomSettings(images=images, side=side, seed=seed, enrich=0.8, boxed=1.0, boxed_train=1.0, label_noise=0.0)

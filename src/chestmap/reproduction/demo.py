@@ -9,7 +9,7 @@ from pathlib import Path
 from chestmap.evaluation.evaluate import EvaluationSettings
 from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.scores import MEAN, Evaluation
-from chestmap.models.export import write_with_graph
+from chestmap.models.folder import write_model
 from chestmap.prediction.from_pack import PredictSettings
 from chestmap.reproduction.score_run import predict_and_score
 from chestmap.settings import Tree
@@ -43,7 +43,7 @@ def demo_model(out: Path, root: Path, methods: Mapping[str, Method], size: Size,
     """Train in `<out>/runs/combined` on the official list of a phantom, and score on its test images."""
     config = config_of(_tree(out, root, size), methods, name="demo")
     folder = out / "runs" / "combined"
-    train(config, folder, write_with_graph, progress=progress)
+    train(config, folder, write_model, progress=progress)
     how = PredictSettings(batch_size=32), EvaluationSettings(resamples=200)
     return predict_and_score(folder, config.data, methods, how, progress=progress)
 
