@@ -314,7 +314,7 @@ def predicted(model, forward, part, folder: Path) -> dict:
 
 def hits(predictions, source) -> list[float]:
     """T(IoU) by the method's own rule on masks: the mean over findings, at each level."""
-    from chestmap.evaluation.evaluate import EvaluationSettings
+    from chestmap.evaluation.settings import EvaluationSettings
     from chestmap.reproduction.score_run import score_split
 
     scored = score_split(predictions, source, None, EvaluationSettings(resamples=1))

@@ -152,7 +152,7 @@ def make(chosen: argparse.Namespace, name: str, seed: int) -> None:
     """Trains, predicts and scores."""
     import torch
 
-    from chestmap.evaluation.evaluate import EvaluationSettings
+    from chestmap.evaluation.settings import EvaluationSettings
     from chestmap.methods import METHODS
     from chestmap.models.folder import write_model
     from chestmap.prediction.from_pack import PredictSettings

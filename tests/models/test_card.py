@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from chestmap.cli import model
 from chestmap.errors import BadInput, BadModel, Refused
-from chestmap.evaluation.evaluate import EvaluationSettings
 from chestmap.evaluation.scores import read_evaluation
+from chestmap.evaluation.settings import EvaluationSettings
 from chestmap.models.calibrate import calibrate, write_calibration
 from chestmap.models.cards.card import write_card
 from chestmap.models.folder import read_about

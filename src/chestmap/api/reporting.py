@@ -93,8 +93,8 @@ def _write(subject: Subject, predictions: Predictions, how: ReportSettings) -> P
 def _scores(subject: Subject, predictions: Predictions, part: str, presets: set[str]) -> tuple[Evaluation, list[Case]]:
     """metrics.json and cases.csv of these images and presets, where they are not older than the predictions; else makes them anew."""
     from chestmap.evaluation.case_list import case_list, read_cases, write_cases
-    from chestmap.evaluation.evaluate import EvaluationSettings
     from chestmap.evaluation.scores import read_evaluation
+    from chestmap.evaluation.settings import EvaluationSettings
     from chestmap.settings import checked
 
     folder, images = predictions.folder, len(subject.ids(part, predictions))

@@ -13,8 +13,8 @@ from chestmap.errors import BadInput
 if TYPE_CHECKING:
     from chestmap.datasets.source import Source
     from chestmap.datasets.split import Split
-    from chestmap.evaluation.evaluate import EvaluationSettings
     from chestmap.evaluation.scores import Evaluation
+    from chestmap.evaluation.settings import EvaluationSettings
     from chestmap.predictions.folder import Predictions
 
 
@@ -37,7 +37,7 @@ def evaluate(
         >>> 0 <= scores.only_score("AUC", finding="mean").value <= 1
         True
     """
-    from chestmap.evaluation.evaluate import EvaluationSettings
+    from chestmap.evaluation.settings import EvaluationSettings
     from chestmap.predictions.folder import open_predictions
     from chestmap.settings import checked
 

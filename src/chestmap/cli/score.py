@@ -164,7 +164,7 @@ def scores_of(
 ) -> "Evaluation":
     """A predictions folder scored on the images of the part that it holds; without a split on all that it holds."""
     from chestmap.api.scoring import score
-    from chestmap.evaluation.evaluate import EvaluationSettings
+    from chestmap.evaluation.settings import EvaluationSettings
     from chestmap.predictions.folder import open_predictions
     from chestmap.settings import checked, with_overrides
 

@@ -20,10 +20,10 @@ from chestmap import __version__
 from chestmap.datasets.source import Source
 from chestmap.datasets.split import VALIDATES_ON_TEST, Split
 from chestmap.errors import BadInput, Refused
-from chestmap.evaluation.evaluate import EvaluationSettings
 from chestmap.evaluation.evaluated_set import matched
 from chestmap.evaluation.maps.passes import look_at_pairs
 from chestmap.evaluation.maps.thresholds import ThresholdSearch, thresholds_of
+from chestmap.evaluation.settings import EvaluationSettings
 from chestmap.evaluation.statistics.auc import known_pairs
 from chestmap.evaluation.statistics.calibration import NEAREST, Calibration, fit_calibration, reliability
 from chestmap.evaluation.statistics.operating_points import Aim, OperatingPoint, choose_point

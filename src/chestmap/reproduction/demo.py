@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from chestmap.evaluation.evaluate import EvaluationSettings
 from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.scores import MEAN, Evaluation
+from chestmap.evaluation.settings import EvaluationSettings
 from chestmap.models.folder import write_model
 from chestmap.prediction.from_pack import PredictSettings
 from chestmap.reproduction.score_run import predict_and_score

@@ -14,10 +14,10 @@ from typing import Any, cast
 from pydantic import Field
 
 from chestmap.errors import BadInput
-from chestmap.evaluation.evaluate import EvaluationSettings
 from chestmap.evaluation.presets.protocols import PresetName
 from chestmap.evaluation.published import find
 from chestmap.evaluation.scores import Evaluation
+from chestmap.evaluation.settings import EvaluationSettings
 from chestmap.evaluation.side_by_side import Table
 from chestmap.models.folder import write_model
 from chestmap.phantom import PhantomSettings, write_phantom
