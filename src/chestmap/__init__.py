@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from chestmap import metrics as metrics
     from chestmap.api import evaluate, load, predict, report, train
     from chestmap.datasets.source import Source
+    from chestmap.geometry import Box
     from chestmap.methods import METHODS
     from chestmap.models.predictor import Predictor as Model
     from chestmap.packs.torch_dataset import Dataset
-    from chestmap.types import Box, Findings, Prediction
+    from chestmap.types import Findings, Prediction
 
 __version__ = "0.1.0"
 
@@ -41,7 +42,8 @@ __all__ = [
 
 _PLACES = {
     **dict.fromkeys(("evaluate", "load", "predict", "report", "train"), "chestmap.api"),
-    **dict.fromkeys(("Box", "Findings", "Prediction"), "chestmap.types"),
+    **dict.fromkeys(("Findings", "Prediction"), "chestmap.types"),
+    "Box": "chestmap.geometry",
     "Dataset": "chestmap.packs.torch_dataset",
     "METHODS": "chestmap.methods",
     "Source": "chestmap.datasets.source",

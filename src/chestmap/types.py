@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Float, Float16, Float32
 
 from chestmap.errors import BadInput, UnknownFinding, did_you_mean
-from chestmap.geometry import Box, Frame
+from chestmap.geometry import Box as Box
+from chestmap.geometry import Frame as Frame
 
 if TYPE_CHECKING:
     import pandas
