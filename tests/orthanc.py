@@ -149,8 +149,8 @@ class Orthanc:
 
         datasets = [pydicom.dcmread(path) for path in paths]
         sender = AE("TEST")
-        for one in datasets:
-            sender.add_requested_context(one.SOPClassUID, one.file_meta.TransferSyntaxUID)
+        for storage, syntax in {(one.SOPClassUID, one.file_meta.TransferSyntaxUID) for one in datasets}:
+            sender.add_requested_context(storage, syntax)
         link = sender.associate("127.0.0.1", self.dicom_port, ae_title=self.title)
         assert link.is_established
         try:
