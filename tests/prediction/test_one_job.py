@@ -190,7 +190,10 @@ def phantoms(folder, count):
     for number, path in enumerate(sorted(folder.glob("*.png"))):
         if number not in BROKEN:
             found = ("Effusion", "Mass", "Nodule")[number % 3]
-            cv2.imwrite(str(path), draw(Case(0, number, 0, "FM"[number % 2], 20 + number % 60, "PA", (found,)), 64).pixels)
+            case = Case(
+                seed=0, patient=number, follow_up=0, sex="FM"[number % 2], age=20 + number % 60, view="PA", findings=(found,)
+            )
+            cv2.imwrite(str(path), draw(case, 64).pixels)
     the_list(folder, folder.parent / "list.csv")
     return folder
 
