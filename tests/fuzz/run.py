@@ -23,6 +23,7 @@ from types import FrameType
 from fuzz.parsers import REFUSALS, Parser, parsers
 
 HANG = 5.0  # seconds
+REPORT = 30.0  # seconds between two lines of progress
 ROOM = 1_500_000_000  # bytes of address space beyond what the imports took
 MOST_BYTES = 1 << 20
 
@@ -103,6 +104,7 @@ def campaign(seed: int, seconds: float, most: int, only: list[str], found: Path)
     counts: Counter[tuple[str, str]] = Counter()
     limit_memory()
     start, number = time.monotonic(), 0
+    report = start + REPORT
     with tempfile.TemporaryDirectory() as folder:
         while number < most and time.monotonic() - start < seconds:
             for name, parser in known.items():
@@ -113,6 +115,10 @@ def campaign(seed: int, seconds: float, most: int, only: list[str], found: Path)
                     found.mkdir(exist_ok=True)
                     (found / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}").write_bytes(data)
             number += 1
+            if time.monotonic() > report:
+                findings = sum(count for (_, outcome), count in counts.items() if outcome not in {"taken", "refused"})
+                sys.stderr.write(f"{sum(counts.values()):,} inputs, {findings:,} findings, {time.monotonic() - start:,.0f} s\n")
+                report += REPORT
     return counts, number
 
 
