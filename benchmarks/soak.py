@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from node import Archive, film, send
+
 from serving import body_of, picture, random_model
 
 EXPORT_SECONDS = 60.0
@@ -68,7 +69,7 @@ def sample(pid: int, store: Path) -> Sample:
     for one in family(pid):
         try:
             status = Path(f"/proc/{one}/status").read_text()
-            descriptors += len(os.listdir(f"/proc/{one}/fd"))
+            descriptors += sum(1 for _ in Path(f"/proc/{one}/fd").iterdir())
         except OSError:
             continue
         memory += int(status.split("VmRSS:")[1].split()[0]) / 1024

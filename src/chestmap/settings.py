@@ -120,7 +120,10 @@ def load(model: type[Model], path: Path, overrides: Sequence[str] = ()) -> Model
 
 def _in_our_words(model: type[BaseModel], name: str, problem: Mapping[str, Any]) -> str:
     where = [part for part in problem["loc"] if not str(part).startswith("function-")]
-    key = ".".join(map(str, _without_tags(model, where)))
+    key = ".".join(
+        part if len(part) <= 60 else f"{part[:40]}… ({len(part):,} letters)"
+        for part in map(str, _without_tags(model, where))
+    )
     got = problem.get("input")
     match problem["type"]:
         case "extra_forbidden":

@@ -38,6 +38,7 @@ CORPUS: list[tuple[str, bytes]] = [
     ("header", header(own_rule=5)),
     ("header", header(canvas=[32])),
     ("header", b'{"format": 1'),
+    ("header", header(**{"complete" + "[" * 3000: True})),
     ("list", b"path\nhttp://[\n"),
     ("list", b"path\nzip://a.png::/x\n"),
     ("list", b"path\n://\n"),
