@@ -117,7 +117,9 @@ def campaign(seed: int, seconds: float, most: int, only: list[str], found: Path)
             number += 1
             if time.monotonic() > report:
                 findings = sum(count for (_, outcome), count in counts.items() if outcome not in {"taken", "refused"})
-                sys.stderr.write(f"{sum(counts.values()):,} inputs, {findings:,} findings, {time.monotonic() - start:,.0f} s\n")
+                sys.stderr.write(
+                    f"{sum(counts.values()):,} inputs, {findings:,} findings, {time.monotonic() - start:,.0f} s\n"
+                )
                 report += REPORT
     return counts, number
 
