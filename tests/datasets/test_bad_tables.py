@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chestmap.datasets import open_source, source_settings
+from chestmap.datasets import SOURCES, open_source, source_settings
 from chestmap.datasets.csv_table import read_csv
 from chestmap.datasets.text_files import read_json, read_list, read_text
 from chestmap.errors import BadTable, ChestmapError
@@ -370,7 +370,7 @@ def test_a_small_table_is_read_in_little_address_space(tmp_path):
 
 TOML = {
     "not toml": ("[source\nname = 'nih'", "not TOML"),
-    "no name": ("[source]\nroot = '.'", "allowed names: nih, chexpert, vindr, folder (got None)"),
+    "no name": ("[source]\nroot = '.'", f"allowed names: {', '.join(SOURCES)} (got None)"),
     "other name": ("[source]\nname = 'vinder'\nroot = '.'", 'did you mean "vindr"?'),
     "no root": ("[source]\nname = 'nih'", "root: missing"),
     "unknown key": ("[source]\nname = 'nih'\nroot = '.'\nfindngs = ['Mass']", 'did you mean "findings" or "no_finding"?'),

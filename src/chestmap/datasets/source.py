@@ -1,6 +1,6 @@
 """A source: the images, labels and boxes of one dataset, as columns.
 
-Readers (`nih.py`, `chexpert.py`, `vindr.py`, `folder.py`) make one from their publisher's files; nothing here opens an image
+The layouts in `registry.py` make one from their publisher's files; nothing here opens an image
 until an example is asked for, so 112,120 rows cost a few megabytes.
 """
 
@@ -78,7 +78,7 @@ class Source:
 
     @classmethod
     def open(cls, reader: str, root: Path | str, **settings: Any) -> Source:
-        """Reads a dataset by the name of its reader (nih, chexpert, vindr, folder, or a plug-in's); opens no image.
+        """Reads a dataset by the name of its layout: one of `SOURCES`, or a plug-in's; opens no image.
 
         A table of labels or boxes may be a frame of polars or pandas in place of a file.
         """

@@ -37,8 +37,8 @@ class Table:
 
     @property
     def width(self) -> int:
-        """Letters that a line needs."""
-        return sum(self._widths) + len(self.headers)
+        """Letters that a line needs: two spaces go between columns, one at each end."""
+        return sum(self._widths) + 2 * len(self.headers)
 
     @property
     def _widths(self) -> list[int]:
@@ -48,10 +48,10 @@ class Table:
         """Tables of at most so many letters a line, each with the labels; one column alone may be wider."""
         if self.width <= width:
             return [self]
-        fixed = sum(self._widths[: self.labels]) + self.labels
+        fixed = sum(self._widths[: self.labels]) + 2 * self.labels
         groups: list[list[int]] = [[]]
         for column in range(self.labels, len(self.headers)):
-            needed = fixed + sum(self._widths[one] + 1 for one in [*groups[-1], column])
+            needed = fixed + sum(self._widths[one] + 2 for one in [*groups[-1], column])
             if groups[-1] and needed > width:
                 groups.append([])
             groups[-1].append(column)

@@ -122,8 +122,8 @@ HTML = b"<html><body>Please sign in</body></html>"
     ("answer", "said"),
     [
         (say(500, b"oops"), "the archive answers 500"),
-        (say(200, HTML, "text/html"), "expected DICOM JSON"),
-        (say(200, b"[" * 100_000), "nested too deeply; expected DICOM JSON"),
+        (say(200, HTML, "text/html"), "no DICOM JSON"),
+        (say(200, b"[" * 100_000), "no DICOM JSON: nested too deeply"),
         (say(200, b'{"half": ', length=5000), "does not answer|broke off"),
     ],
     ids=["500", "html", "deep", "half"],
