@@ -60,7 +60,7 @@ class Table:
     """One printed table: its columns, its rows, and the rule by which maps became hits."""
 
     id: str
-    paper: str  # its room
+    paper: str  # the method that implements it
     citation: str
     title: str
     split: str

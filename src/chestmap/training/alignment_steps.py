@@ -52,7 +52,7 @@ POOLED = 512
 class AlignmentSettings(Settings):
     """Anchor and losses; the defaults are those of disease masks (Kim 2020).
 
-    `judge` is the network that gives the features of the perceptual loss, at its `stages`; a room may hand over one of its own.
+    `judge` is the network that gives the features of the perceptual loss, at its `stages`; a method may pass one of its own.
     """
 
     aligner: AlignerSettings = AlignerSettings()
