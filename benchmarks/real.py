@@ -191,11 +191,11 @@ def views_for(films: Films, trunk: int) -> Views:
     return views_of(films.pack, settings, AUGMENT, ViewSettings(count=8), films.work / "views")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class NoiseViews(Views):
     """What the trunk makes of noise, in place of every film: all that can be learned is where boxes lie."""
 
-    noise: Any = None
+    noise: np.ndarray
 
     def read(self, rows: Any, numbers: list[int]) -> Any:
         return self.noise[(np.asarray(rows) * self.shape[1] + np.asarray(numbers)) % len(self.noise)]
@@ -205,7 +205,14 @@ def noisy(films: Films, views: Views, trunk: int, count: int = 64) -> Views:
     backbone = Backbone(BackboneSettings(**backbone_of(films.work, trunk))).eval()
     images = torch.rand(count, 1, *reversed(films.pack.settings.canvas), generator=torch.Generator().manual_seed(0))
     noise = np.concatenate([backbone.kept(some).half().numpy() for some in images.split(8)])
-    return NoiseViews(views.folder, views.settings, views.augment, views.shape, f"{views.fingerprint}-noise", noise)
+    return NoiseViews(
+        folder=views.folder,
+        settings=views.settings,
+        augment=views.augment,
+        shape=views.shape,
+        fingerprint=f"{views.fingerprint}-noise",
+        noise=noise,
+    )
 
 
 def seen_by(films: Films, row: Row) -> Views | None:
