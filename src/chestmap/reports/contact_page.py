@@ -18,6 +18,11 @@ from chestmap.reports.number_format import resource
 from chestmap.storage.atomic import write_text
 from chestmap.types import Box
 
+_LINE = '<svg viewBox="0 0 30 8" aria-hidden="true"><line{} x1="0" y1="4" x2="30" y2="4"/></svg>'
+_LEGEND = (
+    f"""<p id="legend">{_LINE.format("")}solid: the true box, {_LINE.format(' class="found"')}dashed: a model's box</p>"""
+)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Card:
@@ -42,6 +47,7 @@ def write_contact_page(path: Path, title: str, facts: Mapping[str, str], cards: 
         facts=facts_of(facts),
         buttons="".join(_button(finding, cards, hues[finding]) for finding in findings),
         total=len(cards),
+        legend=_LEGEND if any(box.score is not None for card in cards for box in card.boxes) else "",
         cards="\n".join(_card(card, hues) for card in cards),
     )
     write_text(path, page)
