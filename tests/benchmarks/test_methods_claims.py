@@ -56,7 +56,7 @@ def test_every_claim_compares_rows_that_are_there():
 
 
 def test_a_longer_budget_multiplies_epochs_and_a_start_is_handed_to_every_row(tmp_path):
-    chosen = Namespace(folder=tmp_path, side=256, times=4, start=tmp_path / "start")
+    chosen = Namespace(folder=tmp_path, side=256, times=4, start=tmp_path / "start", heads=None)
     sets = bench.sets_of(chosen, ROWS["ag-long"], 1)
     config = read_config(CONFIGS / "ag_cnn.toml", sets, METHODS)
     assert (config.settings.global_branch.epochs, config.settings.fusion_branch.epochs) == (48, 16)
