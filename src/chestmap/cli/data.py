@@ -41,6 +41,7 @@ def check(
     """
     from chestmap.api.subject import source_of, split_of
     from chestmap.datasets.checks.check import check as look
+    from chestmap.datasets.checks.check_tables import render
 
     source = source_of(kind, root, overrides)
     splits = [split_of(source, name) for name in split or ()]
@@ -48,7 +49,7 @@ def check(
     if as_json:
         print_json(report.as_dict())
     else:
-        report.render(console())
+        render(report, console())
     if report.failed:
         raise typer.Exit(1)
 

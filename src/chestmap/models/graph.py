@@ -21,12 +21,12 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from chestmap import __version__
 from chestmap.errors import Refused
 from chestmap.models.folder import Model
 from chestmap.models.runtimes import needed
 from chestmap.nn.folding import folded
 from chestmap.settings import cache_folder
+from chestmap.version import __version__
 
 MOST = 1024
 """Images in a batch of a graph."""

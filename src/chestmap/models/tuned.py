@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float16, Float32
 
-from chestmap import __version__
 from chestmap.errors import BadInput, BadModel, ChestmapError
 from chestmap.imaging.canvas import on_canvas
 from chestmap.models.engines import (
@@ -37,6 +36,7 @@ from chestmap.settings import cache_folder
 from chestmap.storage.atomic import write_json
 from chestmap.storage.json_file import read_json
 from chestmap.types import Radiograph
+from chestmap.version import __version__
 
 if TYPE_CHECKING:
     from rich.table import Table

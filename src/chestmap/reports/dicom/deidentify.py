@@ -27,7 +27,6 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
 
-from chestmap import __version__
 from chestmap.errors import BadImage
 from chestmap.imaging.dicom_header import FAILURES, Header, quiet
 from chestmap.imaging.dicom_view import STORAGES, VIEW_CODES
@@ -35,6 +34,7 @@ from chestmap.imaging.read import ReadSettings, radiograph_of
 from chestmap.reports.dicom.source_header import syntax_of
 from chestmap.reports.dicom.stream_comments import without_comments
 from chestmap.storage.atomic import write_bytes
+from chestmap.version import __version__
 
 NUMBER = re.compile(r"[-+0-9.eE]{1,16}")
 TERMS: dict[str, str] = {

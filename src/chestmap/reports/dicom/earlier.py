@@ -18,9 +18,9 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from chestmap import __version__
 from chestmap.reports.dicom.provenance import PRODUCT, made_uid, printable
 from chestmap.reports.dicom.source_header import requests_of
+from chestmap.version import __version__
 
 REPORTS = {Comprehensive3DSRStorage, EnhancedSRStorage}
 IMAGES = {SecondaryCaptureImageStorage, SegmentationStorage, ParametricMapStorage}

@@ -12,9 +12,9 @@ from typing import Any, Literal, get_args
 from pydicom import uid
 from pydicom.dataset import Dataset
 
-from chestmap import __version__
 from chestmap.errors import BadInput, did_you_mean
 from chestmap.predictions.folder import OwnRule
+from chestmap.version import __version__
 
 Kind = Literal["sr", "gsps", "sc", "scores", "seg", "pmap"]
 """`sr` boxes as a structured report, `gsps` boxes as a presentation state, `sc` a picture, `scores` all scores as text,

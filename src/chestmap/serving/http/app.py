@@ -15,7 +15,6 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from chestmap import __version__
 from chestmap.errors import BadInput
 from chestmap.serving.engine.decoder_pool import DecodersBusy
 from chestmap.serving.engine.service import Service, ServiceFull
@@ -26,6 +25,7 @@ from chestmap.serving.http.guard import Guard
 from chestmap.serving.http.routes_studies import Here
 from chestmap.serving.http.sessions import SECONDS
 from chestmap.serving.store.store_files import DamagedFile
+from chestmap.version import __version__
 
 PAGE = Path(__file__).parents[1] / "page"
 TYPES = {
