@@ -42,6 +42,8 @@ class _Work:
     start: float = field(default_factory=time.perf_counter)
 
     def counting(self, report: Report) -> Callable[[int], None]:
+        """Gives the function that adds to the count and reports."""
+
         def advance(count: int) -> None:
             self.done += count
             report(self.done, self.total)
@@ -50,14 +52,17 @@ class _Work:
 
     @property
     def seconds(self) -> float:
+        """Seconds since the start, never 0."""
         return max(time.perf_counter() - self.start, 1e-9)
 
     @property
     def rate(self) -> str:
+        """Items a second, as text."""
         return f"{self.done / self.seconds:.0f}"
 
     @property
     def end(self) -> str:
+        """The line at the end: how many, how long, how fast."""
         return f"{self.what}: {self.done:,} {self.unit} in {self.seconds:.1f} s ({self.rate}/s)\n"
 
 

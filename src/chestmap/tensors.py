@@ -41,6 +41,7 @@ class Batch:
 
     @property
     def is_known(self) -> Bool[Tensor, "batch finding"]:
+        """Marks labels that are known; unknown ones are NaN and take no part in a loss."""
         return ~torch.isnan(self.labels)
 
     @property
@@ -62,6 +63,7 @@ class Batch:
         return masks
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """A copy on another device; boxes and frames stay in memory of the CPU."""
         images = self.images.to(device, non_blocking=non_blocking)
         return replace(self, images=images, labels=self.labels.to(device, non_blocking=non_blocking))
 
@@ -96,6 +98,7 @@ class Batch:
         ]
 
     def pin_memory(self) -> Batch:
+        """A copy in pinned memory, as a loader of torch asks for it."""
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
 

@@ -108,6 +108,7 @@ class _VocTree:
 
     @property
     def size(self) -> tuple[float, float]:
+        """Width and height of the image as the file gives them; 0 where it does not."""
         return self.sides.get("width", 0.0), self.sides.get("height", 0.0)
 
     def _doctype(self, *_: object) -> None:

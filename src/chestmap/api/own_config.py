@@ -31,6 +31,7 @@ class OwnFolder:
 
     @property
     def settings(self) -> FolderSettings:
+        """The settings by which the folder is read, as the config writes them."""
         return FolderSettings(
             root=self.root, labels=self.labels, boxes=self.boxes, box_unit=None if self.unit == "pixels" else self.unit
         )

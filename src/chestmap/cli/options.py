@@ -65,6 +65,7 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def print_json(value: Any) -> None:
+    """Prints a value as JSON to stdout, for `--json`."""
     typer.echo(json.dumps(value, indent=2))
 
 

@@ -105,6 +105,7 @@ def load_published() -> Mapping[str, Table]:
 
 
 def read_published(text: str) -> dict[str, Table]:
+    """Reads tables from TOML and checks each: known findings, metrics and configs, as many figures as columns."""
     tree = tomllib.loads(text, parse_float=Figure)
     return {table_id: _table(table_id, entry, tree) for table_id, entry in tree["table"].items()}
 

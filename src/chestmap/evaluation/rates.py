@@ -56,6 +56,7 @@ class Localization:
     lost: int = 0  # boxes outside their image, left out
 
     def pair_patient(self, geometry: Geometry = "mask") -> Int[np.ndarray, "row"]:
+        """The patient of each boxed pair, which is the unit of resampling."""
         return self.patient[self.pairs.image[rows_of(self.pairs, geometry)]]
 
 

@@ -44,6 +44,7 @@ class Block:
     findings: Sequence[int] = field(default=())  # those to report; by default those with rows
 
     def where(self, finding: int) -> np.ndarray:
+        """Marks the rows of one finding."""
         return self.finding == finding
 
 

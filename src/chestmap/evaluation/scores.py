@@ -51,6 +51,7 @@ class Score:
 
     @property
     def is_mean(self) -> bool:
+        """Whether the row is a mean over findings."""
         return self.finding.startswith(MEAN)
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,6 +76,7 @@ class Curve:
     weight: tuple[float, ...] = ()  # images in each bin of a reliability curve
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without empty fields."""
         return {key: value for key, value in asdict(self).items() if value not in ("", ())}
 
 

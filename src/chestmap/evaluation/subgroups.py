@@ -47,6 +47,7 @@ class GroupScore:
     of_all: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the difference to all images only where it was computed."""
         told = {"kind": self.kind, "group": self.group, "images": self.images, **self.score.as_dict()}
         return told if self.of_all is None else told | {"of_all": self.of_all}
 

@@ -118,6 +118,7 @@ def sized(truth: Truth, predictions: Predictions, alignment: Alignment) -> Truth
 
 
 def shared_patients(one: Truth, other: Truth) -> int:
+    """Counts patients in both parts; images without a patient never count."""
     return len((set(one.patients) - {""}) & (set(other.patients) - {""}))
 
 

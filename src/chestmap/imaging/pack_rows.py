@@ -45,6 +45,7 @@ class Packed:
 
 
 def pixel_hash(pixels: bytes | memoryview) -> bytes:
+    """The 128-bit BLAKE2b of a row's pixels, as the pack keeps it."""
     return blake2b(pixels, digest_size=16).digest()
 
 

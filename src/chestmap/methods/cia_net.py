@@ -145,6 +145,10 @@ class CiaNet(nn.Module):
             self.register_buffer("attentions", torch.zeros(settings.gallery, rows, columns, dtype=torch.float16))
 
     def forward(self, images: Images, partners: Images | None = None) -> Grid:
+        """Logits and cells of the images.
+
+        With `partners`, attention is contrasted with theirs; without, with the gallery's.
+        """
         theta = None if self.aligner is None else self.aligner(images)
         seen = self._aligned(images, theta)
         if self.contrast and partners is not None:
@@ -310,6 +314,7 @@ class Contrast(Task):
             self.freeze(network.aligner)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 5 and 6: boxed images label their cells, the others their noisy OR."""
         grid = self._seen(batch)
         frames = batch.frames if grid.theta is None else aligned_frames(batch.frames, grid.theta)
         boxes = batch.boxes if self.box_weight else [()] * len(batch)
@@ -318,6 +323,7 @@ class Contrast(Task):
         return self.weighted({"images": images, "boxes": boxed})
 
     def predict(self, batch: Batch) -> Output:
+        """Contrasts validation images with partners of the training images, as in training."""
         return self._seen(batch)
 
     def _seen(self, batch: Batch) -> Grid:
@@ -344,10 +350,12 @@ def read_gallery(network: CiaNet, folder: Path) -> None:
 
 
 def build(settings: CiaNetSettings, findings: Findings, canvas: tuple[int, int]) -> CiaNet:
+    """Makes the network without gallery; the canvas fixes the grid."""
     return CiaNet(settings, len(findings), canvas)
 
 
 def recipe(run: Run, data: Data, settings: CiaNetSettings) -> nn.Module:
+    """Trains the aligner where one is asked for, then searches partners, trains on them, and keeps the gallery."""
     if settings.aligned and data.train.views is not None:
         raise BadSettings("data.views: an aligner reads pixels, not kept features; set method.aligned = false")
     network, canonical = build(settings, data.findings, data.canvas), None

@@ -101,6 +101,7 @@ class FindingFaithfulness:
     insertion_ends: Ends
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain values for `model.json`."""
         return asdict(self)
 
 

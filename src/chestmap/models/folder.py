@@ -68,10 +68,12 @@ class Model:
 
     @property
     def sha256(self) -> str:
+        """The hash of the weights, which identifies the model."""
         return self.about["sha256"]
 
     @cached_property
     def method(self) -> MadeBy:
+        """The method that made the model, as the folder describes it; its package need not be installed."""
         name = str(self.about["method"])
         return MadeBy(name, str(self.about.get("title", name)), str(self.about.get("paper", "")))
 

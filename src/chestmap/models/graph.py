@@ -64,6 +64,7 @@ class PixelGraph(Graph):
         self.register_buffer("chosen", chosen)
 
     def forward(self, images: Shaped[Tensor, "batch 1 height width"]) -> tuple[Tensor, Tensor]:
+        """From pixels 0 to 255 to calibrated scores and maps, so that a program without chestmap needs no steps of its own."""
         output = self.network(images.float() / 255)
         scores = torch.sigmoid(output.logits * self.get_buffer("slope") + self.get_buffer("offset"))
         chosen = self._buffers["chosen"]
@@ -138,6 +139,7 @@ def write_onnx(
 
 
 def engine_graph(model: Model, *, fold: bool = True) -> ExportedProgram:
+    """Traces the network as the engines run it: logits and maps, batch norms folded into convolutions."""
     network = folded(model.network) if fold else model.network
     return traced(Graph(network), model.canvas.canvas, str(model.folder))
 

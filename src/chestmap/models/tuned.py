@@ -65,10 +65,12 @@ class Candidate:
 
     @property
     def is_near(self) -> bool:
+        """Whether its scores and masks are as good as those of fp32."""
         return not self.trouble and self.score <= SCORE and self.overlap >= OVERLAP
 
     @property
     def settings(self) -> ForwardSettings:
+        """The settings that run the model in this way."""
         return ForwardSettings(engine=self.engine, precision=self.precision, device="cpu", threads=self.threads)
 
     def __str__(self) -> str:
@@ -154,6 +156,7 @@ def drawn(model: Model) -> list[Radiograph]:
 
 
 def table_of(ways: Sequence[Candidate]) -> Table:
+    """Lists all ways with their speed, their distance from fp32, and which may be taken."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -101,6 +101,7 @@ class Backbone(nn.Module):
         return [one for stage, one in zip(self.channels_of, maps, strict=True) if stage in self.wanted]
 
     def forward(self, images: Images) -> Float[Tensor, "batch channel h w"]:
+        """The last map, or the joined pyramid, for images [batch, 1, h, w] in [0, 1]."""
         return self.joined(self.stages(images))
 
     def joined(self, maps: list[Float[Tensor, "batch _channel _h _w"]]) -> Float[Tensor, "batch channel h w"]:
@@ -129,9 +130,11 @@ class Backbone(nn.Module):
         return ends[len(self.trunk.kept) - 1] + 1
 
     def still(self) -> list[nn.Module]:
+        """Modules of the frozen stages, which training leaves as they are."""
         return [module for module, _ in self.order[0][: self._cut()]] if self.trunk else []
 
     def train(self, mode: bool = True) -> "Backbone":  # noqa: FBT001, FBT002 -- torch's own signature
+        """Sets the mode, but keeps batch norms of frozen stages in evaluation."""
         super().train(mode)
         for module in self.still():
             module.eval()

@@ -58,6 +58,7 @@ class AugmentSettings(Settings):
 
     @property
     def intensities(self) -> bool:
+        """Whether gray values change, beyond where they lie."""
         return bool(self.brightness or self.contrast or self.gamma)
 
 

@@ -265,6 +265,7 @@ class _Reader(Dataset[Tensor]):
         self.augment, self.seed, self.views = augment, seed, part.views
 
     def changes(self, picks: Picks) -> list[Change]:
+        """Draws the change of each image from seed, epoch and id alone, so that workers need no state."""
         assert self.augment is not None
         canvas = self.pack.settings.canvas
         pairs = zip(picks.positions, picks.repeats, strict=True)

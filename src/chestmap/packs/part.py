@@ -57,14 +57,17 @@ class Part:
 
     @property
     def findings(self) -> Findings:
+        """The findings, in the order of the label columns."""
         return self.source.findings
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
+        """Image ids, in the order of the part's rows."""
         return tuple(self.source.images["image_id"][self.rows].to_list())
 
     @cached_property
     def pack_rows(self) -> Int64[np.ndarray, "image"]:
+        """Row numbers of the images in the pack."""
         return self.pack.rows(self.ids)
 
     @cached_property

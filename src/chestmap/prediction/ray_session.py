@@ -25,6 +25,7 @@ class ClusterSettings(Settings):
 
 
 def ray_or_told() -> Any:
+    """Imports Ray, or answers in one line which extra installs it."""
     try:
         ray = import_module("ray")
     except ImportError:

@@ -80,6 +80,7 @@ def told_as(address: str, copy: Path) -> Iterator[None]:
 
 
 def starts_as_dicom_at(address: str) -> bool:
+    """Reads 132 bytes at an address and looks for DICOM's mark; an address that fails is not DICOM."""
     try:
         return content_at(address, first=132)[128:] == b"DICM"
     except BadImage:

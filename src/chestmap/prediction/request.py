@@ -32,6 +32,7 @@ class Dataset:
 
     @cached_property
     def images(self) -> tuple[Source, list[str]]:
+        """Opens the dataset and gives it with the ids of the chosen part."""
         return self.opened()
 
     def files(self) -> dict[str, str]:
@@ -60,6 +61,7 @@ class Request:
         return sorted(self.kinds - {"predictions"})
 
     def predictor(self) -> Predictor:
+        """Opens the model with the engine that was asked for."""
         if self.open_predictor is not None:
             return self.open_predictor()
         return load(self.model, self._settings)

@@ -43,9 +43,11 @@ class Picture:
 
     @property
     def marks(self) -> Marks:
+        """The outline of the thresholded map; none where there is no map or no threshold."""
         return Marks() if self.map is None or self.threshold is None else marks_of(self.map >= self.threshold)
 
     def outcome(self, limit: float = HIT) -> str:
+        """Whether the map meets the true box at an IoU of `limit`; "no box" where there is none."""
         return "no box" if self.iou is None else "hit" if self.iou >= limit else "miss"
 
 

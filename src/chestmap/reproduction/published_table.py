@@ -36,6 +36,7 @@ class OwnRow:
 
     @property
     def mean(self) -> np.ndarray:
+        """The mean over the folds that are known, by column; NaN where none is."""
         known = ~np.isnan(self.folds)
         total = np.where(known, self.folds, 0).sum(0)
         return np.where(known.any(0), total / known.sum(0).clip(1), np.nan)

@@ -45,6 +45,7 @@ class Plan:
 
     @property
     def runs(self) -> int:
+        """How many trainings the table needs."""
         return sum(max(len(folds), 1) for folds in self.folds.values())
 
 

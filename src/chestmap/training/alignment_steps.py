@@ -91,6 +91,7 @@ class Align(Task):
         self.register_buffer("anchor", anchor)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """How far warped images are from the anchor, in pixels and in features of the judge."""
         settings, anchor = self.settings, self.get_buffer("anchor")
         moved = blurred(aligned(batch.images, self.network(batch.images)), settings.pixels(batch.images))
         terms = {"euclidean": euclidean_loss(moved, anchor, settings.form)}
@@ -100,6 +101,8 @@ class Align(Task):
 
 
 class Alignment(NamedTuple):
+    """A trained aligner, and the anchor image in [0, 1] that it was fitted to."""
+
     aligner: Aligner
     anchor: Float32[np.ndarray, "height width"]
 

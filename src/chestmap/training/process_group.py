@@ -33,6 +33,7 @@ LONGEST_WAIT = timedelta(
 
 class _Mixed(MixedPrecision):
     def convert_input(self, data: Any) -> Any:
+        """Leaves a batch alone: it is frozen, and autocast casts what it needs."""
         return data  # a batch is frozen, and autocast casts what it needs
 
 

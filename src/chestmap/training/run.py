@@ -77,6 +77,7 @@ class Run:
         return crc32("/".join(map(str, (self.settings.seed, *what))).encode())
 
     def seed(self, *what: object) -> None:
+        """Seeds torch by the run's seed and what is going to be drawn, so that a resumed run draws the same."""
         torch.manual_seed(self.number(*what))
 
     def fit(

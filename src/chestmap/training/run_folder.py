@@ -38,10 +38,12 @@ class Lock:
         sweep(folder)
 
     def release(self) -> None:
+        """Lets another process train in the folder."""
         self._lock.release()
 
 
 def write_json(path: Path, value: object) -> None:
+    """Writes JSON that may hold NaN, as diverged losses do; the file is whole or not there."""
     write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
 
 

@@ -33,6 +33,7 @@ class _Kept(nn.Module):
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> Tensor:
+        """The maps of the frozen stages, in one tensor of [batch, channel, h, w]."""
         return self.backbone.kept(images)
 
 

@@ -93,6 +93,7 @@ class AroundSettings(Settings):
 
     @property
     def named(self) -> list[str]:
+        """The wrappers that the config asks for."""
         return [name for name in type(self).model_fields if getattr(self, name) is not None]
 
     @property
@@ -178,6 +179,7 @@ class Mask(Task):
     """Image labels alone, weighted as in Kim 2020, eq. 10."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The classification loss under the masks; boxes take no part."""
         return {"findings": balanced_bce(self.network(batch.images).logits, batch.labels, batch.whole.labels)}
 
 

@@ -28,10 +28,12 @@ EXACT_IN_FLOAT32 = 1 << 24
 
 
 def mask_column(level: int) -> int:
+    """The column of a threshold level in the table of masks; column 0 is the method's own threshold."""
     return 1 + level
 
 
 def box_column(level: int) -> int:
+    """The column of a threshold level in the table of boxes, which has every eighth level."""
     return 1 + (level - int(BOX_LEVELS[0])) // 8
 
 

@@ -25,6 +25,7 @@ class ByPatient:
 
     @property
     def influence(self) -> Float[np.ndarray, "patient"]:
+        """How much each patient moves the AUC; its spread gives the variance."""
         return self.positive + self.negative
 
     def minus(self, other: ByPatient) -> ByPatient:

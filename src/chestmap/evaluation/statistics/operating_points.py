@@ -26,6 +26,7 @@ class OperatingPoint:
     negatives: int
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
         return asdict(self)
 
 

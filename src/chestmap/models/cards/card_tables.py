@@ -39,6 +39,7 @@ def calibration_table(about: Mapping[str, Any]) -> Table:
 
 
 def images_of(on: Mapping[str, Any]) -> str:
+    """Counts images and patients in words, as tables print them."""
     return f"{on['images']:,} images of {on['patients']:,} patients"
 
 

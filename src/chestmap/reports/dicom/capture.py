@@ -26,6 +26,7 @@ def capture(result: MarkedResult) -> Dataset:
 
 
 def build_capture(result: MarkedResult, pixels: UInt8[np.ndarray, "h w 3"]) -> Dataset:
+    """Makes a Secondary Capture of drawn pixels (RGB, 8 bit) that joins the study of the image."""
     reference = result.reference
     orientation = reference.get("PatientOrientation") or ("L", "F")
     made = sc.SCImage(
@@ -52,6 +53,7 @@ def build_capture(result: MarkedResult, pixels: UInt8[np.ndarray, "h w 3"]) -> D
 
 
 def describe_capture(made: Dataset, reference: Dataset) -> Dataset:
+    """Adds what highdicom leaves out: type, body part, time, and whether names are burned in."""
     made.ImageType, made.ConversionType, made.BodyPartExamined = ["DERIVED", "SECONDARY"], "WSD", "CHEST"
     now = datetime.now().astimezone()
     made.ContentDate, made.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")

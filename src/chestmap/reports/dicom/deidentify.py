@@ -140,10 +140,12 @@ def write_deidentified(data: bytes, salt: bytes, folder: Path, keeping: KeepOpti
 
 
 def hashed(salt: bytes, what: str, value: str) -> bytes:
+    """A keyed hash; `what` keeps hashes of ids, dates and UIDs apart."""
     return hmac.new(salt, f"{what}\0{value}".encode(), hashlib.sha256).digest()
 
 
 def hashed_uid(salt: bytes, value: str) -> uid.UID:
+    """Replaces a UID by one under 2.25 that depends on the salt alone, so that references still match."""
     return uid.UID(f"2.25.{uuid.UUID(bytes=hashed(salt, 'uid', value)[:16], version=5).int}")
 
 

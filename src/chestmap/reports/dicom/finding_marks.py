@@ -43,6 +43,7 @@ def code_of(finding: str, findings: Findings) -> CodedConcept:
 
 
 def site_of(finding: str) -> CodedConcept:
+    """The coded place of a finding, such as the lung; "chest" for one that is in no list."""
     return concept(SITES.get(finding, ANYWHERE))
 
 
@@ -69,6 +70,7 @@ class Mark:
 
     @property
     def label(self) -> str:
+        """The text next to a box: finding and score, in characters that DICOM allows."""
         return f"{printable(self.finding, 48)} {self.score:.2f}"
 
     @property

@@ -27,6 +27,7 @@ def presentation(result: MarkedResult) -> Dataset:
 
 
 def build_state(result: MarkedResult, layers: Mapping[str, pr.GraphicLayer]) -> Dataset:
+    """Makes a Grayscale Softcopy Presentation State of all boxes; highdicom checks it."""
     return pr.GrayscaleSoftcopyPresentationState(
         referenced_images=[result.reference],
         **series_of("gsps", "boxes", result.about, result.reference.SOPInstanceUID),

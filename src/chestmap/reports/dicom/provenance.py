@@ -86,6 +86,7 @@ class Provenance:
         return f"Scores are calibrated probabilities, but not those of {', '.join(raw)}: these are an order only."
 
     def shown_from(self, finding: str) -> float:
+        """The least score from which a finding is reported: its operating point, or one half."""
         return self.operating_points.get(finding, CERTAIN_ENOUGH)
 
 

@@ -52,6 +52,7 @@ class Delivery:
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
 
     def start(self) -> None:
+        """Starts the sending thread; `stop` ends it after the object that is under way."""
         self._thread.start()
 
     def stop(self) -> None:

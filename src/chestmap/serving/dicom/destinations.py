@@ -61,6 +61,7 @@ class CStore:
 
     @property
     def name(self) -> str:
+        """Names the archive in logs and in the queue: `TITLE@host:port`."""
         return f"{self.title}@{self.host}:{self.port}"
 
     def send(self, results: Sequence[Path]) -> None:
@@ -111,6 +112,7 @@ class Stow:
 
     @property
     def name(self) -> str:
+        """Names the archive in logs and in the queue: its DICOMweb address."""
         return str(self.client.base_url)
 
     def send(self, results: Sequence[Path]) -> None:

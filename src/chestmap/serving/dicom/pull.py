@@ -45,6 +45,7 @@ class Pull:
         self._thread = threading.Thread(target=self._run, name="pull", daemon=True)
 
     def start(self) -> None:
+        """Starts the thread that asks the archive at once, and then on its schedule."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -34,6 +34,7 @@ class MadeObjects:
     gone: list[str] = field(default_factory=list)
 
     def remove(self) -> None:
+        """Deletes the folder once the objects are sent, or once sending has failed."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

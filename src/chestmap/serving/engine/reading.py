@@ -44,6 +44,7 @@ class ImageReading:
         self._thread = threading.Thread(target=self._run, name="reading", daemon=True)
 
     def start(self) -> None:
+        """Starts the thread that looks for accepted images; images that an earlier process left unread come first."""
         self._thread.start()
 
     def stop(self) -> None:

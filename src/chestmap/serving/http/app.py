@@ -164,6 +164,10 @@ class Readiness:
         self._at = 0.0
 
     async def check(self) -> None:
+        """Answers 503 where the disk or the database does not answer in time.
+
+        One look serves all requests of its seconds.
+        """
         loop = asyncio.get_running_loop()
         if self._look is None or (self._look.done() and loop.time() - self._at > self.seconds):
             self._at, self._look = loop.time(), asyncio.ensure_future(run_in_threadpool(self._refresh))
@@ -188,11 +192,13 @@ def metrics(service: Here) -> Response:
 
 @meta.get("/", include_in_schema=False)
 def index() -> Response:
+    """Serves the page of the worklist."""
     return _static("index.html")
 
 
 @meta.get("/page/{name:path}", include_in_schema=False)
 def page(name: str) -> Response:
+    """Serves a script, style sheet or picture of the page by its name; other names are 404."""
     return _static(name)
 
 

@@ -26,6 +26,7 @@ class _Bounded(APIRoute):
     """Asks for room before the body is read, and bounds the number of its parts."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wraps the route: checks disk, queue and content type before a byte of the body is read."""
         inner = super().get_route_handler()
 
         async def bounded(request: Request) -> Response:

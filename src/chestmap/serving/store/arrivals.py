@@ -152,6 +152,7 @@ def retry_failed(store: Store) -> int:
 
 
 def is_known(store: Store, instance: str) -> bool:
+    """Tells whether an image with this instance id is in the store, in whatever state."""
     with store.reading() as session:
         return session.scalar(select(Study.id).where(Study.instance == instance).limit(1)) is not None
 

@@ -28,6 +28,7 @@ NOTHING = ReviewOut(version=0, state="no", by="", at=None, findings={}, note="")
 
 
 def current(store: Store, study_id: str) -> ReviewOut:
+    """The newest version of a study's review; version 0, which holds nothing, where there is none."""
     versions = history(store, study_id, newest=True)
     return versions[0] if versions else NOTHING
 
@@ -41,6 +42,7 @@ def history(store: Store, study_id: str, *, newest: bool = False) -> list[Review
 
 
 def review_of(row: Review | Read, by: str) -> ReviewOut:
+    """Turns a row into the shape that the API gives, under the name `by`; a row with a wrong digest is refused."""
     checked(row)
     kept = {key: getattr(row, key) for key in ("version", "state", "at", "findings", "note", "stage")}
     return ReviewOut.model_validate({**kept, "by": by})

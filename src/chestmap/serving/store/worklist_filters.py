@@ -39,6 +39,7 @@ class Query:
 
 
 def filtered(chosen: Select[Any], query: Query) -> Select[Any]:
+    """Adds the conditions of a query to a selection of studies; deleted and replaced studies never show."""
     chosen = chosen.where(Study.state == query.state if query.state else Study.state.in_(SHOWN))
     equal = {
         Study.review_state: query.reviewed,
