@@ -48,7 +48,7 @@ def main() -> None:
     if chosen.one:
         make(chosen, chosen.one[0], int(chosen.one[1]))
         return
-    draw(chosen.folder, chosen.images, chosen.side)
+    draw(chosen.folder, chosen.images, chosen.side, {ROWS[name].root for name in chosen.rows})
     if chosen.heads and not chosen.start:
         options.error("--heads needs --start: the model folder with the stages that stay as they are")
     there = [name for name in chosen.rows if (chosen.folder / ROWS[name].root).exists()]
@@ -64,14 +64,17 @@ def main() -> None:
             print(said, flush=True)
 
 
-def draw(folder: Path, images: int, side: int) -> None:
-    """A phantom whose training patients show their boxes all, to 80, 40 or 0 %, and one of patients far off the middle."""
+def draw(folder: Path, images: int, side: int, roots: set[str]) -> None:
+    """A phantom whose training patients show their boxes all, to 80, 40 or 0 %, one of patients far off the middle; what rows need."""
     folder.mkdir(parents=True, exist_ok=True)
     phantom(folder / "phantom", PHANTOM, images, side)
-    phantom(folder / "phantom-moved", PHANTOM | {"misalignment": 3}, images, side)
+    if "phantom-moved" in roots:
+        phantom(folder / "phantom-moved", PHANTOM | {"misalignment": 3}, images, side)
     for share in (0, 40, 80):
-        fewer_boxes(folder / "phantom", folder / f"phantom-{share}", share / 100)
-    place_only(folder / "phantom-80", folder / "phantom-place")
+        if roots & {f"phantom-{share}", "phantom-place" if share == 80 else ""}:
+            fewer_boxes(folder / "phantom", folder / f"phantom-{share}", share / 100)
+    if "phantom-place" in roots:
+        place_only(folder / "phantom-80", folder / "phantom-place")
 
 
 def phantom(folder: Path, settings: dict[str, float], images: int, side: int) -> None:

@@ -40,9 +40,22 @@ def test_every_config_is_valid_at_both_sizes(path, tmp_path):
     assert config.method.name == config.settings.name
     tree = shrunk(read_toml(path), config.method, QuickSettings(), tmp_path)
     small = config_of(tree, METHODS, name=path.name)
-    assert small.data.pack.width == QuickSettings().side
+    assert small.data.pack.width == QuickSettings().side * max(1, config.data.pack.width // 512)
     assert "imagenet" not in str(small.settings)
     assert small.data.split == config.data.split
+
+
+def test_rows_that_differ_by_canvas_or_backbone_alone_differ_when_quick(tmp_path):
+    def small(name):
+        tree = read_toml(CONFIGS / f"{name}.toml")
+        return shrunk(tree, METHODS[tree["method"]["name"]], QuickSettings(), tmp_path)
+
+    for one, other in (
+        ("ag_cnn/resnet50", "ag_cnn/densenet121"),
+        ("ham/chexpert", "ham/chexpert-rn152"),
+        ("attention_mining/baseline-512", "attention_mining/baseline-1024"),
+    ):
+        assert small(one) != small(other)
 
 
 def test_a_config_trains_on_the_split_of_its_table():

@@ -32,6 +32,10 @@ from chestmap.training.train import train
 from chestmap.training.wrapper_settings import TINY
 
 QUICK = "QUICK: a small network, trained briefly on drawn images. It shows that the chain runs; its numbers mean nothing."
+USUAL = ("resnet50", "resnet18", "test_resnet")
+"""Backbones with timm's test network of a resnet in their place; another one stands in for the rest."""
+CANVAS = 512
+"""Side in the configs that becomes `QuickSettings.side`; a larger one stays larger by as much."""
 QUICK_SCORING: dict[str, Any] = {"resamples": 20, "longest": 256, "negatives": 50}
 """Maps are cut on a small surface, and few of images without a finding are read."""
 OF_THE_MODEL = "output_stride"
@@ -169,7 +173,7 @@ def _config(
 
 
 def shrunk(tree: Tree, method: Method, quick: QuickSettings, cache: Path) -> Tree:
-    """A config at the size of its method's `tiny` settings: every number of those, and the test network as each backbone.
+    """A config at the size of its method's `tiny` settings: every number of those, and a test network as each backbone.
 
     What a row is (losses, blocks, strides, which images train) stays the config's.
     """
@@ -177,7 +181,9 @@ def shrunk(tree: Tree, method: Method, quick: QuickSettings, cache: Path) -> Tre
     for key in method.tiny:
         if isinstance(small[key], dict) and "epochs" in small[key]:
             small[key] = quick.shortened(small[key])
-    pack = {**tree["data"].get("pack", {}), "width": quick.side, "height": quick.side}
+    asked = tree["data"].get("pack", {})
+    side = round(quick.side * max(1, asked.get("width", CANVAS) / CANVAS))
+    pack = {**asked, "width": side, "height": side}
     data = {**tree["data"], "pack": pack, "cache": str(cache)}
     around = _tested(_smaller(tree.get("around", {}), {key: TINY[key] for key in tree.get("around", {}) if key in TINY}))
     tree = {**tree, "around": around} if around else tree
@@ -201,8 +207,8 @@ def _tested(tree: Any) -> Any:
     inside = {key: _tested(value) for key, value in tree.items()}
     if "weights" not in tree:
         return inside
-    is_dense = str(tree.get("name", "")).startswith("densenet")  # a row that differs by its backbone alone differs still
-    return {**inside, "name": "test_efficientnet" if is_dense else "test_resnet", "weights": "none"}
+    usual = str(tree.get("name", "resnet50")).startswith(USUAL)  # a row that differs by its backbone alone differs still
+    return {**inside, "name": "test_resnet" if usual else "test_efficientnet", "weights": "none"}
 
 
 def _how(plan: Plan, config: Config, order: ReproduceSettings) -> tuple[PredictSettings, EvaluationSettings]:
