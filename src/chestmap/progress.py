@@ -1,4 +1,8 @@
-"""Progress of long work on stderr: a bar in a terminal, else a line at the start and one at the end."""
+"""Progress of long work on stderr: a bar in a terminal, else a line at the start and one at the end.
+
+Long functions call `progress_of` and never print. Without a terminal there is a line at the start and one at the end, so
+that logs stay short.
+"""
 
 from __future__ import annotations
 

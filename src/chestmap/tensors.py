@@ -1,4 +1,8 @@
-"""The two nouns that hold tensors: what goes into a network and what comes out of it."""
+"""The two nouns that hold tensors: what goes into a network and what comes out of it.
+
+Loaders make a `Batch`, networks return an `Output`. Images are [batch, 1, h, w] in [0, 1]; maps are [batch, finding, h, w]
+and never negative.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Reads boxes of detection programs: YOLO folders, Pascal VOC folders and CreateML files, in pixels."""
+"""Reads boxes of detection programs: YOLO folders, Pascal VOC folders and CreateML files, in pixels.
+
+Each reader takes a folder or file and gives `AnnotatedImage`s with boxes in image pixels, half-open. What cannot be read is
+set aside with a reason; the import goes on. `reports/box_writers.py` writes the same three forms.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""`chestmap data`: check, pack and split a dataset, or draw one; `deidentify` and annotations have files of their own."""
+"""`chestmap data`: check, pack and split a dataset, or draw one; `deidentify` and annotations have files of their own.
+
+Verbs take the name of a layout and the root of its files. Exit code 1 means that the check found an error, 2 that the
+options cannot be used.
+"""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,8 @@
-"""`chestmap demo`: train and show a small model without any dataset."""
+"""`chestmap demo`: train and show a small model without any dataset.
+
+The verb draws into a folder of its own, trains from the starter, and ends with the page to open. A second call goes on
+where the first stopped.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""Defines options that several verbs share, and prints tables."""
+"""Defines options that several verbs share, and prints tables.
+
+An option that means the same in two verbs is defined here once, with its help. Tables keep their full width where the
+output is no terminal; `--json` prints the same rows as objects.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""`chestmap init` and `chestmap all`: go from a folder of one's own to a report."""
+"""`chestmap init` and `chestmap all`: go from a folder of one's own to a report.
+
+`init` writes the config that `all` runs. `all` is train, predict, evaluate and report under one roof, and resumes as each
+of them does.
+"""
 
 from pathlib import Path
 from time import monotonic

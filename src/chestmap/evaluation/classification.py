@@ -1,4 +1,8 @@
-"""Scores whole images: ranking, calibration and operating points, by finding and on average."""
+"""Scores whole images: ranking, calibration and operating points, by finding and on average.
+
+Scores are probabilities [image, finding]; labels are 1, 0 or NaN for unknown, and unknown ones never count. Rows have
+intervals with the patient as the unit. Operating points come from validation images alone.
+"""
 
 from __future__ import annotations
 

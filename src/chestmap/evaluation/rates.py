@@ -1,4 +1,8 @@
-"""Computes localization scores: how often boxes are met under each geometry, threshold rule and limit."""
+"""Computes localization scores: how often boxes are met under each geometry, threshold rule and limit.
+
+`evaluate` calls these functions with the table of overlaps that the pass over the maps left. Each row of the result names
+its geometry (mask, box), threshold rule (own, validation, oracle) and limit.
+"""
 
 from __future__ import annotations
 

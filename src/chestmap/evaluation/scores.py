@@ -1,4 +1,8 @@
-"""Holds the outcome of an evaluation: rows of numbers with their intervals and supports, and curves to draw."""
+"""Holds the outcome of an evaluation: rows of numbers with their intervals and supports, and curves to draw.
+
+`Evaluation` is what `chestmap.evaluate` returns and metrics.json holds. Its rows name measure, finding, geometry, rule and
+limit; `find` and `met` look them up.
+"""
 
 from __future__ import annotations
 

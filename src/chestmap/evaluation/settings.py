@@ -1,4 +1,7 @@
-"""Defines how predictions are evaluated, and what else is known: other parts, the split, several readers."""
+"""Defines how predictions are evaluated, and what else is known: other parts, the split, several readers.
+
+The verbs and the Python API have the same names and defaults. A changed default changes numbers, so CHANGELOG lists it.
+"""
 
 from __future__ import annotations
 

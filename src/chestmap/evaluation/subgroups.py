@@ -1,4 +1,8 @@
-"""Computes AUC by sex, age band and view: whether a model that is good on average is good for everyone."""
+"""Computes AUC by sex, age band and view: whether a model that is good on average is good for everyone.
+
+Groups come from the columns sex, age and view of the dataset. A finding with few images in a group has no value there: its
+interval would mean little, and few images point to single patients.
+"""
 
 from __future__ import annotations
 

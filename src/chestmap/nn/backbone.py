@@ -1,4 +1,8 @@
-"""timm networks as feature maps of a known stride, for images of one channel in [0, 1]."""
+"""timm networks as feature maps of a known stride, for images of one channel in [0, 1].
+
+A backbone gives maps [batch, channel, h, w] at its stride. Networks of timm expect three channels; the stem is summed over
+them once. Frozen stages can be computed once and kept (`data.views`).
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

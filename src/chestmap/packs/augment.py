@@ -1,4 +1,8 @@
-"""Augments a batch: image and `Frame` change together, drawn by a pure function of (seed, epoch, image)."""
+"""Augments a batch: image and `Frame` change together, drawn by a pure function of (seed, epoch, image).
+
+`packs.loader` calls `draw` for each image and `augmented` for the batch. The `Frame` of each image changes along, so boxes
+and maps still find their way back. Randomness comes from counters, not from a generator with a state.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Holds the images that one loader reads, with their labels, boxes and places on the canvas."""
+"""Holds the images that one loader reads, with their labels, boxes and places on the canvas.
+
+Made from a source, its pack and the ids of one part of a split. Recipes read its images through a `Loader`.
+"""
 
 from __future__ import annotations
 

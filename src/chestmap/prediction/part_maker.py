@@ -1,4 +1,8 @@
-"""Makes one part of a predictions folder from the canvases of its block, while a thread writes."""
+"""Makes one part of a predictions folder from the canvases of its block, while a thread writes.
+
+One thread runs the network and another writes, so that neither waits for the other. A part that was not committed leaves
+nothing behind.
+"""
 
 from __future__ import annotations
 

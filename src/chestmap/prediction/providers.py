@@ -1,4 +1,7 @@
-"""Gives a prediction job its inputs and their pixels: from files, wherever they lie, or from a dataset that is packed first."""
+"""Gives a prediction job its inputs and their pixels: from files, wherever they lie, or from a dataset that is packed first.
+
+A `Provider` lists inputs, says what each holds now, and decodes them. Jobs know nothing else of where images come from.
+"""
 
 from __future__ import annotations
 

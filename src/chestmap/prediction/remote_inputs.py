@@ -1,4 +1,8 @@
-"""Reads inputs at addresses: files, folders of a store, copies of lists."""
+"""Reads inputs at addresses: files, folders of a store, copies of lists.
+
+Any address that fsspec knows will do (s3, gs, https). Pixels are read when they are decoded; listing an address opens no
+image.
+"""
 
 from __future__ import annotations
 

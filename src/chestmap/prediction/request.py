@@ -1,4 +1,8 @@
-"""Runs what a user asks of `chestmap predict`: a model, inputs or a dataset, a folder, and what to write into it."""
+"""Runs what a user asks of `chestmap predict`: a model, inputs or a dataset, a folder, and what to write into it.
+
+`chestmap predict` and the API fill a `Request`; `run` does the rest. It refuses what cannot be done before the first image
+is decoded.
+"""
 
 from __future__ import annotations
 

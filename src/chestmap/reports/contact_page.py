@@ -1,4 +1,8 @@
-"""Writes a contact page: many small radiographs with their boxes in one HTML file that opens offline."""
+"""Writes a contact page: many small radiographs with their boxes in one HTML file that opens offline.
+
+Pictures are embedded, so that the page can be mailed; nothing is loaded from elsewhere. Titles are shown as they are given, so
+pseudonyms must be made before.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Chooses the pairs of image and finding that a report shows, and writes each as HTML."""
+"""Chooses the pairs of image and finding that a report shows, and writes each as HTML.
+
+A picture holds image, map and box at display size. The page shows the map as a layer that the reader can fade.
+"""
 
 from __future__ import annotations
 

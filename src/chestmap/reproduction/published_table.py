@@ -1,4 +1,7 @@
-"""Puts our scores next to a published table's, in its columns and by its rule."""
+"""Puts our scores next to a published table's, in its columns and by its rule.
+
+Our figures go under the printed ones, by the table's own rule. A column that we did not measure stays empty, never zero.
+"""
 
 from __future__ import annotations
 

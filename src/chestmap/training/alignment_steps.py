@@ -1,4 +1,8 @@
-"""Trains an aligner in steps: an anchor of the training images, the network fitted to it, pictures of both."""
+"""Trains an aligner in steps: an anchor of the training images, the network fitted to it, pictures of both.
+
+CIA-Net, the disease masks and `[around.alignment]` share these steps. The anchor is made of normal images alone, as in both
+papers.
+"""
 
 from __future__ import annotations
 

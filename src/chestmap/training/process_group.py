@@ -1,4 +1,7 @@
-"""Connects the processes of a run: one, or several that torchrun, Slurm or `chestmap train --devices` started."""
+"""Connects the processes of a run: one, or several that torchrun, Slurm or `chestmap train --devices` started.
+
+Every process of a run calls the same functions in the same order; the first process writes files.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Runs the named steps of a recipe in one folder: trains each or, where it is finished, loads it."""
+"""Runs the named steps of a recipe in one folder: trains each or, where it is finished, loads it.
+
+A recipe calls `fit`, `write` and `put` with a name for each step. A step that is finished and was made from the same code,
+data and settings is loaded, not trained.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Keeps the run folder: one process trains in it at a time, steps are numbered, a step is whole or unfinished."""
+"""Keeps the run folder: one process trains in it at a time, steps are numbered, a step is whole or unfinished.
+
+The lock keeps two processes from training in one folder. A step's folder without its marker is unfinished and goes on.
+"""
 
 from __future__ import annotations
 

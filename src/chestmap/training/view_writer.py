@@ -1,4 +1,8 @@
-"""Writes views: runs the frozen trunk of a backbone once over every augmentation of a training."""
+"""Writes views: runs the frozen trunk of a backbone once over every augmentation of a training.
+
+Only methods with frozen stages can use views. The kept features are float16; another trunk, augmentation or pack makes new
+ones.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A check's report as tables on a terminal."""
+"""A check's report as tables on a terminal.
+
+`chestmap data check` and `chestmap init` call `render` with a `Report`; nothing is computed here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Compares one map with the boxes of its finding at every threshold; finds regions where the finding is absent."""
+"""Compares one map with the boxes of its finding at every threshold; finds regions where the finding is absent.
+
+A map is a non-negative array on the canvas grid, seen on the image's surface. The threshold levels are shares of the map's
+own range. Overlap is computed with regions (masks) and with their boxes.
+"""
 
 from __future__ import annotations
 

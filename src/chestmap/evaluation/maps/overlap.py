@@ -1,4 +1,8 @@
-"""Computes overlaps of boxes and regions as arrays. Boxes are [n, 4] half-open x0, y0, x1, y1, areas are in pixels."""
+"""Computes overlaps of boxes and regions as arrays. Boxes are [n, 4] half-open x0, y0, x1, y1, areas are in pixels.
+
+The functions know neither maps nor findings. A box is half-open, so a box of two equal corners has no area and meets
+nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tests AUC with the patient as the unit, since images of one patient vary together. DeLong's test is the alternative."""
+"""Tests AUC with the patient as the unit, since images of one patient vary together. DeLong's test is the alternative.
+
+Scores and labels are arrays over images, `patient` their patients as numbers. A finding with one kind of label has no AUC.
+"""
 
 from __future__ import annotations
 

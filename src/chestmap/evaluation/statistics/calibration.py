@@ -1,4 +1,8 @@
-"""Measures whether scores are probabilities, and fits the scaling that mends them on validation images."""
+"""Measures whether scores are probabilities, and fits the scaling that mends them on validation images.
+
+Scores are probabilities, labels 0 or 1. A fit uses validation images alone and never changes the order of the images, so
+AUC stays.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Writes the tables of a model card, from what model.json and figures.json hold."""
+"""Writes the tables of a model card, from what model.json and figures.json hold.
+
+Every function gives Markdown. Columns without a measured value are left out, so that no card shows an empty promise.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Draws boxes and maps as a Secondary Capture, the one result that every viewer shows."""
+"""Draws boxes and maps as a Secondary Capture, the one result that every viewer shows.
+
+Made for viewers that show no presentation states. It repeats the pixels, so it is the only result that cannot be switched
+off over the image.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Refers to objects that an archive already holds: new ones replace them, and a note rejects the wrong ones."""
+"""Refers to objects that an archive already holds: new ones replace them, and a note rejects the wrong ones.
+
+The service knows which objects it sent; it passes them here when a newer model or a reader replaces them.
+"""
 
 from __future__ import annotations
 

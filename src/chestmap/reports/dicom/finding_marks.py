@@ -1,4 +1,8 @@
-"""Chooses what is drawn and reported of a prediction: findings, codes, places in the stored pixels."""
+"""Chooses what is drawn and reported of a prediction: findings, codes, places in the stored pixels.
+
+Every writer of result objects takes a `MarkedResult`, so that report, state and picture never disagree. Places are in
+stored pixels of the source.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Writes boxes as Grayscale Softcopy Presentation State, which viewers of archives draw over an image."""
+"""Writes boxes as Grayscale Softcopy Presentation State, which viewers of archives draw over an image.
+
+A viewer that supports presentation states draws the boxes over the original image; no pixel is copied.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Describes the origin of result objects: the model, identifiers and series."""
+"""Describes the origin of result objects: the model, identifiers and series.
+
+Every result object names the model by hash, and has UIDs that depend on image and model alone. So a result that is sent
+twice is one object.
+"""
 
 from __future__ import annotations
 

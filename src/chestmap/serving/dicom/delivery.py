@@ -1,4 +1,7 @@
-"""Sends results to the archive until it has them. Retries wait ever longer; after days a result is a dead letter."""
+"""Sends results to the archive until it has them. Retries wait ever longer; after days a result is a dead letter.
+
+One thread sends, in the order in which results became due. A restart loses nothing: the queue is in the database.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Stores results at an archive, by C-STORE or STOW-RS."""
+"""Stores results at an archive, by C-STORE or STOW-RS.
+
+Both destinations answer the same way: the objects that the archive took, or why it took none. Messages never hold a name or
+an id of a patient.
+"""
 
 from __future__ import annotations
 

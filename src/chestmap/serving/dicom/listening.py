@@ -1,4 +1,8 @@
-"""Bounds what one connection may cost where pynetdicom does not: TLS handshakes, PDUs and images of any length."""
+"""Bounds what one connection may cost where pynetdicom does not: TLS handshakes, PDUs and images of any length.
+
+The limits hold before an association is accepted, for anyone on the network. What is refused is counted, and logged without
+a word of its content.
+"""
 
 from __future__ import annotations
 

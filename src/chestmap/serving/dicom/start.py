@@ -1,4 +1,7 @@
-"""Starts a DICOM door from options, and a service that has no other."""
+"""Starts a DICOM door from options, and a service that has no other.
+
+`chestmap serve --dicom` and `chestmap node` come here. Certificates and ports are checked before a model is opened.
+"""
 
 from __future__ import annotations
 

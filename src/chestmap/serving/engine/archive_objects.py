@@ -1,4 +1,7 @@
-"""Makes DICOM objects for an archive: a model's result, and what a reader verified. Decoder processes do it."""
+"""Makes DICOM objects for an archive: a model's result, and what a reader verified. Decoder processes do it.
+
+The delivery thread asks for objects when they are due, so that they show the newest state of a review.
+"""
 
 from __future__ import annotations
 

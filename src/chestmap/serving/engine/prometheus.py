@@ -1,4 +1,7 @@
-"""Counts and times the service for Prometheus, by route template and model. It holds no ids, names or queries."""
+"""Counts and times the service for Prometheus, by route template and model. It holds no ids, names or queries.
+
+`GET /metrics` prints these figures. Label values come from fixed lists, so that no caller can fill the memory with names.
+"""
 
 from __future__ import annotations
 

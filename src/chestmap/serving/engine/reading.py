@@ -1,4 +1,8 @@
-"""Reads the images that a DICOM door accepted: processes decode them, then the batches take them."""
+"""Reads the images that a DICOM door accepted: processes decode them, then the batches take them.
+
+Works only where a DICOM door is open. Images are read in the order of their arrival; a damaged one is marked, and the next
+follows.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Holds a model as the service uses it: its name in the API, and its answers for canvases."""
+"""Holds a model as the service uses it: its name in the API, and its answers for canvases.
+
+One for each model of the service. Models with the same canvas share the decoded pixels of an image.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Builds the HTTP application: routes, the form of errors, and tasks that run meanwhile."""
+"""Builds the HTTP application: routes, the form of errors, and tasks that run meanwhile.
+
+`server.py` runs what `create_app` returns, and tests call it directly. Every error has one shape, `{"error": …}`, and tells
+what to do.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Serves `POST /v1/predict`: images in; results as JSON, as a picture, or their ids at once."""
+"""Serves `POST /v1/predict`: images in; results as JSON, as a picture, or their ids at once.
+
+An answer of 200 or 202 means that the image is on disk. The same bytes sent twice are one study.
+"""
 
 from __future__ import annotations
 

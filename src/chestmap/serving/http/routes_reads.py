@@ -1,4 +1,7 @@
-"""Serves independent reads: who is to read a study, one reader's own read, and how far readers agree."""
+"""Serves independent reads: who is to read a study, one reader's own read, and how far readers agree.
+
+Until all readers of a study are done, each sees only their own read; an administrator assigns them.
+"""
 
 from __future__ import annotations
 

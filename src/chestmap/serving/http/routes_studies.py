@@ -1,4 +1,7 @@
-"""Serves `/v1/studies`: the worklist, a study with its files, and reviews."""
+"""Serves `/v1/studies`: the worklist, a study with its files, and reviews.
+
+Every route takes ids of the store. A deleted study answers 404 on all of them.
+"""
 
 from __future__ import annotations
 

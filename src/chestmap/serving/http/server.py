@@ -1,4 +1,8 @@
-"""Runs uvicorn with deadlines for slow clients, TLS, and a stop that finishes what is under way."""
+"""Runs uvicorn with deadlines for slow clients, TLS, and a stop that finishes what is under way.
+
+Slow clients are closed by deadlines, idle ones make room for new ones. SIGTERM finishes requests that are under way and
+takes no more.
+"""
 
 from __future__ import annotations
 

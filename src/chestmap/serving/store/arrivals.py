@@ -1,4 +1,8 @@
-"""Keeps images that came by DICOM: safe before anybody has read them, replaced by corrected ones."""
+"""Keeps images that came by DICOM: safe before anybody has read them, replaced by corrected ones.
+
+`arrive` answers once the bytes are safe; reading and prediction come later. A corrected file of an instance replaces the
+one before.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Queues results for the archive: what is due, what failed, and what nobody took for days."""
+"""Queues results for the archive: what is due, what failed, and what nobody took for days.
+
+A result waits here until the archive has it. Days without success make it a dead letter; `retry_dead` sends these again.
+"""
 
 from __future__ import annotations
 

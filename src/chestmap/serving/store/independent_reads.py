@@ -1,4 +1,7 @@
-"""Keeps independent reads: none of several readers sees another's before all are done; then one review is made."""
+"""Keeps independent reads: none of several readers sees another's before all are done; then one review is made.
+
+The functions decide what a reader may see; routes only pass it on. Finished reads become input of the agreement figures.
+"""
 
 from __future__ import annotations
 

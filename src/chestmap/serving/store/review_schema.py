@@ -1,4 +1,7 @@
-"""Defines the shapes of a review: verdicts and boxes of each finding, their origin, versions, authors and times."""
+"""Defines the shapes of a review: verdicts and boxes of each finding, their origin, versions, authors and times.
+
+Boxes are in pixels of the stored image. Limits on texts and numbers bound what one review can cost.
+"""
 
 from __future__ import annotations
 

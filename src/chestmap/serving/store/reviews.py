@@ -1,4 +1,7 @@
-"""Appends reviews and never overwrites one. A reader who saw version n writes version n + 1; only the first does."""
+"""Appends reviews and never overwrites one. A reader who saw version n writes version n + 1; only the first does.
+
+A version holds all findings, so that no history is needed to read it. What did not change keeps its author and time.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Turns filters of the worklist into conditions that indexes answer."""
+"""Turns filters of the worklist into conditions that indexes answer.
+
+A query comes from the URL of the worklist; every condition is a bound parameter, and each has an index that answers it.
+"""
 
 from __future__ import annotations
 

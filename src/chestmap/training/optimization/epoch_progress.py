@@ -1,4 +1,8 @@
-"""Shows training on stderr: a bar in a terminal, else a line per event; and a table at the end."""
+"""Shows training on stderr: a bar in a terminal, else a line per event; and a table at the end.
+
+The loop calls `Screen`; nothing else prints. A log file gets a line for each epoch: losses, validation, best so far, time
+left.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Scores validation images to choose the weights that are kept."""
+"""Scores validation images to choose the weights that are kept.
+
+The loop calls these after each epoch. Larger is better for AUC and IoU, smaller for a loss; findings with one kind of label
+do not count.
+"""
 
 from __future__ import annotations
 
