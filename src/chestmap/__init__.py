@@ -10,8 +10,6 @@ Names are loaded when first used, so that `import chestmap` takes no time and no
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from chestmap.version import __version__ as __version__
-
 if TYPE_CHECKING:
     from chestmap import losses as losses
     from chestmap import metrics as metrics
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
     from chestmap.models.predictor import Predictor as Model
     from chestmap.packs.torch_dataset import Dataset
     from chestmap.types import Findings, Prediction
+
+__version__ = "0.1.0"
 
 __all__ = [
     "METHODS",

@@ -1,7 +1,4 @@
-"""Settings: pydantic models read from TOML, overridden by `--set key=value`, every mistake reported at once in our words.
-
-Every TOML file and every `--set` goes through `checked`. An unknown key is a mistake with the nearest known key.
-"""
+"""Settings: pydantic models read from TOML, overridden by `--set key=value`, every mistake reported at once in our words."""
 
 from __future__ import annotations
 

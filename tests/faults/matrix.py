@@ -8,40 +8,33 @@ were. Then the results are those of a run that nothing befell, byte for byte; no
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
 
-MAIN = """
-import os, resource, signal, sys, threading, time
-limits = os.environ.get("FAULT_LIMITS", "")
-import chestmap.cli
-if os.environ.get("FAULT_CLOCK"):
-    real, start, jump = time.time, time.time(), float(os.environ["FAULT_CLOCK"])
-    time.time = lambda: real() + (jump if real() - start > float(os.environ["FAULT_AFTER"]) else 0.0)
-if limits:
-    import numpy, polars, cv2, pydantic
-    kind, room = limits.split("=")
-    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() if kind == "RLIMIT_AS" else 0
-    number = getattr(resource, kind)
-    resource.setrlimit(number, (used + int(room), resource.getrlimit(number)[1]))
-sys.argv = ["chestmap", *sys.argv[1:]]
-chestmap.cli.main()
-"""
+import chestmap.cli.data  # with what its verbs need, before a run forks
+import chestmap.cli.predict
+
 SECONDS = 600.0
 """A run that takes longer hangs."""
 
 QUIET = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "NO_COLOR": "1"}
+FORKS = multiprocessing.get_context("fork")
+"""A run is a fork of this process, which has the modules loaded: so a fault falls into the work, hardly ever into an import."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +56,44 @@ VERBS = {
     "predict": Verb(("predict", "model", "films", "--out", "out", "--workers", "0", "--write", "csv"), "out", slow=True),
 }
 
-Result = subprocess.CompletedProcess[str]
 Strike = Callable[["Case"], None]
+
+
+@dataclass(frozen=True)
+class Under:
+    """What a run is under: a limit above what it has in use, a clock that jumps some seconds after its start."""
+
+    limit: str = ""
+    room: int = 0
+    jump: float = 0.0
+    after: float = 0.0
+
+    def begin(self) -> None:
+        if self.limit:
+            pages = int(Path("/proc/self/statm").read_text().split()[0]) if self.limit == "RLIMIT_AS" else 0
+            kind = getattr(resource, self.limit)
+            resource.setrlimit(kind, (pages * resource.getpagesize() + self.room, resource.getrlimit(kind)[1]))
+        if self.jump:
+            real, start = time.time, time.time()
+            time.time = lambda: real() + (self.jump if real() - start > self.after else 0.0)
+
+
+def _called(arguments: Sequence[str], root: Path, said: Path, under: Under) -> None:
+    """The command line in a process and a group of its own; its stderr becomes a file."""
+    os.setsid()
+    os.chdir(root)
+    for number, path in ((1, os.devnull), (2, said)):
+        stream = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(stream, number)
+        os.close(stream)
+    os.environ.update(QUIET)
+    sys.modules["__main__"] = ModuleType("__main__")  # which the processes of this one would load again
+    sys.argv = ["chestmap", *arguments]
+    under.begin()
+    chestmap.cli.main()
+
+
+NOTHING = Under()
 
 
 @dataclass
@@ -76,53 +105,63 @@ class Case:
     chance: random.Random
     moment: float  # share of the time that an undisturbed run takes
     seconds: float  # which is this
-    said: str = ""
     code: int = 0
+    found: list[str] = field(default_factory=list)
 
-    def run(self, **environment: str) -> Result:
-        done = subprocess.run(
-            [sys.executable, "-c", MAIN, *self.verb.arguments], cwd=self.root, text=True, capture_output=True, check=False,
-            timeout=SECONDS, env={**os.environ, **QUIET, **environment},
-        )  # fmt: skip
-        self.said += done.stderr
-        self.code = done.returncode
-        return done
+    def begin(self, under: Under = NOTHING) -> BaseProcess:
+        process = FORKS.Process(target=_called, args=(self.verb.arguments, self.root, self.log, under))
+        process.start()
+        return process
 
-    def begin(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", MAIN, *self.verb.arguments], cwd=self.root, text=True, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, env={**os.environ, **QUIET}, start_new_session=True,
-        )  # fmt: skip
+    def end(self, process: BaseProcess) -> int:
+        process.join(SECONDS)
+        if process.exitcode is None:
+            os.killpg(process.pid or 0, signal.SIGKILL)
+            process.join()
+            self.found.append(f"a run of more than {SECONDS:g} s")
+        self.code = process.exitcode or 0
+        process.close()
+        return self.code
 
-    def end(self, process: subprocess.Popen[str]) -> None:
-        _, said = process.communicate(timeout=SECONDS)
-        self.said += said
-        self.code = process.returncode
+    def run(self, under: Under = NOTHING) -> int:
+        return self.end(self.begin(under))
+
+    def strike(self, process: BaseProcess, number: signal.Signals) -> None:
+        """Hits the whole group of processes, as a shell or a batch system does."""
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid or 0, number)
+
+    def wait(self, share: float = 1.0) -> None:
+        time.sleep(share * self.moment * self.seconds)
+
+    @property
+    def log(self) -> Path:
+        return self.root.with_name(f"{self.root.name}.log")
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
 
 
 def _signalled(number: signal.Signals) -> Strike:
-    """The whole group of processes is hit, as a shell or a batch system does."""
-
     def strike(case: Case) -> None:
         process = case.begin()
-        time.sleep(case.moment * case.seconds)
-        if process.poll() is None:
-            os.killpg(process.pid, number)
-            if number == signal.SIGSTOP:
-                time.sleep(0.2)
-                os.killpg(process.pid, signal.SIGCONT)
+        case.wait()
+        case.strike(process, number)
+        if number == signal.SIGSTOP:
+            time.sleep(0.2)
+            case.strike(process, signal.SIGCONT)
         case.end(process)
 
     return strike
 
 
 def _limited(kind: str, least: int, most: int) -> Strike:
-    return lambda case: case.run(FAULT_LIMITS=f"{kind}={round(least * (most / least) ** case.moment)}") and None
+    return lambda case: case.run(Under(kind, round(least * (most / least) ** case.moment))) and None
 
 
 def _clock(case: Case) -> None:
-    jump = case.chance.choice((-1, 1)) * 10 * 365 * 86400
-    case.run(FAULT_CLOCK=str(jump), FAULT_AFTER=str(case.moment * case.seconds))
+    case.run(Under(jump=case.chance.choice((-1, 1)) * 10 * 365 * 86400.0, after=case.moment * case.seconds))
 
 
 def _read_only(case: Case) -> None:
@@ -140,7 +179,7 @@ def _input_changed(case: Case) -> None:
     path = min((case.root / "films").glob("*.png"))
     content, status = path.read_bytes(), path.stat()
     process = case.begin()
-    time.sleep(case.moment * case.seconds)
+    case.wait()
     path.write_bytes(content[: len(content) // 2])
     case.end(process)
     path.write_bytes(content)
@@ -150,9 +189,8 @@ def _input_changed(case: Case) -> None:
 def _kept_damaged(case: Case) -> None:
     """Of a half-made result, one file is flipped or cut."""
     process = case.begin()
-    time.sleep(case.moment * case.seconds)
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+    case.wait()
+    case.strike(process, signal.SIGKILL)
     case.end(process)
     files = sorted(path for path in (case.root / case.verb.results).rglob("*") if path.is_file() and path.stat().st_size)
     if files:
@@ -168,7 +206,7 @@ def _kept_damaged(case: Case) -> None:
 
 def _two_at_once(case: Case) -> None:
     first = case.begin()
-    time.sleep(case.moment * case.seconds / 4)
+    case.wait(0.25)
     second = case.begin()
     for process in (first, second):
         case.end(process)
@@ -188,6 +226,7 @@ FAULTS: Mapping[str, Strike] = {
 }
 ENDS = {0, 1, 2, 130, -signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM}
 """Exit code 3, a fault of chestmap, is not among them."""
+REFUSED = 2
 
 
 def write_films(root: Path, count: int = 8) -> None:
@@ -230,9 +269,8 @@ class Matrix:
         if verb not in self.known:
             case = Case(VERBS[verb], self._root(verb), random.Random(0), 0.0, 0.0)
             start = time.monotonic()
-            done = case.run()
-            if done.returncode != 0:
-                raise RuntimeError(f"{verb} without a fault: {done.stderr}")
+            if case.run() != 0:
+                raise RuntimeError(f"{verb} without a fault: {case.said}")
             self.known[verb] = Undisturbed(kept(case.root / case.verb.results), time.monotonic() - start)
         return self.known[verb]
 
@@ -244,6 +282,7 @@ class Matrix:
         FAULTS[fault](case)
         found = wrong(case, expected.results)
         shutil.rmtree(case.root)
+        case.log.unlink(missing_ok=True)
         return found
 
 
@@ -256,8 +295,13 @@ def cells(count: int, *, slow: bool, seed: int = 0) -> list[tuple[str, str, floa
 
 
 def kept(folder: Path) -> dict[str, str]:
-    """What a verb made, without what tells times: locks and files under way are no results."""
-    return dict(_hashes(folder))
+    """What a verb made, without what tells times: locks and files under way are no results.
+
+    Of shards, which have their content in their names, those of the index are: a reader may still have the ones before open.
+    """
+    index = folder / "shards.json"
+    named = index.read_text() if index.exists() else None
+    return {name: content for name, content in _hashes(folder) if named is None or name == index.name or name in named}
 
 
 def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
@@ -268,18 +312,17 @@ def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
 
 def wrong(case: Case, expected: Mapping[str, str]) -> list[str]:
     """Gives the command again, and lists what does not hold."""
-    found = [] if case.code in ENDS else [f"exit code {case.code} under the fault"]
-    again = case.run()
-    if again.returncode != 0 and case.verb.results:
-        lines = again.stderr.strip().splitlines()
-        refused = again.returncode == 2 and lines and lines[-1].startswith("chestmap: ")
-        if not refused:
-            found.append(f"exit code {again.returncode} the second time")
+    found = [*case.found] if case.code in ENDS else [*case.found, f"exit code {case.code} under the fault"]
+    before = len(case.said)
+    if case.run() != 0:
+        lines = case.said[before:].strip().splitlines()
+        if case.code != REFUSED or not lines or not lines[-1].startswith("chestmap: "):
+            found.append(f"exit code {case.code} the second time")
         shutil.rmtree(case.root / case.verb.results, ignore_errors=True)  # as the line asks for
-        again = case.run()
-        if again.returncode != 0:
-            found.append(f"exit code {again.returncode} from the start: {again.stderr[-300:]}")
-    found += [f"a traceback: {case.said[case.said.index('Traceback') :][:1500]}"] if "Traceback" in case.said else []
+        if case.run() != 0:
+            found.append(f"exit code {case.code} from the start: {case.said[-300:]}")
+    said = case.said
+    found += [f"a traceback: {said[said.index('Traceback') :][:1500]}"] if "Traceback" in said else []
     after = kept(case.root / case.verb.results)
     found += [
         f"{name} is not as without the fault"

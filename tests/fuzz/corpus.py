@@ -9,6 +9,8 @@ HEADER = {
     "format": 1, "complete": True, "findings": ["Mass"], "canvas": [32, 32], "model": {}, "own_rule": {"threshold": 0.5},
     "data": "", "part_size": 16,
 }  # fmt: skip
+PACK = {"form": 1, "complete": True, "source": "nih", "settings": {"width": 8, "height": 8, "fit": "letterbox"}}
+SPLIT = {"name": "x", "seed": 1, "source": "nih", "shares_patients": False, "fingerprint": "0"}
 
 
 def studio(result: object) -> bytes:
@@ -47,5 +49,7 @@ CORPUS: list[tuple[str, bytes]] = [
     ("split", b'{"name":' + b"[" * 2000),
     ("split", b'{"name": "x", "seed": "one", "source": "y", "shares_patients": false}'),
     ("pack", b'{"form":' + b"[" * 2000),
+    ("pack", json.dumps(PACK | {"form": "a" * 3000}).encode()),
+    ("split", json.dumps(SPLIT | {"name": "a" * 3000}).encode()),
     ("cookie", b'chestmap_session="\xff; a=\\'),
 ]

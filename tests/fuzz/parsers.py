@@ -17,7 +17,7 @@ import numpy as np
 from chestmap.annotations.interchange import read_annotations
 from chestmap.datasets.csv_table import read_csv
 from chestmap.datasets.folder import FolderSettings, read_folder
-from chestmap.datasets.split import read_split
+from chestmap.datasets.split import Split, read_split
 from chestmap.datasets.text_files import read_list
 from chestmap.errors import BadInput, ChestmapError
 from chestmap.imaging.read import radiograph_of
@@ -30,7 +30,8 @@ from chestmap.serving.engine.settings import Bounds
 from chestmap.serving.http.access import Access, Person, read_tokens
 from chestmap.serving.http.guard import Guard, Stop
 from chestmap.settings import read_toml, with_overrides
-from fuzz.corpus import HEADER, REGION, TASK, header, studio
+from fuzz.corpus import HEADER, PACK, REGION, SPLIT, TASK, header, studio
+from fuzz.mutations import Damage, chunks, tree
 from imaging.dicom_samples import LOSSLESS, LOSSY, as_bytes, chest, compressed, radiograph
 from imaging.picture_samples import grey_png, saved
 
@@ -40,11 +41,16 @@ REFUSALS = (ChestmapError, Stop)
 
 @dataclass(frozen=True)
 class Parser:
-    """`words` are what mutations insert: marks of the form, and numbers that were trouble elsewhere."""
+    """`words` are what mutations insert: marks of the form, and numbers that were trouble elsewhere.
+
+    Half of the contents are damaged `below` the form, where there is a way to. `each` is how many a round asks: dear ones fewer.
+    """
 
     good: Sequence[bytes]
     words: Sequence[bytes]
     ask: Ask
+    below: Damage | None = None
+    each: int = 10
 
 
 NUMBERS = (b"-1", b"0", b"1e999", b"nan", b"9" * 400, b"\xff", b"\0", b"\\ud800", "\N{ROCKET}".encode())
@@ -105,6 +111,13 @@ def _guard(data: bytes, _: Path) -> None:
     GUARD._check(scope)
 
 
+def _split(data: bytes, folder: Path) -> None:
+    if not (folder / "test.txt").exists():
+        PARTS.write(folder)
+    (folder / "split.json").write_bytes(data)
+    read_split(folder)
+
+
 def _tokens(path: Path) -> object:
     path.chmod(0o600)
     return read_tokens(path)
@@ -132,8 +145,7 @@ CVAT = (
     b'<annotations><version>1.1</version><image id="0" name="a.png" width="9" height="9"><box label="Mass" source="manual" '
     b'xtl="1" ytl="2" xbr="3" ybr="4"></box><tag label="Edema"><attribute name="present">false</attribute></tag></image></annotations>'
 )
-PACK = {"form": 1, "complete": True, "source": "nih", "settings": {"width": 8, "height": 8, "fit": "letterbox"}}
-SPLIT = {"name": "x", "parts": {"train": 1}}
+PARTS = Split(name="x", parts={"train": ("a", "b"), "test": ("c",)}, seed=1, source="nih", shares_patients=False)
 
 
 def _zipped() -> bytes:
@@ -154,29 +166,29 @@ def parsers() -> dict[str, Parser]:
     return {
         "labels": Parser(
             [b"image,patient_id,view,age,sex,width,height,Effusion,Mass\na.png,p1,PA,61Y,F,9,9,1,0\nb,p2,AP,,,,,,-1\n"],
-            CSV, lambda data, folder: _folder(data, folder, labels="labels.csv"),
+            CSV, lambda data, folder: _folder(data, folder, labels="labels.csv"), each=1,
         ),
         "boxes": Parser(
             [b"image,finding,x,y,w,h\na.png,Mass,1,2,3,4\n", b"Image Name,Class,xmin,ymin,xmax,ymax\na.png,Mass,1,2,3,4\n"],
-            CSV, lambda data, folder: _folder(data, folder, labels="labels.csv", boxes="boxes.csv"),
+            CSV, lambda data, folder: _folder(data, folder, labels="labels.csv", boxes="boxes.csv"), each=1,
         ),
         "coco": Parser(
             [json.dumps(COCO).encode()], JSON,
-            lambda data, folder: _folder(data, folder, labels="labels.csv", boxes="boxes.json"),
+            lambda data, folder: _folder(data, folder, labels="labels.csv", boxes="boxes.json"), below=tree, each=3,
         ),
-        "csv": Parser([b"a,b\n1,2\n"], CSV, _written("t.csv", lambda path: read_csv(path, {"a": ("a",)}, rest=True).rows)),
+        "csv": Parser([b"a,b\n1,2\n"], CSV, _written("t.csv", lambda path: read_csv(path, {"a": ("a",)}, rest=True).rows), each=2),
         "names": Parser([b"a.png\nb.png\n"], CSV, _written("list.txt", read_list)),
-        "annotations": Parser([json.dumps([TASK]).encode(), studio([REGION]), CVAT, json.dumps(COCO).encode()], (*JSON, *XML), _written("t", read_annotations)),
+        "annotations": Parser([json.dumps([TASK]).encode(), studio([REGION]), CVAT, json.dumps(COCO).encode()], (*JSON, *XML), _written("t", read_annotations), below=tree),
         "toml": Parser([b'[a]\nb = 1\nc = ["x", 2.5]\n[[d]]\ne = {f = true}\n'], TOML, _written("run.toml", read_toml)),
         "override": Parser([b"a.b=1", b'a={b=["x"]}'], TOML, lambda data, _: with_overrides({"a": {}}, [data.decode("latin-1")])),
-        "header": Parser([header(), json.dumps(HEADER, indent=1).encode()], JSON, _written("predictions.json", lambda path: read_header(path.parent))),
-        "pack": Parser([json.dumps(PACK).encode()], JSON, _written("pack.json", lambda path: open_pack(path.parent))),
-        "split": Parser([json.dumps(SPLIT).encode()], JSON, _written("split.json", lambda path: read_split(path.parent))),
-        "list": Parser([b"path,image_id\na.png,1\ns3://b/c.png,2\nzip://a.png::x.zip,3\n"], (*CSV, b"://", b"::", b"http://[", b"../"), _list),
+        "header": Parser([header(), json.dumps(HEADER, indent=1).encode()], JSON, _written("predictions.json", lambda path: read_header(path.parent)), below=tree),
+        "pack": Parser([json.dumps(PACK).encode()], JSON, _written("pack.json", lambda path: open_pack(path.parent)), below=tree),
+        "split": Parser([json.dumps(SPLIT | {"fingerprint": PARTS.fingerprint}).encode()], JSON, _split, below=tree),
+        "list": Parser([b"path,image_id\na.png,1\ns3://b/c.png,2\nzip://a.png::x.zip,3\n"], (*CSV, b"://", b"::", b"http://[", b"../"), _list, each=1),
         "zip": Parser([_zipped()], (*BYTES, b"PK\x03\x04", b"PK\x01\x02", b"../"), _zip),
-        "png": Parser([grey_png(), saved(chest(bits=16), "png")], BYTES, image),
+        "png": Parser([grey_png(), saved(chest(bits=16), "png")], BYTES, image, below=chunks),
         "jpeg": Parser([saved(grey, "jpeg"), saved(np.dstack([grey] * 3), "jpeg")], BYTES, image),
-        "dicom": Parser(dicoms, BYTES, image),
+        "dicom": Parser(dicoms, BYTES, image, each=3),
         "tiff": Parser([b"II*\0" + bytes(60), saved(grey, "tiff")], BYTES, image),
         "guard": Parser([HEAD], (*NUMBERS, b"\r\n", b":", b"[", b"]", b"%", b"host: a\r\n", b"content-length: 1\r\n"), _guard),
         "cookie": Parser([b"chestmap_session=abc; b=c", b'a="b\\"c"; d'], (b";", b"=", b'"', b"\\", b"\xff", b"\0", b",", b" "), lambda data, _: ACCESS.person({"cookie": data.decode("latin-1")}, "")),

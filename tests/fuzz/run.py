@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
+import json
+import mmap
+import os
 import random
 import signal
 import sys
@@ -20,12 +24,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from fuzz.mutations import damaged
 from fuzz.parsers import REFUSALS, Parser, parsers
 
 HANG = 5.0  # seconds
 REPORT = 30.0  # seconds between two lines of progress
 ROOM = 1_500_000_000  # bytes of address space beyond what the imports took
-MOST_BYTES = 1 << 20
+BATCH = 20  # rounds of a child
+PLACE = 64  # bytes
+GOOD = {"taken", "refused"}
+MEMORY = Path("/dev/shm")
+Counts = Counter[tuple[str, str]]
 
 
 class Hang(BaseException):
@@ -33,25 +42,11 @@ class Hang(BaseException):
 
 
 def mutated(chance: random.Random, parser: Parser) -> bytes:
-    """One to five damages to a good content."""
-    data = bytearray(chance.choice(parser.good))
-    for _ in range(chance.randint(1, 5)):
-        place = chance.randrange(len(data) + 1)
-        match chance.randrange(6):
-            case 0:
-                del data[place : place + chance.choice((1, 2, 8, 40, 400))]
-            case 1:
-                data[place:place] = chance.choice(parser.words)
-            case 2 if place < len(data):
-                data[place] ^= 1 << chance.randrange(8)
-            case 3:
-                data[place:place] = data[chance.randrange(len(data) + 1) :][: chance.choice((4, 40, 400))]
-            case 4:
-                end = place + chance.randint(1, 8)
-                data[place:end] = chance.randbytes(end - place)
-            case _:
-                data[place : place + 4] = chance.choice(parser.words)
-    return bytes(data[:MOST_BYTES])
+    """A good content, damaged in its bytes, or half of the time below its form."""
+    good = chance.choice(parser.good)
+    if parser.below and chance.random() < 0.5:
+        return parser.below(chance, good)
+    return damaged(chance, good, parser.words)
 
 
 @contextmanager
@@ -98,45 +93,91 @@ def asked(parser: Parser, data: bytes, folder: Path) -> str:
     return "taken"
 
 
-def campaign(seed: int, seconds: float, most: int, only: list[str], found: Path) -> tuple[Counter[tuple[str, str]], int]:
-    """Counts by parser and outcome. Each input has its own seed, so that one alone can be made again."""
+def content_of(seed: int, name: str, number: int, parser: Parser) -> bytes:
+    """Each input has its own seed, so that one alone can be made again."""
+    return mutated(random.Random(f"{seed}/{name}/{number}"), parser)
+
+
+def batch(seed: int, rounds: range, known: dict[str, Parser], found: Path, place: mmap.mmap) -> Counts:
+    """Some rounds in this process. What it asks is written to `place` first, for who finds it dead."""
+    counts: Counts = Counter()
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        for number, (name, parser) in itertools.product(rounds, known.items()):
+            for one in range(number * parser.each, (number + 1) * parser.each):
+                data = content_of(seed, name, one, parser)
+                place[:PLACE] = f"{name} {one}".ljust(PLACE).encode()
+                signal.setitimer(signal.ITIMER_PROF, 2 * HANG)  # ends the process where compiled code hangs
+                counts[name, outcome := asked(parser, data, Path(folder))] += 1
+                if outcome not in GOOD:
+                    keep(found, name, data)
+    return counts
+
+
+def keep(found: Path, name: str, data: bytes) -> None:
+    found.mkdir(exist_ok=True)
+    (found / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}").write_bytes(data)
+
+
+def in_child(seed: int, rounds: range, known: dict[str, Parser], found: Path) -> Counts:
+    """The counts of a batch; a child that a parser killed is a finding."""
+    place, (reading, writing) = mmap.mmap(-1, PLACE), os.pipe()
+    if (child := os.fork()) == 0:
+        code = 1
+        try:
+            os.close(reading)
+            limit_memory()
+            counts = batch(seed, rounds, known, found, place)
+            with os.fdopen(writing, "w") as stream:
+                json.dump([[*key, count] for key, count in counts.items()], stream)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        said = stream.read()
+    _, status = os.waitpid(child, 0)
+    if os.waitstatus_to_exitcode(status) == 0:
+        return Counter({(name, outcome): count for name, outcome, count in json.loads(said)})
+    if os.waitstatus_to_exitcode(status) == 1:
+        raise SystemExit(1)
+    name, _, number = place[:PLACE].decode().strip().partition(" ")
+    keep(found, name, content_of(seed, name, int(number), known[name]))
+    return Counter({(name, f"the process ended with {os.waitstatus_to_exitcode(status)}"): 1})
+
+
+def campaign(seed: int, seconds: float, most: int, only: list[str], found: Path) -> tuple[Counts, int]:
+    """Counts by parser and outcome, and how many rounds were begun. Each child takes so many rounds that little is lost by its death."""
     known = {name: parser for name, parser in parsers().items() if not only or name in only}
-    counts: Counter[tuple[str, str]] = Counter()
-    limit_memory()
+    counts: Counts = Counter()
     start, number = time.monotonic(), 0
     report = start + REPORT
-    with tempfile.TemporaryDirectory() as folder:
-        while number < most and time.monotonic() - start < seconds:
-            for name, parser in known.items():
-                data = mutated(random.Random(f"{seed}/{name}/{number}"), parser)
-                outcome = asked(parser, data, Path(folder))
-                counts[name, outcome] += 1
-                if outcome not in {"taken", "refused"}:
-                    found.mkdir(exist_ok=True)
-                    (found / f"{name}-{hashlib.sha256(data).hexdigest()[:12]}").write_bytes(data)
-            number += 1
-            if time.monotonic() > report:
-                findings = sum(count for (_, outcome), count in counts.items() if outcome not in {"taken", "refused"})
-                sys.stderr.write(
-                    f"{sum(counts.values()):,} inputs, {findings:,} findings, {time.monotonic() - start:,.0f} s\n"
-                )
-                report += REPORT
+    while number < most and time.monotonic() - start < seconds:
+        rounds = range(number, min(number + BATCH, most))
+        counts += in_child(seed, rounds, known, found)
+        number = rounds.stop
+        if time.monotonic() > report:
+            findings = sum(count for (_, outcome), count in counts.items() if outcome not in GOOD)
+            sys.stderr.write(f"{sum(counts.values()):,} inputs, {findings:,} findings, {time.monotonic() - start:,.0f} s\n")
+            report += REPORT
     return counts, number
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seconds", type=float, default=600)
-    options.add_argument("--rounds", type=int, default=10**9, help="inputs for each parser, at most")
+    options.add_argument("--rounds", type=int, default=10**9, help="at most; a round asks each parser several times")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--found", type=Path, default=Path("fuzz-findings"))
     options.add_argument("parser", nargs="*")
     given = options.parse_args()
+    os.environ |= {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1"}  # read when a child first needs them
     counts, number = campaign(given.seed, given.seconds, given.rounds, given.parser, given.found)
     for (name, outcome), count in sorted(counts.items()):
         sys.stdout.write(f"{name:12} {count:9,} {outcome}\n")
     sys.stdout.write(f"{sum(counts.values()):,} inputs in {number:,} rounds of seed {given.seed}\n")
-    sys.exit(any(outcome not in {"taken", "refused"} for _, outcome in counts))
+    sys.exit(any(outcome not in GOOD for _, outcome in counts))
 
 
 if __name__ == "__main__":

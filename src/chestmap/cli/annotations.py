@@ -1,7 +1,4 @@
-"""Makes datasets of reviews and annotations: `chestmap data from-reviews`, `chestmap data annotations`.
-
-The verbs unpack their options, call the room that does the work, and print what was set aside and why.
-"""
+"""Makes datasets of reviews and annotations: `chestmap data from-reviews`, `chestmap data annotations`."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,8 +1,4 @@
-"""Defines options that several verbs share, and prints tables.
-
-An option that means the same in two verbs is defined here once, with its help. Tables keep their full width where the
-output is no terminal; `--json` prints the same rows as objects.
-"""
+"""Defines options that several verbs share, and prints tables."""
 
 import json
 from pathlib import Path
@@ -69,7 +65,6 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def print_json(value: Any) -> None:
-    """Prints a value as JSON to stdout, for `--json`."""
     typer.echo(json.dumps(value, indent=2))
 
 

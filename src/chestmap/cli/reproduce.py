@@ -1,8 +1,4 @@
-"""`chestmap reproduce`: make a published table again, with ours next to the printed figures.
-
-The verb prints what a table needs, then trains, predicts and scores row by row. `--quick` runs the same chain on a phantom
-within minutes.
-"""
+"""`chestmap reproduce`: make a published table again, with ours next to the printed figures."""
 
 from pathlib import Path
 from typing import Annotated

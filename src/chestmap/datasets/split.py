@@ -137,7 +137,7 @@ def read_split(folder: Path, source: Source | None = None) -> Split:
     except (OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BadInput(f"{folder}: not a split folder ({error.__class__.__name__}); make the split again") from None
     if split.fingerprint != fingerprint:
-        raise Refused(f"{folder}: split {split.name} was edited after it was made (fingerprint differs); make it again")
+        raise Refused(f"{folder}: split {split.name:.100} was edited after it was made (fingerprint differs); make it again")
     if source is not None:
         split.check(source)
     return split

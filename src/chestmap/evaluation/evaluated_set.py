@@ -1,8 +1,4 @@
-"""Checks that predictions and truth are of the same images, in the same image space, before anything is scored.
-
-`evaluate`, calibration and card figures come through `matched`. It refuses what is missing, doubled or outside of its
-image, in one line that names the first.
-"""
+"""Checks that predictions and truth are of the same images, in the same image space, before anything is scored."""
 
 from __future__ import annotations
 

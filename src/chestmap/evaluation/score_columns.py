@@ -1,8 +1,4 @@
-"""Turns columns of values over rows (boxes, pairs, images) into scores: means by finding, intervals by patient, macro means.
-
-Values that are not known are NaN and count nowhere. Every interval comes from resamples of whole patients, which all
-columns share, so that differences can be tested.
-"""
+"""Turns columns of values over rows (boxes, pairs, images) into scores: means by finding, intervals by patient, macro means."""
 
 from __future__ import annotations
 
@@ -48,7 +44,6 @@ class Block:
     findings: Sequence[int] = field(default=())  # those to report; by default those with rows
 
     def where(self, finding: int) -> np.ndarray:
-        """Marks the rows of one finding."""
         return self.finding == finding
 
 

@@ -1,8 +1,4 @@
-"""Holds the outcome of an evaluation: rows of numbers with their intervals and supports, and curves to draw.
-
-`Evaluation` is what `chestmap.evaluate` returns and metrics.json holds. Its rows name measure, finding, geometry, rule and
-limit; `find` and `met` look them up.
-"""
+"""Holds the outcome of an evaluation: rows of numbers with their intervals and supports, and curves to draw."""
 
 from __future__ import annotations
 
@@ -55,7 +51,6 @@ class Score:
 
     @property
     def is_mean(self) -> bool:
-        """Whether the row is a mean over findings."""
         return self.finding.startswith(MEAN)
 
     def as_dict(self) -> dict[str, Any]:
@@ -80,7 +75,6 @@ class Curve:
     weight: tuple[float, ...] = ()  # images in each bin of a reliability curve
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, without empty fields."""
         return {key: value for key, value in asdict(self).items() if value not in ("", ())}
 
 

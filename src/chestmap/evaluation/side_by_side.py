@@ -1,8 +1,4 @@
-"""Prints evaluations side by side as tables: for the terminal, Markdown, CSV and LaTeX.
-
-The functions take evaluations by name and give a `Table`, which prints itself for a terminal, Markdown, CSV or LaTeX.
-Figures have three decimals; what was not measured is n/a.
-"""
+"""Prints evaluations side by side as tables: for the terminal, Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 

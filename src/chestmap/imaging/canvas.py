@@ -24,7 +24,6 @@ class CanvasSettings(Settings):
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """Width and height, in this order."""
         return self.width, self.height
 
 

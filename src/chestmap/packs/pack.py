@@ -59,7 +59,6 @@ class Walk(NamedTuple):
 
     @property
     def changes_order(self) -> bool:
-        """Whether reading in this order differs from a plain shuffle."""
         return bool(self.window) or self.streams > 1
 
 
@@ -90,12 +89,10 @@ class Pack:
 
     @property
     def walk(self) -> Walk:
-        """How an epoch walks over the images: freely, since they are mapped from a local file."""
         return Walk()
 
     @cached_property
     def row_of(self) -> dict[str, int]:
-        """Row numbers of the images that were packed; those that were set aside are missing."""
         return {image_id: row for row, image_id in enumerate(self.ids) if self.state["status"][row] == PACKED}
 
     def rows(self, ids: Iterable[str]) -> Int64[np.ndarray, "image"]:
@@ -168,7 +165,6 @@ def damage(pack: Pack) -> str:
 
 
 def check_fits(pack: Pack, source: Source | None, settings: PackSettings | None) -> None:
-    """Refuses a pack that was made from another dataset, for another canvas, or before images were added."""
     if settings is not None and settings != pack.settings:
         raise BadModel(
             f"{pack.folder}: holds {canvas_name(pack.settings)}, asked for {canvas_name(settings)}; choose another folder for this canvas"
@@ -186,7 +182,6 @@ def check_fits(pack: Pack, source: Source | None, settings: PackSettings | None)
 
 
 def canvas_name(settings: PackSettings) -> str:
-    """Names a canvas in messages: width, height and fit."""
     return f"{settings.width}×{settings.height} {settings.fit}"
 
 
@@ -202,13 +197,12 @@ def fingerprint_of(pack: Pack) -> str:
 
 
 def read_about(folder: Path) -> dict[str, Any] | None:
-    """Reads `pack.json`; none where there is no pack. A pack of another form is refused."""
     try:
         about = json_of(_record(folder, "pack.json"), folder / "pack.json", PACK_AGAIN)
         about["settings"] = PackSettings.model_validate(about["settings"])
         if about["form"] != FORM:
             raise BadModel(
-                f"{folder}: a pack of form {about['form']}, this version reads form {FORM}; delete it and pack again"
+                f"{folder}: a pack of form {about['form']!s:.40}, this version reads form {FORM}; delete it and pack again"
             )
         return {"fingerprint": "", **about, "complete": bool(about["complete"]), "source": str(about["source"])}
     except (FileNotFoundError, NotADirectoryError):
@@ -229,7 +223,6 @@ def _record(folder: Path, name: str, *, compare: bool = True) -> bytes:
 
 
 def mapped(folder: Path, about: dict[str, Any], *, compare: bool = True) -> Pack:
-    """Opens a pack without reading its pixels; files that disagree in length are refused."""
     try:
         ids = tuple(_record(folder, "ids.txt", compare=compare).decode("utf-8").split("\n")[:-1])
         state = np.frombuffer(_record(folder, "state.bin", compare=compare), dtype=STATE).copy()

@@ -1,8 +1,4 @@
-"""Verifies every kept folder at or below a path: sums of files, rows of packs, parts of predictions.
-
-`chestmap check` calls `verify_folder`. It reads every byte, changes nothing, and lists what differs instead of raising at
-the first.
-"""
+"""Verifies every kept folder at or below a path: sums of files, rows of packs, parts of predictions."""
 
 from __future__ import annotations
 

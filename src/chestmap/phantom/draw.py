@@ -1,8 +1,4 @@
-"""One phantom radiograph: a pure function of its case and the side asked for.
-
-`phantom.write` calls `draw` for each case. Boxes and masks are those of the drawn finding itself, so they are true by
-construction.
-"""
+"""One phantom radiograph: a pure function of its case and the side asked for."""
 
 from __future__ import annotations
 

@@ -25,7 +25,6 @@ class PredictSettings(JobSettings):
 
     @property
     def forward(self) -> ForwardSettings:
-        """The part of the settings that chooses the engine."""
         return ForwardSettings(engine=self.engine, device=self.device, precision=self.precision)
 
 

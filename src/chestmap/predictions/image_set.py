@@ -40,7 +40,6 @@ class ImageSet:
     box_digest: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
         return asdict(self)
 
     @classmethod

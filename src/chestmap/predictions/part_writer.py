@@ -1,7 +1,4 @@
-"""Writes a part of a predictions folder while images come.
-
-A part grows under a temporary name and gets its own in one step. Scores are float32, maps float16.
-"""
+"""Writes a part of a predictions folder while images come."""
 
 from __future__ import annotations
 

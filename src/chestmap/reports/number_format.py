@@ -25,7 +25,6 @@ def interval(low: float | None, high: float | None, digits: int = 3) -> str:
 
 
 def count(value: float) -> str:
-    """Prints a whole number with commas."""
     return f"{value:,.0f}"
 
 

@@ -1,8 +1,4 @@
-"""Draws one picture for each image: the plain image, then each finding with map, boxes, score and a legend.
-
-`--write overlays`, the service and notebooks draw through `overlay`; `true` boxes come from a dataset, the others from the
-model.
-"""
+"""Draws one picture for each image: the plain image, then each finding with map, boxes, score and a legend."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Writes the tables and tiles of a report. Every number is as in metrics.json, with its interval.
-
-All functions give HTML of an `Evaluation`, for the sections of `report.html`.
-"""
+"""Writes the tables and tiles of a report. Every number is as in metrics.json, with its interval."""
 
 from __future__ import annotations
 

@@ -44,7 +44,6 @@ def unseal(folder: Path) -> None:
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether a folder has its sums, and so is finished."""
     return (folder / SUMS).is_file()
 
 

@@ -1,8 +1,4 @@
-"""Reads the one TOML file of a training: `[run]`, `[data]`, `[method]`, wrappers in `[around]`, and `[search]`.
-
-`chestmap train` and `chestmap.train` read configs here. Relative paths count from the TOML; a path of `--set` counts from
-where the command runs.
-"""
+"""Reads the one TOML file of a training: `[run]`, `[data]`, `[method]`, wrappers in `[around]`, and `[search]`."""
 
 from __future__ import annotations
 

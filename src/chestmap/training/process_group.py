@@ -1,7 +1,4 @@
-"""Connects the processes of a run: one, or several that torchrun, Slurm or `chestmap train --devices` started.
-
-Every process of a run calls the same functions in the same order; the first process writes files.
-"""
+"""Connects the processes of a run: one, or several that torchrun, Slurm or `chestmap train --devices` started."""
 
 from __future__ import annotations
 
@@ -36,7 +33,6 @@ LONGEST_WAIT = timedelta(
 
 class _Mixed(MixedPrecision):
     def convert_input(self, data: Any) -> Any:
-        """Leaves a batch alone: it is frozen, and autocast casts what it needs."""
         return data  # a batch is frozen, and autocast casts what it needs
 
 

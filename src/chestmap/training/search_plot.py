@@ -1,8 +1,4 @@
-"""Draws a search as SVG: the scores in their order with the best so far, and the scores over each setting.
-
-`search.py` calls it at the end of a search. Numbers that span more than two decades get a logarithmic axis; anything but
-numbers lies side by side.
-"""
+"""Draws a search as SVG: the scores in their order with the best so far, and the scores over each setting."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Opens the parts that a recipe trains and validates on.
-
-Packs are made here when they are missing, so that a training starts from a dataset's folder alone.
-"""
+"""Opens the parts that a recipe trains and validates on."""
 
 from __future__ import annotations
 

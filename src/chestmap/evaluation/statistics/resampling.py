@@ -1,8 +1,4 @@
-"""Draws and exchanges the images of one patient together, for intervals and tests.
-
-Patients, not images, are drawn with replacement: images of one patient resemble each other. All draws depend on the seed
-alone.
-"""
+"""Draws and exchanges the images of one patient together, for intervals and tests."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Writes the tables of a model card, from what model.json and figures.json hold.
-
-Every function gives Markdown. Columns without a measured value are left out, so that no card shows an empty promise.
-"""
+"""Writes the tables of a model card, from what model.json and figures.json hold."""
 
 from __future__ import annotations
 
@@ -42,7 +39,6 @@ def calibration_table(about: Mapping[str, Any]) -> Table:
 
 
 def images_of(on: Mapping[str, Any]) -> str:
-    """Counts images and patients in words, as tables print them."""
     return f"{on['images']:,} images of {on['patients']:,} patients"
 
 

@@ -1,7 +1,4 @@
-"""Writes the README.md of an export folder.
-
-The card holds a program of fewer than twenty lines that runs the export without chestmap. A test runs this program.
-"""
+"""Writes the README.md of an export folder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Chooses what is drawn and reported of a prediction: findings, codes, places in the stored pixels.
-
-Every writer of result objects takes a `MarkedResult`, so that report, state and picture never disagree. Places are in
-stored pixels of the source.
-"""
+"""Chooses what is drawn and reported of a prediction: findings, codes, places in the stored pixels."""
 
 from __future__ import annotations
 
@@ -47,7 +43,6 @@ def code_of(finding: str, findings: Findings) -> CodedConcept:
 
 
 def site_of(finding: str) -> CodedConcept:
-    """The coded place of a finding, such as the lung; "chest" for one that is in no list."""
     return concept(SITES.get(finding, ANYWHERE))
 
 
@@ -74,7 +69,6 @@ class Mark:
 
     @property
     def label(self) -> str:
-        """The text next to a box: finding and score, in characters that DICOM allows."""
         return f"{printable(self.finding, 48)} {self.score:.2f}"
 
     @property

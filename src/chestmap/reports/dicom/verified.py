@@ -1,7 +1,4 @@
-"""Writes a reader's finished review for the archive: a verified report, and a note that rejects objects.
-
-The service calls it when a review is done. Objects of the archive that the review contradicts are rejected by a note.
-"""
+"""Writes a reader's finished review for the archive: a verified report, and a note that rejects objects."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Writes the DICOM files of one prediction, which join the study of its radiograph.
-
-`chestmap predict --write sr,gsps,sc,seg,pmap` calls `write_dicom` for each image; the service takes `result_objects` and
-sends them.
-"""
+"""Writes the DICOM files of one prediction, which join the study of its radiograph."""
 
 from __future__ import annotations
 

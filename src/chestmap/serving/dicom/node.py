@@ -1,8 +1,4 @@
-"""Runs the DICOM door of a service: listens, pulls and delivers. It may end at any moment.
-
-Made by `start.py`. It owns the threads of receiving, pulling and delivering; each can be stopped and started without losing
-an image.
-"""
+"""Runs the DICOM door of a service: listens, pulls and delivers. It may end at any moment."""
 
 from __future__ import annotations
 

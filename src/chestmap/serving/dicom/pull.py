@@ -1,8 +1,4 @@
-"""Pulls new radiographs of a DICOMweb archive: lists them by QIDO-RS on a schedule, fetches them by WADO-RS.
-
-An image is pulled once: its instance is looked up in the store before it is fetched. Where many images wait already,
-pulling pauses.
-"""
+"""Pulls new radiographs of a DICOMweb archive: lists them by QIDO-RS on a schedule, fetches them by WADO-RS."""
 
 from __future__ import annotations
 
@@ -49,7 +45,6 @@ class Pull:
         self._thread = threading.Thread(target=self._run, name="pull", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread that asks the archive at once, and then on its schedule."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -1,7 +1,4 @@
-"""Asks a DICOMweb server, within bounds of bytes and of time.
-
-`Pull` uses it. It reads no more bytes and waits no longer than its settings allow, whatever the server sends.
-"""
+"""Asks a DICOMweb server, within bounds of bytes and of time."""
 
 from __future__ import annotations
 

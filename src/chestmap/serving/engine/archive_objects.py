@@ -1,7 +1,4 @@
-"""Makes DICOM objects for an archive: a model's result, and what a reader verified. Decoder processes do it.
-
-The delivery thread asks for objects when they are due, so that they show the newest state of a review.
-"""
+"""Makes DICOM objects for an archive: a model's result, and what a reader verified. Decoder processes do it."""
 
 from __future__ import annotations
 
@@ -37,7 +34,6 @@ class MadeObjects:
     gone: list[str] = field(default_factory=list)
 
     def remove(self) -> None:
-        """Deletes the folder once the objects are sent, or once sending has failed."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -1,8 +1,4 @@
-"""Identifies a caller: loopback, a token, a session's cookie, or a name from a trusted reverse proxy.
-
-The guard asks for a `Person` at every request. Tokens are compared by digest in constant time. A proxy's header counts only
-from addresses that the operator trusts.
-"""
+"""Identifies a caller: loopback, a token, a session's cookie, or a name from a trusted reverse proxy."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Defines the shapes of what is sent and answered. OpenAPI is made of them.
-
-Routes and tests use the same classes; a changed field is a change of the API, and CHANGELOG lists it.
-"""
+"""Defines the shapes of what is sent and answered. OpenAPI is made of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Opens the database, SQLite in WAL mode or PostgreSQL by URL, and brings it to the newest tables.
-
-One process writes; others may read. A database of a newer version is refused, an older one is migrated at the start.
-"""
+"""Opens the database, SQLite in WAL mode or PostgreSQL by URL, and brings it to the newest tables."""
 
 from __future__ import annotations
 

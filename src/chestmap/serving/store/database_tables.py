@@ -1,7 +1,4 @@
-"""Defines the tables of the database. Times are UTC, ISO 8601 with microseconds, so that text sorts as time does.
-
-Column names never change without a migration in `migrations/`. Rows that matter carry a digest (`row_digests.py`).
-"""
+"""Defines the tables of the database. Times are UTC, ISO 8601 with microseconds, so that text sorts as time does."""
 
 from __future__ import annotations
 

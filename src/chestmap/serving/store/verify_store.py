@@ -1,7 +1,4 @@
-"""Verifies a service's store, running or not: files against their hashes, rows against their digests.
-
-`chestmap check` calls it. It only reads, also while the service runs, and names studies by their id.
-"""
+"""Verifies a service's store, running or not: files against their hashes, rows against their digests."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Collects what a step's training changes, and goes on from.
-
-A resumed step ends with the same weights as one that was never stopped: network, optimizer, averages, random state and
-position are all kept.
-"""
+"""Collects what a step's training changes, and goes on from."""
 
 from __future__ import annotations
 

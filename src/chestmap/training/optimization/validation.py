@@ -1,8 +1,4 @@
-"""Scores validation images to choose the weights that are kept.
-
-The loop calls these after each epoch. Larger is better for AUC and IoU, smaller for a loss; findings with one kind of label
-do not count.
-"""
+"""Scores validation images to choose the weights that are kept."""
 
 from __future__ import annotations
 
@@ -26,10 +22,6 @@ LEVELS = tuple(step / 32 for step in range(1, 32))
 LIMITS = (0.1, 0.3, 0.5)
 
 
-class NothingToRank(BadInput):
-    """No finding is both present and absent among the validation images."""
-
-
 def mean_auc(scores: Float[np.ndarray, "image finding"], labels: Float[np.ndarray, "image finding"]) -> float:
     """Area under the ROC curve, mean over the findings that are present in some images and absent in others.
 
@@ -40,9 +32,7 @@ def mean_auc(scores: Float[np.ndarray, "image finding"], labels: Float[np.ndarra
         _auc(score, column == 1, column == 0) for score, column in columns if (column == 1).any() and (column == 0).any()
     ]
     if not areas:
-        raise NothingToRank(
-            'no finding is both present and absent among the validation images; set select to "loss" or "last"'
-        )
+        raise BadInput('no finding is both present and absent among the validation images; set select to "loss" or "last"')
     return float(np.mean(areas))
 
 

@@ -11,7 +11,6 @@ TEXTS = {"instance": 64, "series": 64, "sop_class": 64, "subject": 64, "at": 32,
 
 
 def upgrade() -> None:
-    """Creates the table of objects that the archive holds."""
     op.create_table(
         "sent",
         sa.Column("study_id", sa.String(32), nullable=False),
@@ -22,5 +21,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drops the table of objects that the archive holds."""
     op.drop_table("sent")
