@@ -151,7 +151,7 @@ STRUCTURAL: dict[str, tuple[dict[str, Any], dict[str, str | bytes], str]] = {
     "labels without labels": (
         FOLDER,
         {"labels.csv": "image,comment\na,fine\n"},
-        "no column of labels (1, 0, -1 or blank) and none called findings; others are comment",
+        "no column of labels (1, 0, -1 or blank) and none called findings; others are comment; call a column of names (Mass|Nodule) findings",
     ),
     "label column twice": (FOLDER, {"labels.csv": "image,Mass,Mass\na,1,0\n"}, 'column "Mass" stands 2 times'),
     "labels in prose": (FOLDER, {"labels.csv": "image,findings\na,\n"}, "its column of findings names none"),

@@ -1,6 +1,7 @@
 """A training outside a terminal prints a line for each epoch; a mistyped backbone is refused before images are packed."""
 
 import re
+import shutil
 
 import pytest
 
@@ -19,6 +20,20 @@ def test_a_line_for_each_epoch(dataset, tmp_path, capsys):
     assert len(lines) == 2
     assert all(re.fullmatch(wanted, line) for line in lines)
     assert lines[1].endswith("0:00:00 left")
+
+
+def test_an_image_that_cannot_be_read_is_named_before_the_first_epoch(dataset, tmp_path, capsys):
+    films = tmp_path / "films"
+    shutil.copytree(dataset, films)
+    broken = min(films.glob("*.png"))
+    broken.write_bytes(broken.read_bytes()[:100])
+    train(config_of(small_tree(films), METHODS, name="x"), tmp_path / "run")
+    lines = capsys.readouterr().err.splitlines()
+    (place,) = (place for place, line in enumerate(lines) if "cannot be read, such as" in line)
+    assert re.search(
+        rf"note: 1 of \d+ images cannot be read, such as {broken.name}: .*; all are in .*set_aside.csv", lines[place]
+    )
+    assert place < next(place for place, line in enumerate(lines) if ": epoch" in line)
 
 
 def test_a_mistyped_backbone_is_refused_before_anything_is_packed(dataset, tmp_path):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chestmap.cli.options import READERS, JsonOption, Set, SplitOption, named
+from chestmap.cli.options import JsonOption, KindOption, RootOption, Set, SplitOption, named
 from chestmap.cli.predict_many import (
     ActorsOption,
     ClusterOption,
@@ -54,8 +54,6 @@ OutOption = Annotated[
         "By default predictions/ of the run, for its own images; of other images boxes are printed, and nothing is kept.",
     ),
 ]
-KindOption = Annotated[str | None, typer.Option("--source", metavar="KIND", help=f"Who laid a dataset out: {READERS}.")]
-RootOption = Annotated[Path | None, typer.Option("--root", metavar="ROOT", help="The dataset's folder.")]
 PartOption = Annotated[
     list[str] | None, typer.Option(help="Parts of the split, by default validation and test; repeatable.")
 ]

@@ -140,7 +140,8 @@ def _finding_columns(table: Table) -> tuple[str, ...]:
     if not names:
         columns = ", ".join(table.others)[:200] or "none"
         raise BadTable(
-            f"{table.file}: no column of labels (1, 0, -1 or blank) and none called findings; others are {columns}"
+            f"{table.file}: no column of labels (1, 0, -1 or blank) and none called findings; others are {columns}; "
+            "call a column of names (Mass|Nodule) findings"
         )
     return names
 

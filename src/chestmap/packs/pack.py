@@ -95,6 +95,14 @@ class Pack:
     def row_of(self) -> dict[str, int]:
         return {image_id: row for row, image_id in enumerate(self.ids) if self.state["status"][row] == PACKED}
 
+    @property
+    def set_aside_line(self) -> str:
+        """How many images could not be read, the first of them and why; empty where all could."""
+        for image_id, reason in sorted(self.set_aside.items()):
+            count, listed = len(self.set_aside), self.folder / "set_aside.csv"
+            return f"{count:,} of {len(self.ids):,} images cannot be read, such as {image_id}: {reason}; all are in {listed}"
+        return ""
+
     def rows(self, ids: Iterable[str]) -> Int64[np.ndarray, "image"]:
         """Rows of `images`; an image without pixels is an error that gives the reason."""
         ids = list(ids)

@@ -72,6 +72,8 @@ def train(
         _check_batches({"method": config.settings, "around": config.around}, run.fabric.world_size)
         with in_turn(run.fabric):
             data = _opened(config, progress=progress and run.first)
+        if run.first and data.train.pack.set_aside:
+            run.screen.tell(f"note: {data.train.pack.set_aside_line}")
         network = train_around(run, data, config.method, config.settings, config.around).eval()
         if run.first and _is_other(folder / "model", config.around):
             shutil.rmtree(folder / "model")
