@@ -126,11 +126,13 @@ def rates(rng: np.random.Generator, patients: int, correlation: float, rate: flo
         yield Cell(measure, patients, correlation, rate, float(np.mean(inside)), draws)
 
 
-def simulated(draws: int, patients: tuple[int, ...] = PATIENTS) -> Iterator[Cell]:
+def simulated(
+    draws: int, patients: tuple[int, ...] = PATIENTS, correlations: tuple[float, ...] = CORRELATIONS
+) -> Iterator[Cell]:
     """Each number of patients and each correlation has a stream of its own, so that parts of the table can be made alone."""
     for number in patients:
         few = max(draws // 4, 50) if number > 1000 else draws
-        for correlation in CORRELATIONS:
+        for correlation in correlations:
             rng = np.random.default_rng([number, round(100 * correlation)])
             for prevalence in PREVALENCES:
                 for value in AUCS:
@@ -144,12 +146,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--patients", type=int, nargs="+", default=PATIENTS)
+    parser.add_argument("--correlations", type=float, nargs="+", default=CORRELATIONS)
     chosen = parser.parse_args()
     draws = chosen.draws
     print(f"{draws} draws a cell, a quarter of them at 2,800 patients; {platform.machine()}, numpy {np.__version__}\n")
     print("| measure | patients | correlation | rate | covered or rejected | draws | DeLong's test |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    for one in simulated(draws, tuple(chosen.patients)):
+    for one in simulated(draws, tuple(chosen.patients), tuple(chosen.correlations)):
         plain = "" if one.delong is None else f"{one.delong:.3f}"
         figures = f"{one.patients} | {one.correlation:g} | {one.rate:g} | {one.share:.3f} | {one.draws} | {plain}"
         print(f"| {one.measure} | {figures} |", flush=True)

@@ -5,7 +5,8 @@
     python benchmarks/methods.py FOLDER --images 15000 --side 256 --start FOLDER/start --times 4   # one point of a learning curve
 
 `--start` is a model folder whose backbone every row begins with, `--times` multiplies the epochs of all steps. The shape of a folder's
-phantom is fixed when it is drawn.
+phantom is fixed when it is drawn. `--heads EPOCHS` trains the last stage and heads alone, on kept features of `--start`, without
+augmentation and alignment: seconds for a row.
     python benchmarks/methods_report.py FOLDER           # what is there as Markdown for benchmarks/methods.md
 
 A row is a config of `configs/phantom/` with overrides. Every training is a process of one thread, so that several run side by side
@@ -19,6 +20,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,27 +42,39 @@ def main() -> None:
     options.add_argument("--side", type=int, default=128)
     options.add_argument("--start", type=Path, help="a model folder: its backbone is where every row begins")
     options.add_argument("--times", type=int, default=1, help="multiplies the epochs of every step")
+    options.add_argument("--heads", type=int, metavar="EPOCHS", help="the last stage and heads alone, for so many epochs")
     options.add_argument("--one", nargs=2, metavar=("ROW", "SEED"), help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.one:
         make(chosen, chosen.one[0], int(chosen.one[1]))
         return
-    draw(chosen.folder, chosen.images, chosen.side)
+    draw(chosen.folder, chosen.images, chosen.side, {ROWS[name].root for name in chosen.rows})
+    if chosen.heads and not chosen.start:
+        options.error("--heads needs --start: the model folder with the stages that stay as they are")
     there = [name for name in chosen.rows if (chosen.folder / ROWS[name].root).exists()]
     jobs = [(name, seed) for seed in chosen.seeds for name in sorted(there, key=lambda name: ROWS[name].of != "")]
+    if chosen.heads:  # starting a process would cost more than a row
+        for name, seed in jobs:
+            if not (run_of(chosen.folder, name, seed, chosen.times) / "cost.json").exists():
+                make(chosen, name, seed)
+            print(f"{name}-{seed}", flush=True)
+        return
     with ThreadPoolExecutor(chosen.side_by_side) as pool:
         for said in pool.map(lambda job: child(chosen, *job), jobs):
             print(said, flush=True)
 
 
-def draw(folder: Path, images: int, side: int) -> None:
-    """A phantom whose training patients show their boxes all, to 80, 40 or 0 %, and one of patients far off the middle."""
+def draw(folder: Path, images: int, side: int, roots: set[str]) -> None:
+    """A phantom whose training patients show their boxes all, to 80, 40 or 0 %, one of patients far off the middle; what rows need."""
     folder.mkdir(parents=True, exist_ok=True)
     phantom(folder / "phantom", PHANTOM, images, side)
-    phantom(folder / "phantom-moved", PHANTOM | {"misalignment": 3}, images, side)
+    if "phantom-moved" in roots:
+        phantom(folder / "phantom-moved", PHANTOM | {"misalignment": 3}, images, side)
     for share in (0, 40, 80):
-        fewer_boxes(folder / "phantom", folder / f"phantom-{share}", share / 100)
-    place_only(folder / "phantom-80", folder / "phantom-place")
+        if roots & {f"phantom-{share}", "phantom-place" if share == 80 else ""}:
+            fewer_boxes(folder / "phantom", folder / f"phantom-{share}", share / 100)
+    if "phantom-place" in roots:
+        place_only(folder / "phantom-80", folder / "phantom-place")
 
 
 def phantom(folder: Path, settings: dict[str, float], images: int, side: int) -> None:
@@ -161,6 +175,7 @@ def make(chosen: argparse.Namespace, name: str, seed: int) -> None:
     from chestmap.training.train import train
 
     torch.set_num_threads(1)
+    begun = time.process_time()
     folder, row, run = chosen.folder, ROWS[name], run_of(chosen.folder, name, seed, chosen.times)
     config = read_config(CONFIGS / f"{row.config}.toml", sets_of(chosen, row, seed), METHODS)
     if row.of:
@@ -168,9 +183,9 @@ def make(chosen: argparse.Namespace, name: str, seed: int) -> None:
         reread(other / "model", run / "model", config.settings.model_dump(mode="json"))
     else:
         train(config, run, write_model, progress=False)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    cost = {"processor_seconds": used.ru_utime + used.ru_stime, "gigabytes": used.ru_maxrss * 1024 / 1e9}
-    how = (PredictSettings(batch_size=16), EvaluationSettings(presets=("ham",)))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    cost = {"processor_seconds": time.process_time() - begun, "gigabytes": memory}
+    how = (PredictSettings(batch_size=16), EvaluationSettings(longest=2 * chosen.side, negatives=50, resamples=200))
     predict_and_score(run, config.data, METHODS, how, progress=False)
     (run / "cost.json").write_text(json.dumps(cost), encoding="utf-8")
 
@@ -183,6 +198,10 @@ def sets_of(chosen: argparse.Namespace, row: Row, seed: int) -> list[str]:
     steps = {key: step["epochs"] for key, step in tree["method"].items() if isinstance(step, dict) and "epochs" in step}
     longer = [f"method.{key}.epochs={epochs * chosen.times}" for key, epochs in steps.items() if chosen.times > 1]
     start = [f'method.backbone.weights="{chosen.start.resolve()}"'] if chosen.start else []
+    if chosen.heads:
+        start += ["method.backbone.frozen=3", "data.views.count=0"]
+        start += ["method.aligned=false"] if "aligned" in tree["method"] else []
+        longer = [f"method.{key}.epochs={chosen.heads}" for key in steps]
     return [*row.sets, f"run.seed={seed}", *places, *longer, *start]
 
 

@@ -16,9 +16,12 @@ from methods_rows import HEADLINE, ROWS, SEVEN, Measure, Row, run_of
 
 from chestmap.datasets.nih import NihSettings, read_nih
 from chestmap.datasets.source import Source
-from chestmap.evaluation.floors import GRIDS
+from chestmap.evaluation.floors import ceiling_rows
+from chestmap.evaluation.rates import Limits
+from chestmap.evaluation.score_columns import Resampling
 from chestmap.evaluation.scores import Evaluation, read_evaluation
 from chestmap.evaluation.statistics.resampling import numbered, patient_weights
+from chestmap.evaluation.truth import truth_of
 
 SHOWN = (
     Measure(at=0.1, rule="own"),
@@ -214,12 +217,16 @@ def floors(one: Made) -> str:
 
 
 def ceilings(one: Made) -> str:
-    """The most that a map of so many hard cells can reach, by finding."""
-    return _by_finding(one, [f"ceiling {grid}x{grid}" for grid in (4, 8, *GRIDS)], "ceiling")
+    """The most that a map of so many hard cells can reach, by finding; also for grids coarser than an evaluation has."""
+    grids = (4, 8, 16, 32)
+    truth = truth_of(one.source, one.scores[0]["image_id"].to_list())
+    rows = ceiling_rows(truth, Limits(iou=(0.1, 0.3, 0.5)), Resampling(2), grids)
+    made = replace(one, evaluations=[Evaluation(title="", findings=one.source.findings, rows=tuple(rows))])
+    return _by_finding(made, [f"ceiling {grid}x{grid}" for grid in grids], "ceiling")
 
 
 def _by_finding(one: Made, rules: list[str], kind: str) -> str:
-    lines, names = [], sorted(one.by_finding("floor medoid", 0.1))
+    lines, names = [], sorted(one.by_finding(rules[0], 0.1))
     for rule in rules:
         for at in (0.1, 0.3, 0.5):
             values = one.by_finding(rule, at)

@@ -2,6 +2,7 @@
 
     python benchmarks/real.py FILMS WORK pretrain            # once, 12 minutes: the frozen stages, on patients without boxes
     python benchmarks/real.py FILMS WORK run ROW FOLD        # 6 minutes: trains a row on a fold and predicts its test films
+    python benchmarks/real.py FILMS WORK run ROW t1          # the same without 15 % of the boxed training patients, who are predicted
     python benchmarks/real.py FILMS WORK medoid              # the floor: the medoid box of each fold's training
     python benchmarks/real_table.py FILMS WORK               # scores of every row that is there: real_table.json and the table
 
@@ -16,12 +17,13 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from real_rows import LAST, ROWS, SCHEDULE, Row
 from safetensors.torch import save_file
 
 from chestmap.datasets import open_source
@@ -72,6 +74,14 @@ class Films:
     def test_ids(self, fold: int) -> list[str]:
         return [*self.folds[fold], *self.held[fold]]
 
+    def tuning_ids(self, fold: int) -> list[str]:
+        """Films of 15 % of the fold's boxed training patients: settings are chosen on these, never on a test."""
+        patient_of = patients_of(self.source)
+        train = [one for number, ids in enumerate(self.folds) if number != fold for one in ids]
+        patients = shuffled({patient_of[one] for one in train}, 0, f"tuning {fold}")
+        chosen = set(patients[: len(patients) * 15 // 100])
+        return [one for one in train if patient_of[one] in chosen]
+
 
 def films_of(root: Path, work: Path, side: int) -> Films:
     source = open_source(NihSettings(name="nih", root=root))
@@ -102,78 +112,9 @@ def films_of(root: Path, work: Path, side: int) -> Films:
     )
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; `boxes` is the share of the boxed patients whose boxes training sees."""
-
-    method: str
-    steps: dict[str, Tree]  # with what they change of SCHEDULE
-    settings: Tree = field(default_factory=dict)
-    boxes: float = 0.8
-    trunk: int = 3  # stages that stand still: 3 as pretrained on films, 2 as ImageNet left them
-    backbone: Tree = field(default_factory=dict)
-    sees: str = "features"  # kept ones; or pixels, which methods need that cut, erase or compare images; or noise
-    base: str | None = None  # a row whose finished steps are taken where they are the same
-    variants: dict[str, Tree] = field(default_factory=dict)  # rows of the same training that differ in how it is read
-
-
-WIDTH: Tree = {"width": 64}
-LAST: Tree = {"stages": [4], "pyramid": 0}
-TWO: Tree = {"stages": [3, 4]}
-CIA: Tree = {"aligned": False, "gallery": 2048}
-MINING: Tree = {"classify": {"epochs": 4}, "aggregate": {"epochs": 1}, "tune": {"epochs": 1}, "mine": {"epochs": 1}}
-MINED: Tree = WIDTH | {"steps": 3}
-AG_CNN: Tree = {"global_branch": {"epochs": 4}, "fusion_branch": {"epochs": 4}}
-MASKS: Tree = {"aligned": False, "least_share": 0.02}
-
-ROWS = {
-    "cam": Row("cam", {"classify": {}}),
-    "ham-0": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.0}),
-    "ham-40": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1}, boxes=0.4),
-    "ham-80": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1}),
-    "ham-80-mse": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1, "box_loss": "mse"}),
-    "patch-0": Row("patch_mil", {"attend": {}}, WIDTH | {"box_weight": 0.0}),
-    "patch-80": Row("patch_mil", {"attend": {}}, WIDTH),
-    "cia-base-0": Row("cia_net", {"attend": {}}, CIA | {"contrast": False, "box_weight": 0.0}, backbone=TWO),
-    "cia-base-80": Row("cia_net", {"attend": {}}, CIA | {"contrast": False}, backbone=TWO),
-    "cia-0": Row("cia_net", {"attend": {}}, CIA | {"box_weight": 0.0}, backbone=TWO, sees="pixels"),
-    "cia-80": Row("cia_net", {"attend": {}}, CIA, backbone=TWO, sees="pixels"),
-    "mining-3": Row("attention_mining", MINING, MINED, backbone=LAST, variants={"mining-1": {"shown": 1}}),
-    "mining-3-unpreserved": Row(
-        "attention_mining", MINING, MINED | {"preservation": "none"}, backbone=LAST, base="mining-3"
-    ),
-    "ag-fusion": Row(
-        "ag_cnn",
-        AG_CNN,
-        {"order": "G_LF"},
-        backbone=LAST,
-        sees="pixels",
-        variants={"ag-global": {"answer": "global"}, "ag-local": {"answer": "local"}},
-    ),
-    "masks-none": Row("disease_masks", {"classify": {}}, MASKS | {"masks": "none"}),
-    "masks": Row("disease_masks", {"classify": {}, "attend": {"epochs": 3}}, MASKS, base="masks-none"),
-    "combined": Row("combined", {"learn": {}}, WIDTH, variants={"combined-cells": {"decode": "cells"}}),
-    "combined-8-epochs": Row("combined", {"learn": {"epochs": 8}}, WIDTH),
-    "combined-no-prior": Row("combined", {"learn": {}}, WIDTH | {"place_prior": False}),
-    "combined-imagenet": Row("combined", {"learn": {}}, WIDTH, trunk=2),
-    "place-only": Row("combined", {"learn": {}}, WIDTH, sees="noise"),
-}
-
-
-def names_of(rows: dict[str, Row]) -> list[str]:
-    """Of all rows, variants behind their own."""
-    return [one for name, row in rows.items() for one in (name, *row.variants)]
-
-
 def backbone_of(work: Path, trunk: int) -> Tree:
     weights = str(work / "pretrained.safetensors") if trunk == 3 else "package:efficientnet-lite0"
     return {"name": "tf_efficientnet_lite0", "weights": weights, "stages": [2, 3, 4], "frozen": trunk, "pyramid": 64}
-
-
-SCHEDULE: Tree = {
-    "epochs": 5, "batches": 40, "batch_size": 24, "optimizer": "adamw", "learning_rate": 6e-4, "weight_decay": 0.05,
-    "warmup": 0.5, "decay": "cosine", "clip": 5.0, "boxed_share": 0.5, "select": "last", "validate_every": 5,
-}  # fmt: skip
 
 
 def with_fewer_boxes(source: Source, share: float) -> Source:
@@ -191,11 +132,11 @@ def views_for(films: Films, trunk: int) -> Views:
     return views_of(films.pack, settings, AUGMENT, ViewSettings(count=8), films.work / "views")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class NoiseViews(Views):
     """What the trunk makes of noise, in place of every film: all that can be learned is where boxes lie."""
 
-    noise: Any = None
+    noise: np.ndarray
 
     def read(self, rows: Any, numbers: list[int]) -> Any:
         return self.noise[(np.asarray(rows) * self.shape[1] + np.asarray(numbers)) % len(self.noise)]
@@ -205,7 +146,14 @@ def noisy(films: Films, views: Views, trunk: int, count: int = 64) -> Views:
     backbone = Backbone(BackboneSettings(**backbone_of(films.work, trunk))).eval()
     images = torch.rand(count, 1, *reversed(films.pack.settings.canvas), generator=torch.Generator().manual_seed(0))
     noise = np.concatenate([backbone.kept(some).half().numpy() for some in images.split(8)])
-    return NoiseViews(views.folder, views.settings, views.augment, views.shape, f"{views.fingerprint}-noise", noise)
+    return NoiseViews(
+        folder=views.folder,
+        settings=views.settings,
+        augment=views.augment,
+        shape=views.shape,
+        fingerprint=f"{views.fingerprint}-noise",
+        noise=noise,
+    )
 
 
 def seen_by(films: Films, row: Row) -> Views | None:
@@ -243,15 +191,19 @@ def part_of(films: Films, ids: Iterable[str], views: Views | None, source: Sourc
     return replace(Part.of(source or films.source, films.pack, ids, "films"), views=views)
 
 
-def run_row(films: Films, name: str, fold: int, seed: int = 0) -> dict[str, Any]:
-    """Trains one row on one fold and writes its test predictions as part `fold` of the row's folder."""
-    row = ROWS[name]
+def run_row(films: Films, name: str, fold: int, *, tuning: bool = False, seed: int = 0) -> dict[str, Any]:
+    """Trains one row on one fold and writes its test predictions as part `fold` of the row's folder.
+
+    Tuning leaves the tuning patients out of the training, and predicts their films in place of the test's.
+    """
+    row, left_out = ROWS[name], set(films.tuning_ids(fold)) if tuning else set()
     method, views = METHODS[row.method], seen_by(films, row)
     tree = {"name": row.method, "backbone": backbone_of(films.work, row.trunk) | row.backbone, **row.settings}
     tree |= {step: SCHEDULE | changes for step, changes in row.steps.items()}
     settings = checked(method.settings, tree, name=name)
     source = with_fewer_boxes(films.source, row.boxes)
-    train, validation = (part_of(films, ids, views, source) for ids in (films.train_ids(fold), films.free_validation))
+    learned = [one for one in films.train_ids(fold) if one not in left_out]
+    train, validation = (part_of(films, ids, views, source) for ids in (learned, films.free_validation))
     data = Data(
         findings=source.findings,
         pack=films.pack.settings,
@@ -263,11 +215,15 @@ def run_row(films: Films, name: str, fold: int, seed: int = 0) -> dict[str, Any]
     )
     started, cpu = time.monotonic(), time.process_time()
     how = RunSettings(seed=seed, workers=0, tensorboard=False)
-    folder, lasting = films.work / "runs" / f"{name}-{fold + 1}", settings.model_dump(mode="json", exclude=set(row.steps))
+    place = f"{'t' if tuning else ''}{fold + 1}"
+    folder, lasting = films.work / "runs" / f"{name}-{place}", settings.model_dump(mode="json", exclude=set(row.steps))
     with Run(folder, how, method=lasting, augment=AUGMENT, progress=False) as run:
-        run.others = [films.work / "runs" / f"{row.base}-{fold + 1}"] if row.base else ()
+        run.others = [films.work / "runs" / f"{row.base}-{place}"] if row.base else ()
         network = method.recipe(run, data, settings).eval()
         speed = run.steps[-1].images_per_second
+    if tuning:
+        predict(films, network, views, (f"tuning/{name}", fold, method.own_rule(settings)), films.tuning_ids(fold))
+        return {}
     for variant, changes in row.variants.items():
         read = checked(method.settings, tree | changes, name=variant)
         other = method.build(read, source.findings, films.pack.settings.canvas).eval()
@@ -278,10 +234,12 @@ def run_row(films: Films, name: str, fold: int, seed: int = 0) -> dict[str, Any]
     return {"row": name, "fold": fold + 1, "seed": seed, "minutes": (time.monotonic() - started) / 60} | cost
 
 
-def predict(films: Films, network: torch.nn.Module, views: Views | None, to: tuple[str, int, OwnRule]) -> None:
-    """Of the plain view of a fold's test films."""
+def predict(
+    films: Films, network: torch.nn.Module, views: Views | None, to: tuple[str, int, OwnRule], ids: list[str] | None = None
+) -> None:
+    """Of the plain view of a fold's test films, or of others."""
     name, fold, rule = to
-    part, writer = part_of(films, films.test_ids(fold), views), writer_of(films, name, rule)
+    part, writer = part_of(films, ids or films.test_ids(fold), views), writer_of(films, name, rule)
 
     def chunks() -> Iterator[Chunk]:
         for batch in Loader(part=part, settings=LoaderSettings(batch_size=16), shuffle=False).epoch(0):
@@ -354,6 +312,14 @@ def pretrain(films: Films, epochs: int = 6) -> None:
     save_file({key: value.contiguous() for key, value in whole.items()}, films.work / "pretrained.safetensors")
 
 
+def run_cell(films: Films, name: str, fold: int, *, tuning: bool) -> None:
+    """Runs what is not there yet, and notes what it cost."""
+    place = films.work / "predictions" / ("tuning" if tuning else "") / name / f"part-{fold:05d}"
+    if not place.is_dir() and (found := run_row(films, name, fold, tuning=tuning)):
+        with (films.work / "cells.jsonl").open("a") as file:
+            file.write(json.dumps(found) + "\n")
+
+
 def main(root: str, work: str, verb: str, *words: str) -> None:
     torch.set_num_threads(1)
     films = films_of(Path(root), Path(work), 256)
@@ -362,12 +328,9 @@ def main(root: str, work: str, verb: str, *words: str) -> None:
     elif verb == "medoid":
         write_medoids(films)
     elif verb == "run":
-        name, folds = words[0], [int(one) - 1 for one in words[1:]] or range(FOLDS)
+        name, folds = words[0], words[1:] or [str(fold + 1) for fold in range(FOLDS)]
         for fold in folds:
-            if not (films.work / "predictions" / name / f"part-{fold:05d}").is_dir():
-                found = run_row(films, name, fold)
-                with (films.work / "cells.jsonl").open("a") as file:
-                    file.write(json.dumps(found) + "\n")
+            run_cell(films, name, int(fold.removeprefix("t")) - 1, tuning=fold.startswith("t"))
     else:
         raise SystemExit(__doc__)
 

@@ -18,7 +18,6 @@ import torch
 from real import FOLDS, Films, films_of
 from real_table import folds_of
 
-from chestmap import __version__
 from chestmap.evaluation.classification import Classifying, calibration_rows, images_of, ranking_rows
 from chestmap.evaluation.evaluated_set import matched
 from chestmap.evaluation.score_columns import Resampling
@@ -33,6 +32,7 @@ from chestmap.models.performance_figures import FigureSettings, _box_rates, _cur
 from chestmap.predictions.folder import Predictions, open_predictions
 from chestmap.storage.manifest import seal
 from chestmap.training.optimization.checkpoint import read_weights
+from chestmap.version import __version__
 
 ROW = "combined"
 THANKS = """

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from real import FOLDS, ROWS, Films, films_of, names_of
+from real import FOLDS, Films, films_of
+from real_rows import ROWS, names_of
 
 from chestmap.evaluation.evaluate import EvaluationSettings, evaluate
 from chestmap.evaluation.scores import Evaluation

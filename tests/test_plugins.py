@@ -117,6 +117,12 @@ def test_a_broken_plug_in_is_one_line_and_stops_nobody_else(tmp_path, monkeypatc
     assert registry.origin("own") == "chestmap.reports.result_tables:CSV"
 
 
+def test_an_error_class_of_the_plug_in_itself_is_one_line(tmp_path, monkeypatch):
+    entry(tmp_path, monkeypatch, "bad = broken_plugin:THING", "class Odd(Exception): pass\nraise Odd('its own')")
+    with pytest.raises(BadInput, match=r'"bad" of package broken 2.0 cannot be loaded \(Odd: its own\); update or remove'):
+        _ = Registry("a.group", {})["bad"]
+
+
 def test_a_plug_in_under_another_name_is_refused(tmp_path, monkeypatch):
     entry(tmp_path, monkeypatch, "good = broken_plugin:THING", "class THING: name = 'other'")
     with pytest.raises(BadInput, match="both names must be the same"):

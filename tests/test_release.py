@@ -20,7 +20,7 @@ COMMAND = typer.main.get_command(app)
 
 def test_the_version_is_written_once():
     assert PROJECT["project"]["dynamic"] == ["version"]
-    assert PROJECT["tool"]["hatch"]["version"]["path"] == "src/chestmap/__init__.py"
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "src/chestmap/version.py"
     cited = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     assert cited
     assert cited[1] == chestmap.__version__

@@ -10,6 +10,8 @@ Names are loaded when first used, so that `import chestmap` takes no time and no
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from chestmap.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from chestmap import losses as losses
     from chestmap import metrics as metrics
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from chestmap.models.predictor import Predictor as Model
     from chestmap.packs.torch_dataset import Dataset
     from chestmap.types import Findings, Prediction
-
-__version__ = "0.1.0"
 
 __all__ = [
     "METHODS",

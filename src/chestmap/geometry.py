@@ -42,18 +42,22 @@ class Box:
 
     @property
     def corners(self) -> tuple[float, float, float, float]:
+        """The four numbers x0, y0, x1, y1, in image pixels."""
         return self.x0, self.y0, self.x1, self.y1
 
     @property
     def area(self) -> float:
+        """The area in square pixels."""
         return (self.x1 - self.x0) * (self.y1 - self.y0)
 
     def intersection(self, other: Box) -> float:
+        """The area that both boxes share, in square pixels."""
         width = min(self.x1, other.x1) - max(self.x0, other.x0)
         height = min(self.y1, other.y1) - max(self.y0, other.y0)
         return max(width, 0.0) * max(height, 0.0)
 
     def iou(self, other: Box) -> float:
+        """Intersection over union, in [0, 1]."""
         shared = self.intersection(other)
         return shared / (self.area + other.area - shared)
 
@@ -105,6 +109,7 @@ class Frame:
         return replace(self, matrix=_compose(matrix, self.matrix))
 
     def flipped(self) -> Frame:
+        """The frame of the mirrored canvas."""
         return self.then((-1.0, 0.0, float(self.canvas[0]), 0.0, 1.0, 0.0))
 
     def resized(self, canvas: tuple[int, int]) -> Frame:
@@ -119,6 +124,7 @@ class Frame:
 
     @property
     def is_flipped(self) -> bool:
+        """Whether left and right are exchanged between image and canvas."""
         a, b, _, d, e, _ = self.matrix
         return a * e - b * d < 0
 

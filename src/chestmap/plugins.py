@@ -16,10 +16,6 @@ from chestmap.errors import BadInput, did_you_mean
 
 Entry = TypeVar("Entry")
 
-FAULTS = (ImportError, AttributeError, NameError, SyntaxError, TypeError, ValueError, LookupError, ArithmeticError,
-          OSError, RuntimeError, AssertionError, Warning)  # fmt: skip
-"""Errors of a plug-in's module while it is imported. Signals, exits and a lack of memory are not among them."""
-
 
 class Registry(MutableMapping[str, Entry]):
     """Maps names to entries and imports an entry when it is first used. An own name wins over the same name of a plug-in."""
@@ -63,7 +59,7 @@ class Registry(MutableMapping[str, Entry]):
             entry = import_module(module)
             for part in attribute.split("."):
                 entry = getattr(entry, part)
-        except FAULTS as error:
+        except Exception as error:  # what the import of another package's module may raise is unknown
             if name in self._own:
                 raise
             raise BadInput(

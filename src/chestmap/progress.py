@@ -1,4 +1,8 @@
-"""Progress of long work on stderr: a bar in a terminal, else a line at the start and one at the end."""
+"""Progress of long work on stderr: a bar in a terminal, else a line at the start and one at the end.
+
+Long functions call `progress_of` and never print. Without a terminal there is a line at the start and one at the end, so
+that logs stay short.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +46,8 @@ class _Work:
     start: float = field(default_factory=time.perf_counter)
 
     def counting(self, report: Report) -> Callable[[int], None]:
+        """Gives the function that adds to the count and reports."""
+
         def advance(count: int) -> None:
             self.done += count
             report(self.done, self.total)
@@ -50,14 +56,17 @@ class _Work:
 
     @property
     def seconds(self) -> float:
+        """Seconds since the start, never 0."""
         return max(time.perf_counter() - self.start, 1e-9)
 
     @property
     def rate(self) -> str:
+        """Items a second, as text."""
         return f"{self.done / self.seconds:.0f}"
 
     @property
     def end(self) -> str:
+        """The line at the end: how many, how long, how fast."""
         return f"{self.what}: {self.done:,} {self.unit} in {self.seconds:.1f} s ({self.rate}/s)\n"
 
 

@@ -1,4 +1,7 @@
-"""Settings: pydantic models read from TOML, overridden by `--set key=value`, every mistake reported at once in our words."""
+"""Settings: pydantic models read from TOML, overridden by `--set key=value`, every mistake reported at once in our words.
+
+Every TOML file and every `--set` goes through `checked`. An unknown key is a mistake with the nearest known key.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The two nouns that hold tensors: what goes into a network and what comes out of it."""
+"""The two nouns that hold tensors: what goes into a network and what comes out of it.
+
+Loaders make a `Batch`, networks return an `Output`. Images are [batch, 1, h, w] in [0, 1]; maps are [batch, finding, h, w]
+and never negative.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +45,7 @@ class Batch:
 
     @property
     def is_known(self) -> Bool[Tensor, "batch finding"]:
+        """Marks labels that are known; unknown ones are NaN and take no part in a loss."""
         return ~torch.isnan(self.labels)
 
     @property
@@ -62,6 +67,7 @@ class Batch:
         return masks
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """A copy on another device; boxes and frames stay in memory of the CPU."""
         images = self.images.to(device, non_blocking=non_blocking)
         return replace(self, images=images, labels=self.labels.to(device, non_blocking=non_blocking))
 
@@ -96,6 +102,7 @@ class Batch:
         ]
 
     def pin_memory(self) -> Batch:
+        """A copy in pinned memory, as a loader of torch asks for it."""
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
 

@@ -84,6 +84,7 @@ class Findings:
         return found
 
     def index(self, name: str) -> int:
+        """The column of a finding, by its name or an alias; an unknown name is an error with the nearest one."""
         return self.names.index(self.resolve(name))
 
     def subset(self, names: Iterable[str]) -> Findings:

@@ -5,14 +5,17 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from methods_claims import Outcome, verdict, visible
-from methods_report import means, short
+from methods_report import Made, excess, means, short
 from methods_rows import CLAIMS, HEADLINE, ROWS, Measure, run_of
 
 from chestmap.methods import METHODS
+from chestmap.phantom import PhantomSettings, write_phantom
 from chestmap.training.config import read_config
 
 BENCH = importlib.util.spec_from_file_location("bench_of_methods", Path(__file__).parents[2] / "benchmarks" / "methods.py")
@@ -56,7 +59,7 @@ def test_every_claim_compares_rows_that_are_there():
 
 
 def test_a_longer_budget_multiplies_epochs_and_a_start_is_handed_to_every_row(tmp_path):
-    chosen = Namespace(folder=tmp_path, side=256, times=4, start=tmp_path / "start")
+    chosen = Namespace(folder=tmp_path, side=256, times=4, start=tmp_path / "start", heads=None)
     sets = bench.sets_of(chosen, ROWS["ag-long"], 1)
     config = read_config(CONFIGS / "ag_cnn.toml", sets, METHODS)
     assert (config.settings.global_branch.epochs, config.settings.fusion_branch.epochs) == (48, 16)
@@ -73,3 +76,28 @@ def test_a_measure_and_a_mean_read_as_they_are():
     assert str(Measure(geometry="any", rule="own", finding="Nodule")) == "T(IoU) .3, any, own, Nodule"
     assert means({"Cardiomegaly": 1.0, "Nodule": 0.0}) == (0.5, 0.0)
     assert (short(0.125), short(-0.125), short(float("nan"))) == (".125", "-.125", "")
+
+
+def test_the_excess_is_over_the_medoid_of_the_same_findings(monkeypatch):
+    """Of findings that the floor has, with and without Cardiomegaly."""
+    rates = {
+        "validation": {"Cardiomegaly": 1.0, "Mass": 0.4, "Nodule": 0.3},
+        "floor medoid": {"Cardiomegaly": 0.8, "Mass": 0.1},
+    }
+    monkeypatch.setattr(Made, "by_finding", lambda _, rule, at, geometry="": rates[rule])
+    one = Made(ROWS["ham"], (0,), [], [], [], [], None)
+    assert "| HAM without boxes | +0.250 | +0.300 |" in excess([one])
+
+
+def test_the_place_only_control_shows_noise_where_it_trains(tmp_path):
+    """Test images and all boxes stay; nothing of a training or validation image does."""
+    sides = {"images": 24, "side": 48, "seed": 3, "enrich": 0.8, "boxed": 1.0, "boxed_train": 1.0, "processes": 1}
+    write_phantom(tmp_path / "whole", PhantomSettings.model_validate(sides), progress=False)
+    bench.place_only(tmp_path / "whole", tmp_path / "noise")
+    test = set((tmp_path / "whole" / "test_list.txt").read_text().split())
+    assert (tmp_path / "noise" / "BBox_List_2017.csv").read_text() == (tmp_path / "whole" / "BBox_List_2017.csv").read_text()
+    for path in (tmp_path / "whole" / "images").iterdir():
+        before, after = (cv2.imread(str(tmp_path / name / "images" / path.name), 0) for name in ("whole", "noise"))
+        assert before.shape == after.shape
+        assert np.array_equal(before, after) == (path.name in test)
+        assert path.name in test or abs(np.corrcoef(before.ravel(), after.ravel())[0, 1]) < 0.1

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from chestmap.datasets import open_source, source_settings
 from chestmap.datasets.checks.check import Report, check
+from chestmap.datasets.checks.check_tables import render
 from chestmap.datasets.columns import as_images
 from chestmap.datasets.folder import FolderSettings, read_folder
 from chestmap.datasets.source import UNKNOWN, Problem, Source
@@ -165,7 +166,7 @@ def test_the_report_prints_and_becomes_json(tmp_path):
     problems = (Problem("error", "number", "a [bold] row", 3), Problem("note", "label table", "labels come from x.csv"))
     report = look(source(tmp_path, lists={"train": ("a",), "test": ("d",)}, problems=problems), files=False)
     out = io.StringIO()
-    report.render(Console(file=out, width=160))
+    render(report, Console(file=out, width=160))
     text = out.getvalue()
     assert all(word in text for word in ("Effusion", "published lists", "a [bold] row", "4 on 2 images", "errors: 1"))
     assert text.index("a [bold] row") < text.index("labels come from")

@@ -1,5 +1,6 @@
 """What the documentation shows works: Python blocks run, command lines are understood, links lead somewhere, the site builds."""
 
+import itertools
 import re
 import shlex
 import shutil
@@ -11,6 +12,9 @@ import pytest
 import typer
 
 from chestmap.cli import app
+from chestmap.evaluation.published import load_published
+from chestmap.methods import METHODS
+from chestmap.training.wrapper_settings import TINY, AroundSettings, refusals
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -98,6 +102,37 @@ def test_links_lead_to_files_and_headings(page):
 def anchors(path):
     headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading.lower())).strip("-") for heading in headings}
+
+
+def table(page, *columns):
+    """The rows of the table that begins with these column names, as lists of cells."""
+    head = "| " + " | ".join(columns) + " |"
+    lines = page.read_text(encoding="utf-8").split(head + "\n", 1)[1].splitlines()[1:]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in itertools.takewhile(lambda one: one.startswith("|"), lines)
+    ]
+
+
+def test_the_quotations_of_li_2018_are_all_listed():
+    """Each table that quotes them, under the config that repeats the row; disease masks name no config for a quoted row."""
+    quoted = {name: row for name, one in load_published().items() for row in one.rows if row.name == "Li 2018"}
+    rows = table(ROOT / "docs" / "papers" / "README.md", "config", 'row "Li 2018" of')
+    listed = {name: config.strip("`") for config, names in rows for name in re.findall(r"`([^`]+)`", names)}
+    assert set(listed) == set(quoted)
+    configs = {name: row.config.partition("/")[2] for name, row in quoted.items() if row.config}
+    assert {name: config for name, config in configs.items() if listed[name] != config} == {}
+
+
+def test_the_page_of_wrappers_lists_what_each_method_takes():
+    names = ("alignment", "masks", "erasing")
+    shown = {row[0].strip("`"): row[1:] for row in table(ROOT / "docs" / "around.md", "method", *names)}
+    assert set(shown) == set(METHODS)
+    for name, cells in shown.items():
+        settings = METHODS[name].settings.model_validate({"name": name, **METHODS[name].tiny})
+        for kind, cell in zip(names, cells, strict=True):
+            refused = bool(refusals(METHODS[name], settings, AroundSettings.model_validate({kind: TINY[kind]})))
+            assert cell.startswith("no:" if refused else "yes"), (name, kind)
 
 
 @pytest.mark.slow

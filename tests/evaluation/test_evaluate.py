@@ -131,6 +131,17 @@ def test_without_boxes_images_are_scored_alone(made) -> None:
     assert not found.select("T(IoU)")
 
 
+def test_scores_of_exactly_zero_and_one_are_scored_without_a_warning(made) -> None:
+    """Any warning is an error here; a logit of 0 had printed one."""
+    test, validation = case(made), case(made, seed=1, start=100)
+    for built in (test, validation):
+        built.rows = [(*row[:4], [float(value > 0.5) for value in row[4]], *row[5:]) for row in built.rows]
+    held = EvaluationContext(validation=(validation.predictions(), validation.truth()))
+    found = evaluate(test.predictions(), test.truth(), QUICK, held)
+    assert found.only_score("AUC", finding="Mass").value is not None
+    assert found.only_score("ECE", finding="Mass", rule="platt on validation").value is not None
+
+
 def test_settings_name_their_mistakes() -> None:
     with pytest.raises(BadSettings, match="presets"):
         checked(EvaluationSettings, {"presets": ["hamm"]}, name="evaluation.toml")

@@ -19,6 +19,7 @@ from chestmap.evaluation.presets.protocols import (
     note_chexlocalize,
     note_ham,
     note_wang,
+    preset_notes,
     within_budget,
 )
 from chestmap.evaluation.presets.wsol import EDGES, note_any, note_largest, note_pixels
@@ -304,6 +305,17 @@ def test_cai_uses_the_budget_of_the_published_table(made) -> None:
     assert rows.only_score("AFP", at=0.1, finding="Cardiomegaly", rule="preset cai2018").value == 0.5
     assert rows.only_score("AFP", at=0.1, finding="Nodule", rule="preset cai2018 without budget").value == 1.0
     assert rows.only_score("T(IoU)", at=0.1, finding="mean", rule="preset cai2018 without budget").value == 0.0
+
+
+def test_cai_says_whose_budgets_it_has_and_that_the_order_counts() -> None:
+    assert preset_notes(["ham"], "chexpert", ["Edema"]) == []
+    (order,) = preset_notes(["cai2018"], "nih", ["Mass"])
+    assert "depend on that order" in order
+    notes = preset_notes(["cai2018"], "chexpert", ["Cardiomegaly", "Edema", "Fracture"])
+    assert notes[1:] == [
+        "preset cai2018: its AFP budgets are those of ChestX-ray14, not of chexpert; read the rows without budget",
+        "preset cai2018: no AFP budget was published for Edema, Fracture, which are taken without one",
+    ]
 
 
 def test_every_preset_survives_maps_that_say_nothing_and_turned_frames(made) -> None:

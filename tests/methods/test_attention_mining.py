@@ -362,6 +362,20 @@ def test_rows_of_the_tables_are_steps(run, data, more, steps):
     assert network(torch.rand(1, 1, 64, 64)).maps.shape == (1, 3, side, side)
 
 
+def test_where_aggregation_upsamples_nothing_it_says_so(run, data, monkeypatch):
+    """At an output stride of 16 the last two stages of this backbone are of one size; at 32 they are not."""
+    said = []
+    monkeypatch.setattr(type(run.screen), "tell", lambda _, line: said.append(line))
+    for stride in (32, 16):
+        backbone = {**am.METHOD.tiny["backbone"], "output_stride": stride}
+        with Run(run.folder / str(stride), run.settings, progress=False) as one:
+            am.recipe(one, data, settings(backbone=backbone, steps=0))
+    assert [line for line in said if "nothing is upsampled" in line] == [
+        "multi-scale aggregation joins stages of the same stride (16), so nothing is upsampled; with "
+        "backbone.output_stride = 32 the last stage is brought to twice its size, as in the paper"
+    ]
+
+
 def test_the_backbone_waits_while_the_layers_above_learn(run, data, monkeypatch):
     seen = {}
     fit = run.fit

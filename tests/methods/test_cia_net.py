@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from chestmap.errors import BadModel
+from chestmap.errors import BadModel, BadSettings
 from chestmap.methods import METHODS
 from chestmap.methods import cia_net as cia
 from chestmap.nn.similar_images import thumbnails
@@ -143,6 +143,20 @@ def test_partners_move_with_their_images(batch, moved, partners):
             there = (np.hypot(xs - x, ys - y) < 4) * turned[row, 0].numpy()
             before = (np.hypot(xs - 20.5, ys - 40.5) < 4) * still[row, 0].numpy()
             assert there.sum() / (there > 0).sum() == pytest.approx(before.sum() / (before > 0).sum(), abs=0.03)
+
+
+def test_kept_features_are_compared_with_partners_as_pixels_are(batch, partners, data):
+    net = network(aligned=False, backbone=cia.METHOD.tiny["backbone"] | {"frozen": 3}).eval()
+    task = cia.Contrast(net, 1.0, partners)
+    unseen = tuple(f"new {one}" for one in batch.ids)
+    partners.part.pack.row_of.update(dict(zip(unseen, range(len(batch)), strict=True)))
+    for ids in (batch.ids, unseen):
+        pixels = replace(batch, ids=ids)
+        with torch.no_grad():
+            found = task.predict(replace(pixels, images=net.backbone.kept(batch.images)))
+            torch.testing.assert_close(found.cells, task.predict(pixels).cells)
+    with pytest.raises(BadSettings, match=r"data\.views: an aligner reads pixels.*aligned = false"):
+        cia.recipe(None, replace(data, train=replace(data.train, views="kept")), settings())
 
 
 def test_random_partners_change_in_training_only(batch, partners):

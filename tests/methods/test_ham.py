@@ -345,3 +345,9 @@ def test_training_batch_of_two_at_512_pixels_fits_in_6_gb():
     """ResNet-50 at stride 8 with all terms and Adam, fp32 on the CPU; in a process of its own, since the peak never falls."""
     done = subprocess.run([sys.executable, "-c", HEAVY], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 6
+
+
+def test_box_tables_train_thirty_epochs_as_the_authors_do():
+    for name in ("boxes", "boxes-mse", "boxes-sr"):
+        config = read_config(Path(__file__).parents[2] / "configs" / "ham" / f"{name}.toml", [], METHODS)
+        assert config.settings.attend.epochs == 30, name

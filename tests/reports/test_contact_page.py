@@ -35,6 +35,22 @@ def test_boxes_of_a_model_are_dashed_and_named(tmp_path):
     assert ".found { stroke-dasharray" in text
 
 
+def test_a_legend_explains_solid_and_dashed_boxes_where_both_are(tmp_path):
+    image, true, said = np.full((40, 60), 90, np.uint8), Box("Mass", 10, 5, 30, 25), Box("Mass", 12, 5, 30, 25, score=0.4)
+    both = [
+        Card(image=image, title="a", findings=("Mass",), boxes=(true,)),
+        Card(image=image, title="b", findings=(), boxes=(said,)),
+    ]
+    text = write_contact_page(tmp_path / "both.html", "Phantom", {}, both).read_text()
+    legend = re.search(r'<p id="legend">.*?</p>', text)
+    assert legend is not None
+    assert text.index("<main>") > legend.start(), "above the pictures"
+    assert re.sub(r"<.*?>", "", legend[0]).split(", ") == ["solid: the true box", "dashed: a model's box"]
+    assert legend[0].count("<line") == 2
+    assert legend[0].count('class="found"') == 1
+    assert 'id="legend"' not in write_contact_page(tmp_path / "true.html", "Phantom", {}, both[:1]).read_text()
+
+
 def test_names_are_escaped(tmp_path):
     card = Card(image=np.zeros((8, 8), np.uint8), title="<script>x</script>", findings=('"><b>',))
     text = write_contact_page(tmp_path / "page.html", "<title>", {"<k>": "<v>"}, [card]).read_text()

@@ -34,6 +34,16 @@ def test_normal_images_are_those_known_to_show_nothing(data):
         normal(part.select(~normal(part)))
 
 
+def test_smoothing_scales_with_the_canvas():
+    """It is given in pixels of a canvas of 512."""
+    assert [AlignmentSettings(pool=16).pixels(torch.zeros(1, 1, side, 2 * side)) for side in (1024, 512, 128, 16)] == [
+        32,
+        16,
+        4,
+        1,
+    ]
+
+
 def test_anchor_is_the_mean_of_normal_images(run, data):
     anchor = make_anchor(run, data.train, SETTINGS)
     folder = run.folder / "1-anchor"

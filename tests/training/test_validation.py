@@ -83,3 +83,13 @@ def test_a_run_keeps_the_epoch_that_covers_boxes_best(data, tmp_path):
     assert done["measure"] == "iou"
     assert done["score"] == pytest.approx(max(scores), rel=1e-5)
     assert {"validation_auc", "validation_iou_over_0.3"} <= {row[4] for row in rows}
+
+
+def test_the_last_weights_need_no_validation_score(data, tmp_path):
+    """One validation image ranks nothing: refused where a score chooses, and left out of the log where none does."""
+    one, step = data.validation.select(np.arange(len(data.validation)) == 0), {"epochs": 1, "batch_size": 4}
+    with Run(tmp_path / "last", run_settings(), progress=False) as run:
+        run.fit("learn", Classify(Net()), data.train, Schedule.model_validate(step | {"select": "last"}), one)
+    assert "validation_auc" not in (tmp_path / "last" / "log.csv").read_text()
+    with Run(tmp_path / "auc", run_settings(), progress=False) as run, pytest.raises(BadInput, match="present and absent"):
+        run.fit("learn", Classify(Net()), data.train, Schedule.model_validate(step | {"select": "auc"}), one)

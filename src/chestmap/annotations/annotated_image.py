@@ -44,6 +44,7 @@ class SetAside:
     lines: list[str] = field(default_factory=list)
 
     def add(self, line: str) -> None:
+        """Keeps a line about something that could not be read; the import goes on."""
         self.lines.append(f"{self.file}: {line}; set aside")
 
 

@@ -1,4 +1,8 @@
-"""Reads boxes of detection programs: YOLO folders, Pascal VOC folders and CreateML files, in pixels."""
+"""Reads boxes of detection programs: YOLO folders, Pascal VOC folders and CreateML files, in pixels.
+
+Each reader takes a folder or file and gives `AnnotatedImage`s with boxes in image pixels, half-open. What cannot be read is
+set aside with a reason; the import goes on. `reports/box_writers.py` writes the same three forms.
+"""
 
 from __future__ import annotations
 
@@ -108,6 +112,7 @@ class _VocTree:
 
     @property
     def size(self) -> tuple[float, float]:
+        """Width and height of the image as the file gives them; 0 where it does not."""
         return self.sides.get("width", 0.0), self.sides.get("height", 0.0)
 
     def _doctype(self, *_: object) -> None:

@@ -80,9 +80,11 @@ class _CvatHandler:
         self._size, self._labels, self._boxes = (0.0, 0.0), dict[str, bool](), list[Box]()
 
     def doctype(self, *_: Any) -> None:
+        """Refuses a DOCTYPE, through which a file could pull in others."""
         raise BadTable(f"{self.path}: has a DOCTYPE, which CVAT does not write; export it again")
 
     def start(self, tag: str, at: dict[str, str]) -> None:
+        """Begins an image, box or tag; shapes without upright corners are set aside."""
         self._said = ""
         if tag == "image":
             self._name, self._labels, self._boxes = at.get("name", ""), {}, []
@@ -100,9 +102,11 @@ class _CvatHandler:
             self._at = self._at | {"attribute": at["name"]}
 
     def text(self, text: str) -> None:
+        """Collects text, which comes in pieces."""
         self._said += text
 
     def end(self, tag: str) -> None:
+        """Ends an image, box or attribute. What a model drew (source "auto") is no annotation."""
         at = self._at
         if tag == "version":
             self.version = True

@@ -1,4 +1,9 @@
-"""Converts to and from annotation programs: COCO, Label Studio and CVAT; makes a dataset folder of their annotations."""
+"""Converts to and from annotation programs: COCO, Label Studio and CVAT; makes a dataset folder of their annotations.
+
+`chestmap data annotations` calls `export` and `import_annotations`. Boxes go out in image pixels of the stored file, or in
+the unit that the program uses. An import makes a folder that the layout `folder` reads; an image that nobody marked is
+unknown there, not absent.
+"""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ UNREAD = ("rectangle", "polygonlabels", "brushlabels", "ellipselabels", "keypoin
 
 
 def label_config(findings: Findings) -> str:
+    """The labeling interface to paste into a project: boxes of each finding, and what is present or absent."""
     labels = "".join(f'\n    <Label value="{escape(name)}"/>' for name in findings)
     choices = "".join(f'\n    <Choice value="{escape(name)}"/>' for name in findings)
     said = (

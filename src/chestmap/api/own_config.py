@@ -1,4 +1,8 @@
-"""Writes the config that trains on a folder of one's own, with a network that this machine can train."""
+"""Writes the config that trains on a folder of one's own, with a network that this machine can train.
+
+`chestmap init` calls `config_text` with what `own_folder.look` found. The choices (canvas, backbone, epochs, augmentations)
+depend on the number of images and on whether there is a GPU. The user may change every line afterwards.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +35,7 @@ class OwnFolder:
 
     @property
     def settings(self) -> FolderSettings:
+        """The settings by which the folder is read, as the config writes them."""
         return FolderSettings(
             root=self.root, labels=self.labels, boxes=self.boxes, box_unit=None if self.unit == "pixels" else self.unit
         )

@@ -1,4 +1,8 @@
-"""Looks at a folder of one's own: images, a label table, boxes in whatever form. Writes a config that trains on it."""
+"""Looks at a folder of one's own: images, a label table, boxes in whatever form. Writes a config that trains on it.
+
+`chestmap init` calls `write_config`. It asks nothing: whatever it assumes becomes a note, and what stops a training becomes
+one line. It writes nothing but the config, and tables of converted boxes where they are needed.
+"""
 
 from __future__ import annotations
 

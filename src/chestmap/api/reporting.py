@@ -1,4 +1,8 @@
-"""Writes the report of a run or of a predictions folder."""
+"""Writes the report of a run or of a predictions folder.
+
+`report` is public. It takes a run, a model or a predictions folder, and predicts first where nothing is predicted. The page
+holds its pictures and styles, so that one file can be sent.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Scores predictions under the protocol."""
+"""Scores predictions under the protocol.
+
+`evaluate` is public; the verb calls the same functions. Both take a run folder, which knows its dataset and split, or a
+predictions folder and a dataset. Images that trained the model are refused, unless the split says that it scores elsewhere.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Finds the images that a run, a model or a predictions folder belongs to, so that nobody types a dataset twice."""
+"""Finds the images that a run, a model or a predictions folder belongs to, so that nobody types a dataset twice.
+
+Verbs and API functions that take a run folder come here first. The run's own records give source, split and settings; an
+option that names them wins. A folder that belongs to no run needs the dataset to be named.
+"""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chestmap import __version__
 from chestmap.cli.ending import ended
+from chestmap.version import __version__
 
 if TYPE_CHECKING:
     app: typer.Typer

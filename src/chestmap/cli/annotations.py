@@ -1,4 +1,7 @@
-"""Makes datasets of reviews and annotations: `chestmap data from-reviews`, `chestmap data annotations`."""
+"""Makes datasets of reviews and annotations: `chestmap data from-reviews`, `chestmap data annotations`.
+
+The verbs unpack their options, call the room that does the work, and print what was set aside and why.
+"""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,8 @@
-"""`chestmap data`: check, pack and split a dataset, or draw one; `deidentify` and annotations have files of their own."""
+"""`chestmap data`: check, pack and split a dataset, or draw one; `deidentify` and annotations have files of their own.
+
+Verbs take the name of a layout and the root of its files. Exit code 1 means that the check found an error, 2 that the
+options cannot be used.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +45,7 @@ def check(
     """
     from chestmap.api.subject import source_of, split_of
     from chestmap.datasets.checks.check import check as look
+    from chestmap.datasets.checks.check_tables import render
 
     source = source_of(kind, root, overrides)
     splits = [split_of(source, name) for name in split or ()]
@@ -48,7 +53,7 @@ def check(
     if as_json:
         print_json(report.as_dict())
     else:
-        report.render(console())
+        render(report, console())
     if report.failed:
         raise typer.Exit(1)
 

@@ -1,4 +1,8 @@
-"""`chestmap demo`: train and show a small model without any dataset."""
+"""`chestmap demo`: train and show a small model without any dataset.
+
+The verb draws into a folder of its own, trains from the starter, and ends with the page to open. A second call goes on
+where the first stopped.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,11 +65,12 @@ def _look(root: Path) -> "Source":
     from rich.console import Console
 
     from chestmap.datasets.checks.check import check
+    from chestmap.datasets.checks.check_tables import render
     from chestmap.datasets.nih import NihSettings, read_nih
     from chestmap.datasets.split import SplitSettings, make_split
 
     source = read_nih(NihSettings(root=root))
-    check(source, [make_split(source, SplitSettings(name="official"))]).render(Console(stderr=True))
+    render(check(source, [make_split(source, SplitSettings(name="official"))]), Console(stderr=True))
     return source
 
 

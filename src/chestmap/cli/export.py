@@ -8,6 +8,8 @@ import typer
 
 
 class Format(StrEnum):  # typer knows no list of literals
+    """What `--format` takes; typer knows no list of literals."""
+
     ONNX = "onnx"
     OPENVINO = "openvino"
     PT2 = "pt2"

@@ -1,4 +1,8 @@
-"""`chestmap model`: calibrate a trained model, write its card, verify its folder."""
+"""`chestmap model`: calibrate a trained model, write its card, verify its folder.
+
+Every verb takes a model folder, the run around it, or a known name. `calibrate` and `tune` write into the folder; `check`,
+`card` and `faithfulness` measure and print.
+"""
 
 import os
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""`chestmap node`: run a model as a DICOM node of a hospital's network."""
+"""`chestmap node`: run a model as a DICOM node of a hospital's network.
+
+The verb turns its options into `DicomOptions` and starts the service of `serving.dicom.start`, without the page. It stops
+without losing an image that was acknowledged.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

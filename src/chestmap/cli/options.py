@@ -1,4 +1,8 @@
-"""Defines options that several verbs share, and prints tables."""
+"""Defines options that several verbs share, and prints tables.
+
+An option that means the same in two verbs is defined here once, with its help. Tables keep their full width where the
+output is no terminal; `--json` prints the same rows as objects.
+"""
 
 import json
 from pathlib import Path
@@ -65,6 +69,7 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def print_json(value: Any) -> None:
+    """Prints a value as JSON to stdout, for `--json`."""
     typer.echo(json.dumps(value, indent=2))
 
 

@@ -1,4 +1,8 @@
-"""`chestmap init` and `chestmap all`: go from a folder of one's own to a report."""
+"""`chestmap init` and `chestmap all`: go from a folder of one's own to a report.
+
+`init` writes the config that `all` runs. `all` is train, predict, evaluate and report under one roof, and resumes as each
+of them does.
+"""
 
 from pathlib import Path
 from time import monotonic
@@ -27,11 +31,12 @@ def init(
     """
     from chestmap.api.own_folder import write_config
     from chestmap.datasets.checks.check import check
+    from chestmap.datasets.checks.check_tables import render
     from chestmap.datasets.split import SplitSettings, make_split
 
     path, found, source = write_config(folder, again=again)
     split = make_split(source, SplitSettings(name="patients", validation=0.15, test=0.25))
-    check(source, [split]).render(console(stderr=True))
+    render(check(source, [split]), console(stderr=True))
     for note in found.notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(path)

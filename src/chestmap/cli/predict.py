@@ -1,4 +1,8 @@
-"""`chestmap predict`: predict images from files, datasets and addresses."""
+"""`chestmap predict`: predict images from files, datasets and addresses.
+
+The verb turns its options into a `Request` of `prediction.request`, or prints a single image's findings where no `--out` is
+given. Options are checked before a model is opened.
+"""
 
 from dataclasses import replace
 from functools import partial

@@ -35,6 +35,7 @@ GpusOption = Annotated[
 
 
 def on_cluster(request: "Request", cluster: dict[str, Any]) -> "Share":
+    """Runs the request on a Ray cluster, with absolute paths, since workers start in folders of their own."""
     from chestmap.errors import BadInput
     from chestmap.prediction.ray import ClusterSettings, predict_on_cluster
     from chestmap.prediction.ray_session import ray_or_told

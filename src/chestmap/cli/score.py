@@ -1,4 +1,8 @@
-"""`chestmap evaluate` and `compare`: score predictions, and compare two models."""
+"""`chestmap evaluate` and `compare`: score predictions, and compare two models.
+
+Both verbs print tables to stdout and write the same figures with `--out`. `compare` takes two folders of the same images,
+and tests with the patient as the unit.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""`chestmap serve`: serve models over HTTP, with a store and a review page."""
+"""`chestmap serve`: serve models over HTTP, with a store and a review page.
+
+The verb opens models and store, then starts HTTP and, with `--dicom`, the DICOM door. Only loopback is open without a token
+file.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

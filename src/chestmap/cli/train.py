@@ -1,4 +1,8 @@
-"""`chestmap train`, `methods` and `configs`: train a network, and list what can be trained."""
+"""`chestmap train`, `methods` and `configs`: train a network, and list what can be trained.
+
+`train` takes a TOML file or the name of a shipped config, and prints the run folder. `methods` and `configs` read the
+registries, without importing torch.
+"""
 
 import sys
 from pathlib import Path

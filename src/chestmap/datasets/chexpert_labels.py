@@ -34,6 +34,7 @@ def filled(codes: Codes, findings: Findings, normal: Bool[np.ndarray, "image"] |
 
 
 def policy_of(finding: str, policies: Policy | Mapping[str, Policy]) -> Policy:
+    """The policy of a finding: its own, that of `others`, or "ignore"."""
     return policies if isinstance(policies, str) else policies.get(finding, policies.get(OTHERS, "ignore"))
 
 

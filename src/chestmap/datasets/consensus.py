@@ -49,6 +49,7 @@ def _mean(boxes: Sequence[Box]) -> Box:
 
 
 def by_reader(pairs: Sequence[tuple[str, Box]]) -> dict[str, list[Box]]:
+    """Groups the boxes of an image by reader."""
     marks: dict[str, list[Box]] = defaultdict(list)
     for reader, box in pairs:
         marks[reader].append(box)

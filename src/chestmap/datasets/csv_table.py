@@ -60,6 +60,7 @@ class Table:
         return replace(self, rows=self.rows.filter(which))
 
     def with_columns(self, **columns: pl.Expr | pl.Series) -> Table:
+        """A copy with these columns added or replaced."""
         return replace(self, rows=self.rows.with_columns(**columns))
 
 

@@ -1,4 +1,8 @@
-"""The label table and the box table of a folder of images."""
+"""The label table and the box table of a folder of images.
+
+The readers accept the column names that tables of hospitals and of public datasets use, in any case. They leave a value
+that they cannot read unknown, with a problem that names file, row and reason.
+"""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ class Reading:
     judged: frozenset[str] | None = None
 
     def looked_for(self, finding: str) -> bool:
+        """Whether the reader judged this finding at all; without a list, every finding."""
         return self.judged is None or finding in self.judged
 
 

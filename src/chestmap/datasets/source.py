@@ -92,10 +92,12 @@ class Source:
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
+        """Image ids in the order of the rows."""
         return tuple(self.images["image_id"])
 
     @cached_property
     def row_of(self) -> dict[str, int]:
+        """Row numbers by image id."""
         return {image_id: row for row, image_id in enumerate(self.ids)}
 
     def rows(self, ids: Iterable[str]) -> np.ndarray:
@@ -107,6 +109,7 @@ class Source:
         return np.array([self.row_of[image_id] for image_id in ids], dtype=np.int64)
 
     def path(self, row: int) -> Path:
+        """The file of an image; it need not be there."""
         return self.root / self.images["path"][row]
 
     def known_labels(self, rows: np.ndarray | None = None) -> Float32[np.ndarray, "image finding"]:

@@ -64,6 +64,7 @@ class SplitSettings(Settings):
 
     @property
     def fold(self) -> int | None:
+        """The number at the end of a name such as `fold-3`; none for other names."""
         last = self.name.rpartition("-")[2]
         return int(last) if last.isdigit() else None
 
@@ -73,6 +74,7 @@ class SplitSettings(Settings):
         return self.name if self.fold is None else self.name[:-2]
 
     def held_out(self, usual: float = 0.1) -> float:
+        """The share of training patients that validate: the given one, or what is usual for the split."""
         return usual if self.validation is None else self.validation
 
 

@@ -76,10 +76,12 @@ class TrainingHashes:
             raise BadModel(f"{where}: whom the model saw cannot be read ({error}); copy the model folder again") from None
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain values for `model.json`; the hashes are packed as text."""
         kept = {key: _packed(getattr(self, key)) for key in ("images", "patients", "pixels")}
         return {"salt": self.salt, "source": self.source} | kept
 
     def overlap(self, images: Iterable[str], patients: Iterable[str]) -> Overlap:
+        """Counts images and patients that the model saw in training; chance matches are rarer than one in a million."""
         image, patient = _hashed(self.salt, "image", images), _hashed(self.salt, "patient", patients)
         return Overlap(int(np.isin(image, self.images).sum()), int(np.isin(patient, self.patients).sum()))
 
@@ -89,6 +91,7 @@ class TrainingHashes:
 
     @cached_property
     def counts(self) -> tuple[int, int]:
+        """Numbers of images and of patients that trained."""
         return len(self.images), len(self.patients)
 
 

@@ -1,4 +1,8 @@
-"""Scores whole images: ranking, calibration and operating points, by finding and on average."""
+"""Scores whole images: ranking, calibration and operating points, by finding and on average.
+
+Scores are probabilities [image, finding]; labels are 1, 0 or NaN for unknown, and unknown ones never count. Rows have
+intervals with the patient as the unit. Operating points come from validation images alone.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,8 @@ AIMS: tuple[tuple[Aim, float | None], ...] = (("youden", None), ("sensitivity", 
 
 @dataclass(frozen=True)
 class Classifying:
+    """How AUC intervals and calibration are computed: the interval's unit, bins of ECE, form of the scaling."""
+
     interval: AucInterval = "patients"
     bins: int = 15
     calibration: Kind = "platt"
@@ -48,6 +54,7 @@ class Images:
     patient: Int[np.ndarray, "image"]
 
     def counts(self, finding: int) -> dict[str, Any]:
+        """The columns that every row of a finding has: images with it, without it, and how many patients they have."""
         labels = self.labels[:, finding]
         patients = len(set(self.patient[~np.isnan(labels)].tolist()))
         return {
@@ -72,6 +79,7 @@ class Fitted:
         return np.array([point.threshold if point else np.nan for point in found], dtype=np.float64)
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain values for `model.json`, as `chestmap model calibrate` keeps them."""
         points = {name: {aim: point.as_dict() for aim, point in aims.items()} for name, aims in self.points.items()}
         return {"calibration": self.calibration.as_dict(), "operating_points": points}
 
@@ -207,4 +215,5 @@ def ranking_curves(images: Images, how: Classifying) -> list[Curve]:
 
 
 def images_of(names: Sequence[str], scores: np.ndarray, labels: np.ndarray, patient: np.ndarray) -> Images:
+    """Bundles scores and labels; NaN labels are unknown, and patients become numbers."""
     return Images(tuple(names), scores.astype(np.float64), labels.astype(np.float64), numbered(patient.tolist()))

@@ -101,6 +101,7 @@ class Difference:
     odds_ratio: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
         return asdict(self)
 
 
@@ -193,6 +194,7 @@ class _Change:
 
     @property
     def change(self) -> Float[np.ndarray, "row"]:
+        """First minus second, row by row, so that both share what is hard about a row."""
         return self.first.astype(np.float64) - self.second.astype(np.float64)
 
 

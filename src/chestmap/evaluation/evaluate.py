@@ -1,4 +1,8 @@
-"""Evaluates a predictions folder against the truth, by one protocol, with floors and the presets asked for."""
+"""Evaluates a predictions folder against the truth, by one protocol, with floors and the presets asked for.
+
+`api.scoring` and `reproduction.score_run` call `evaluate`. It takes maps from an open predictions folder, reads each once,
+and gives an `Evaluation`. It draws no picture and writes no file.
+"""
 
 from __future__ import annotations
 

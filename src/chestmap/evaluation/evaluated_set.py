@@ -1,4 +1,8 @@
-"""Checks that predictions and truth are of the same images, in the same image space, before anything is scored."""
+"""Checks that predictions and truth are of the same images, in the same image space, before anything is scored.
+
+`evaluate`, calibration and card figures come through `matched`. It refuses what is missing, doubled or outside of its
+image, in one line that names the first.
+"""
 
 from __future__ import annotations
 

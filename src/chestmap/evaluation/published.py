@@ -60,7 +60,7 @@ class Table:
     """One printed table: its columns, its rows, and the rule by which maps became hits."""
 
     id: str
-    paper: str  # its room
+    paper: str  # the method that implements it
     citation: str
     title: str
     split: str
@@ -105,6 +105,7 @@ def load_published() -> Mapping[str, Table]:
 
 
 def read_published(text: str) -> dict[str, Table]:
+    """Reads tables from TOML and checks each: known findings, metrics and configs, as many figures as columns."""
     tree = tomllib.loads(text, parse_float=Figure)
     return {table_id: _table(table_id, entry, tree) for table_id, entry in tree["table"].items()}
 

@@ -1,4 +1,8 @@
-"""Turns columns of values over rows (boxes, pairs, images) into scores: means by finding, intervals by patient, macro means."""
+"""Turns columns of values over rows (boxes, pairs, images) into scores: means by finding, intervals by patient, macro means.
+
+Values that are not known are NaN and count nowhere. Every interval comes from resamples of whole patients, which all
+columns share, so that differences can be tested.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +48,7 @@ class Block:
     findings: Sequence[int] = field(default=())  # those to report; by default those with rows
 
     def where(self, finding: int) -> np.ndarray:
+        """Marks the rows of one finding."""
         return self.finding == finding
 
 

@@ -1,4 +1,8 @@
-"""Holds the outcome of an evaluation: rows of numbers with their intervals and supports, and curves to draw."""
+"""Holds the outcome of an evaluation: rows of numbers with their intervals and supports, and curves to draw.
+
+`Evaluation` is what `chestmap.evaluate` returns and metrics.json holds. Its rows name measure, finding, geometry, rule and
+limit; `find` and `met` look them up.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +55,7 @@ class Score:
 
     @property
     def is_mean(self) -> bool:
+        """Whether the row is a mean over findings."""
         return self.finding.startswith(MEAN)
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,6 +80,7 @@ class Curve:
     weight: tuple[float, ...] = ()  # images in each bin of a reliability curve
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without empty fields."""
         return {key: value for key, value in asdict(self).items() if value not in ("", ())}
 
 

@@ -1,4 +1,7 @@
-"""Defines how predictions are evaluated, and what else is known: other parts, the split, several readers."""
+"""Defines how predictions are evaluated, and what else is known: other parts, the split, several readers.
+
+The verbs and the Python API have the same names and defaults. A changed default changes numbers, so CHANGELOG lists it.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +51,16 @@ class EvaluationSettings(Settings):
 
     @property
     def limits(self) -> Limits:
+        """The limits of IoU and IoR at which a box counts as met."""
         return Limits(self.iou, self.ior, self.strict)
 
     @property
     def resampling(self) -> Resampling:
+        """How intervals are drawn: number of resamples, confidence, seed."""
         return Resampling(self.resamples, self.confidence, self.seed, self.without)
 
     def reading(self, own: OwnRule) -> Pass:
+        """How the one pass over all maps works; `own` is the threshold rule of the model's method."""
         surface = Surface(longest=self.longest)
         return Pass(
             surface=surface,
@@ -68,6 +74,7 @@ class EvaluationSettings(Settings):
 
     @property
     def classifying(self) -> Classifying:
+        """How whole images are scored."""
         return Classifying(self.interval, self.bins, self.calibration)
 
 
@@ -87,5 +94,6 @@ class EvaluationContext:
     readings: Readings = field(default_factory=dict)  # of several readers, for the ceiling of their agreement
 
     def others(self) -> dict[str, Truth]:
+        """The other parts that are known, by name, for checks of patients in common."""
         found = {"training": self.training, "validation": self.validation[1] if self.validation else None}
         return {part: truth for part, truth in found.items() if truth is not None}

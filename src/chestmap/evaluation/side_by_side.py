@@ -1,4 +1,8 @@
-"""Prints evaluations side by side as tables: for the terminal, Markdown, CSV and LaTeX."""
+"""Prints evaluations side by side as tables: for the terminal, Markdown, CSV and LaTeX.
+
+The functions take evaluations by name and give a `Table`, which prints itself for a terminal, Markdown, CSV or LaTeX.
+Figures have three decimals; what was not measured is n/a.
+"""
 
 from __future__ import annotations
 

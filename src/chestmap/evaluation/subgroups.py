@@ -1,4 +1,8 @@
-"""Computes AUC by sex, age band and view: whether a model that is good on average is good for everyone."""
+"""Computes AUC by sex, age band and view: whether a model that is good on average is good for everyone.
+
+Groups come from the columns sex, age and view of the dataset. A finding with few images in a group has no value there: its
+interval would mean little, and few images point to single patients.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +51,7 @@ class GroupScore:
     of_all: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the difference to all images only where it was computed."""
         told = {"kind": self.kind, "group": self.group, "images": self.images, **self.score.as_dict()}
         return told if self.of_all is None else told | {"of_all": self.of_all}
 

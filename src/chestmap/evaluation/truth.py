@@ -1,4 +1,7 @@
-"""Collects what is known of the images that are scored, and who may be scored on what."""
+"""Collects what is known of the images that are scored, and who may be scored on what.
+
+Boxes are in image pixels, labels 1, 0 or NaN. A truth never holds a score, so the same truth serves any number of models.
+"""
 
 from __future__ import annotations
 
@@ -118,6 +121,7 @@ def sized(truth: Truth, predictions: Predictions, alignment: Alignment) -> Truth
 
 
 def shared_patients(one: Truth, other: Truth) -> int:
+    """Counts patients in both parts; images without a patient never count."""
     return len((set(one.patients) - {""}) & (set(other.patients) - {""}))
 
 

@@ -24,6 +24,7 @@ class CanvasSettings(Settings):
 
     @property
     def canvas(self) -> tuple[int, int]:
+        """Width and height, in this order."""
         return self.width, self.height
 
 

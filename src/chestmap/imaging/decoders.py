@@ -192,6 +192,7 @@ class _Process:
         self.turns = 0
 
     def ask(self, item: object, seconds: float) -> bytes:
+        """Sends one item and waits for its answer; raises `Lost` when the process died or took too long."""
         try:
             if not self.turns and not (self.pipe.poll(START) and self.pipe.recv_bytes()):
                 raise Lost(f"no process began within {START:g} seconds")
@@ -204,10 +205,12 @@ class _Process:
             raise Lost from None
 
     def kill(self) -> None:
+        """Kills the process from another thread; one that is gone already is no error."""
         with suppress(ValueError):  # another thread was first
             self.running.kill()
 
     def stop(self) -> None:
+        """Kills the process, waits for its end, and frees its pipe."""
         self.running.kill()
         self.running.join()
         self.running.close()

@@ -64,6 +64,7 @@ class Header:
     done: list[str] = field(default_factory=list)
 
     def element(self, keyword: str, longest: int = VALUE_BYTES) -> DataElement | None:
+        """One element of the header; none where it is missing, empty, too long or cannot be read."""
         tag = tag_for_keyword(keyword)
         if tag is None or tag not in self.dataset:
             return None
@@ -179,6 +180,7 @@ class _Counted(io.BytesIO):
     reads = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
+        """Reads, and refuses a header of more elements than any radiograph has."""
         self.reads += 1
         if self.reads > READS:
             raise BadImage(f"more than {READS:,} header elements; no radiograph has them: export it again")

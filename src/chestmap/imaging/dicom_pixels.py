@@ -49,10 +49,12 @@ class Layout:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of the decoded array: rows, columns, and samples where there are several."""
         return (self.rows, self.columns) if self.samples == 1 else (self.rows, self.columns, self.samples)
 
     @property
     def bytes_per_sample(self) -> int:
+        """Bytes that one sample takes in the file."""
         return self.allocated // 8
 
 

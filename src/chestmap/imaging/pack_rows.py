@@ -1,4 +1,8 @@
-"""Packs images into rows of a file, in processes that a bad image, a full disk or a kill can't harm. No torch, no polars here."""
+"""Packs images into rows of a file, in processes that a bad image, a full disk or a kill can't harm. No torch, no polars here.
+
+`packs.build` hands jobs to these functions and keeps the records. A row is width × height bytes of gray; a failed image
+leaves a reason in place of pixels.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +49,7 @@ class Packed:
 
 
 def pixel_hash(pixels: bytes | memoryview) -> bytes:
+    """The 128-bit BLAKE2b of a row's pixels, as the pack keeps it."""
     return blake2b(pixels, digest_size=16).digest()
 
 

@@ -182,6 +182,7 @@ class AgCnn(nn.Module):
         self.fusion_branch = nn.Linear(2 * self.global_branch.backbone.channels, outputs)
 
     def forward(self, images: Images) -> Output:
+        """Gives the branch that `settings.answer` names: logits [batch, finding] and its class maps."""
         return self.averaged(images, (self.answer,))
 
     def averaged(self, images: Images, by: Sequence[Name]) -> Output:
@@ -192,6 +193,7 @@ class AgCnn(nn.Module):
 
     @property
     def tau(self) -> float | Float[Tensor, ""]:
+        """The threshold of the crop: the one that was chosen on validation images, or the given one."""
         return self.get_buffer("chosen_tau") if self.settings.taus else self.settings.tau
 
     def look(self, images: Images, wanted: Collection[Name]) -> BranchOutputs:
@@ -322,6 +324,7 @@ class Stage(Task):
         self.freeze(*(network.get_submodule(f"{name}_branch") for name in ALL if name not in trained))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss of each branch that this stage trains, on image labels alone; eq. 4 for each."""
         logits, labels = self.network.look(batch.images, self.trained).logits, self._labels(batch)
         among = self._labels(batch.whole)
         return {name: known_bce(logits[name], labels, among) for name in self.trained}
@@ -401,10 +404,12 @@ def _crops(run: Run, network: AgCnn, data: Data, settings: AgCnnSettings) -> Non
 
 
 def build(settings: AgCnnSettings, findings: Findings, canvas: tuple[int, int]) -> AgCnn:  # noqa: ARG001 -- convolutional
+    """Makes the three branches with fresh or downloaded weights; the canvas may be of any size."""
     return AgCnn(settings, findings)
 
 
 def recipe(run: Run, data: Data, settings: AgCnnSettings) -> nn.Module:
+    """Trains the branches in the order of `settings.order`; each stage keeps the weights of those before."""
     network = build(settings, data.findings, data.canvas)
     schedules = {"global": settings.global_branch, "local": settings.local_branch, "fusion": settings.fusion_branch}
     stages = ORDERS[settings.order]

@@ -127,6 +127,7 @@ class MultiScale(nn.Module):
     def forward(
         self, fine: Float[Tensor, "batch c3 h w"], deep: Float[Tensor, "batch c4 _h _w"]
     ) -> Float[Tensor, "batch channel h w"]:
+        """Joins the last two stages on the finer grid."""
         (height, width), deep = fine.shape[-2:], self.deep(deep)
         upsample = self.deconvolution
         deep = resized(deep, width, height) if upsample is None else upsample(deep, output_size=(height, width))
@@ -176,6 +177,7 @@ class Branches(nn.Module):
         return kept.mean((-2, -1)) + full_precision(self.head.bias)
 
     def forward(self, images: Images) -> Output:
+        """Logits [batch, finding] and signed class maps of one network, before any mining."""
         layers = self.layers(images)
         return Output(layers["logits"], class_maps(self.last(layers), self.head.weight))
 
@@ -188,6 +190,7 @@ class AttentionMining(nn.Module):
         self.networks, self.settings = nn.ModuleList(networks), settings
 
     def forward(self, images: Images) -> Output:
+        """Searches each image again under the masks of the networks before, and joins the maps by eq. 8."""
         maps, masks, logits = searched(self.networks[: self.settings.shown], images, self.settings)
         if self.settings.scaled:
             before = [torch.ones_like(masks[0]), *masks]
@@ -269,6 +272,7 @@ class Classify(Task):
     """The base models: eq. 3 with nothing erased."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 2 and 3: the loss of each finding's branch."""
         return {"findings": branch_loss(self.network(batch.images).logits, batch.labels, batch.whole.labels)}
 
 
@@ -295,6 +299,7 @@ class Mine(Task):
         self.freeze(*self.others)
 
     def train(self, mode: bool = True) -> "Mine":  # noqa: FBT001, FBT002 -- torch's own signature
+        """Keeps batch norms as they are while the rest trains, where `still_norms` asks for it."""
         super().train(mode)
         for part in self.network.modules():
             if self.settings.still_norms and isinstance(part, nn.BatchNorm2d):
@@ -302,6 +307,7 @@ class Mine(Task):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 6: the classification loss under the masks, and the loss that keeps old knowledge."""
         mined = self.rows(batch.whole)
         rows = [row - batch.first for row in mined if batch.first <= row < batch.first + len(batch)]
         layers = self.network.layers(batch.images)
@@ -350,10 +356,12 @@ class Mine(Task):
 
 
 def build(settings: AttentionMiningSettings, findings: Findings, canvas: tuple[int, int]) -> AttentionMining:  # noqa: ARG001 -- convolutional
+    """Makes one network for each mining step, as a finished model holds them."""
     return AttentionMining([Branches(settings, len(findings)) for _ in range(max(settings.steps, 1))], settings)
 
 
 def recipe(run: Run, data: Data, settings: AttentionMiningSettings) -> nn.Module:
+    """Trains the base model, then one network for each mining step; each begins as the one before."""
     plain, mined = parts(data.train, settings)
     chain = [_base(run, data, plain, settings)]  # N_A, then N_B as each step leaves it
     schedule = settings.mine

@@ -72,9 +72,11 @@ class Cam(nn.Module):
         self.head = nn.Linear(self.backbone.channels, findings)
 
     def forward(self, images: Float[Tensor, "batch 1 height width"]) -> Output:
+        """Logits [batch, finding] and class maps at the backbone's stride."""
         return self.read(self.features(images))
 
     def features(self, images: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch channel h w"]:
+        """The backbone's last maps, [batch, channel, h, w]."""
         return self.backbone(images)
 
     def read(self, features: Float[Tensor, "batch channel h w"]) -> Output:
@@ -94,14 +96,17 @@ class Classify(Task):
         self.loss = LOSSES[loss]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The classification loss over known labels."""
         return {"findings": self.loss(self.network(batch.images).logits, batch.labels, batch.whole.labels)}
 
 
 def build(settings: CamSettings, findings: Findings, canvas: tuple[int, int]) -> Cam:  # noqa: ARG001 -- convolutional
+    """Makes the classifier; its canvas may be of any size."""
     return Cam(settings, len(findings))
 
 
 def recipe(run: Run, data: Data, settings: CamSettings) -> nn.Module:
+    """Trains the classifier in the single step `classify`."""
     task = Classify(build(settings, data.findings, data.canvas), settings.loss)
     return run.fit("classify", task, data.train, settings.classify, data.validation).network
 

@@ -51,7 +51,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from chestmap.errors import BadModel
+from chestmap.errors import BadModel, BadSettings
 from chestmap.nn.alignment import Aligner, aligned, aligned_frames, map_size, maps_back
 from chestmap.nn.backbone import Backbone, BackboneSettings
 from chestmap.nn.boxes import between, resized
@@ -145,10 +145,15 @@ class CiaNet(nn.Module):
             self.register_buffer("attentions", torch.zeros(settings.gallery, rows, columns, dtype=torch.float16))
 
     def forward(self, images: Images, partners: Images | None = None) -> Grid:
+        """Logits and cells of the images.
+
+        With `partners`, attention is contrasted with theirs; without, with the gallery's.
+        """
         theta = None if self.aligner is None else self.aligner(images)
         seen = self._aligned(images, theta)
         if self.contrast and partners is not None:
             others = self._aligned(partners, None if self.aligner is None else self.aligner(partners))
+            others = others if seen.shape[1] == 1 else self.backbone.kept(others)  # as those of the images, with data.views
             middle, last = self.maps(torch.cat([seen, others]))
             attention, other = self.attention(middle, last).chunk(2)
             last = last[: len(images)]
@@ -237,10 +242,16 @@ class Partners:
         elif self.kind == "similar" and all(one in self.row_of for one in batch.ids):
             rows = np.array([self.row_of[one] for one in batch.ids])
         elif self.kind == "similar":
-            rows = nearest(thumbnails(batch.images.cpu()), torch.from_numpy(self.thumbs)).numpy()
+            rows = nearest(thumbnails(self._seen(batch)), torch.from_numpy(self.thumbs)).numpy()
         else:
             rows = np.zeros(len(batch), np.int64)
         return self._moved(self.pixels(rows), batch).to(batch.images.device)
+
+    def _seen(self, batch: Batch) -> Images:
+        """The batch's pixels; those of the pack where it holds kept features of them."""
+        if batch.images.shape[1] == 1:
+            return batch.images.cpu()
+        return _as_images(self.part.pack.pixels(np.array([self.part.pack.row_of[one] for one in batch.ids])))
 
     def pixels(self, rows: Int64[np.ndarray, "some"]) -> Images:
         """Of the normal images in these rows, on the canvas as packed."""
@@ -263,7 +274,11 @@ class Partners:
 
 
 def _pixels(part: Part, positions: Int64[np.ndarray, "some"]) -> Images:
-    return torch.from_numpy(part.pack.pixels(part.pack_rows[positions]))[:, None].float() / 255
+    return _as_images(part.pack.pixels(part.pack_rows[positions]))
+
+
+def _as_images(pixels: np.ndarray) -> Images:
+    return torch.from_numpy(pixels)[:, None].float() / 255
 
 
 def _load(folder: Path, name: str) -> np.ndarray:
@@ -299,6 +314,7 @@ class Contrast(Task):
             self.freeze(network.aligner)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Eq. 5 and 6: boxed images label their cells, the others their noisy OR."""
         grid = self._seen(batch)
         frames = batch.frames if grid.theta is None else aligned_frames(batch.frames, grid.theta)
         boxes = batch.boxes if self.box_weight else [()] * len(batch)
@@ -307,6 +323,7 @@ class Contrast(Task):
         return self.weighted({"images": images, "boxes": boxed})
 
     def predict(self, batch: Batch) -> Output:
+        """Contrasts validation images with partners of the training images, as in training."""
         return self._seen(batch)
 
     def _seen(self, batch: Batch) -> Grid:
@@ -333,10 +350,14 @@ def read_gallery(network: CiaNet, folder: Path) -> None:
 
 
 def build(settings: CiaNetSettings, findings: Findings, canvas: tuple[int, int]) -> CiaNet:
+    """Makes the network without gallery; the canvas fixes the grid."""
     return CiaNet(settings, len(findings), canvas)
 
 
 def recipe(run: Run, data: Data, settings: CiaNetSettings) -> nn.Module:
+    """Trains the aligner where one is asked for, then searches partners, trains on them, and keeps the gallery."""
+    if settings.aligned and data.train.views is not None:
+        raise BadSettings("data.views: an aligner reads pixels, not kept features; set method.aligned = false")
     network, canonical = build(settings, data.findings, data.canvas), None
     if settings.aligned:
         network.aligner, canonical = align(run, data, settings.alignment, settings.align)

@@ -105,6 +105,7 @@ class Member(nn.Module):
         self.place = nn.Parameter(torch.zeros(findings, rows, columns))
 
     def forward(self, images: Float[Tensor, "batch _pixels height width"]) -> CellOutputs:
+        """Gives image logits from pooled features, and cells from the joined maps plus the learned place prior."""
         maps = self.backbone.stages(images)
         joined = self.backbone.joined(maps)
         vector = torch.cat([log_sum_exp(joined, self.r), mean(maps[-1])], dim=1)
@@ -126,6 +127,7 @@ class Combined(nn.Module):
         self.members, self.settings = nn.ModuleList(members), settings
 
     def forward(self, images: Float[Tensor, "batch _pixels height width"]) -> Output:
+        """Averages members, and mirrored images where `mirror` asks for it; maps show the best rectangle."""
         seen = [member(images) for member in self.members]
         logits, chances = [one.logits for one in seen], [one.maps for one in seen]
         if self.settings.mirror:
@@ -187,6 +189,7 @@ class Learn(Task):
         }
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The named losses: findings of images, cells and overlap of boxed images, absent findings."""
         seen, labels = self.network(batch.images), batch.whole.labels
         terms = {"findings": known_bce(seen.logits, batch.labels, labels)}
         grid = seen.cells.shape[-1], seen.cells.shape[-2]
@@ -236,10 +239,12 @@ def start_place(member: Member, part: Part, smooth: int = 3) -> None:
 
 
 def build(settings: CombinedSettings, findings: Findings, canvas: tuple[int, int]) -> Combined:
+    """Makes as many members as the settings ask for; the canvas fixes the size of the place prior."""
     return Combined([Member(settings, len(findings), canvas) for _ in range(settings.members)], settings)
 
 
 def recipe(run: Run, data: Data, settings: CombinedSettings) -> nn.Module:
+    """Trains the members one after another, each from its own seed; the place prior starts from the training boxes."""
     members = []
     for number in range(settings.members):
         member = Member(settings, len(data.findings), data.canvas)

@@ -120,6 +120,7 @@ class Classifier(nn.Module):
         return class_maps(self.backbone(images), self.head.weight, relu=False)
 
     def forward(self, images: Float[Tensor, "batch 1 height width"]) -> Output:
+        """Logits and maps of evidence that the masks strengthen: f' = ψ f + f."""
         evidence = self.evidence(images)
         maps = attended(evidence, resized(self.get_buffer("masks"), evidence.shape[-1], evidence.shape[-2]))
         return Output(maps.mean((-2, -1)) + self.head.bias, maps.relu())
@@ -160,6 +161,7 @@ class Classify(Task):
             self.freeze(network.aligner)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The classification loss, balanced between present and absent."""
         return {"findings": balanced_bce(self.network(batch.images).logits, batch.labels, batch.whole.labels)}
 
 
@@ -245,6 +247,7 @@ def _picture(anchor: Float32[np.ndarray, "height width"], mask: Float32[np.ndarr
 
 
 def read_masks(folder: Path, shape: torch.Size) -> Tensor:
+    """Reads ψ of a finished step, [finding, height, width]; another shape than the network's is refused."""
     try:
         masks = np.load(folder / "masks.npy", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -255,11 +258,13 @@ def read_masks(folder: Path, shape: torch.Size) -> Tensor:
 
 
 def build(settings: DiseaseMasksSettings, findings: Findings, canvas: tuple[int, int]) -> nn.Module:
+    """Makes the classifier, behind an aligner where the settings ask for one; masks begin as zeros."""
     classifier = Classifier(settings.backbone, len(findings), canvas)
     return Aligned(classifier, Aligner(settings.alignment.aligner)) if settings.aligned else classifier
 
 
 def recipe(run: Run, data: Data, settings: DiseaseMasksSettings) -> nn.Module:
+    """Trains a classifier, takes the masks from its confident maps, then trains it on under them."""
     found = _alignment(run, data, settings) if settings.aligned else None
     network = build(settings, data.findings, data.canvas)
     if found:

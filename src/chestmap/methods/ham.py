@@ -188,6 +188,7 @@ class Ham(nn.Module):
         return self.encoder(self.backbone(images))
 
     def read(self, features: Float[Tensor, "batch channel h w"]) -> Attention:
+        """Logits and maps of each finding, and of "any finding" where the positive head exists."""
         vector = pooled(features, self.pooling, self.r)
         logits, maps = self._judged(features, vector, self.finding_head)
         if self.positive_head is None:
@@ -339,6 +340,7 @@ class Attend(Task):
         self.abnormal = slice(None) if len(abnormal) == len(findings) else abnormal
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The named losses of the paper, each where its settings ask for it."""
         seen, settings, reading = self.network(batch.images), self.settings, self.settings.reading
         among = batch.whole.labels
         terms = {"findings": known_bce(seen.logits, batch.labels, among)}  # L_ab

@@ -102,6 +102,7 @@ class PatchMil(nn.Module):
         nn.init.constant_(self.head.bias, start)  # pyright: ignore[reportArgumentType] -- a convolution has one by default
 
     def forward(self, images: Float[Tensor, "batch 1 height width"]) -> Patched:
+        """Cells of a fixed grid, and the image's logit as their noisy OR."""
         return self.read(self.features(images))
 
     def features(self, images: Float[Tensor, "batch 1 height width"]) -> Features:
@@ -149,6 +150,7 @@ class Patches(Task):
         self.maps_are_normalized = OWN_RULE.normalize
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Boxed images label their cells; the others have at least one cell where the finding is present, and none else."""
         cells = self.network(batch.images).cells
         boxes = batch.boxes if self.box_weight else [()] * len(batch)
         targets = cell_targets(boxes, batch.frames, batch.findings, (cells.shape[-1], cells.shape[-2])).to(cells.device)
@@ -157,10 +159,12 @@ class Patches(Task):
 
 
 def build(settings: PatchMilSettings, findings: Findings, canvas: tuple[int, int]) -> PatchMil:
+    """Makes the network; the canvas fixes the grid of patches."""
     return PatchMil(settings, len(findings), canvas)
 
 
 def recipe(run: Run, data: Data, settings: PatchMilSettings) -> nn.Module:
+    """Trains in the single step `attend`, on labels and boxes together."""
     task = Patches(build(settings, data.findings, data.canvas), settings.box_weight)
     return run.fit("attend", task, data.train, settings.attend, data.validation).network
 

@@ -1,4 +1,8 @@
-"""Chooses how many images go through the network at once, from the canvas and the memory of one image."""
+"""Chooses how many images go through the network at once, from the canvas and the memory of one image.
+
+Called where neither the user nor an earlier call fixed the size. The size changes speed only, but float results may differ
+in the last bits, so a folder keeps it.
+"""
 
 from __future__ import annotations
 

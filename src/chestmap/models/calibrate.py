@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from scipy.special import expit, logit
 
-from chestmap import __version__
 from chestmap.datasets.source import Source
 from chestmap.datasets.split import VALIDATES_ON_TEST, Split
 from chestmap.errors import BadInput, Refused
@@ -33,6 +32,7 @@ from chestmap.models.folder import read_about, write_about
 from chestmap.models.leakage import images_for
 from chestmap.predictions.folder import OwnRule, Predictions
 from chestmap.settings import Settings
+from chestmap.version import __version__
 
 LEAST = 1e-30
 """Of a score before its logit is taken: float32 distinguishes small ones, but none from 1 that is nearer than `NEAREST`."""

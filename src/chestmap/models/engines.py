@@ -139,10 +139,12 @@ def has_bf16(device: str) -> bool:
 
 
 def processor_flags() -> set[str]:
+    """Instruction sets of the processor, such as `avx512_vnni`; empty where the system does not list them."""
     return set(_of_processor("flags").split())
 
 
 def processor_name() -> str:
+    """The model of the processor, by which tuned settings are kept apart."""
     return _of_processor("model name") or platform.processor() or platform.machine()
 
 
@@ -175,6 +177,7 @@ def _graph_of(model: Model) -> Path:
 
 
 def onnx_compute(path: Path, threads: int | None = None) -> Compute:
+    """Opens an ONNX graph: a function from images [batch, 1, h, w] in [0, 1] to logits and maps."""
     session = session_of(path, threads)
 
     def compute(images: Any) -> Arrays:

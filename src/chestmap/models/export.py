@@ -21,7 +21,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch.export import ExportedProgram
 
-from chestmap import __version__
 from chestmap.errors import BadInput, ChestmapError, Diverged
 from chestmap.models.cards.export_card import card, first_of, program
 from chestmap.models.engines import ForwardSettings, onnx_compute, open_forward
@@ -44,6 +43,7 @@ from chestmap.nn.folding import folded
 from chestmap.storage.atomic import making_folder, replacing, write_bytes
 from chestmap.storage.manifest import extend, is_sealed, seal
 from chestmap.training.train import Trained
+from chestmap.version import __version__
 
 Format = Literal["onnx", "openvino", "pt2"]
 FORMATS: tuple[Format, ...] = ("onnx", "openvino", "pt2")

@@ -1,6 +1,6 @@
 """Measures whether a map shows what the score depends on: pixels are removed, or restored, in the map's order.
 
-Deletion and insertion of Petsiuk et al. (2018), for any room, by forward passes alone. Low deletion and high insertion are good.
+Deletion and insertion of Petsiuk et al. (2018), for any model, by forward passes alone. Low deletion and high insertion are good.
 The floor is the order of a random field as smooth as the maps: a map below it shows nothing of the score.
 """
 
@@ -101,6 +101,7 @@ class FindingFaithfulness:
     insertion_ends: Ends
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain values for `model.json`."""
         return asdict(self)
 
 

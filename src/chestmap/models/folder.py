@@ -20,7 +20,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chestmap import __version__
 from chestmap.errors import BadInput, BadModel
 from chestmap.imaging.canvas import CanvasSettings
 from chestmap.predictions.header import OwnRule
@@ -29,6 +28,7 @@ from chestmap.storage.atomic import write_bytes, write_json
 from chestmap.storage.json_file import json_of
 from chestmap.storage.manifest import extend, is_sealed, seal, sha256_of, verified_bytes
 from chestmap.types import Findings
+from chestmap.version import __version__
 from chestmap.vocabulary import folder_findings
 
 if TYPE_CHECKING:
@@ -68,10 +68,12 @@ class Model:
 
     @property
     def sha256(self) -> str:
+        """The hash of the weights, which identifies the model."""
         return self.about["sha256"]
 
     @cached_property
     def method(self) -> MadeBy:
+        """The method that made the model, as the folder describes it; its package need not be installed."""
         name = str(self.about["method"])
         return MadeBy(name, str(self.about.get("title", name)), str(self.about.get("paper", "")))
 

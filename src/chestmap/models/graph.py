@@ -21,12 +21,12 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from chestmap import __version__
 from chestmap.errors import Refused
 from chestmap.models.folder import Model
 from chestmap.models.runtimes import needed
 from chestmap.nn.folding import folded
 from chestmap.settings import cache_folder
+from chestmap.version import __version__
 
 MOST = 1024
 """Images in a batch of a graph."""
@@ -64,6 +64,7 @@ class PixelGraph(Graph):
         self.register_buffer("chosen", chosen)
 
     def forward(self, images: Shaped[Tensor, "batch 1 height width"]) -> tuple[Tensor, Tensor]:
+        """From pixels 0 to 255 to calibrated scores and maps, so that a program without chestmap needs no steps of its own."""
         output = self.network(images.float() / 255)
         scores = torch.sigmoid(output.logits * self.get_buffer("slope") + self.get_buffer("offset"))
         chosen = self._buffers["chosen"]
@@ -138,6 +139,7 @@ def write_onnx(
 
 
 def engine_graph(model: Model, *, fold: bool = True) -> ExportedProgram:
+    """Traces the network as the engines run it: logits and maps, batch norms folded into convolutions."""
     network = folded(model.network) if fold else model.network
     return traced(Graph(network), model.canvas.canvas, str(model.folder))
 

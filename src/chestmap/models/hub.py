@@ -49,6 +49,7 @@ class Address:
 
     @classmethod
     def of(cls, text: str) -> Address:
+        """Reads `hf://OWNER/NAME`, with `@REVISION` and `#sha256=HASH` where they are given."""
         found = ADDRESS.fullmatch(text)
         if found is None:
             raise BadInput(f"{text}: expected hf://OWNER/NAME, with @REVISION and #sha256=HASH where it is pinned")

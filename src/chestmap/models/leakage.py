@@ -1,4 +1,8 @@
-"""Checks whether images may judge a model: none may have trained it, and no patient of theirs."""
+"""Checks whether images may judge a model: none may have trained it, and no patient of theirs.
+
+Verbs that score a model ask here first. The model keeps salted hashes of its training images and patients, so that a leak
+is noticed after images were renamed.
+"""
 
 from __future__ import annotations
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from chestmap import __version__
 from chestmap.errors import BadModel, did_you_mean
 from chestmap.models.folder import Model
 from chestmap.settings import checked
 from chestmap.training.method import Method
 from chestmap.training.optimization.checkpoint import read_weights
 from chestmap.training.wrapper_settings import AroundSettings, build_around
+from chestmap.version import __version__
 
 
 def network_of(model: Model, methods: Mapping[str, Method] | None = None) -> nn.Module:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from chestmap import __version__
 from chestmap.datasets.source import Source
 from chestmap.datasets.split import VALIDATES_ON_TEST, Split
 from chestmap.errors import Refused
@@ -35,6 +34,7 @@ from chestmap.models.leakage import images_for
 from chestmap.predictions.folder import Predictions
 from chestmap.settings import Settings
 from chestmap.types import Box
+from chestmap.version import __version__
 
 LIMITS = (0.1, 0.3, 0.5)
 """T(IoU): the share of boxes met with IoU >= T."""

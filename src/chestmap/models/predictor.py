@@ -114,6 +114,7 @@ class Predictor:
 
 
 def images_of(canvases: UInt8[np.ndarray, "batch h w"]) -> Float32[np.ndarray, "batch 1 h w"]:
+    """Turns stored canvases (bytes) into what networks see: float32 in [0, 1], with a channel."""
     return canvases[:, None].astype(np.float32) / np.float32(255)
 
 

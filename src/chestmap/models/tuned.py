@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float16, Float32
 
-from chestmap import __version__
 from chestmap.errors import BadInput, BadModel, ChestmapError
 from chestmap.imaging.canvas import on_canvas
 from chestmap.models.engines import (
@@ -37,6 +36,7 @@ from chestmap.settings import cache_folder
 from chestmap.storage.atomic import write_json
 from chestmap.storage.json_file import read_json
 from chestmap.types import Radiograph
+from chestmap.version import __version__
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,10 +65,12 @@ class Candidate:
 
     @property
     def is_near(self) -> bool:
+        """Whether its scores and masks are as good as those of fp32."""
         return not self.trouble and self.score <= SCORE and self.overlap >= OVERLAP
 
     @property
     def settings(self) -> ForwardSettings:
+        """The settings that run the model in this way."""
         return ForwardSettings(engine=self.engine, precision=self.precision, device="cpu", threads=self.threads)
 
     def __str__(self) -> str:
@@ -154,6 +156,7 @@ def drawn(model: Model) -> list[Radiograph]:
 
 
 def table_of(ways: Sequence[Candidate]) -> Table:
+    """Lists all ways with their speed, their distance from fp32, and which may be taken."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -51,6 +51,7 @@ class Aligner(nn.Module):
         self.limits = (math.log(settings.most_scale), 2 * settings.most_shift, math.radians(settings.most_degrees))
 
     def forward(self, images: Images) -> Theta:
+        """From images to sampling matrices [batch, 2, 3], as `affine_grid` takes them. A new aligner gives the identity."""
         vector = full_precision(self.backbone(images)).mean((-2, -1))
         with without_autocast(images):
             numbers = torch.tanh(self.head(vector.to(self.head.weight.dtype)))
@@ -75,6 +76,7 @@ def aligned(images: Images, theta: Theta) -> Images:
 
 
 def inverted(theta: Theta) -> Theta:
+    """Inverts sampling matrices, so that maps on the warped canvas return to the image."""
     a, b, d, e = theta[:, 0, 0], theta[:, 0, 1], theta[:, 1, 0], theta[:, 1, 1]
     turn = torch.stack([e, -b, -d, a], dim=1).reshape(-1, 2, 2) / (a * e - b * d)[:, None, None]
     return torch.cat([turn, -turn @ theta[:, :, 2:]], dim=2)
@@ -130,6 +132,7 @@ class Aligned(nn.Module):
         self.network, self.aligner = network, aligner
 
     def forward(self, images: Images) -> Output:
+        """Warps images, runs the network, and warps every map of its output back; logits stay."""
         theta = self.aligner(images)
         output: Output = self.network(aligned(images, theta))
         size = map_size(output.maps, images)

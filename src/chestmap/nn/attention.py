@@ -23,6 +23,7 @@ class ChannelAttention(nn.Module):
         self.project = nn.Conv2d(channels, channels, 1, bias=False)
 
     def forward(self, features: Features) -> Features:
+        """Weighs each channel by what it holds at attended positions."""
         share = self.position_score(features).flatten(1).softmax(-1)
         squeezed = torch.einsum("bcn,bn->bc", features.flatten(2), share.to(features.dtype))
         return self.project(features) * self.excite(squeezed)[:, :, None, None]
@@ -37,6 +38,7 @@ class PositionAttention(nn.Module):
         self.gate = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, bias=False), nn.BatchNorm2d(1), nn.Sigmoid())
 
     def forward(self, features: Features) -> Float[Tensor, "batch 1 h w"]:
+        """One map of where to look, gated by itself."""
         z = self.reduce(features)
         return z * self.gate(z)
 
@@ -62,6 +64,7 @@ class ForegroundAttention(nn.Module):
         return self.position(self.channel(features))
 
     def forward(self, features: Features) -> Features:
+        """Adds the attended features to the features; the shape stays."""
         if self.position is None:
             return self.channel(features)
         return features + self.scale * self.foreground(features)

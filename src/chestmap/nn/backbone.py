@@ -1,4 +1,8 @@
-"""timm networks as feature maps of a known stride, for images of one channel in [0, 1]."""
+"""timm networks as feature maps of a known stride, for images of one channel in [0, 1].
+
+A backbone gives maps [batch, channel, h, w] at its stride. Networks of timm expect three channels; the stem is summed over
+them once. Frozen stages can be computed once and kept (`data.views`).
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,6 +105,7 @@ class Backbone(nn.Module):
         return [one for stage, one in zip(self.channels_of, maps, strict=True) if stage in self.wanted]
 
     def forward(self, images: Images) -> Float[Tensor, "batch channel h w"]:
+        """The last map, or the joined pyramid, for images [batch, 1, h, w] in [0, 1]."""
         return self.joined(self.stages(images))
 
     def joined(self, maps: list[Float[Tensor, "batch _channel _h _w"]]) -> Float[Tensor, "batch channel h w"]:
@@ -129,9 +134,11 @@ class Backbone(nn.Module):
         return ends[len(self.trunk.kept) - 1] + 1
 
     def still(self) -> list[nn.Module]:
+        """Modules of the frozen stages, which training leaves as they are."""
         return [module for module, _ in self.order[0][: self._cut()]] if self.trunk else []
 
     def train(self, mode: bool = True) -> "Backbone":  # noqa: FBT001, FBT002 -- torch's own signature
+        """Sets the mode, but keeps batch norms of frozen stages in evaluation."""
         super().train(mode)
         for module in self.still():
             module.eval()

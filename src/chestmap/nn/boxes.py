@@ -37,6 +37,7 @@ class MaskRule(Settings):
     least_area: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the canvas; smaller regions are dropped
 
     def levels_of(self, finding: str) -> tuple[float, ...]:
+        """The levels at which a finding's map is cut: its own where one was chosen."""
         return (self.of_finding[finding],) if finding in self.of_finding else self.levels
 
 

@@ -37,6 +37,7 @@ class InstanceSettings(Settings):
 
     @property
     def floor(self) -> float:
+        """The least factor that a cell may contribute to the product; 0 for the plain form."""
         return self.squeezed_to if self.form == "squeezed" else 0.0
 
     def start(self, cells: int) -> float:

@@ -28,6 +28,7 @@ class MaskMean:
         self.count = torch.zeros(len(mirrored), dtype=torch.float64)
 
     def add(self, evidence: Maps, logits: Float[Tensor, "batch finding"]) -> None:
+        """Adds the normalized maps of images that surely show each finding."""
         confident = (torch.sigmoid(logits.double()) >= self.least_score).double()
         added = torch.einsum("bf,bfhw->fhw", confident, normalized(symmetric(evidence.double(), self.mirrored)))
         self.total = added if self.total is None else self.total + added

@@ -20,10 +20,12 @@ Pooled = Float[Tensor, "batch channel"]
 
 
 def mean(features: Features) -> Pooled:
+    """The mean over positions, in full precision: what a classifier of pooled features sees."""
     return full_precision(features).mean((-2, -1))
 
 
 def maximum(features: Features) -> Pooled:
+    """The maximum over positions: one strong cell decides."""
     return full_precision(features).amax((-2, -1))
 
 

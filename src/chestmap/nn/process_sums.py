@@ -124,6 +124,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Normalizes by mean and variance of all processes together, weighed by how many values each has."""
         means, variances = torch.batch_norm_update_stats(values, None, None, 0)
         here = torch.cat([means, variances, means.new_tensor([values.numel() / values.shape[1]])])
         gathered = [torch.empty_like(here) for _ in range(distributed.get_world_size())]

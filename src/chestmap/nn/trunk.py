@@ -78,6 +78,7 @@ class Pyramid(nn.Module):
         self.join = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
 
     def forward(self, maps: list[Maps]) -> Maps:
+        """Narrows each stage, adds the coarse ones to the finer, and joins them on the finest grid."""
         narrowed = [norm(narrow(one)) for one, narrow, norm in zip(maps, self.narrow, self.norms, strict=True)]
         joined = narrowed[-1]
         for finer in reversed(narrowed[:-1]):

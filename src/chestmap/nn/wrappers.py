@@ -40,6 +40,7 @@ class Masked(nn.Module):
         self.register_buffer("masks", torch.zeros(findings, *mask_shape(canvas)))
 
     def forward(self, images: Images) -> Output:
+        """Reads the features once for each finding, under its mask; each finding keeps its own logit and map."""
         assert isinstance(self.network, TwoPartNetwork)
         features = self.network.features(images)
         masks = resized(self.get_buffer("masks"), features.shape[-1], features.shape[-2]).to(features.dtype)
@@ -65,5 +66,6 @@ class Mined(nn.Module):
         self.register_buffer("rule", torch.tensor([float(steps), level]))
 
     def forward(self, images: Images) -> Output:
+        """Runs the network once and erases on its finished maps; logits stay."""
         output: Output = self.network(images)
         return replace(output, maps=mined(output.maps, self.steps, self.level))

@@ -1,4 +1,8 @@
-"""Augments a batch: image and `Frame` change together, drawn by a pure function of (seed, epoch, image)."""
+"""Augments a batch: image and `Frame` change together, drawn by a pure function of (seed, epoch, image).
+
+`packs.loader` calls `draw` for each image and `augmented` for the batch. The `Frame` of each image changes along, so boxes
+and maps still find their way back. Randomness comes from counters, not from a generator with a state.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +62,7 @@ class AugmentSettings(Settings):
 
     @property
     def intensities(self) -> bool:
+        """Whether gray values change, beyond where they lie."""
         return bool(self.brightness or self.contrast or self.gamma)
 
 

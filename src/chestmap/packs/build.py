@@ -270,4 +270,5 @@ def _print_line(line: str) -> None:
 
 
 def cores() -> int:
+    """Processors that this process may use; a limit by `taskset` or a container's scheduler counts."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

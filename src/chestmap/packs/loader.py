@@ -1,4 +1,8 @@
-"""Loads batches from a pack. What an epoch holds, and in which order, is a pure function of (seed, epoch)."""
+"""Loads batches from a pack. What an epoch holds, and in which order, is a pure function of (seed, epoch).
+
+A `Loader` yields `Batch`es: images in [0, 1], labels with NaN for unknown, boxes in image pixels, and the frames. Any
+number of workers or processes yields the same batches in the same order.
+"""
 
 from __future__ import annotations
 
@@ -265,6 +269,7 @@ class _Reader(Dataset[Tensor]):
         self.augment, self.seed, self.views = augment, seed, part.views
 
     def changes(self, picks: Picks) -> list[Change]:
+        """Draws the change of each image from seed, epoch and id alone, so that workers need no state."""
         assert self.augment is not None
         canvas = self.pack.settings.canvas
         pairs = zip(picks.positions, picks.repeats, strict=True)

@@ -59,6 +59,7 @@ class Walk(NamedTuple):
 
     @property
     def changes_order(self) -> bool:
+        """Whether reading in this order differs from a plain shuffle."""
         return bool(self.window) or self.streams > 1
 
 
@@ -89,10 +90,12 @@ class Pack:
 
     @property
     def walk(self) -> Walk:
+        """How an epoch walks over the images: freely, since they are mapped from a local file."""
         return Walk()
 
     @cached_property
     def row_of(self) -> dict[str, int]:
+        """Row numbers of the images that were packed; those that were set aside are missing."""
         return {image_id: row for row, image_id in enumerate(self.ids) if self.state["status"][row] == PACKED}
 
     @property
@@ -173,6 +176,7 @@ def damage(pack: Pack) -> str:
 
 
 def check_fits(pack: Pack, source: Source | None, settings: PackSettings | None) -> None:
+    """Refuses a pack that was made from another dataset, for another canvas, or before images were added."""
     if settings is not None and settings != pack.settings:
         raise BadModel(
             f"{pack.folder}: holds {canvas_name(pack.settings)}, asked for {canvas_name(settings)}; choose another folder for this canvas"
@@ -190,6 +194,7 @@ def check_fits(pack: Pack, source: Source | None, settings: PackSettings | None)
 
 
 def canvas_name(settings: PackSettings) -> str:
+    """Names a canvas in messages: width, height and fit."""
     return f"{settings.width}×{settings.height} {settings.fit}"
 
 
@@ -205,6 +210,7 @@ def fingerprint_of(pack: Pack) -> str:
 
 
 def read_about(folder: Path) -> dict[str, Any] | None:
+    """Reads `pack.json`; none where there is no pack. A pack of another form is refused."""
     try:
         about = json_of(_record(folder, "pack.json"), folder / "pack.json", PACK_AGAIN)
         about["settings"] = PackSettings.model_validate(about["settings"])
@@ -231,6 +237,7 @@ def _record(folder: Path, name: str, *, compare: bool = True) -> bytes:
 
 
 def mapped(folder: Path, about: dict[str, Any], *, compare: bool = True) -> Pack:
+    """Opens a pack without reading its pixels; files that disagree in length are refused."""
     try:
         ids = tuple(_record(folder, "ids.txt", compare=compare).decode("utf-8").split("\n")[:-1])
         state = np.frombuffer(_record(folder, "state.bin", compare=compare), dtype=STATE).copy()

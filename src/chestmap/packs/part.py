@@ -1,4 +1,7 @@
-"""Holds the images that one loader reads, with their labels, boxes and places on the canvas."""
+"""Holds the images that one loader reads, with their labels, boxes and places on the canvas.
+
+Made from a source, its pack and the ids of one part of a split. Recipes read its images through a `Loader`.
+"""
 
 from __future__ import annotations
 
@@ -57,14 +60,17 @@ class Part:
 
     @property
     def findings(self) -> Findings:
+        """The findings, in the order of the label columns."""
         return self.source.findings
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
+        """Image ids, in the order of the part's rows."""
         return tuple(self.source.images["image_id"][self.rows].to_list())
 
     @cached_property
     def pack_rows(self) -> Int64[np.ndarray, "image"]:
+        """Row numbers of the images in the pack."""
         return self.pack.rows(self.ids)
 
     @cached_property

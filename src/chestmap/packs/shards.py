@@ -83,6 +83,7 @@ class ShardedImages:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """The shape of all images together: image, height, width."""
         return self.index.images, self.index.settings.height, self.index.settings.width
 
     def __getitem__(self, rows: Any) -> UInt8[np.ndarray, "..."]:
@@ -118,10 +119,12 @@ class ShardedPack(Pack):
 
     @cached_property
     def images(self) -> Any:
+        """An array-like that reads rows from shards; every process opens its own."""
         return ShardedImages(_cache(self.shards, self.cache), self.index)
 
     @property
     def walk(self) -> Walk:
+        """How an epoch walks over the shards: few at a time, each read once."""
         return Walk(self.index.rows, self.shards.window, self.shards.streams)
 
 

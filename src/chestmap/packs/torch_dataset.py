@@ -1,4 +1,8 @@
-"""Gives images of a source to a training loop of one's own, as torch's DataLoader takes them."""
+"""Gives images of a source to a training loop of one's own, as torch's DataLoader takes them.
+
+For users who train outside of chestmap: `chestmap.Dataset` is this class. Images are letterboxed to a square and lie in [0,
+1].
+"""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ class Views:
 
     @cached_property
     def features(self) -> Float16[np.ndarray, "row view channel h w"]:
+        """Kept features, mapped from the file: row, view, channel, h, w."""
         return np.memmap(self.folder / "features.bin", dtype=np.float16, mode="r", shape=self.shape)
 
     def number(self, seed: int, moment: tuple[int, int], image_id: str) -> int:
@@ -54,6 +55,7 @@ class Views:
         return base.then(draw(self.augment, base.canvas, self.settings.seed, (number, 0), image_id).matrix)
 
     def read(self, rows: Int64[np.ndarray, "image"], numbers: list[int]) -> Float16[np.ndarray, "image channel h w"]:
+        """The features of one view for each row, as a copy."""
         return np.asarray(self.features[rows, numbers])
 
 

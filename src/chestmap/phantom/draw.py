@@ -1,4 +1,8 @@
-"""One phantom radiograph: a pure function of its case and the side asked for."""
+"""One phantom radiograph: a pure function of its case and the side asked for.
+
+`phantom.write` calls `draw` for each case. Boxes and masks are those of the drawn finding itself, so they are true by
+construction.
+"""
 
 from __future__ import annotations
 

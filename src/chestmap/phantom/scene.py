@@ -1,4 +1,8 @@
-"""Everything in the beam: the fields that anatomy makes, findings change, and attenuation sums up."""
+"""Everything in the beam: the fields that anatomy makes, findings change, and attenuation sums up.
+
+Fields are arrays on the scene's grid, in millimeters of water-like tissue along the beam. Findings change fields; gray
+values come at the end, from `exposure.py`.
+"""
 
 from __future__ import annotations
 

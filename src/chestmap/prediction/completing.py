@@ -1,4 +1,8 @@
-"""Marks a predictions folder complete when all parts exist."""
+"""Marks a predictions folder complete when all parts exist.
+
+The last process of a job calls `complete`, and any number may call it at once. A folder is complete when predictions.json
+says so; before, readers refuse it.
+"""
 
 from __future__ import annotations
 

@@ -69,6 +69,7 @@ class Identity:
 
     @property
     def state(self) -> tuple[int, int]:
+        """Size in bytes and time of change: what a listing shows without reading the content."""
         return self.size, self.time
 
 
@@ -76,6 +77,7 @@ UNKNOWN = Identity("")
 
 
 def content_hash(data: bytes) -> str:
+    """Identifies the content of an input by the first 32 digits of its SHA-256."""
     return sha256(data).hexdigest()[:32]
 
 
@@ -164,6 +166,7 @@ def _archive(path: str) -> zipfile.ZipFile:
 
 
 def decode(source: Input, reading: DecodeSettings) -> Decoded | Failed:
+    """Decodes one input to a canvas, or gives the reason why it cannot be; bad files never raise."""
     name, identity = source.name, UNKNOWN
     try:
         state = state_of(source)

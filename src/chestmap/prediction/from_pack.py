@@ -25,6 +25,7 @@ class PredictSettings(JobSettings):
 
     @property
     def forward(self) -> ForwardSettings:
+        """The part of the settings that chooses the engine."""
         return ForwardSettings(engine=self.engine, device=self.device, precision=self.precision)
 
 

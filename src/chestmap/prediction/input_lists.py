@@ -1,4 +1,8 @@
-"""Reads lists of images as tables (Parquet, CSV, TSV), in frames of bounded size."""
+"""Reads lists of images as tables (Parquet, CSV, TSV), in frames of bounded size.
+
+A list has a column of paths, and ids where the user wants his own. Lists of millions of rows are read in frames, so memory
+does not grow.
+"""
 
 from __future__ import annotations
 

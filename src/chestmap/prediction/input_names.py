@@ -40,4 +40,5 @@ def plain_name(name: str) -> str:
 
 
 def digest(text: str) -> bytes:
+    """Shortens a text to 8 bytes, to compare names by; lone surrogates of odd file names are allowed."""
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()

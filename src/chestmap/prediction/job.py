@@ -69,6 +69,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
+        """Reads `i/n`, such as `0/8`, as the command line takes it."""
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
         if not found or found[2] == "0":
             raise BadInput(f'--shard "{text}": expected i/n, such as 0/8 to 7/8')
@@ -87,13 +88,16 @@ class Job:
 
     @property
     def out(self) -> Path:
+        """The local folder that is being filled; of a remote folder it is the working copy."""
         return self.writer.folder
 
     @property
     def place(self) -> ResultsFolder:
+        """Where the folder lies, here or at an address."""
         return self.writer.place
 
     def existing_parts(self) -> set[int]:
+        """Numbers of parts that are complete. Parts beyond the plan belong to an earlier, longer list and do not count."""
         return {number for number in self.place.parts() if number < self.blocks.parts}
 
     def missing(self, numbers: Iterable[int]) -> tuple[list[int], int]:

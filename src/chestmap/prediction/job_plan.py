@@ -74,6 +74,7 @@ class Blocks:
 
     @property
     def parts(self) -> int:
+        """The number of parts: those that earlier calls made, then equal blocks of what is left."""
         return len(self.kept) + -(-(self.count - sum(self.kept)) // self.part_size)
 
     def bounds(self, number: int) -> tuple[int, int]:
@@ -244,6 +245,9 @@ def remove_blocks(out: Path) -> None:
 
 
 def way_of(asked: str, views: str, key: bytes | None) -> JobIdentity:
+    """Identifies what a call asks for, without keeping the key of the pseudonyms: two calls that differ in it must not
+    share a folder.
+    """
     mark = "shown" if key is None else blake2b(b"which key", key=key, digest_size=8).hexdigest()
     return JobIdentity(blake2b(asked.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(), views, mark)
 

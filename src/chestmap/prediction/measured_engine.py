@@ -1,4 +1,8 @@
-"""Chooses the engine of a job: that of its folder, or, for a large job, the fastest on its own images."""
+"""Chooses the engine of a job: that of its folder, or, for a large job, the fastest on its own images.
+
+Only jobs of 2,000 images and a minute or more measure; smaller ones take the default. All candidates must agree with fp32
+before they count.
+"""
 
 from __future__ import annotations
 

@@ -96,6 +96,7 @@ class Outputs:
 
     @property
     def is_asked_for(self) -> bool:
+        """Whether anything is to be written next to the predictions folder's own files."""
         return bool(self.kinds - {"predictions"})
 
     def on_part(self, folder: Path, inputs: Sequence[Input]) -> None:
@@ -251,6 +252,7 @@ class Outputs:
 
 
 def read_boxes(folder: Path) -> pl.DataFrame:
+    """Reads the boxes of a part that an earlier call wrote; a damaged file is refused."""
     return pl.read_parquet(BytesIO(verified_bytes(folder, "boxes.parquet", "delete it and call again")))
 
 

@@ -36,6 +36,7 @@ class Outcome:
 
 
 def part_folder(out: Path, number: int) -> Path:
+    """The folder of part `number`, whether or not it is there."""
     return out / f"part-{number:05d}"
 
 
@@ -52,10 +53,12 @@ def write_inputs(made: Path, block: Sequence[Input], outcomes: Sequence[Outcome]
 
 
 def read_inputs(out: Path, number: int) -> pl.DataFrame:
+    """Reads what a part was made of: a row for each input of its block, in their order."""
     return pl.read_parquet(BytesIO(verified_bytes(part_folder(out, number), "inputs.parquet", REMEDY)))
 
 
 def read_failed(folder: Path) -> pl.DataFrame:
+    """Reads which inputs of a part were set aside, and why; no rows where all went well."""
     if not (folder / "failed.parquet").exists():
         return pl.DataFrame(schema=FAILED)
     return pl.read_parquet(BytesIO(verified_bytes(folder, "failed.parquet", REMEDY)))

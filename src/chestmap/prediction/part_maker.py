@@ -1,4 +1,8 @@
-"""Makes one part of a predictions folder from the canvases of its block, while a thread writes."""
+"""Makes one part of a predictions folder from the canvases of its block, while a thread writes.
+
+One thread runs the network and another writes, so that neither waits for the other. A part that was not committed leaves
+nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +44,16 @@ class PartWriterThread:
         self._pool.shutdown(wait=True)  # what was predicted is kept, whatever ends the call
 
     def submit(self, action: Callable[..., None], *words: Any) -> None:
+        """Hands an action to the writing thread.
+
+        Waits while too many are pending, which bounds memory; raises what an earlier one raised.
+        """
         self._pending.append(self._pool.submit(action, *words))
         while len(self._pending) > PENDING:
             self._pending.popleft().result()
 
     def finish(self) -> None:
+        """Waits for all pending actions and raises the first error among them."""
         while self._pending:
             self._pending.popleft().result()
 
@@ -64,6 +73,7 @@ class GrowingBlock:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def take(self, source: Input, found: Decoded | Failed) -> None:
+        """Takes the next decoded input; runs the network when the batch is full or the block ends."""
         self.seen += 1
         if isinstance(found, Decoded):
             self.batch.append((source, found))
@@ -82,6 +92,7 @@ class GrowingBlock:
             self.growing.add(chunk)
 
     def commit(self, on_part: OnPart) -> None:
+        """Gives the part its final name, then calls `on_part`; a part that another process made meanwhile is kept."""
         with self._unless_there():
             write_inputs(self.growing.made, self.block, self.outcomes)
             self.growing.commit()

@@ -1,4 +1,7 @@
-"""Gives a prediction job its inputs and their pixels: from files, wherever they lie, or from a dataset that is packed first."""
+"""Gives a prediction job its inputs and their pixels: from files, wherever they lie, or from a dataset that is packed first.
+
+A `Provider` lists inputs, says what each holds now, and decodes them. Jobs know nothing else of where images come from.
+"""
 
 from __future__ import annotations
 
@@ -101,14 +104,17 @@ class FileProvider:
         self.passed_over = self._inputs.passed_over
 
     def decode(self, inputs: Iterable[Input], reading: DecodeSettings, workers: int | None, count: int) -> Results:
+        """Decodes files in up to eight processes, in the order of the inputs; few files are decoded in this process."""
         return decode_all(inputs, reading, min(cores(), 8, count // WORTH_A_PROCESS) if workers is None else workers)
 
     def contents(self, inputs: Sequence[Input], known: Sequence[Identity]) -> list[str]:
+        """Identifies what each input holds now. A file whose size and time did not change is not read again."""
         with ThreadPoolExecutor(LOOKS) as pool:
             return list(pool.map(current_content, inputs, known))
 
     def record(self, source: Input) -> None:  # noqa: ARG002
-        return None
+        """Files have no row in a pack, so nothing is known before they are decoded."""
+        return
 
 
 class DatasetProvider:
@@ -127,6 +133,7 @@ class DatasetProvider:
 
     @classmethod
     def packed(cls, source: Source, ids: Iterable[str], canvas: CanvasSettings, cache: Path) -> DatasetProvider:
+        """Packs the images at the model's canvas, unless a pack is there, and provides them."""
         settings = PackSettings(**canvas.model_dump())
         return cls(source, ids, make_pack(source, pack_place(cache, source, settings), settings))
 
@@ -135,6 +142,7 @@ class DatasetProvider:
         return {image_id: row for row, image_id in enumerate(self.pack.ids)}
 
     def frames(self) -> Iterator[pl.DataFrame]:
+        """Yields the plan's rows of all images, some thousands at a time."""
         for first in range(0, len(self.ids), ROWS):
             ids = self.ids[first : first + ROWS]
             rows = [(one, self._path(one), None, "", True) for one in ids]
@@ -144,6 +152,10 @@ class DatasetProvider:
         return str(self.source.path(self.source.row_of[image_id]))
 
     def decode(self, inputs: Iterable[Input], reading: DecodeSettings, workers: int | None, count: int) -> Results:  # noqa: ARG002
+        """Reads canvases from the pack, checked against their hashes.
+
+        A pack of another canvas than the model's is refused.
+        """
         canvas, packed = reading.canvas, self.pack.settings
         if (canvas.width, canvas.height, canvas.fit) != (packed.width, packed.height, packed.fit):
             raise BadInput(
@@ -176,6 +188,7 @@ class DatasetProvider:
         )
 
     def contents(self, inputs: Sequence[Input], known: Sequence[Identity]) -> list[str]:  # noqa: ARG002
+        """Identifies each image by the hash that the pack keeps of its pixels."""
         return [self._content(source) for source in inputs]
 
     def _content(self, source: Input) -> str:
@@ -187,6 +200,7 @@ class DatasetProvider:
         return dict(zip(self.source.images["image_id"], self.source.images["patient_id"], strict=True))
 
     def record(self, source: Input) -> tuple[str, float, float] | None:
+        """Gives patient, width and height of a packed image, and nothing for one that the pack set aside."""
         row = self.pack.row_of.get(source.name)
         if row is None:
             return None

@@ -34,6 +34,7 @@ class Pseudonyms:
     key: bytes | None
 
     def patient(self, patient_id: str) -> str:
+        """Replaces a patient's id by `patient-` and a keyed hash; without a key the id stays."""
         return patient_id if self.key is None or not patient_id else f"patient-{self._hash(patient_id)}"
 
     def name(self, name: str, patient: frozenset[str]) -> str:

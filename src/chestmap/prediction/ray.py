@@ -48,6 +48,7 @@ class PartActor:
         return {number: self._job.blocks.inputs_in([number]) for number in numbers}
 
     def predict(self, number: int) -> int:
+        """Makes one part, unless it is there; returns its number, so that the driver can count."""
         job = self._job
         if not job.place.has(number):
             with suppress(PlanGone):  # another driver has completed the folder
@@ -62,6 +63,7 @@ class PartActor:
         return job.provider.decode(inputs, job.reading, 0, 0)
 
     def complete(self) -> Share:
+        """Completes the folder after the last part, and counts what all parts hold."""
         from chestmap.prediction.completing import complete
 
         return complete(self._job, range(self._job.blocks.parts), self.changed)

@@ -20,6 +20,7 @@ Found = Decoded | Failed
 
 
 def decode_some(sources: list[Input], reading: DecodeSettings) -> list[Found]:
+    """Decodes a few inputs in one task, since a task for each would cost more than the decoding."""
     return [decode(source, reading) for source in sources]
 
 

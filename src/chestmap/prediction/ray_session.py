@@ -1,4 +1,7 @@
-"""Connects to a Ray cluster or starts one on this machine, and tells how many actors it holds. No torch here."""
+"""Connects to a Ray cluster or starts one on this machine, and tells how many actors it holds. No torch here.
+
+Only `--cluster` comes here. Ray is imported when it is asked for; without it the user reads which extra to install.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ class ClusterSettings(Settings):
 
 
 def ray_or_told() -> Any:
+    """Imports Ray, or answers in one line which extra installs it."""
     try:
         ray = import_module("ray")
     except ImportError:

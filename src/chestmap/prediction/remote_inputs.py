@@ -1,4 +1,8 @@
-"""Reads inputs at addresses: files, folders of a store, copies of lists."""
+"""Reads inputs at addresses: files, folders of a store, copies of lists.
+
+Any address that fsspec knows will do (s3, gs, https). Pixels are read when they are decoded; listing an address opens no
+image.
+"""
 
 from __future__ import annotations
 
@@ -80,6 +84,7 @@ def told_as(address: str, copy: Path) -> Iterator[None]:
 
 
 def starts_as_dicom_at(address: str) -> bool:
+    """Reads 132 bytes at an address and looks for DICOM's mark; an address that fails is not DICOM."""
     try:
         return content_at(address, first=132)[128:] == b"DICM"
     except BadImage:

@@ -1,4 +1,8 @@
-"""Runs what a user asks of `chestmap predict`: a model, inputs or a dataset, a folder, and what to write into it."""
+"""Runs what a user asks of `chestmap predict`: a model, inputs or a dataset, a folder, and what to write into it.
+
+`chestmap predict` and the API fill a `Request`; `run` does the rest. It refuses what cannot be done before the first image
+is decoded.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,7 @@ class Dataset:
 
     @cached_property
     def images(self) -> tuple[Source, list[str]]:
+        """Opens the dataset and gives it with the ids of the chosen part."""
         return self.opened()
 
     def files(self) -> dict[str, str]:
@@ -60,6 +65,7 @@ class Request:
         return sorted(self.kinds - {"predictions"})
 
     def predictor(self) -> Predictor:
+        """Opens the model with the engine that was asked for."""
         if self.open_predictor is not None:
             return self.open_predictor()
         return load(self.model, self._settings)

@@ -69,6 +69,7 @@ class PredictionsWriter:
             self.place.send(name)
 
     def has(self, part: int) -> bool:
+        """Whether a part is complete, here or at the address."""
         return self.place.has(part)
 
     def write(self, part: int, count: int, chunks: Iterator[Chunk]) -> None:
@@ -142,14 +143,17 @@ class Predictions:
 
     @property
     def findings(self) -> Findings:
+        """The findings, in the order of score columns and maps."""
         return self.header.findings
 
     @cached_property
     def image_ids(self) -> tuple[str, ...]:
+        """Image ids in the order of the rows."""
         return tuple(self.table["image_id"])
 
     @cached_property
     def scores(self) -> Float32[np.ndarray, "image finding"]:
+        """Scores in [0, 1], as one array."""
         return self.table.select(self.findings.names).to_numpy()
 
     def chunks(self, size: int = 256) -> Iterator[Chunk]:

@@ -1,4 +1,8 @@
-"""Describes a predictions folder in predictions.json: findings, canvas, model, and how a method cuts its maps."""
+"""Describes a predictions folder in predictions.json: findings, canvas, model, and how a method cuts its maps.
+
+predictions.json is small and read first. It names the model by hash and the dataset by digest, so that scores are never
+compared with another set by mistake.
+"""
 
 from __future__ import annotations
 

@@ -40,6 +40,7 @@ class ImageSet:
     box_digest: str
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
         return asdict(self)
 
     @classmethod

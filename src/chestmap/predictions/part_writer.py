@@ -1,4 +1,7 @@
-"""Writes a part of a predictions folder while images come."""
+"""Writes a part of a predictions folder while images come.
+
+A part grows under a temporary name and gets its own in one step. Scores are float32, maps float16.
+"""
 
 from __future__ import annotations
 

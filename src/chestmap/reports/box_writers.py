@@ -36,6 +36,7 @@ class YoloWriter(ExitStack):
         (self._folder / "classes.txt").write_text("".join(f"{name}\n" for name in facts.findings), encoding="utf-8")
 
     def write(self, prediction: Prediction) -> None:
+        """Writes one line for each box: class, center and size in shares of the image. No box gives an empty file."""
         lines = [self._line(box, prediction.frame.image) for box in prediction.boxes]
         path = _placed(self._folder / "labels", self._facts.file(prediction.image_id), ".txt")
         path.write_text("".join(lines), encoding="utf-8")

@@ -1,4 +1,8 @@
-"""Draws the charts of a report: a panel for each finding, and accuracy against its limit with the floors."""
+"""Draws the charts of a report: a panel for each finding, and accuracy against its limit with the floors.
+
+Charts are SVG text with classes; the page's style sheet gives the colors, for dark and light. Each takes curves of an
+`Evaluation`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Writes a contact page: many small radiographs with their boxes in one HTML file that opens offline."""
+"""Writes a contact page: many small radiographs with their boxes in one HTML file that opens offline.
+
+Pictures are embedded, so that the page can be mailed; nothing is loaded from elsewhere. Titles are shown as they are given, so
+pseudonyms must be made before.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,11 @@ from chestmap.reports.number_format import facts as facts_of
 from chestmap.reports.number_format import resource
 from chestmap.storage.atomic import write_text
 from chestmap.types import Box
+
+_LINE = '<svg viewBox="0 0 30 8" aria-hidden="true"><line{} x1="0" y1="4" x2="30" y2="4"/></svg>'
+_LEGEND = (
+    f"""<p id="legend">{_LINE.format("")}solid: the true box, {_LINE.format(' class="found"')}dashed: a model's box</p>"""
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,6 +51,7 @@ def write_contact_page(path: Path, title: str, facts: Mapping[str, str], cards: 
         facts=facts_of(facts),
         buttons="".join(_button(finding, cards, hues[finding]) for finding in findings),
         total=len(cards),
+        legend=_LEGEND if any(box.score is not None for card in cards for box in card.boxes) else "",
         cards="\n".join(_card(card, hues) for card in cards),
     )
     write_text(path, page)

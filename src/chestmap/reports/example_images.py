@@ -1,4 +1,7 @@
-"""Chooses the pictures of a report: successes, failures and false alarms of every finding."""
+"""Chooses the pictures of a report: successes, failures and false alarms of every finding.
+
+The choice is a function of the scores alone, so that two reports of one model show the same images. Nobody picks by eye.
+"""
 
 from __future__ import annotations
 

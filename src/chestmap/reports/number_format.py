@@ -25,6 +25,7 @@ def interval(low: float | None, high: float | None, digits: int = 3) -> str:
 
 
 def count(value: float) -> str:
+    """Prints a whole number with commas."""
     return f"{value:,.0f}"
 
 

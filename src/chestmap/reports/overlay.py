@@ -1,4 +1,8 @@
-"""Draws one picture for each image: the plain image, then each finding with map, boxes, score and a legend."""
+"""Draws one picture for each image: the plain image, then each finding with map, boxes, score and a legend.
+
+`--write overlays`, the service and notebooks draw through `overlay`; `true` boxes come from a dataset, the others from the
+model.
+"""
 
 from __future__ import annotations
 

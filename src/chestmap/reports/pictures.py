@@ -1,4 +1,7 @@
-"""Chooses the pairs of image and finding that a report shows, and writes each as HTML."""
+"""Chooses the pairs of image and finding that a report shows, and writes each as HTML.
+
+A picture holds image, map and box at display size. The page shows the map as a layer that the reader can fade.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +46,11 @@ class Picture:
 
     @property
     def marks(self) -> Marks:
+        """The outline of the thresholded map; none where there is no map or no threshold."""
         return Marks() if self.map is None or self.threshold is None else marks_of(self.map >= self.threshold)
 
     def outcome(self, limit: float = HIT) -> str:
+        """Whether the map meets the true box at an IoU of `limit`; "no box" where there is none."""
         return "no box" if self.iou is None else "hit" if self.iou >= limit else "miss"
 
 

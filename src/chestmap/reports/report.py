@@ -1,4 +1,8 @@
-"""Writes the report of one model as one HTML file that opens offline: numbers, curves, pictures, provenance."""
+"""Writes the report of one model as one HTML file that opens offline: numbers, curves, pictures, provenance.
+
+`api.reporting` gathers evaluation, run facts and pictures, and calls `write_report`. What is missing leaves out its
+section; nothing is computed anew.
+"""
 
 from __future__ import annotations
 

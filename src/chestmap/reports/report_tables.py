@@ -1,4 +1,7 @@
-"""Writes the tables and tiles of a report. Every number is as in metrics.json, with its interval."""
+"""Writes the tables and tiles of a report. Every number is as in metrics.json, with its interval.
+
+All functions give HTML of an `Evaluation`, for the sections of `report.html`.
+"""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ def written(path: Path) -> Iterator[TextIO]:
 
 
 def safe_cell(text: str) -> str:
+    """Puts an apostrophe before text that a spreadsheet would run as a formula."""
     return f"'{text}" if text.startswith(FORMULA) else text
 
 

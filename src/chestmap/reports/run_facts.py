@@ -1,4 +1,8 @@
-"""Reads the facts of a run folder: its data, settings and machine, and how its losses fell."""
+"""Reads the facts of a run folder: its data, settings and machine, and how its losses fell.
+
+Reads what a run left: config, environment, log.csv, step records. A run of another version may lack files; its facts are
+then left out.
+"""
 
 from __future__ import annotations
 

@@ -36,6 +36,7 @@ class Axis:
         return (value - low) / (high - low) if high > low else 0.0
 
     def tick_names(self) -> Iterable[tuple[float, str]]:
+        """Values and texts of the ticks."""
         return zip(self.ticks, self.names or map(short, self.ticks), strict=True)
 
 

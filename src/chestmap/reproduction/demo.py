@@ -1,4 +1,8 @@
-"""Trains the small model of `chestmap demo`: `combined` on phantoms, from the starter's backbone, in a minute or two."""
+"""Trains the small model of `chestmap demo`: `combined` on phantoms, from the starter's backbone, in a minute or two.
+
+`chestmap demo` calls it. The model is small and its figures are printed next to those of a box that never looks, so that
+nobody takes it for good.
+"""
 
 from __future__ import annotations
 

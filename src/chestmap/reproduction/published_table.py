@@ -1,4 +1,7 @@
-"""Puts our scores next to a published table's, in its columns and by its rule."""
+"""Puts our scores next to a published table's, in its columns and by its rule.
+
+Our figures go under the printed ones, by the table's own rule. A column that we did not measure stays empty, never zero.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,7 @@ class OwnRow:
 
     @property
     def mean(self) -> np.ndarray:
+        """The mean over the folds that are known, by column; NaN where none is."""
         known = ~np.isnan(self.folds)
         total = np.where(known, self.folds, 0).sum(0)
         return np.where(known.any(0), total / known.sum(0).clip(1), np.nan)

@@ -32,6 +32,12 @@ from chestmap.training.train import train
 from chestmap.training.wrapper_settings import TINY
 
 QUICK = "QUICK: a small network, trained briefly on drawn images. It shows that the chain runs; its numbers mean nothing."
+USUAL = ("resnet50", "resnet18", "test_resnet")
+"""Backbones with timm's test network of a resnet in their place; another one stands in for the rest."""
+CANVAS = 512
+"""Side in the configs that becomes `QuickSettings.side`; a larger one stays larger by as much."""
+QUICK_SCORING: dict[str, Any] = {"resamples": 20, "longest": 256, "negatives": 50}
+"""Maps are cut on a small surface, and few of images without a finding are read."""
 OF_THE_MODEL = "output_stride"
 """The one number of a method's `tiny` settings that defines the method, not its size."""
 
@@ -39,17 +45,28 @@ Tell = Callable[[str], None]
 
 
 class QuickSettings(Settings):
-    """How small `--quick` is: a phantom with all boxes on its test images, and a network that trains in seconds."""
+    """How small `--quick` is: a phantom with all boxes on its test images, and a network that trains in seconds.
+
+    Half of the other boxes are there, too, so that each fold tests every finding and images without boxes still show them.
+    """
 
     images: int = Field(default=240, ge=32)
     side: int = Field(default=96, ge=64)
     epochs: int = Field(default=1, ge=1)
+    batches: int = Field(default=4, ge=1)  # of an epoch, at most
     folds: int = Field(default=2, ge=1, le=5)
     seed: int = 0
 
     @property
     def phantom(self) -> PhantomSettings:
-        return PhantomSettings(images=self.images, side=self.side, seed=self.seed, enrich=0.8, test=0.4, boxed=1.0)
+        """The phantom that stands in for the dataset: many findings, boxes on most images."""
+        shares = {"enrich": 0.8, "test": 0.4, "boxed": 1.0, "boxed_train": 0.5}
+        return PhantomSettings(images=self.images, side=self.side, seed=self.seed, **shares)
+
+    def shortened(self, schedule: Tree) -> Tree:
+        """A schedule of a few batches, which tries the chain and learns little."""
+        most = min(self.batches, schedule.get("batches") or self.batches)
+        return {**schedule, "epochs": self.epochs, "warmup": 0, "batches": most}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,15 +173,17 @@ def _config(
 
 
 def shrunk(tree: Tree, method: Method, quick: QuickSettings, cache: Path) -> Tree:
-    """A config at the size of its method's `tiny` settings: every number of those, and the test network as each backbone.
+    """A config at the size of its method's `tiny` settings: every number of those, and a test network as each backbone.
 
     What a row is (losses, blocks, strides, which images train) stays the config's.
     """
     small = cast("Tree", _tested(_smaller(tree["method"], method.tiny)))
     for key in method.tiny:
         if isinstance(small[key], dict) and "epochs" in small[key]:
-            small[key] = {**small[key], "epochs": quick.epochs, "warmup": 0}
-    pack = {**tree["data"].get("pack", {}), "width": quick.side, "height": quick.side}
+            small[key] = quick.shortened(small[key])
+    asked = tree["data"].get("pack", {})
+    side = round(quick.side * max(1, asked.get("width", CANVAS) / CANVAS))
+    pack = {**asked, "width": side, "height": side}
     data = {**tree["data"], "pack": pack, "cache": str(cache)}
     around = _tested(_smaller(tree.get("around", {}), {key: TINY[key] for key in tree.get("around", {}) if key in TINY}))
     tree = {**tree, "around": around} if around else tree
@@ -182,11 +201,14 @@ def _smaller(tree: Mapping[str, Any], tiny: Mapping[str, Any]) -> Tree:
 
 
 def _tested(tree: Any) -> Any:
-    """Without weights from elsewhere, and with timm's test network in place of every named one."""
+    """Without weights from elsewhere, and with a test network of timm in place of every named one."""
     if not isinstance(tree, Mapping):
         return tree
     inside = {key: _tested(value) for key, value in tree.items()}
-    return {**inside, "name": "test_resnet", "weights": "none"} if "weights" in tree else inside
+    if "weights" not in tree:
+        return inside
+    usual = str(tree.get("name", "resnet50")).startswith(USUAL)  # a row that differs by its backbone alone differs still
+    return {**inside, "name": "test_resnet" if usual else "test_efficientnet", "weights": "none"}
 
 
 def _how(plan: Plan, config: Config, order: ReproduceSettings) -> tuple[PredictSettings, EvaluationSettings]:
@@ -196,7 +218,7 @@ def _how(plan: Plan, config: Config, order: ReproduceSettings) -> tuple[PredictS
     )
     preset = plan.table.rule.preset
     presets = (cast("PresetName", preset),) if preset else ()
-    return predicting, EvaluationSettings(presets=presets, resamples=100 if order.quick else 1000)
+    return predicting, EvaluationSettings(presets=presets, **(QUICK_SCORING if order.quick else {}))
 
 
 def _notes(order: ReproduceSettings, plan: Plan) -> list[str]:

@@ -1,4 +1,8 @@
-"""Predicts and scores a trained run on the validation and test images of its own split."""
+"""Predicts and scores a trained run on the validation and test images of its own split.
+
+Predicts validation and test images of a run once and keeps them in `predictions/`. Thresholds and calibration come from
+validation alone.
+"""
 
 from __future__ import annotations
 

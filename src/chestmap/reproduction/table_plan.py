@@ -1,4 +1,8 @@
-"""Plans a published table: which rows can be trained here, by which configs, on which folds; and what is missing."""
+"""Plans a published table: which rows can be trained here, by which configs, on which folds; and what is missing.
+
+The plan says what a table needs before anything is trained: configs, folds, boxes, and rows that cannot be repeated, with
+the reason.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +49,7 @@ class Plan:
 
     @property
     def runs(self) -> int:
+        """How many trainings the table needs."""
         return sum(max(len(folds), 1) for folds in self.folds.values())
 
 

@@ -29,6 +29,7 @@ Found = TypeVar("Found")
 
 
 def is_address(text: str) -> bool:
+    """Tells an address (`s3://…`) from a path of this machine."""
     return "://" in text
 
 

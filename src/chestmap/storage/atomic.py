@@ -39,15 +39,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Writes a file that is there whole or not at all, also after a power cut."""
     with replacing(path) as made:
         made.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text as `write_bytes` does."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: object) -> None:
+    """Writes JSON as `write_bytes` does; NaN and infinity are refused, since JSON has none."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 

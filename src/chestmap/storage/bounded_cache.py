@@ -28,6 +28,7 @@ LONGEST_FETCH = 3600 * 10**9
 
 
 def hash_of(path: Path) -> str:
+    """The 128-bit BLAKE2b of a file, in hexadecimal, as names of shards carry it."""
     with path.open("rb") as file:
         return file_digest(file, lambda: blake2b(digest_size=16)).hexdigest()
 
@@ -40,6 +41,7 @@ class StoredFile(Settings):
 
     @property
     def hash(self) -> str:
+        """The hash that the file's own name promises."""
         return self.name.rsplit("-", 1)[1].split(".")[0]
 
 
@@ -66,6 +68,7 @@ class ShardCache:
             return self._fetched(stored) if found is None else found
 
     def read(self, stored: StoredFile) -> bytes:
+        """Reads a file of the store through the cache; a copy with another hash than its name is fetched again."""
         with os.fdopen(self.open(stored), "rb") as file:
             return file.read()
 

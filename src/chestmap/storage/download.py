@@ -33,6 +33,7 @@ class Copy:
 
     @property
     def folder(self) -> Path:
+        """The folder of the copy; two addresses never share one."""
         address = self.address.rstrip("/")
         own = blake2b(address.encode(), digest_size=6).hexdigest()
         return self.cache / f"fetched-{own}" / re.sub(r"[^A-Za-z0-9_.-]|^[.]+", "_", address.rsplit("/", 1)[-1])

@@ -10,6 +10,7 @@ from chestmap.errors import BadModel, ChestmapError
 
 
 def json_of(content: str | bytes, where: object, remedy: str, error: type[ChestmapError] = BadModel) -> Any:
+    """Parses JSON, or raises `error` in one line with the place and what to do."""
     try:
         return json.loads(content)
     except RecursionError:

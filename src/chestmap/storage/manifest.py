@@ -44,6 +44,7 @@ def unseal(folder: Path) -> None:
 
 
 def is_sealed(folder: Path) -> bool:
+    """Whether a folder has its sums, and so is finished."""
     return (folder / SUMS).is_file()
 
 

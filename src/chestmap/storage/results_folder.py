@@ -55,6 +55,7 @@ class ResultsFolder:
         }
 
     def has(self, part: int) -> bool:
+        """Whether a part is complete: its sums are written last."""
         return (self._part(part) / MARK).is_file()
 
     def _part(self, part: int) -> Path:
@@ -133,15 +134,18 @@ class RemoteFolder(ResultsFolder):
         return self._sent | {int(words[0][5:]) for words in listed if len(words) == 2 and words[1] == MARK}
 
     def has(self, part: int) -> bool:
+        """Whether a part is complete at the address; what this process sent needs no look."""
         return part in self._sent or self._exists(f"part-{part:05d}/{MARK}")
 
     def begin(self, *names: str) -> None:
+        """Fetches the named files of the parts that are there without a gap."""
         there = self.parts()
         self.bring(
             range(next(number for number in range(len(there) + 1) if number not in there)), *(() if self.whole else names)
         )
 
     def bring(self, parts: Iterable[int], *names: str) -> None:
+        """Fetches files of parts that are missing here; all of them where no name is given."""
         wanted = {f"part-{number:05d}" for number in parts}
         listed = (name.split("/", 1) for name in self._names("part-"))
         self._get_all([f"{part}/{name}" for part, name in listed if part in wanted and (not names or name in names)])
@@ -180,6 +184,7 @@ class RemoteFolder(ResultsFolder):
     # ---- other files
 
     def bring_header(self) -> None:
+        """Fetches `predictions.json` anew, since another process may have completed the folder."""
         with suppress(FileNotFoundError):
             (self.folder / HEADER).unlink(missing_ok=True)
             self._get_all([HEADER])
@@ -192,6 +197,7 @@ class RemoteFolder(ResultsFolder):
             self._delete(name)
 
     def send_rest(self) -> None:
+        """Sends every file that changed since it was fetched or sent; the plan has its own way."""
         files = (path for path in sorted(self.folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
         names = (path.relative_to(self.folder).as_posix() for path in files)
         for name in names:
@@ -224,6 +230,7 @@ class RemoteFolder(ResultsFolder):
         beside.rename(self.folder / "plan")
 
     def offer_plan(self) -> None:
+        """Sends a plan under a random name. The first process makes its plan the chosen one; others take that."""
         files, token = sorted((self.folder / "plan").iterdir()), token_hex(8)
         own = [f"plan/{token}/{file.name}" for file in files]
         for file, name in zip(files, own, strict=True):

@@ -1,4 +1,8 @@
-"""Trains an aligner in steps: an anchor of the training images, the network fitted to it, pictures of both."""
+"""Trains an aligner in steps: an anchor of the training images, the network fitted to it, pictures of both.
+
+CIA-Net, the disease masks and `[around.alignment]` share these steps. The anchor is made of normal images alone, as in both
+papers.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +56,7 @@ POOLED = 512
 class AlignmentSettings(Settings):
     """Anchor and losses; the defaults are those of disease masks (Kim 2020).
 
-    `judge` is the network that gives the features of the perceptual loss, at its `stages`; a room may hand over one of its own.
+    `judge` is the network that gives the features of the perceptual loss, at its `stages`; a method may pass one of its own.
     """
 
     aligner: AlignerSettings = AlignerSettings()
@@ -91,6 +95,7 @@ class Align(Task):
         self.register_buffer("anchor", anchor)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """How far warped images are from the anchor, in pixels and in features of the judge."""
         settings, anchor = self.settings, self.get_buffer("anchor")
         moved = blurred(aligned(batch.images, self.network(batch.images)), settings.pixels(batch.images))
         terms = {"euclidean": euclidean_loss(moved, anchor, settings.form)}
@@ -100,6 +105,8 @@ class Align(Task):
 
 
 class Alignment(NamedTuple):
+    """A trained aligner, and the anchor image in [0, 1] that it was fitted to."""
+
     aligner: Aligner
     anchor: Float32[np.ndarray, "height width"]
 

@@ -1,4 +1,8 @@
-"""Reads the one TOML file of a training: `[run]`, `[data]`, `[method]`, wrappers in `[around]`, and `[search]`."""
+"""Reads the one TOML file of a training: `[run]`, `[data]`, `[method]`, wrappers in `[around]`, and `[search]`.
+
+`chestmap train` and `chestmap.train` read configs here. Relative paths count from the TOML; a path of `--set` counts from
+where the command runs.
+"""
 
 from __future__ import annotations
 

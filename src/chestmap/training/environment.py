@@ -20,6 +20,7 @@ PACKAGES = ("chestmap", "torch", "torchvision", "timm", "lightning-fabric", "num
 
 
 def record_start(folder: Path, device: torch.device, settings: dict[str, Any]) -> None:
+    """Appends versions, machine and commit of this start to `environment.json`; earlier starts stay."""
     earlier = read_json(folder / "environment.json") or {"starts": []}
     start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions(), "machine": _machine(device)}
     write_json(folder / "environment.json", {"starts": [*earlier["starts"], start | {"git": commit(), "run": settings}]})

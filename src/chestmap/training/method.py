@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """Made once at the end of a room as `METHOD` and listed in `methods/__init__.py`.
+    """Made once at the end of a method's file as `METHOD` and listed in `methods/__init__.py`.
 
     `refuses` names the wrappers that make no sense around it ("alignment", "masks", "erasing"), and why.
     `build(settings, findings, canvas)` gives an untrained network; its `forward(images)` returns an `Output`; canvas is

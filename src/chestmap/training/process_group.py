@@ -1,4 +1,7 @@
-"""Connects the processes of a run: one, or several that torchrun, Slurm or `chestmap train --devices` started."""
+"""Connects the processes of a run: one, or several that torchrun, Slurm or `chestmap train --devices` started.
+
+Every process of a run calls the same functions in the same order; the first process writes files.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ LONGEST_WAIT = timedelta(
 
 class _Mixed(MixedPrecision):
     def convert_input(self, data: Any) -> Any:
+        """Leaves a batch alone: it is frozen, and autocast casts what it needs."""
         return data  # a batch is frozen, and autocast casts what it needs
 
 

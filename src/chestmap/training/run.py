@@ -1,4 +1,8 @@
-"""Runs the named steps of a recipe in one folder: trains each or, where it is finished, loads it."""
+"""Runs the named steps of a recipe in one folder: trains each or, where it is finished, loads it.
+
+A recipe calls `fit`, `write` and `put` with a name for each step. A step that is finished and was made from the same code,
+data and settings is loaded, not trained.
+"""
 
 from __future__ import annotations
 
@@ -77,6 +81,7 @@ class Run:
         return crc32("/".join(map(str, (self.settings.seed, *what))).encode())
 
     def seed(self, *what: object) -> None:
+        """Seeds torch by the run's seed and what is going to be drawn, so that a resumed run draws the same."""
         torch.manual_seed(self.number(*what))
 
     def fit(

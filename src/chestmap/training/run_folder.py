@@ -1,4 +1,7 @@
-"""Keeps the run folder: one process trains in it at a time, steps are numbered, a step is whole or unfinished."""
+"""Keeps the run folder: one process trains in it at a time, steps are numbered, a step is whole or unfinished.
+
+The lock keeps two processes from training in one folder. A step's folder without its marker is unfinished and goes on.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +41,12 @@ class Lock:
         sweep(folder)
 
     def release(self) -> None:
+        """Lets another process train in the folder."""
         self._lock.release()
 
 
 def write_json(path: Path, value: object) -> None:
+    """Writes JSON that may hold NaN, as diverged losses do; the file is whole or not there."""
     write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
 
 

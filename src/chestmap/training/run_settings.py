@@ -40,6 +40,7 @@ class RunSettings(Settings):
     accept_code_change: bool = False  # go on with steps that earlier code made
 
     def accelerator(self) -> Literal["cpu", "cuda", "mps"]:
+        """The device for Fabric. A device that torch does not find, or fp16 on a CPU, is refused."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise BadSettings('run.device: "cuda" was asked for but torch finds no CUDA device; use "auto" or "cpu"')
         if self.device == "mps" and not torch.backends.mps.is_available():

@@ -1,4 +1,8 @@
-"""Draws a search as SVG: the scores in their order with the best so far, and the scores over each setting."""
+"""Draws a search as SVG: the scores in their order with the best so far, and the scores over each setting.
+
+`search.py` calls it at the end of a search. Numbers that span more than two decades get a logarithmic axis; anything but
+numbers lies side by side.
+"""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ def first_host() -> str:
 
 
 def port() -> int:
+    """A port for the processes of this job; two jobs on one machine rarely get the same."""
     return FIRST_PORT + int(os.environ.get("SLURM_JOB_ID", "0")[-4:])
 
 

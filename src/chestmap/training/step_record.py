@@ -46,6 +46,7 @@ class Record:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def as_json(self) -> dict[str, Any]:
+        """Plain values for `step.json`, as a later call reads them."""
         return json.loads(json.dumps(asdict(self)))
 
 

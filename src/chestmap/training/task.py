@@ -31,6 +31,7 @@ class Task(nn.Module):
         self._frozen: list[nn.Module] = []
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Gives the named loss terms of a batch, each a scalar. Subclasses implement it; weights come afterwards."""
         raise NotImplementedError(f"{type(self).__name__}.forward: a task says its loss terms")
 
     def weighted(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -34,9 +34,11 @@ class Wandb:
         )
 
     def log(self, values: Mapping[str, float], update: int) -> None:
+        """Sends values with the update as a value of its own, since steps of a run each begin at 1."""
         self.run.log({**values, "update": update})
 
     def close(self) -> None:
+        """Ends the run at the tracker and sends what is left."""
         self.run.finish()
 
 
@@ -50,9 +52,11 @@ class Mlflow:
         self.mlflow.log_params({key: str(value)[:250] for key, value in config.items()})
 
     def log(self, values: Mapping[str, float], update: int) -> None:
+        """Sends values at the step `update`."""
         self.mlflow.log_metrics(dict(values), step=update)
 
     def close(self) -> None:
+        """Ends the run at the tracker."""
         self.mlflow.end_run()
 
 

@@ -1,4 +1,8 @@
-"""Trains a config into a network in a run folder."""
+"""Trains a config into a network in a run folder.
+
+`chestmap train` and `chestmap.train` call `train`. It knows methods by the registry only, and writes the model through a
+function that it is given.
+"""
 
 from __future__ import annotations
 

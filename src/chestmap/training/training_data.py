@@ -1,4 +1,7 @@
-"""Opens the parts that a recipe trains and validates on."""
+"""Opens the parts that a recipe trains and validates on.
+
+Packs are made here when they are missing, so that a training starts from a dataset's folder alone.
+"""
 
 from __future__ import annotations
 

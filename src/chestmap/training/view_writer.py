@@ -1,4 +1,8 @@
-"""Writes views: runs the frozen trunk of a backbone once over every augmentation of a training."""
+"""Writes views: runs the frozen trunk of a backbone once over every augmentation of a training.
+
+Only methods with frozen stages can use views. The kept features are float16; another trunk, augmentation or pack makes new
+ones.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,7 @@ class _Kept(nn.Module):
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> Tensor:
+        """The maps of the frozen stages, in one tensor of [batch, channel, h, w]."""
         return self.backbone.kept(images)
 
 

@@ -1,7 +1,7 @@
-"""Wraps alignment, disease masks and erasing around any method: the table `[around]` of a config.
+"""Wraps alignment, disease masks and erasing around a method: the table `[around]` of a config.
 
-The room itself is unchanged. Alignment is learned first; the room then reads aligned batches only, and its network ends up inside
-`Aligned`, which brings maps back. Masks come from the trained room's own confident maps; its network is then trained on under them.
+The method itself is unchanged. Alignment is learned first; the method then reads aligned batches only. Its network ends up inside
+`Aligned`, which brings maps back. Masks come from the trained method's own confident maps; its network is then trained further under them.
 Erasing changes finished maps alone, so other numbers need no training. Innermost first: masks, erasing, alignment.
 """
 
@@ -66,7 +66,7 @@ class AlignmentAround(AlignmentSettings):
 
 
 class MasksAround(Settings):
-    """Those of `methods.disease_masks`, learned from the room's own maps."""
+    """Those of `methods.disease_masks`, learned from the method's own maps."""
 
     least_score: Share = 0.8  # of an image to enter a mask
     least_share: Annotated[float, Field(gt=0, le=1)] | None = None  # of images, those with the highest scores, in its place
@@ -93,6 +93,7 @@ class AroundSettings(Settings):
 
     @property
     def named(self) -> list[str]:
+        """The wrappers that the config asks for."""
         return [name for name in type(self).model_fields if getattr(self, name) is not None]
 
     @property
@@ -107,7 +108,7 @@ class AroundSettings(Settings):
 
 
 def refusals(method: Method, settings: Any, around: AroundSettings) -> list[str]:
-    """One line for each of the three that makes no sense around this room, as `around.NAME: why`."""
+    """One line for each of the three that makes no sense around this method, as `around.NAME: why`."""
     reasons = {name: method.refuses[name] for name in around.named if name in method.refuses}
     if around.erasing and "erasing" not in reasons and not method.own_rule(settings).normalize:
         reasons["erasing"] = "its maps are cut at a fixed value, and erasing scales each map to [0, 1]"
@@ -120,7 +121,7 @@ def refusals(method: Method, settings: Any, around: AroundSettings) -> list[str]
 
 
 def train_around(run: Run, data: Data, method: Method, settings: Any, around: AroundSettings | None) -> nn.Module:
-    """The room's recipe with the steps of its wrappers: `anchor`, `align`, `pairs` before, `masks`, `mask` after."""
+    """Runs the method's recipe with the steps of its wrappers: `anchor`, `align`, `pairs` before, `masks`, `mask` after."""
     if around is None:
         return method.recipe(run, data, settings)
     aligner = None
@@ -178,6 +179,7 @@ class Mask(Task):
     """Image labels alone, weighted as in Kim 2020, eq. 10."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The classification loss under the masks; boxes take no part."""
         return {"findings": balanced_bce(self.network(batch.images).logits, batch.labels, batch.whole.labels)}
 
 

@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from chestmap.datasets.checks.check_files import look_at_pixels, look_for_files
 from chestmap.datasets.source import UNKNOWN, Level, Problem, Source
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 @runtime_checkable
@@ -60,7 +57,7 @@ class PartCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that a check found, for a terminal (`render`), for JSON (`as_dict`) and for an exit code (`failed`)."""
+    """All that a check found, for a terminal (`check_tables.render`), for JSON (`as_dict`) and for an exit code (`failed`)."""
 
     source: str
     root: str
@@ -88,12 +85,6 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self) | {"labeled_unboxed": self.labeled_unboxed, "failed": self.failed}
-
-    def render(self, console: Console) -> None:
-        """Tables, then what was noticed, the worst first."""
-        from chestmap.datasets.checks.check_tables import render
-
-        render(self, console)
 
 
 def check(

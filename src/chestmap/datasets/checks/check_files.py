@@ -1,4 +1,8 @@
-"""Whether the files of a source are there, can be read, fit their boxes and differ from each other."""
+"""Whether the files of a source are there, can be read, fit their boxes and differ from each other.
+
+`check` calls both functions. Files are opened in processes that a bad file cannot harm; each fault becomes a `Problem` with
+an example, never an exception.
+"""
 
 from __future__ import annotations
 

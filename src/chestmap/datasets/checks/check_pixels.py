@@ -20,6 +20,7 @@ class FileContent(NamedTuple):
 
 
 def look_at(path: Path) -> FileContent:
+    """Opens one image and gives its size, a hash of its pixels, and what is wrong with it; never raises for a bad file."""
     try:
         pixels = read_radiograph(path).pixels
     except BadImage as error:

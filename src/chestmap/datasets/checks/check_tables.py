@@ -1,17 +1,16 @@
-"""A check's report as tables on a terminal."""
+"""A check's report as tables on a terminal.
+
+`chestmap data check` and `chestmap init` call `render` with a `Report`; nothing is computed here.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from chestmap.datasets.checks.check import Report
+from chestmap.datasets.checks.check import Report
 
 COLORS = {"error": "red", "repaired": "yellow", "note": "dim"}
 WIDEST = 110
@@ -22,7 +21,7 @@ LOOKED = {"tables": "tables only", "files": "tables, files present", "pixels": "
 
 
 def render(report: Report, console: Console) -> None:
-    """Tables keep their width on a narrow console, or in a file; text wraps."""
+    """Prints the tables, then what was noticed, the worst first. Tables keep their width on a narrow console; text wraps."""
     tables = [_summary(report), _findings(report), *([_parts(report)] if report.parts else [])]
     narrow = console.width
     try:

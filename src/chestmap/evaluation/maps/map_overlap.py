@@ -1,4 +1,8 @@
-"""Compares one map with the boxes of its finding at every threshold; finds regions where the finding is absent."""
+"""Compares one map with the boxes of its finding at every threshold; finds regions where the finding is absent.
+
+A map is a non-negative array on the canvas grid, seen on the image's surface. The threshold levels are shares of the map's
+own range. Overlap is computed with regions (masks) and with their boxes.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +32,12 @@ EXACT_IN_FLOAT32 = 1 << 24
 
 
 def mask_column(level: int) -> int:
+    """The column of a threshold level in the table of masks; column 0 is the method's own threshold."""
     return 1 + level
 
 
 def box_column(level: int) -> int:
+    """The column of a threshold level in the table of boxes, which has every eighth level."""
     return 1 + (level - int(BOX_LEVELS[0])) // 8
 
 

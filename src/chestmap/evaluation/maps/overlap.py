@@ -1,4 +1,8 @@
-"""Computes overlaps of boxes and regions as arrays. Boxes are [n, 4] half-open x0, y0, x1, y1, areas are in pixels."""
+"""Computes overlaps of boxes and regions as arrays. Boxes are [n, 4] half-open x0, y0, x1, y1, areas are in pixels.
+
+The functions know neither maps nor findings. A box is half-open, so a box of two equal corners has no area and meets
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +22,24 @@ MANY = 8
 
 
 def as_array(boxes: Sequence[Box]) -> Boxes:
+    """Stacks boxes to an array of float64; none gives an array of shape [0, 4]."""
     return np.array([box.corners for box in boxes], dtype=np.float64).reshape(-1, 4)
 
 
 def areas(boxes: Float[np.ndarray, "*box 4"]) -> Float[np.ndarray, "*box"]:
+    """Areas in square pixels; a box with crossed corners has none."""
     return np.maximum(boxes[..., 2] - boxes[..., 0], 0) * np.maximum(boxes[..., 3] - boxes[..., 1], 0)
 
 
 def intersections(one: Float[np.ndarray, "one 4"], other: Float[np.ndarray, "other 4"]) -> Float[np.ndarray, "one other"]:
+    """Areas that each box of one set shares with each of the other."""
     low = np.maximum(one[:, None, :2], other[None, :, :2])
     high = np.minimum(one[:, None, 2:], other[None, :, 2:])
     return np.maximum(high - low, 0).prod(axis=2)
 
 
 def ious(one: Float[np.ndarray, "one 4"], other: Float[np.ndarray, "other 4"]) -> Float[np.ndarray, "one other"]:
+    """Intersection over union of each pair; boxes without an area give NaN."""
     shared = intersections(one, other)
     return shared / (areas(one)[:, None] + areas(other)[None, :] - shared)
 

@@ -60,15 +60,21 @@ class Pass:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class BoxedPairs:
-    """One row for each (image, finding) with boxes; `finding` and `image` index the alignment's findings and the truth's images.
-
-    `box_pair` and `each` have one row for each true box. See PairOverlap for the rest.
-    """
+class _Pairs:
+    """One row for each (image, finding); `finding` and `image` index the alignment's findings and the truth's images."""
 
     finding: Int[np.ndarray, "pair"]
     image: Int[np.ndarray, "pair"]
     score: Float[np.ndarray, "pair"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BoxedPairs(_Pairs):
+    """Those with boxes.
+
+    `box_pair` and `each` have one row for each true box. See PairOverlap for the rest.
+    """
+
     area: Int[np.ndarray, "pair column"]
     inside: Int[np.ndarray, "pair column"]
     ground: Int[np.ndarray, "pair"]
@@ -84,16 +90,13 @@ class BoxedPairs:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class AbsentPairs:
-    """One row for each (image, finding) that was looked at and where the finding is labelled absent.
+class AbsentPairs(_Pairs):
+    """Those that were looked at and where the finding is labelled absent.
 
     `counts` are regions at each of the thresholds given; `region_row` and `confidence` have one row for each region at the last.
     """
 
-    finding: Int[np.ndarray, "row"]
-    image: Int[np.ndarray, "row"]
-    score: Float[np.ndarray, "row"]
-    counts: Float[np.ndarray, "row threshold"]
+    counts: Float[np.ndarray, "pair threshold"]
     region_row: Int[np.ndarray, "region"]
     confidence: Float[np.ndarray, "region"]
 
@@ -103,14 +106,9 @@ Thresholds = Callable[[int, int], tuple[float, ...]]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class RankedPairs:
-    """One entry for each (image, finding) with boxes: the image's score, the confidence of each region at one threshold, and
-    their IoU with the boxes, [region, box].
-    """
+class RankedPairs(_Pairs):
+    """Those with boxes: the confidence of each region at one threshold, and their IoU with the boxes, [region, box]."""
 
-    finding: Int[np.ndarray, "pair"]
-    image: Int[np.ndarray, "pair"]
-    score: Float[np.ndarray, "pair"]
     confidence: tuple[np.ndarray, ...]
     ious: tuple[np.ndarray, ...]
 

@@ -27,6 +27,7 @@ Overlap = Literal["IoU", "IoR", "IoGT"]
 
 
 def thresholds_of(geometry: Geometry, own: float) -> Float[np.ndarray, "column"]:
+    """The thresholds of all columns, in shares of the map's range: the method's own first."""
     levels = MASK_LEVELS if geometry == "mask" else BOX_LEVELS
     return np.concatenate([[own], levels / LEVELS])
 
@@ -84,6 +85,7 @@ class ChosenThresholds:
     fold: Int[np.ndarray, "image"]
 
     def at(self, image: Int[np.ndarray, "row"], finding: Int[np.ndarray, "row"]) -> Int[np.ndarray, "row"]:
+        """The column of each row's threshold, by the fold of its image and its finding."""
         return self.by_fold[self.fold[image], finding]
 
     def typical(self, levels: Float[np.ndarray, "column"]) -> Float[np.ndarray, "finding"]:
@@ -109,6 +111,10 @@ class ThresholdSearch:
     def columns(
         self, pairs: BoxedPairs, patient: Int[np.ndarray, "image"], num_findings: int, validation: BoxedPairs | None
     ) -> Columns:
+        """Chooses a column for each geometry and rule.
+
+        Without validation boxes, folds of test patients choose for each other.
+        """
         found: dict[tuple[Geometry, Rule], ChosenThresholds] = {}
         nowhere = np.zeros(len(patient), dtype=np.int64)
         for geometry in GEOMETRIES:

@@ -81,6 +81,7 @@ def _nearest(boxes: Float[np.ndarray, "box 4"], frame: Frame) -> np.ndarray:
 
 
 def ham_rows(noted: np.ndarray, loc: Localization, how: Resampling) -> list[Score]:
+    """Rates by HAM's protocol: T(IoU) and T(IoR) at its steps, of masks."""
     hits = [noted[:, :1] >= np.array(IOU), noted[:, 1:] >= np.array(IOR)]
     heads = [
         {"measure": measure, "at": step}

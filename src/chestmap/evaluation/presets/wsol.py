@@ -64,10 +64,12 @@ def _pixel_ious(one: Float[np.ndarray, "one 4"], other: Float[np.ndarray, "other
 
 
 def note_largest(seen: Map) -> Float[np.ndarray, "255"]:
+    """Best IoU of the largest region's box with any true box, at 255 levels: MaxBoxAcc."""
     return _note(seen, largest=True)
 
 
 def note_any(seen: Map) -> Float[np.ndarray, "255"]:
+    """Best IoU of any region's box with any true box, at 255 levels: MaxBoxAccV2."""
     return _note(seen, largest=False)
 
 

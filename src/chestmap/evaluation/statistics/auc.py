@@ -73,6 +73,7 @@ class Placements:
 
     @property
     def auc(self) -> Auc:
+        """AUC with DeLong's variance, which takes images as independent."""
         spread = variance(self.positive) + variance(self.negative)
         return Auc(
             value=float(self.positive.mean()), variance=spread, positives=len(self.positive), negatives=len(self.negative)
@@ -80,6 +81,7 @@ class Placements:
 
 
 def variance(values: Float[np.ndarray, "n"]) -> float:
+    """The variance of a mean; NaN for a single value."""
     return float(values.var(ddof=1)) / len(values) if len(values) > 1 else math.nan
 
 

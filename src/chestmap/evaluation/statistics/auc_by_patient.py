@@ -1,4 +1,7 @@
-"""Tests AUC with the patient as the unit, since images of one patient vary together. DeLong's test is the alternative."""
+"""Tests AUC with the patient as the unit, since images of one patient vary together. DeLong's test is the alternative.
+
+Scores and labels are arrays over images, `patient` their patients as numbers. A finding with one kind of label has no AUC.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ class ByPatient:
 
     @property
     def influence(self) -> Float[np.ndarray, "patient"]:
+        """How much each patient moves the AUC; its spread gives the variance."""
         return self.positive + self.negative
 
     def minus(self, other: ByPatient) -> ByPatient:

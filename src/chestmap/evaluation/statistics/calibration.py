@@ -1,4 +1,8 @@
-"""Measures whether scores are probabilities, and fits the scaling that mends them on validation images."""
+"""Measures whether scores are probabilities, and fits the scaling that mends them on validation images.
+
+Scores are probabilities, labels 0 or 1. A fit uses validation images alone and never changes the order of the images, so
+AUC stays.
+"""
 
 from __future__ import annotations
 
@@ -73,6 +77,7 @@ class Calibration:
     fitted: tuple[bool, ...]
 
     def apply(self, scores: Float[np.ndarray, "image finding"]) -> Float[np.ndarray, "image finding"]:
+        """Rescales scores of every fitted finding; scores of the others stay."""
         mended = expit(np.array(self.slope) * _logits(scores) + np.array(self.offset))
         return np.where(np.array(self.fitted), mended, scores.astype(np.float64))
 
@@ -87,6 +92,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Calibration:
+        """Reads what `as_dict` wrote into `model.json`."""
         return cls(stored["kind"], tuple(stored["slope"]), tuple(stored["offset"]), tuple(stored["fitted"]))
 
 

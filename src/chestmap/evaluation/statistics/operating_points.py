@@ -1,4 +1,8 @@
-"""Chooses the score from which a finding is called present, on validation images, and applies it to others."""
+"""Chooses the score from which a finding is called present, on validation images, and applies it to others.
+
+The point is chosen on validation images, kept in the model folder, and only applied elsewhere. A finding with one kind of
+label gets none.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,7 @@ class OperatingPoint:
     negatives: int
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
         return asdict(self)
 
 

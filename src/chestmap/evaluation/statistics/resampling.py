@@ -1,4 +1,8 @@
-"""Draws and exchanges the images of one patient together, for intervals and tests."""
+"""Draws and exchanges the images of one patient together, for intervals and tests.
+
+Patients, not images, are drawn with replacement: images of one patient resemble each other. All draws depend on the seed
+alone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Writes the README.md of a model folder: what the model is, what it saw, how good it is, what it is not for."""
+"""Writes the README.md of a model folder: what the model is, what it saw, how good it is, what it is not for.
+
+`chestmap model card` and `calibrate` call `write_card`. All figures come from model.json and figures.json; nothing is
+measured here.
+"""
 
 from __future__ import annotations
 

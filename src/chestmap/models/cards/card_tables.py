@@ -1,4 +1,7 @@
-"""Writes the tables of a model card, from what model.json and figures.json hold."""
+"""Writes the tables of a model card, from what model.json and figures.json hold.
+
+Every function gives Markdown. Columns without a measured value are left out, so that no card shows an empty promise.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,7 @@ def calibration_table(about: Mapping[str, Any]) -> Table:
 
 
 def images_of(on: Mapping[str, Any]) -> str:
+    """Counts images and patients in words, as tables print them."""
     return f"{on['images']:,} images of {on['patients']:,} patients"
 
 

@@ -1,4 +1,7 @@
-"""Writes the README.md of an export folder."""
+"""Writes the README.md of an export folder.
+
+The card holds a program of fewer than twenty lines that runs the export without chestmap. A test runs this program.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Findings with a body of their own: nodule, mass, atelectasis, hernia, the enlarged heart."""
+"""Findings with a body of their own: nodule, mass, atelectasis, hernia, the enlarged heart.
+
+Each function adds the finding to a scene, sized and placed as radiology describes it, and gives its region. Lengths are in
+millimeters.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Draws boxes and maps as a Secondary Capture, the one result that every viewer shows."""
+"""Draws boxes and maps as a Secondary Capture, the one result that every viewer shows.
+
+Made for viewers that show no presentation states. It repeats the pixels, so it is the only result that cannot be switched
+off over the image.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,7 @@ def capture(result: MarkedResult) -> Dataset:
 
 
 def build_capture(result: MarkedResult, pixels: UInt8[np.ndarray, "h w 3"]) -> Dataset:
+    """Makes a Secondary Capture of drawn pixels (RGB, 8 bit) that joins the study of the image."""
     reference = result.reference
     orientation = reference.get("PatientOrientation") or ("L", "F")
     made = sc.SCImage(
@@ -52,6 +57,7 @@ def build_capture(result: MarkedResult, pixels: UInt8[np.ndarray, "h w 3"]) -> D
 
 
 def describe_capture(made: Dataset, reference: Dataset) -> Dataset:
+    """Adds what highdicom leaves out: type, body part, time, and whether names are burned in."""
     made.ImageType, made.ConversionType, made.BodyPartExamined = ["DERIVED", "SECONDARY"], "WSD", "CHEST"
     now = datetime.now().astimezone()
     made.ContentDate, made.ContentTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")

@@ -27,7 +27,6 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
 
-from chestmap import __version__
 from chestmap.errors import BadImage
 from chestmap.imaging.dicom_header import FAILURES, Header, quiet
 from chestmap.imaging.dicom_view import STORAGES, VIEW_CODES
@@ -35,6 +34,7 @@ from chestmap.imaging.read import ReadSettings, radiograph_of
 from chestmap.reports.dicom.source_header import syntax_of
 from chestmap.reports.dicom.stream_comments import without_comments
 from chestmap.storage.atomic import write_bytes
+from chestmap.version import __version__
 
 NUMBER = re.compile(r"[-+0-9.eE]{1,16}")
 TERMS: dict[str, str] = {
@@ -140,10 +140,12 @@ def write_deidentified(data: bytes, salt: bytes, folder: Path, keeping: KeepOpti
 
 
 def hashed(salt: bytes, what: str, value: str) -> bytes:
+    """A keyed hash; `what` keeps hashes of ids, dates and UIDs apart."""
     return hmac.new(salt, f"{what}\0{value}".encode(), hashlib.sha256).digest()
 
 
 def hashed_uid(salt: bytes, value: str) -> uid.UID:
+    """Replaces a UID by one under 2.25 that depends on the salt alone, so that references still match."""
     return uid.UID(f"2.25.{uuid.UUID(bytes=hashed(salt, 'uid', value)[:16], version=5).int}")
 
 

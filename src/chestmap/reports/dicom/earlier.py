@@ -1,4 +1,7 @@
-"""Refers to objects that an archive already holds: new ones replace them, and a note rejects the wrong ones."""
+"""Refers to objects that an archive already holds: new ones replace them, and a note rejects the wrong ones.
+
+The service knows which objects it sent; it passes them here when a newer model or a reader replaces them.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,9 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
-from chestmap import __version__
 from chestmap.reports.dicom.provenance import PRODUCT, made_uid, printable
 from chestmap.reports.dicom.source_header import requests_of
+from chestmap.version import __version__
 
 REPORTS = {Comprehensive3DSRStorage, EnhancedSRStorage}
 IMAGES = {SecondaryCaptureImageStorage, SegmentationStorage, ParametricMapStorage}

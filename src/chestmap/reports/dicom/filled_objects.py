@@ -91,6 +91,7 @@ def filled_scores_report(result: MarkedResult) -> Dataset:
 
 
 def filled_presentation(result: MarkedResult) -> Dataset:
+    """Makes a presentation state from templates: one layer for each finding, one outline for each mark."""
     places = {finding: place for place, finding in enumerate(result.boxed, 1)}
     values = header_values(result, series_of("gsps", "boxes", result.about, result.reference.SOPInstanceUID))
     templates = [_state_template(result, mark, places[mark.finding]) for mark in result.marks]
@@ -112,6 +113,7 @@ def _state_template(result: MarkedResult, mark: Mark, place: int) -> Template:
 
 
 def filled_capture(result: MarkedResult) -> Dataset:
+    """Makes a Secondary Capture from a template and the drawn pixels."""
     key, empty = ("sc", key_of(result)), np.zeros((2, 2, 3), np.uint8)
     template = KEPT.get(key, lambda: build_capture(stand_in(result), empty))
     series = series_of("sc", "picture", result.about, result.reference.SOPInstanceUID)

@@ -1,4 +1,8 @@
-"""Chooses what is drawn and reported of a prediction: findings, codes, places in the stored pixels."""
+"""Chooses what is drawn and reported of a prediction: findings, codes, places in the stored pixels.
+
+Every writer of result objects takes a `MarkedResult`, so that report, state and picture never disagree. Places are in
+stored pixels of the source.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +47,7 @@ def code_of(finding: str, findings: Findings) -> CodedConcept:
 
 
 def site_of(finding: str) -> CodedConcept:
+    """The coded place of a finding, such as the lung; "chest" for one that is in no list."""
     return concept(SITES.get(finding, ANYWHERE))
 
 
@@ -69,6 +74,7 @@ class Mark:
 
     @property
     def label(self) -> str:
+        """The text next to a box: finding and score, in characters that DICOM allows."""
         return f"{printable(self.finding, 48)} {self.score:.2f}"
 
     @property

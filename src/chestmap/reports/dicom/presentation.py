@@ -1,4 +1,7 @@
-"""Writes boxes as Grayscale Softcopy Presentation State, which viewers of archives draw over an image."""
+"""Writes boxes as Grayscale Softcopy Presentation State, which viewers of archives draw over an image.
+
+A viewer that supports presentation states draws the boxes over the original image; no pixel is copied.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ def presentation(result: MarkedResult) -> Dataset:
 
 
 def build_state(result: MarkedResult, layers: Mapping[str, pr.GraphicLayer]) -> Dataset:
+    """Makes a Grayscale Softcopy Presentation State of all boxes; highdicom checks it."""
     return pr.GrayscaleSoftcopyPresentationState(
         referenced_images=[result.reference],
         **series_of("gsps", "boxes", result.about, result.reference.SOPInstanceUID),

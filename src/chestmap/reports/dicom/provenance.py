@@ -1,4 +1,8 @@
-"""Describes the origin of result objects: the model, identifiers and series."""
+"""Describes the origin of result objects: the model, identifiers and series.
+
+Every result object names the model by hash, and has UIDs that depend on image and model alone. So a result that is sent
+twice is one object.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,9 @@ from typing import Any, Literal, get_args
 from pydicom import uid
 from pydicom.dataset import Dataset
 
-from chestmap import __version__
 from chestmap.errors import BadInput, did_you_mean
 from chestmap.predictions.folder import OwnRule
+from chestmap.version import __version__
 
 Kind = Literal["sr", "gsps", "sc", "scores", "seg", "pmap"]
 """`sr` boxes as a structured report, `gsps` boxes as a presentation state, `sc` a picture, `scores` all scores as text,
@@ -86,6 +90,7 @@ class Provenance:
         return f"Scores are calibrated probabilities, but not those of {', '.join(raw)}: these are an order only."
 
     def shown_from(self, finding: str) -> float:
+        """The least score from which a finding is reported: its operating point, or one half."""
         return self.operating_points.get(finding, CERTAIN_ENOUGH)
 
 

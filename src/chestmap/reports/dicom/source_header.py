@@ -233,6 +233,7 @@ def _copy_requests(header: Header, found: Dataset) -> None:
 
 
 def requests_of(reference: Dataset) -> list[Dataset] | None:
+    """The orders of the image, which a report repeats; none where the header names none."""
     return list(reference.get("ReferencedRequestSequence", ())) or None
 
 

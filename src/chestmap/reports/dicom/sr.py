@@ -87,6 +87,7 @@ def _take_back(made: Dataset, lent: list[str]) -> None:
 
 
 def observer_of(about: Provenance) -> sr.ObserverContext:
+    """Describes the model as the observing device: name, version and serial number from its hash."""
     return sr.ObserverContext(
         observer_type=CodedConcept("121007", "DCM", "Device"),
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
@@ -132,6 +133,7 @@ def number_of(about: Provenance, finding: str, score: float) -> float:
 
 
 def comment(text: str) -> sr.TextContentItem:
+    """A line of free text in a report."""
     return sr.TextContentItem(CodedConcept("121106", "DCM", "Comment"), text, RelationshipTypeValues.CONTAINS)
 
 

@@ -1,4 +1,7 @@
-"""Removes from compressed pixel streams what no decoder shows: comments, camera data, boxes, bytes behind their end."""
+"""Removes from compressed pixel streams what no decoder shows: comments, camera data, boxes, bytes behind their end.
+
+`deidentify` calls it for each frame. Decoded pixels stay the same; only segments that no decoder needs go.
+"""
 
 from __future__ import annotations
 

@@ -78,11 +78,14 @@ Node = tuple[Field, ...]
 
 @dataclass(frozen=True)
 class Template:
+    """An object that highdicom made once, and its file meta, with slots for what changes."""
+
     node: Node
     meta: Node
 
 
 def compiled(dataset: Dataset) -> Template:
+    """Turns an object into a template; its series and instance UID become slots."""
     slots = _SLOTS | {str(dataset.SeriesInstanceUID): "series", str(dataset.SOPInstanceUID): "instance"}
     return Template(_node(dataset, slots), _node(dataset.file_meta, slots))
 
@@ -145,6 +148,7 @@ def number_values(number: float) -> dict[str, Any]:
 
 
 def mark_values(mark: Mark) -> dict[str, Any]:
+    """What the slots of a mark are filled with; places are in stored pixels."""
     return {
         "mark": mark.uid,
         "GraphicData": mark.outline.ravel().tolist(),
@@ -175,10 +179,12 @@ def stand_in(result: MarkedResult, marks: Sequence[Mark] = ()) -> MarkedResult:
 
 
 def mark_key(mark: Mark) -> Hashable:
+    """What marks must share to be filled from the same template."""
     return mark.finding, mark.present, mark.code.value, mark.code.scheme_designator, mark.code.meaning
 
 
 def items_of(node: Node, keyword: str) -> tuple[Node, ...]:
+    """The items of a sequence of a template, by DICOM keyword."""
     tag = tag_for_keyword(keyword)
     return next(field.items or () for field in node if field.tag == tag)
 
@@ -200,6 +206,7 @@ class Templates:
         self._lock = Lock()
 
     def get(self, key: Hashable, make: Callable[[], Dataset]) -> Template:
+        """Gives the kept template of a key, or makes it. The least used one goes when there are too many."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)

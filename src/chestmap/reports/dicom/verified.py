@@ -1,4 +1,7 @@
-"""Writes a reader's finished review for the archive: a verified report, and a note that rejects objects."""
+"""Writes a reader's finished review for the archive: a verified report, and a note that rejects objects.
+
+The service calls it when a review is done. Objects of the archive that the review contradicts are rejected by a note.
+"""
 
 from __future__ import annotations
 

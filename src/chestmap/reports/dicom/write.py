@@ -1,4 +1,8 @@
-"""Writes the DICOM files of one prediction, which join the study of its radiograph."""
+"""Writes the DICOM files of one prediction, which join the study of its radiograph.
+
+`chestmap predict --write sr,gsps,sc,seg,pmap` calls `write_dicom` for each image; the service takes `result_objects` and
+sends them.
+"""
 
 from __future__ import annotations
 

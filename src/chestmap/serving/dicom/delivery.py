@@ -1,4 +1,7 @@
-"""Sends results to the archive until it has them. Retries wait ever longer; after days a result is a dead letter."""
+"""Sends results to the archive until it has them. Retries wait ever longer; after days a result is a dead letter.
+
+One thread sends, in the order in which results became due. A restart loses nothing: the queue is in the database.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +55,7 @@ class Delivery:
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
 
     def start(self) -> None:
+        """Starts the sending thread; `stop` ends it after the object that is under way."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -1,4 +1,8 @@
-"""Stores results at an archive, by C-STORE or STOW-RS."""
+"""Stores results at an archive, by C-STORE or STOW-RS.
+
+Both destinations answer the same way: the objects that the archive took, or why it took none. Messages never hold a name or
+an id of a patient.
+"""
 
 from __future__ import annotations
 
@@ -61,6 +65,7 @@ class CStore:
 
     @property
     def name(self) -> str:
+        """Names the archive in logs and in the queue: `TITLE@host:port`."""
         return f"{self.title}@{self.host}:{self.port}"
 
     def send(self, results: Sequence[Path]) -> None:
@@ -111,6 +116,7 @@ class Stow:
 
     @property
     def name(self) -> str:
+        """Names the archive in logs and in the queue: its DICOMweb address."""
         return str(self.client.base_url)
 
     def send(self, results: Sequence[Path]) -> None:

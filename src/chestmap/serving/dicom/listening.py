@@ -1,4 +1,8 @@
-"""Bounds what one connection may cost where pynetdicom does not: TLS handshakes, PDUs and images of any length."""
+"""Bounds what one connection may cost where pynetdicom does not: TLS handshakes, PDUs and images of any length.
+
+The limits hold before an association is accepted, for anyone on the network. What is refused is counted, and logged without
+a word of its content.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +49,7 @@ class Meter:
 
 
 def meter_of(event: evt.Event) -> Meter | None:
+    """Finds the meter of an event's connection; none once the peer has closed it."""
     line = event.assoc.dul.socket
     return line.recv if line is not None and isinstance(line.recv, Meter) else None
 
@@ -63,6 +68,8 @@ def give_up(event: evt.Event) -> None:
 
 
 class Handler(RequestHandler):
+    """Puts a meter on each connection, so that one peer cannot send a PDU or an image of any length."""
+
     server: Listener  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def _create_association(self) -> Association:
@@ -85,6 +92,7 @@ class Listener(ThreadedAssociationServer):
 
     @classmethod
     def of(cls, settings: DicomSettings, networks: tuple[Network, ...], refused: Refused) -> type[Listener]:
+        """Makes the server class for pynetdicom, which takes a class and no settings."""
         return type("Listener", (cls,), {"settings": settings, "networks": networks, "refused": staticmethod(refused)})
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
@@ -118,6 +126,7 @@ class Listener(ThreadedAssociationServer):
         return True
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Shakes hands in the connection's own thread; a failed TLS handshake is counted as refused and never raises."""
         try:
             self._shake_hands(request, client_address[0])
             super().process_request_thread(request, client_address)

@@ -1,4 +1,8 @@
-"""Runs the DICOM door of a service: listens, pulls and delivers. It may end at any moment."""
+"""Runs the DICOM door of a service: listens, pulls and delivers. It may end at any moment.
+
+Made by `start.py`. It owns the threads of receiving, pulling and delivering; each can be stopped and started without losing
+an image.
+"""
 
 from __future__ import annotations
 

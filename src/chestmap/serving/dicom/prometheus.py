@@ -58,6 +58,7 @@ class _ImageGauges(Collector):
         self.store = store
 
     def collect(self) -> Iterator[Metric]:
+        """Reads the counts from the database at each scrape; yields nothing while the database is away."""
         images = GaugeMetricFamily("chestmap_node_images", "Images of archives", labels=["state"])
         try:
             for state, count in deliveries.counts(self.store).items():
@@ -108,6 +109,7 @@ class MetricsServer:
         self._thread.start()
 
     def close(self) -> None:
+        """Stops answering scrapes and waits for the thread to end."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

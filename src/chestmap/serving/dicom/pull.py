@@ -1,4 +1,8 @@
-"""Pulls new radiographs of a DICOMweb archive: lists them by QIDO-RS on a schedule, fetches them by WADO-RS."""
+"""Pulls new radiographs of a DICOMweb archive: lists them by QIDO-RS on a schedule, fetches them by WADO-RS.
+
+An image is pulled once: its instance is looked up in the store before it is fetched. Where many images wait already,
+pulling pauses.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +49,7 @@ class Pull:
         self._thread = threading.Thread(target=self._run, name="pull", daemon=True)
 
     def start(self) -> None:
+        """Starts the thread that asks the archive at once, and then on its schedule."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -1,4 +1,8 @@
-"""Answers C-ECHO, and C-STORE of radiographs. Success is answered once the image is on disk and in the store."""
+"""Answers C-ECHO, and C-STORE of radiographs. Success is answered once the image is on disk and in the store.
+
+pynetdicom calls the handlers, each in a thread of its own. What is refused is counted by its reason, and logged without a
+word of its content.
+"""
 
 from __future__ import annotations
 

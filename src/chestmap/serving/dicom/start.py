@@ -1,4 +1,7 @@
-"""Starts a DICOM door from options, and a service that has no other."""
+"""Starts a DICOM door from options, and a service that has no other.
+
+`chestmap serve --dicom` and `chestmap node` come here. Certificates and ports are checked before a model is opened.
+"""
 
 from __future__ import annotations
 
@@ -54,9 +57,11 @@ class TlsFiles:
         return ListenOptions(title=title_of(title), host=host, port=port, allowed=allowed_of(allow), tls=made)
 
     def sending(self) -> ssl.SSLContext | None:
+        """Makes the TLS context for connections to the archive; without `archive_ca` they are plain."""
         return tls.sending(self.archive_ca, self.certificate, self.key) if self.archive_ca else None
 
     def web_client(self, url: str, settings: DicomSettings) -> DICOMwebClient:
+        """Makes the DICOMweb client for an archive's base address, with its token or password where one is given."""
         return web_client_of(url, self.credentials, self.archive_ca, settings)
 
 

@@ -1,4 +1,7 @@
-"""Asks a DICOMweb server, within bounds of bytes and of time."""
+"""Asks a DICOMweb server, within bounds of bytes and of time.
+
+`Pull` uses it. It reads no more bytes and waits no longer than its settings allow, whatever the server sends.
+"""
 
 from __future__ import annotations
 

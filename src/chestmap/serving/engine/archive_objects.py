@@ -1,4 +1,7 @@
-"""Makes DICOM objects for an archive: a model's result, and what a reader verified. Decoder processes do it."""
+"""Makes DICOM objects for an archive: a model's result, and what a reader verified. Decoder processes do it.
+
+The delivery thread asks for objects when they are due, so that they show the newest state of a review.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ class MadeObjects:
     gone: list[str] = field(default_factory=list)
 
     def remove(self) -> None:
+        """Deletes the folder once the objects are sent, or once sending has failed."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -102,6 +102,10 @@ class Batches:
             self._changed.notify_all()
 
     def expect(self, study_id: str) -> Future[None]:
+        """Gives a future that is done when every model has answered the study, or failed.
+
+        A study that nobody waits for is done at once.
+        """
         with self._changed:
             if study_id not in self._open:
                 done: Future[None] = Future()

@@ -1,4 +1,7 @@
-"""Decodes what clients send, in a process that may die of it and that imports no torch. Pictures go through files."""
+"""Decodes what clients send, in a process that may die of it and that imports no torch. Pictures go through files.
+
+Pixels go through files in a folder of the image, since pipes would copy them. A process that dies costs one image.
+"""
 
 from __future__ import annotations
 

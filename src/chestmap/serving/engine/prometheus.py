@@ -1,4 +1,7 @@
-"""Counts and times the service for Prometheus, by route template and model. It holds no ids, names or queries."""
+"""Counts and times the service for Prometheus, by route template and model. It holds no ids, names or queries.
+
+`GET /metrics` prints these figures. Label values come from fixed lists, so that no caller can fill the memory with names.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,11 @@ class Measured:
         self.registry, self.prefix = registry or CollectorRegistry(), prefix
 
     def count(self, name: str, about: str, *labels: str) -> Counter:
+        """Makes a counter with the prefix of the service; its name must be new."""
         return Counter(f"{self.prefix}_{name}", about, labels, registry=self.registry)
 
     def times(self, name: str, about: str, *labels: str) -> Histogram:
+        """Makes a histogram of seconds with the prefix of the service."""
         return Histogram(f"{self.prefix}_{name}", about, labels, buckets=SECONDS, registry=self.registry)
 
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
@@ -32,6 +37,7 @@ class Measured:
         Gauge(f"{self.prefix}_{name}", about, registry=self.registry).set_function(value)
 
     def text(self) -> bytes:
+        """Gives all figures in the text format of Prometheus, as `GET /metrics` returns them."""
         return generate_latest(self.registry)
 
 
@@ -59,6 +65,7 @@ class Metrics(Measured):
         return self._stages.labels(name).time()
 
     def result(self, model: str, state: str) -> None:
+        """Counts a finished result; `state` is that of the stored row, such as `done` or `failed`."""
         self._results.labels(model, state).inc()
 
     def say(self, reason: str, words: str) -> None:
@@ -80,13 +87,16 @@ class Metrics(Measured):
                 log.warning("%s (%d times more)", words[reason], count)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Counts a request under its route template, never under its path, which holds ids."""
         self._requests.labels(method, route, status).inc()
         self._seconds.labels(route).observe(seconds)
 
     def batch(self, model: str, images: int, seconds: float) -> None:
+        """Counts a batch that a model computed: its images, and the seconds that the network took."""
         self._batches.labels(model).observe(images)
         self._compute.labels(model).inc(seconds)
         self._stages.labels("predict").observe(seconds)
 
     def refused(self, reason: str) -> None:
+        """Counts a refused request or upload; `reason` is one of a few fixed words."""
         self._refused.labels(reason).inc()

@@ -1,4 +1,8 @@
-"""Reads the images that a DICOM door accepted: processes decode them, then the batches take them."""
+"""Reads the images that a DICOM door accepted: processes decode them, then the batches take them.
+
+Works only where a DICOM door is open. Images are read in the order of their arrival; a damaged one is marked, and the next
+follows.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +48,7 @@ class ImageReading:
         self._thread = threading.Thread(target=self._run, name="reading", daemon=True)
 
     def start(self) -> None:
+        """Starts the thread that looks for accepted images; images that an earlier process left unread come first."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -1,4 +1,7 @@
-"""Holds a model as the service uses it: its name in the API, and its answers for canvases."""
+"""Holds a model as the service uses it: its name in the API, and its answers for canvases.
+
+One for each model of the service. Models with the same canvas share the decoded pixels of an image.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +47,12 @@ class ServedModel:
 
     @cached_property
     def sha256(self) -> str:
+        """The hash of the weights, by which stored results are kept apart."""
         return self.predictor.model.sha256
 
     @cached_property
     def id(self) -> str:
+        """The name of the model in the API: its method and the first 12 digits of the hash."""
         return f"{self.predictor.model.method.name}-{self.sha256[:12]}"
 
     @property

@@ -1,4 +1,8 @@
-"""Identifies a caller: loopback, a token, a session's cookie, or a name from a trusted reverse proxy."""
+"""Identifies a caller: loopback, a token, a session's cookie, or a name from a trusted reverse proxy.
+
+The guard asks for a `Person` at every request. Tokens are compared by digest in constant time. A proxy's header counts only
+from addresses that the operator trusts.
+"""
 
 from __future__ import annotations
 

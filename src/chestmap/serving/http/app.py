@@ -1,4 +1,8 @@
-"""Builds the HTTP application: routes, the form of errors, and tasks that run meanwhile."""
+"""Builds the HTTP application: routes, the form of errors, and tasks that run meanwhile.
+
+`server.py` runs what `create_app` returns, and tests call it directly. Every error has one shape, `{"error": …}`, and tells
+what to do.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,6 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from chestmap import __version__
 from chestmap.errors import BadInput
 from chestmap.serving.engine.decoder_pool import DecodersBusy
 from chestmap.serving.engine.service import Service, ServiceFull
@@ -26,6 +29,7 @@ from chestmap.serving.http.guard import Guard
 from chestmap.serving.http.routes_studies import Here
 from chestmap.serving.http.sessions import SECONDS
 from chestmap.serving.store.store_files import DamagedFile
+from chestmap.version import __version__
 
 PAGE = Path(__file__).parents[1] / "page"
 TYPES = {
@@ -164,6 +168,10 @@ class Readiness:
         self._at = 0.0
 
     async def check(self) -> None:
+        """Answers 503 where the disk or the database does not answer in time.
+
+        One look serves all requests of its seconds.
+        """
         loop = asyncio.get_running_loop()
         if self._look is None or (self._look.done() and loop.time() - self._at > self.seconds):
             self._at, self._look = loop.time(), asyncio.ensure_future(run_in_threadpool(self._refresh))
@@ -188,11 +196,13 @@ def metrics(service: Here) -> Response:
 
 @meta.get("/", include_in_schema=False)
 def index() -> Response:
+    """Serves the page of the worklist."""
     return _static("index.html")
 
 
 @meta.get("/page/{name:path}", include_in_schema=False)
 def page(name: str) -> Response:
+    """Serves a script, style sheet or picture of the page by its name; other names are 404."""
     return _static(name)
 
 

@@ -52,6 +52,7 @@ class Connection(socket.socket):
     spare = closing = False
 
     def close(self) -> None:
+        """Gives the place of the connection back to its doorway, then closes the socket."""
         if self.doorway is not None:
             self.doorway.release(self)
         super().close()
@@ -122,9 +123,11 @@ class ConnectionLimits:
             self._idle[number] = connection
 
     def is_spare(self, number: int) -> bool:
+        """Tells whether a connection came over the limit and may only be answered 503; `number` is its file descriptor."""
         return number in self._there and self._there[number].spare
 
     def release(self, connection: Connection) -> None:
+        """Forgets a connection that closes. Only its own number counts: the system may have reused it."""
         number = connection.fileno()
         if self._there.get(number) is not connection:
             return
@@ -156,6 +159,7 @@ class Listener(socket.socket):
     doorway: ConnectionLimits | None = None
 
     def accept(self) -> tuple[socket.socket, Any]:
+        """Accepts the next connection that the limits allow; raises `BlockingIOError` while all places are taken."""
         while True:
             if self.doorway is None or not self.doorway.has_room():
                 raise BlockingIOError  # it waits in the system's queue until others are gone

@@ -1,4 +1,7 @@
-"""Serves `POST /v1/predict`: images in; results as JSON, as a picture, or their ids at once."""
+"""Serves `POST /v1/predict`: images in; results as JSON, as a picture, or their ids at once.
+
+An answer of 200 or 202 means that the image is on disk. The same bytes sent twice are one study.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ class _Bounded(APIRoute):
     """Asks for room before the body is read, and bounds the number of its parts."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wraps the route: checks disk, queue and content type before a byte of the body is read."""
         inner = super().get_route_handler()
 
         async def bounded(request: Request) -> Response:

@@ -1,4 +1,7 @@
-"""Serves independent reads: who is to read a study, one reader's own read, and how far readers agree."""
+"""Serves independent reads: who is to read a study, one reader's own read, and how far readers agree.
+
+Until all readers of a study are done, each sees only their own read; an administrator assigns them.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,15 @@ router = APIRouter(prefix="/v1", tags=["reads"])
 
 
 class Readers(BaseModel):
+    """The body of `PUT /v1/studies/{id}/readers`: who is to read the study independently."""
+
     model_config = ConfigDict(extra="forbid")
     readers: Annotated[list[str], Field(max_length=independent_reads.MOST_READERS)]
 
 
 class Assigned(BaseModel):
+    """The readers of a study, each with the time at which their read was done, or none."""
+
     readers: list[ReaderLine]
 
 
@@ -42,6 +49,10 @@ class Agreed(BaseModel):
 
 
 class Agreement(BaseModel):
+    """Agreement over all studies whose independent reads are finished: their number, and a row for each finding and pair of
+    readers.
+    """
+
     studies: int
     rows: list[Agreed]
 

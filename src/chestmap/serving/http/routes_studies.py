@@ -1,4 +1,7 @@
-"""Serves `/v1/studies`: the worklist, a study with its files, and reviews."""
+"""Serves `/v1/studies`: the worklist, a study with its files, and reviews.
+
+Every route takes ids of the store. A deleted study answers 404 on all of them.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"
 
 
 def service_of(request: Request) -> Service:
+    """Gives the service of a request; routes take it as a dependency."""
     return request.app.state.service
 
 
@@ -163,6 +167,7 @@ def overlay(
 
 
 def overlay_of(service: Service, study_id: str, model: str = "", finding: str = "") -> bytes:
+    """Draws the overlay of a stored result as PNG. An empty `finding` draws all; an unknown one is a bad input."""
     result = _result(service, study_id, model)
     if finding and finding not in result.maps["order"]:
         raise BadInput(f"finding: not one of {', '.join(result.maps['order'])}")
@@ -238,8 +243,10 @@ def history(service: Here, person: Asking, study_id: StudyId) -> bodies.History:
 
 
 def show_study(service: Service, study_id: str) -> dict[str, Any]:
+    """Serves a study with its results and reviews; 404 where it was deleted."""
     return study_of(service, *_existing(service, study_id))
 
 
 def line(service: Service, study_id: str) -> dict[str, Any]:
+    """Serves the line of the worklist of one study, so that the page can refresh it alone."""
     return row_of(service, _existing(service, study_id)[0])

@@ -1,4 +1,7 @@
-"""Defines the shapes of what is sent and answered. OpenAPI is made of them."""
+"""Defines the shapes of what is sent and answered. OpenAPI is made of them.
+
+Routes and tests use the same classes; a changed field is a change of the API, and CHANGELOG lists it.
+"""
 
 from __future__ import annotations
 

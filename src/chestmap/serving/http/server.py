@@ -1,4 +1,8 @@
-"""Runs uvicorn with deadlines for slow clients, TLS, and a stop that finishes what is under way."""
+"""Runs uvicorn with deadlines for slow clients, TLS, and a stop that finishes what is under way.
+
+Slow clients are closed by deadlines, idle ones make room for new ones. SIGTERM finishes requests that are under way and
+takes no more.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +38,7 @@ class ListenAddress:
 
     @property
     def url(self) -> str:
+        """The address to open in a browser; an IPv6 host is put in brackets."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.certificate else 'http'}://{host}:{self.port}/"
 
@@ -47,6 +52,7 @@ class BoundedProtocol(H11Protocol):
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Starts the deadline for the head of the first request, and tells the application what the doorway allows."""
         super().connection_made(transport)
         self._number = transport.get_extra_info("socket").fileno()
         state = {"admit": lambda: self.doorway.busy(self._number), "spare": self.doorway.is_spare(self._number)}
@@ -54,10 +60,12 @@ class BoundedProtocol(H11Protocol):
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stops the deadline of a connection that has ended."""
         self._disarm()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Starts the deadline anew between requests, and stops it while a request is under way."""
         super().data_received(data)
         if self.conn.their_state is h11.IDLE:
             self._arm()
@@ -65,6 +73,7 @@ class BoundedProtocol(H11Protocol):
             self._disarm()
 
     def on_response_complete(self) -> None:
+        """Marks the connection idle, so that it may be closed for another; a request that waits already gets its deadline."""
         super().on_response_complete()
         self.doorway.idle(self._number)
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
@@ -104,6 +113,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
+        """Stops taking images in before uvicorn stops, so that none is accepted and lost."""
         self.drain()
         super().handle_exit(sig, frame)
 

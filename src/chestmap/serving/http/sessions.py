@@ -38,6 +38,7 @@ class Sessions:
         return found[0] if found and time.time() < found[1] else None
 
     def end(self, value: str) -> None:
+        """Forgets the session of a cookie's value; an unknown value is no error."""
         with self._lock:
             self._known.pop(_digest(value), None)
 

@@ -1,4 +1,8 @@
-"""Keeps images that came by DICOM: safe before anybody has read them, replaced by corrected ones."""
+"""Keeps images that came by DICOM: safe before anybody has read them, replaced by corrected ones.
+
+`arrive` answers once the bytes are safe; reading and prediction come later. A corrected file of an instance replaces the
+one before.
+"""
 
 from __future__ import annotations
 
@@ -152,6 +156,7 @@ def retry_failed(store: Store) -> int:
 
 
 def is_known(store: Store, instance: str) -> bool:
+    """Tells whether an image with this instance id is in the store, in whatever state."""
     with store.reading() as session:
         return session.scalar(select(Study.id).where(Study.instance == instance).limit(1)) is not None
 

@@ -10,6 +10,7 @@ ELAPSED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def now() -> str:
+    """The time as the store writes it: ISO 8601 in UTC with microseconds, so that texts sort by time."""
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 

@@ -1,4 +1,7 @@
-"""Opens the database, SQLite in WAL mode or PostgreSQL by URL, and brings it to the newest tables."""
+"""Opens the database, SQLite in WAL mode or PostgreSQL by URL, and brings it to the newest tables.
+
+One process writes; others may read. A database of a newer version is refused, an older one is migrated at the start.
+"""
 
 from __future__ import annotations
 

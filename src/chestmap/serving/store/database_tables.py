@@ -1,4 +1,7 @@
-"""Defines the tables of the database. Times are UTC, ISO 8601 with microseconds, so that text sorts as time does."""
+"""Defines the tables of the database. Times are UTC, ISO 8601 with microseconds, so that text sorts as time does.
+
+Column names never change without a migration in `migrations/`. Rows that matter carry a digest (`row_digests.py`).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Queues results for the archive: what is due, what failed, and what nobody took for days."""
+"""Queues results for the archive: what is due, what failed, and what nobody took for days.
+
+A result waits here until the archive has it. Days without success make it a dead letter; `retry_dead` sends these again.
+"""
 
 from __future__ import annotations
 
@@ -81,6 +84,7 @@ def waits_for_models(store: Store, study_id: str) -> bool:
 
 
 def postpone(store: Store, one: DueResult, seconds: float, reason: str) -> None:
+    """Plans the next try of a result `seconds` from now and keeps the reason of the failure, cut at 400 characters."""
     _set(store, _same_result(one), state="retry", due=store.clock() + seconds, tries=one.tries + 1, error=reason[:400])
 
 

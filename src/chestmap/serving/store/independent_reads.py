@@ -1,4 +1,7 @@
-"""Keeps independent reads: none of several readers sees another's before all are done; then one review is made."""
+"""Keeps independent reads: none of several readers sees another's before all are done; then one review is made.
+
+The functions decide what a reader may see; routes only pass it on. Finished reads become input of the agreement figures.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,7 @@ class Reads:
 
     @property
     def complete(self) -> bool:
+        """True once readers are assigned and all of them are done; only then their reads are shown."""
         return bool(self.assigned) and all(one.done for one in self.assigned)
 
 
@@ -98,6 +102,7 @@ def committed(store: Store, study_id: str, reader: str, *, independent: bool) ->
 
 
 def own_history(store: Store, study_id: str, reader: str) -> list[ReviewOut]:
+    """The versions of one reader's own read of a study, oldest first; nobody else's."""
     wanted = select(Read).where(Read.study_id == study_id, Read.reader == reader).order_by(Read.version)
     with store.reading() as session:
         return [review_of(one, reader) for one in session.scalars(wanted)]

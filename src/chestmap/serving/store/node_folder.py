@@ -51,6 +51,7 @@ def retire(root: Path) -> None:
 
 
 def pieces(path: Path, size: int = 1 << 20) -> Iterator[bytes]:
+    """Yields a file in pieces of `size` bytes."""
     with path.open("rb") as file:
         while piece := file.read(size):
             yield piece

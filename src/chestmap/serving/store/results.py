@@ -1,4 +1,8 @@
-"""Keeps results: asked for, resumed after a stop, answered once."""
+"""Keeps results: asked for, resumed after a stop, answered once.
+
+A result is written once: a second answer for the same model and study is dropped. After a stop, `resume` lists what is
+still owed.
+"""
 
 from __future__ import annotations
 

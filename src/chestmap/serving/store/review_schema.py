@@ -1,4 +1,7 @@
-"""Defines the shapes of a review: verdicts and boxes of each finding, their origin, versions, authors and times."""
+"""Defines the shapes of a review: verdicts and boxes of each finding, their origin, versions, authors and times.
+
+Boxes are in pixels of the stored image. Limits on texts and numbers bound what one review can cost.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ class Corners(BaseModel):
     y1: float
 
     def lies_in(self, width: float, height: float) -> bool:
+        """Tells whether the box has an area and lies within an image of this size, in pixels."""
         inside = 0 <= self.x0 < self.x1 <= width and 0 <= self.y0 < self.y1 <= height
         return inside and all(math.isfinite(value) for value in (self.x0, self.y0, self.x1, self.y1))
 

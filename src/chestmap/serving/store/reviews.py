@@ -1,4 +1,7 @@
-"""Appends reviews and never overwrites one. A reader who saw version n writes version n + 1; only the first does."""
+"""Appends reviews and never overwrites one. A reader who saw version n writes version n + 1; only the first does.
+
+A version holds all findings, so that no history is needed to read it. What did not change keeps its author and time.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ NOTHING = ReviewOut(version=0, state="no", by="", at=None, findings={}, note="")
 
 
 def current(store: Store, study_id: str) -> ReviewOut:
+    """The newest version of a study's review; version 0, which holds nothing, where there is none."""
     versions = history(store, study_id, newest=True)
     return versions[0] if versions else NOTHING
 
@@ -41,6 +45,7 @@ def history(store: Store, study_id: str, *, newest: bool = False) -> list[Review
 
 
 def review_of(row: Review | Read, by: str) -> ReviewOut:
+    """Turns a row into the shape that the API gives, under the name `by`; a row with a wrong digest is refused."""
     checked(row)
     kept = {key: getattr(row, key) for key in ("version", "state", "at", "findings", "note", "stage")}
     return ReviewOut.model_validate({**kept, "by": by})

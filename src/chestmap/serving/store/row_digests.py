@@ -27,6 +27,7 @@ Row = TypeVar("Row", bound=AnyRow)
 
 
 def digest_of(row: AnyRow) -> str:
+    """Hashes the columns of a row that must not change, as sorted JSON."""
     text = json.dumps([getattr(row, name) for name in COLUMNS[type(row)]], sort_keys=True)
     return sha256(text.encode()).hexdigest()
 

@@ -62,11 +62,13 @@ class Store:
             self.clock = Clock(session.scalar(select(func.max(Delivery.since))) or 0.0)
 
     def close(self) -> None:
+        """Closes the connections to the database and lets another process open the store."""
         self.engine.dispose()
         self.folders.unlock()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
+        """Opens a session for reading; rows stay usable after it ends."""
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
 
@@ -115,6 +117,7 @@ class Store:
         return shown_date(new.taken, new.patient, self.folders.key(), true=False)
 
     def queued(self) -> int:
+        """Counts studies that wait for a prediction."""
         with self.reading() as session:
             return session.scalar(select(func.count()).select_from(Study).where(Study.state == "queued")) or 0
 
@@ -125,6 +128,7 @@ class Store:
             return set(session.scalars(wanted.where(Study.state != "removed") if with_files else wanted))
 
     def with_sha(self, sha256: str) -> str | None:
+        """Finds the shown study with these bytes, by the SHA-256 of the uploaded file."""
         with self.reading() as session:
             return session.scalar(select(Study.id).where(Study.sha256 == sha256, Study.state.in_(SHOWN)))
 

@@ -36,6 +36,7 @@ class DamagedFile(ChestmapError):
 
 
 def digest(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 
@@ -77,6 +78,7 @@ class StoreFolder:
         self._lock = lock
 
     def unlock(self) -> None:
+        """Gives the store free for another process; safe to call twice."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -99,6 +101,7 @@ class StoreFolder:
         return content
 
     def instance_of(self, sop_instance_uid: str) -> str:
+        """Gives the pseudonym under which the store keeps a SOP Instance UID; it depends on the store's own key."""
         return instance_of(self.key(), sop_instance_uid)
 
     def new(self) -> Path:
@@ -108,6 +111,7 @@ class StoreFolder:
         return folder
 
     def folder_of(self, study_id: str) -> Path:
+        """Gives the folder of a study. Anything that is not an id of the store is refused, since it would become a path."""
         if not ID.fullmatch(study_id):
             raise BadInput("study id: expected s- and 24 digits")
         return self.studies / study_id[2:4] / study_id

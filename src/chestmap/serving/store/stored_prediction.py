@@ -13,6 +13,7 @@ from chestmap.types import Box, Findings, Frame, Prediction
 
 
 def stored_maps(path: Path) -> Float16[np.ndarray, "finding h w"]:
+    """Reads the maps of a result; nothing is unpickled."""
     return np.load(path, allow_pickle=False)
 
 

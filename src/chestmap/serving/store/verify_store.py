@@ -1,4 +1,7 @@
-"""Verifies a service's store, running or not: files against their hashes, rows against their digests."""
+"""Verifies a service's store, running or not: files against their hashes, rows against their digests.
+
+`chestmap check` calls it. It only reads, also while the service runs, and names studies by their id.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Turns filters of the worklist into conditions that indexes answer."""
+"""Turns filters of the worklist into conditions that indexes answer.
+
+A query comes from the URL of the worklist; every condition is a bound parameter, and each has an index that answers it.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,7 @@ class Query:
 
 
 def filtered(chosen: Select[Any], query: Query) -> Select[Any]:
+    """Adds the conditions of a query to a selection of studies; deleted and replaced studies never show."""
     chosen = chosen.where(Study.state == query.state if query.state else Study.state.in_(SHOWN))
     equal = {
         Study.review_state: query.reviewed,

@@ -74,6 +74,7 @@ def read_weights(path: Path, sha256: str = "") -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, path: Path, sha256: str = "") -> None:
+    """Loads safetensors into a module; another hash, or weights of another network, are refused."""
     state = read_weights(path, sha256)
     try:
         module.load_state_dict(state)
@@ -82,6 +83,7 @@ def load_weights(module: nn.Module, path: Path, sha256: str = "") -> None:
 
 
 def save_resume(folder: Path, epoch: int, batch: int, state: dict[str, Any]) -> None:
+    """Writes the state from which a killed step goes on, then deletes all but the newest few."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     name = f"resume-{epoch:05d}-{batch:08d}-{_digest(buffer.getbuffer())}.pt"

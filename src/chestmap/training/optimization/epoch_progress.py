@@ -1,4 +1,8 @@
-"""Shows training on stderr: a bar in a terminal, else a line per event; and a table at the end."""
+"""Shows training on stderr: a bar in a terminal, else a line per event; and a table at the end.
+
+The loop calls `Screen`; nothing else prints. A log file gets a line for each epoch: losses, validation, best so far, time
+left.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +54,7 @@ class Screen:
         self.task = TaskID(0)
 
     def tell(self, line: str) -> None:
+        """Prints a line above the bar; square brackets in it are no markup."""
         self.console.print(line, markup=False)
 
     def start(self, step: str, *, total: int, done: int) -> None:
@@ -66,6 +71,7 @@ class Screen:
         self.bar.start()
 
     def advance(self, done: int) -> None:
+        """Moves the bar to `done` updates."""
         if self.bar is not None:
             self.bar.update(self.task, completed=done)
 
@@ -80,6 +86,7 @@ class Screen:
             self.tell(str(epoch))
 
     def stop(self) -> None:
+        """Takes the bar away; safe to call where there is none."""
         if self.bar is not None:
             self.bar.stop()
         self.bar = None

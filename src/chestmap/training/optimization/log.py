@@ -41,6 +41,7 @@ class Log:
         self.board = _board(folder / "tensorboard" / step, at.update) if settings.tensorboard else None
 
     def write(self, at: Position, values: Mapping[str, float]) -> None:
+        """Appends one row for each value to log.csv, and sends the values to TensorBoard and the trackers."""
         for name, value in values.items():
             self.rows.writerow((self.step, at.epoch + 1, at.update, f"{at.seconds:.1f}", name, f"{value:.7g}"))
             if self.board is not None:

@@ -5,6 +5,7 @@ Order, augmentation and dropout are functions of (seed, step, epoch, batch, rank
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -27,7 +28,7 @@ from chestmap.training.optimization.interrupt import Interrupt
 from chestmap.training.optimization.log import Log, peak_memory_gb
 from chestmap.training.optimization.resume import State
 from chestmap.training.optimization.schedule import Schedule, optimizer_for
-from chestmap.training.optimization.validation import validation_auc, validation_iou, validation_loss
+from chestmap.training.optimization.validation import NothingToRank, validation_auc, validation_iou, validation_loss
 from chestmap.training.optimization.weight_average import Average
 from chestmap.training.run_folder import write_done
 from chestmap.training.task import Task
@@ -214,7 +215,7 @@ class Loop:
         try:
             with self.average.in_place() if self.average else nullcontext():
                 values = self._scores(part)
-                score = -values["validation_loss"] if schedule.select == "loss" else values[f"validation_{schedule.measure}"]
+                score = values.get(f"validation_{schedule.measure}", math.nan) * (-1 if schedule.select == "loss" else 1)
                 at.stale += 1
                 if schedule.select != "last" and (at.best is None or score > at.best):
                     at.best, at.best_epoch, at.stale = score, epoch, 0
@@ -244,7 +245,12 @@ class Loop:
         if self.schedule.select == "loss":
             return validation_loss(self.fabric, self.task, batches)
         measure = validation_iou if self.schedule.select == "iou" else validation_auc
-        return measure(self.fabric, self.task, batches, len(part), len(part.findings))
+        try:
+            return measure(self.fabric, self.task, batches, len(part), len(part.findings))
+        except NothingToRank:
+            if self.schedule.select != "last":  # the last weights need no score
+                raise
+            return {}
 
     def _until_asked(self, loader: Loader) -> Iterator[Batch]:
         for batch in loader.epoch(0):

@@ -1,4 +1,8 @@
-"""Collects what a step's training changes, and goes on from."""
+"""Collects what a step's training changes, and goes on from.
+
+A resumed step ends with the same weights as one that was never stopped: network, optimizer, averages, random state and
+position are all kept.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Defines how a step is trained: a schedule in numbers, and the optimizer and learning rates that follow from it."""
+"""Defines how a step is trained: a schedule in numbers, and the optimizer and learning rates that follow from it.
+
+A config's tables such as `[method.learn]` are `Schedule`s. The learning rate is a pure function of the optimizer step, so
+that a resumed step needs no record of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Scores validation images to choose the weights that are kept."""
+"""Scores validation images to choose the weights that are kept.
+
+The loop calls these after each epoch. Larger is better for AUC and IoU, smaller for a loss; findings with one kind of label
+do not count.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,10 @@ LEVELS = tuple(step / 32 for step in range(1, 32))
 LIMITS = (0.1, 0.3, 0.5)
 
 
+class NothingToRank(BadInput):
+    """No finding is both present and absent among the validation images."""
+
+
 def mean_auc(scores: Float[np.ndarray, "image finding"], labels: Float[np.ndarray, "image finding"]) -> float:
     """Area under the ROC curve, mean over the findings that are present in some images and absent in others.
 
@@ -32,7 +40,9 @@ def mean_auc(scores: Float[np.ndarray, "image finding"], labels: Float[np.ndarra
         _auc(score, column == 1, column == 0) for score, column in columns if (column == 1).any() and (column == 0).any()
     ]
     if not areas:
-        raise BadInput('no finding is both present and absent among the validation images; set select to "loss" or "last"')
+        raise NothingToRank(
+            'no finding is both present and absent among the validation images; set select to "loss" or "last"'
+        )
     return float(np.mean(areas))
 
 

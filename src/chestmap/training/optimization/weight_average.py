@@ -44,8 +44,10 @@ class Average:
             self.mean[name].copy_(kept)
 
     def state(self) -> dict[str, Tensor]:
+        """The averaged weights, for a checkpoint."""
         return self.mean
 
     def load(self, state: dict[str, Tensor]) -> None:
+        """Takes the averaged weights of a checkpoint, in place."""
         for name, mean in self.mean.items():
             mean.copy_(state[name])

@@ -25,6 +25,7 @@ def _of_study(*others: str) -> list[Any]:
 
 
 def upgrade() -> None:
+    """Creates the tables of studies, files, results, scores and reviews."""
     _study()
     op.create_table(
         "file",
@@ -85,5 +86,6 @@ def _study() -> None:
 
 
 def downgrade() -> None:
+    """Drops all tables, the referring ones first."""
     for name in ("score", "review", "result", "file", "study"):
         op.drop_table(name)

@@ -66,6 +66,7 @@ def _add_digests() -> None:
 
 
 def downgrade() -> None:
+    """Removes the queue of deliveries and the columns of an image's origin."""
     op.drop_table("delivery")
     op.drop_index("ix_study_origin", "study")
     op.drop_column("result", "digest")

@@ -11,6 +11,7 @@ TEXTS = {"instance": 64, "series": 64, "sop_class": 64, "subject": 64, "at": 32,
 
 
 def upgrade() -> None:
+    """Creates the table of objects that the archive holds."""
     op.create_table(
         "sent",
         sa.Column("study_id", sa.String(32), nullable=False),
@@ -21,4 +22,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Drops the table of objects that the archive holds."""
     op.drop_table("sent")

@@ -24,6 +24,9 @@ def _of_study(*others: str) -> list[Any]:
 
 
 def upgrade() -> None:
+    """Adds columns and indexes of the filters, and the tables of assignments and reads; then shifts the shown dates of old
+    rows.
+    """
     op.add_column("study", sa.Column("shown_taken", sa.String(20), nullable=False, server_default=""))
     op.add_column("study", sa.Column("disagreement", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("review", sa.Column("stage", sa.String(8), nullable=False, server_default="open"))
@@ -49,6 +52,7 @@ def _shift_dates() -> None:
 
 
 def downgrade() -> None:
+    """Removes the tables, columns and indexes that `upgrade` added."""
     op.drop_table("read")
     op.drop_table("assignment")
     op.drop_index("ix_score_finding_score", "score")

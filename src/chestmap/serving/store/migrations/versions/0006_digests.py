@@ -23,6 +23,7 @@ TREES = ("findings", "image", "top")
 
 
 def upgrade() -> None:
+    """Adds a digest to each study, review and read, and computes it for the rows that are there."""
     base = op.get_bind()
     for name, columns in TEXTS.items():
         op.add_column(name, sa.Column("digest", sa.String(64), nullable=False, server_default=""))
@@ -37,5 +38,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Removes the digests; rows are then no longer checked."""
     for name in TEXTS:
         op.drop_column(name, "digest")

@@ -1,0 +1,84 @@
+"""The rows of benchmarks/real.py: what each of them changes of one schedule and one backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chestmap.settings import Tree
+
+SCHEDULE: Tree = {
+    "epochs": 5, "batches": 40, "batch_size": 24, "optimizer": "adamw", "learning_rate": 6e-4, "weight_decay": 0.05,
+    "warmup": 0.5, "decay": "cosine", "clip": 5.0, "boxed_share": 0.5, "select": "last", "validate_every": 5,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; `boxes` is the share of the boxed patients whose boxes training sees."""
+
+    method: str
+    steps: dict[str, Tree]  # with what they change of SCHEDULE
+    settings: Tree = field(default_factory=dict)
+    boxes: float = 0.8
+    trunk: int = 3  # stages that stand still: 3 as pretrained on films, 2 as ImageNet left them
+    backbone: Tree = field(default_factory=dict)
+    sees: str = "features"  # kept ones; or pixels, which methods need that cut, erase or compare images; or noise
+    base: str | None = None  # a row whose finished steps are taken where they are the same
+    variants: dict[str, Tree] = field(default_factory=dict)  # rows of the same training that differ in how it is read
+
+
+WIDTH: Tree = {"width": 64}
+LAST: Tree = {"stages": [4], "pyramid": 0}
+TWO: Tree = {"stages": [3, 4]}
+DILATED: Tree = {"stages": [4], "pyramid": 0, "output_stride": 16}
+FAST: dict[str, Tree] = {"attend": {"learning_rate": 1.5e-3}}
+WIDE: Tree = {"width": 256}
+CIA: Tree = {"aligned": False, "gallery": 2048}
+MINING: Tree = {"classify": {"epochs": 4}, "aggregate": {"epochs": 1}, "tune": {"epochs": 1}, "mine": {"epochs": 1}}
+MINED: Tree = WIDTH | {"steps": 3}
+AG_CNN: Tree = {"global_branch": {"epochs": 4}, "fusion_branch": {"epochs": 4}}
+MASKS: Tree = {"aligned": False, "least_share": 0.02}
+
+ROWS = {
+    "cam": Row("cam", {"classify": {}}),
+    "ham-0": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.0}),
+    "ham-40": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1}, boxes=0.4),
+    "ham-80": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1}),
+    "ham-80-mse": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1, "box_loss": "mse"}),
+    "patch-0": Row("patch_mil", {"attend": {}}, WIDTH | {"box_weight": 0.0}),
+    "patch-80": Row("patch_mil", {"attend": {}}, WIDTH),
+    "cia-base-0": Row("cia_net", {"attend": {}}, CIA | {"contrast": False, "box_weight": 0.0}, backbone=TWO),
+    "cia-base-80": Row("cia_net", {"attend": {}}, CIA | {"contrast": False}, backbone=TWO),
+    "cia-0": Row("cia_net", {"attend": {}}, CIA | {"box_weight": 0.0}, backbone=TWO, sees="pixels"),
+    "cia-80": Row("cia_net", {"attend": {}}, CIA, backbone=TWO, sees="pixels"),
+    "mining-3": Row("attention_mining", MINING, MINED, backbone=LAST, variants={"mining-1": {"shown": 1}}),
+    "mining-3-unpreserved": Row(
+        "attention_mining", MINING, MINED | {"preservation": "none"}, backbone=LAST, base="mining-3"
+    ),
+    "ag-fusion": Row(
+        "ag_cnn",
+        AG_CNN,
+        {"order": "G_LF"},
+        backbone=LAST,
+        sees="pixels",
+        variants={"ag-global": {"answer": "global"}, "ag-local": {"answer": "local"}},
+    ),
+    "masks-none": Row("disease_masks", {"classify": {}}, MASKS | {"masks": "none"}),
+    "masks": Row("disease_masks", {"classify": {}, "attend": {"epochs": 3}}, MASKS, base="masks-none"),
+    "combined": Row("combined", {"learn": {}}, WIDTH, variants={"combined-cells": {"decode": "cells"}}),
+    "combined-8-epochs": Row("combined", {"learn": {"epochs": 8}}, WIDTH),
+    "combined-no-prior": Row("combined", {"learn": {}}, WIDTH | {"place_prior": False}),
+    "combined-imagenet": Row("combined", {"learn": {}}, WIDTH, trunk=2),
+    "place-only": Row("combined", {"learn": {}}, WIDTH, sees="noise"),
+    # read from 16 x 16 cells: the third stage and the last joined, or the last alone without its stride
+    "ham-80-a": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1}, backbone=TWO),
+    "ham-80-b": Row("ham", FAST, WIDE | {"box_weight": 0.1}, backbone=TWO),
+    "ham-80-c": Row("ham", FAST, WIDE | {"box_weight": 0.1}, backbone=DILATED),
+    "ham-80-d": Row("ham", FAST, WIDE | {"box_weight": 0.5}, backbone=TWO),
+    "ham-80-e": Row("ham", FAST, WIDE | {"box_weight": 0.1}),
+}
+
+
+def names_of(rows: dict[str, Row]) -> list[str]:
+    """Of all rows, variants behind their own."""
+    return [one for name, row in rows.items() for one in (name, *row.variants)]
