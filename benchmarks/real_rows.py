@@ -30,7 +30,6 @@ class Row:
 WIDTH: Tree = {"width": 64}
 LAST: Tree = {"stages": [4], "pyramid": 0}
 TWO: Tree = {"stages": [3, 4]}
-DILATED: Tree = {"stages": [4], "pyramid": 0, "output_stride": 16}
 FAST: dict[str, Tree] = {"attend": {"learning_rate": 1.5e-3}}
 WIDE: Tree = {"width": 256}
 CIA: Tree = {"aligned": False, "gallery": 2048}
@@ -70,10 +69,10 @@ ROWS = {
     "combined-no-prior": Row("combined", {"learn": {}}, WIDTH | {"place_prior": False}),
     "combined-imagenet": Row("combined", {"learn": {}}, WIDTH, trunk=2),
     "place-only": Row("combined", {"learn": {}}, WIDTH, sees="noise"),
-    # read from 16 x 16 cells: the third stage and the last joined, or the last alone without its stride
+    # read from 16 x 16 cells: the third stage and the last joined
     "ham-80-a": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1}, backbone=TWO),
     "ham-80-b": Row("ham", FAST, WIDE | {"box_weight": 0.1}, backbone=TWO),
-    "ham-80-c": Row("ham", FAST, WIDE | {"box_weight": 0.1}, backbone=DILATED),
+    "ham-80-c": Row("ham", {"attend": {"learning_rate": 1e-3}}, WIDE | {"box_weight": 0.1}, trunk=2, backbone=TWO),
     "ham-80-d": Row("ham", FAST, WIDE | {"box_weight": 0.5}, backbone=TWO),
     "ham-80-e": Row("ham", FAST, WIDE | {"box_weight": 0.1}),
 }
