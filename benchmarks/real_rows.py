@@ -30,7 +30,8 @@ class Row:
 WIDTH: Tree = {"width": 64}
 LAST: Tree = {"stages": [4], "pyramid": 0}
 TWO: Tree = {"stages": [3, 4]}
-FAST: dict[str, Tree] = {"attend": {"learning_rate": 1.5e-3}}
+QUICK: Tree = {"learning_rate": 1.5e-3}
+FAB_ALONE: Tree = {"positive_weight": 0.0, "bound_weight": 0.0, "union_weight": 0.0}
 WIDE: Tree = {"width": 256}
 CIA: Tree = {"aligned": False, "gallery": 2048}
 MINING: Tree = {"classify": {"epochs": 4}, "aggregate": {"epochs": 1}, "tune": {"epochs": 1}, "mine": {"epochs": 1}}
@@ -69,12 +70,15 @@ ROWS = {
     "combined-no-prior": Row("combined", {"learn": {}}, WIDTH | {"place_prior": False}),
     "combined-imagenet": Row("combined", {"learn": {}}, WIDTH, trunk=2),
     "place-only": Row("combined", {"learn": {}}, WIDTH, sees="noise"),
-    # read from 16 x 16 cells: the third stage and the last joined
+    "cam-16": Row("cam", {"classify": QUICK}, backbone=TWO),
+    "cam-16-mean": Row("cam", {"classify": QUICK}, {"pooling": "mean"}, backbone=TWO),
+    "ham-0-16": Row("ham", {"attend": QUICK}, WIDE | {"box_weight": 0.0}, backbone=TWO),
+    "ham-0-16-fab": Row("ham", {"attend": QUICK}, WIDE | {"box_weight": 0.0} | FAB_ALONE, backbone=TWO),
+    # HAM's candidates on the tuning patients of fold 1
     "ham-80-a": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1}, backbone=TWO),
-    "ham-80-b": Row("ham", FAST, WIDE | {"box_weight": 0.1}, backbone=TWO),
-    "ham-80-c": Row("ham", {"attend": {"learning_rate": 1e-3}}, WIDE | {"box_weight": 0.1}, trunk=2, backbone=TWO),
-    "ham-80-d": Row("ham", FAST, WIDE | {"box_weight": 0.5}, backbone=TWO),
-    "ham-80-e": Row("ham", FAST, WIDE | {"box_weight": 0.1}),
+    "ham-80-b": Row("ham", {"attend": QUICK}, WIDE | {"box_weight": 0.1}, backbone=TWO),
+    "ham-80-d": Row("ham", {"attend": QUICK}, WIDE | {"box_weight": 0.5}, backbone=TWO),
+    "ham-80-e": Row("ham", {"attend": QUICK}, WIDE | {"box_weight": 2.0}, backbone=TWO),
 }
 
 
