@@ -191,6 +191,12 @@ def part_of(films: Films, ids: Iterable[str], views: Views | None, source: Sourc
     return replace(Part.of(source or films.source, films.pack, ids, "films"), views=views)
 
 
+def setting_of(films: Films, row: Row, name: str, changes: Tree | None = None) -> Any:
+    tree = {"name": row.method, "backbone": backbone_of(films.work, row.trunk) | row.backbone, **row.settings}
+    tree |= {step: SCHEDULE | changed for step, changed in row.steps.items()}
+    return checked(METHODS[row.method].settings, tree | (changes or {}), name=name)
+
+
 def run_row(films: Films, name: str, fold: int, *, tuning: bool = False, seed: int = 0) -> dict[str, Any]:
     """Trains one row on one fold and writes its test predictions as part `fold` of the row's folder.
 
@@ -198,9 +204,7 @@ def run_row(films: Films, name: str, fold: int, *, tuning: bool = False, seed: i
     """
     row, left_out = ROWS[name], set(films.tuning_ids(fold)) if tuning else set()
     method, views = METHODS[row.method], seen_by(films, row)
-    tree = {"name": row.method, "backbone": backbone_of(films.work, row.trunk) | row.backbone, **row.settings}
-    tree |= {step: SCHEDULE | changes for step, changes in row.steps.items()}
-    settings = checked(method.settings, tree, name=name)
+    settings = setting_of(films, row, name)
     source = with_fewer_boxes(films.source, row.boxes)
     learned = [one for one in films.train_ids(fold) if one not in left_out]
     train, validation = (part_of(films, ids, views, source) for ids in (learned, films.free_validation))
@@ -225,7 +229,7 @@ def run_row(films: Films, name: str, fold: int, *, tuning: bool = False, seed: i
         predict(films, network, views, (f"tuning/{name}", fold, method.own_rule(settings)), films.tuning_ids(fold))
         return {}
     for variant, changes in row.variants.items():
-        read = checked(method.settings, tree | changes, name=variant)
+        read = setting_of(films, row, variant, changes)
         other = method.build(read, source.findings, films.pack.settings.canvas).eval()
         other.load_state_dict(network.state_dict())
         predict(films, other, views, (variant, fold, method.own_rule(read)))

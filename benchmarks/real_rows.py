@@ -82,6 +82,9 @@ ROWS = {
 }
 
 
+ONCE_MORE = ("combined-views", "combined-patches")  # of benchmarks/real_views.py
+
+
 def names_of(rows: dict[str, Row]) -> list[str]:
     """Of all rows, variants behind their own."""
-    return [one for name, row in rows.items() for one in (name, *row.variants)]
+    return [*(one for name, row in rows.items() for one in (name, *row.variants)), *ONCE_MORE]
