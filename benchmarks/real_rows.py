@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from chestmap.settings import Tree
 
@@ -39,6 +39,8 @@ MINED: Tree = WIDTH | {"steps": 3}
 AG_CNN: Tree = {"global_branch": {"epochs": 4}, "fusion_branch": {"epochs": 4}}
 MASKS: Tree = {"aligned": False, "least_share": 0.02}
 
+HAM_TUNED = Row("ham", {"attend": QUICK}, WIDE | {"box_weight": 0.5}, backbone=TWO)
+
 ROWS = {
     "cam": Row("cam", {"classify": {}}),
     "ham-0": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.0}),
@@ -74,10 +76,13 @@ ROWS = {
     "cam-16-mean": Row("cam", {"classify": QUICK}, {"pooling": "mean"}, backbone=TWO),
     "ham-0-16": Row("ham", {"attend": QUICK}, WIDE | {"box_weight": 0.0}, backbone=TWO),
     "ham-0-16-fab": Row("ham", {"attend": QUICK}, WIDE | {"box_weight": 0.0} | FAB_ALONE, backbone=TWO),
+    "ham-80-tuned": HAM_TUNED,  # ham-80-d, chosen on tuning patients
+    "ham-40-tuned": replace(HAM_TUNED, boxes=0.4),
+    "ham-80-tuned-mse": replace(HAM_TUNED, settings=HAM_TUNED.settings | {"box_loss": "mse"}),
     # HAM's candidates on the tuning patients of fold 1
     "ham-80-a": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1}, backbone=TWO),
     "ham-80-b": Row("ham", {"attend": QUICK}, WIDE | {"box_weight": 0.1}, backbone=TWO),
-    "ham-80-d": Row("ham", {"attend": QUICK}, WIDE | {"box_weight": 0.5}, backbone=TWO),
+    "ham-80-d": HAM_TUNED,
     "ham-80-e": Row("ham", {"attend": QUICK}, WIDE | {"box_weight": 2.0}, backbone=TWO),
 }
 
