@@ -44,9 +44,7 @@ HAM_TUNED = Row("ham", {"attend": QUICK}, WIDE | {"box_weight": 0.5}, backbone=T
 ROWS = {
     "cam": Row("cam", {"classify": {}}),
     "ham-0": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.0}),
-    "ham-40": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1}, boxes=0.4),
     "ham-80": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1}),
-    "ham-80-mse": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1, "box_loss": "mse"}),
     "patch-0": Row("patch_mil", {"attend": {}}, WIDTH | {"box_weight": 0.0}),
     "patch-80": Row("patch_mil", {"attend": {}}, WIDTH),
     "cia-base-0": Row("cia_net", {"attend": {}}, CIA | {"contrast": False, "box_weight": 0.0}, backbone=TWO),
