@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from real import Films, chunk_of, part_of, seen_by, setting_of, writer_of
-from real_rows import ROWS
+from real_rows import ONCE_MORE, ROWS
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
@@ -69,21 +69,26 @@ def joined(cells: Tensor, patches: Tensor) -> Tensor:
 
 
 def write_rows(films: Films, fold: int) -> None:
+    """The second row only where `patch-80` has learned the fold."""
     views = seen_by(films, ROWS["combined"])
     assert views is not None
-    first, second = network_of(films, "combined", fold), network_of(films, "patch-80", fold)
+    first = network_of(films, "combined", fold)
     assert isinstance(first, Combined)
     shown = Combined(list(first.members), first.settings.model_copy(update={"decode": "rectangle"})).shown
     first.settings = first.settings.model_copy(update={"decode": "cells"})
+    both = any((films.work / "runs" / f"patch-80-{fold + 1}").glob("1-*/done.json"))
+    second = network_of(films, "patch-80", fold) if both else None
     part, found = part_of(films, films.test_ids(fold), None), []
     for batch in Loader(part=part, settings=LoaderSettings(batch_size=16), shuffle=False).epoch(0):
         cells, logits = cells_of(films, first, views, batch.ids, VIEWS)
-        patches, others = cells_of(films, second, views, batch.ids, 1)
-        chance, other = torch.sigmoid(logits), torch.sigmoid(others)
-        scores = chance, (1 - PATCH_SHARE) * chance + PATCH_SHARE * other
-        pair = zip(scores, (cells, joined(cells, patches)), strict=True)
-        found.append([chunk_of(films, batch, score.numpy(), one_by_one(shown, maps)) for score, maps in pair])
-    for number, name in enumerate(("combined-views", "combined-patches")):
+        scores, maps = [torch.sigmoid(logits)], [cells]
+        if second is not None:
+            patches, others = cells_of(films, second, views, batch.ids, 1)
+            scores.append((1 - PATCH_SHARE) * scores[0] + PATCH_SHARE * torch.sigmoid(others))
+            maps.append(joined(cells, patches))
+        pairs = zip(scores, maps, strict=True)
+        found.append([chunk_of(films, batch, score.numpy(), one_by_one(shown, one)) for score, one in pairs])
+    for number, name in enumerate(ONCE_MORE[: 1 + both]):
         writer = writer_of(films, name, OWN_RULE)
         if not writer.has(fold):
             writer.write(fold, len(part), chunks(found, number))
