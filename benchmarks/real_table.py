@@ -22,6 +22,7 @@ from chestmap.evaluation.truth import truth_of
 from chestmap.predictions.folder import open_predictions
 
 LIMITS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+IOR = (0.1, 0.25, 0.5, 0.75)
 HEAD = (0.1, 0.3, 0.5)
 MEANS = {"": "mean", " without Cardiomegaly": "mean without Cardiomegaly"}
 CLAIMS = {
@@ -71,6 +72,8 @@ def figures(evaluation: Evaluation) -> dict[str, Any]:
         for at in LIMITS:
             for word, finding in MEANS.items():
                 found[f"T(IoU) {at} {rule}{word}"] = cell(evaluation, "T(IoU)", finding, at=at, rule=rule, geometry="mask")
+    for at in IOR:
+        found[f"T(IoR) {at} validation"] = cell(evaluation, "T(IoR)", "mean", at=at, rule="validation", geometry="mask")
     found["AFP"] = cell(evaluation, "AFP", "mean", rule="validation")
     found["pointing"] = cell(evaluation, "pointing game", "mean")
     names = [
