@@ -70,6 +70,16 @@ def test_a_longer_budget_multiplies_epochs_and_a_start_is_handed_to_every_row(tm
         read_config(CONFIGS / f"{row.config}.toml", bench.sets_of(chosen, row, 0), METHODS)
 
 
+def test_heads_alone_learn_on_kept_features(tmp_path):
+    chosen = Namespace(folder=tmp_path, side=128, times=1, start=tmp_path / "start", heads=6)
+    for name in ("cam", "ham", "patch_mil", "cia_net", "cia-random"):
+        config = read_config(CONFIGS / f"{ROWS[name].config}.toml", bench.sets_of(chosen, ROWS[name], 0), METHODS)
+        made = config.settings
+        assert (made.backbone.frozen, config.data.views.count) == (3, 0)
+        assert (made.classify if name == "cam" else made.attend).epochs == 6
+        assert not getattr(made, "aligned", False)
+
+
 def test_a_measure_and_a_mean_read_as_they_are():
     assert str(HEADLINE) == "T(IoU) .3, mask, validation"
     assert str(Measure("AUC")) == "AUC"

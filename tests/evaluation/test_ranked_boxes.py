@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from chestmap.evaluation.evaluate import EvaluationContext, EvaluationSettings, evaluate
-from chestmap.evaluation.ranked_boxes import LIMITS, coco_ap, matched_boxes
+from chestmap.evaluation.ranked_boxes import LIMITS, Detections, _drawn, coco_ap, matched_boxes
+from chestmap.evaluation.score_columns import Resampling
+from chestmap.evaluation.statistics.resampling import numbered, patient_weights
 
 
 def slow_ap(images, limit: float) -> float:
@@ -86,3 +88,26 @@ def truth_of_others(case):
     ids = tuple(f"other-{one}" for one in truth.ids)
     boxes = {f"other-{one}": boxes for one, boxes in truth.boxes.items()}
     return replace(truth, ids=ids, patients=tuple(f"other {p}" for p in truth.patients), boxes=boxes)
+
+
+def test_resampled_precision_is_that_of_patients_repeated_one_by_one() -> None:
+    """Ties, patients without a box, patients without a detection, and a limit that nothing meets."""
+    rng, how = np.random.default_rng(0), Resampling(30)
+    met = rng.random((60, 5)) < [0.5, 0.4, 0.3, 0.1, 0.0]
+    found = Detections(rng.integers(0, 12, 60) / 12, rng.integers(0, 9, 60), met, rng.integers(0, 3, 12))
+    found.true[4] = 2  # of whom nothing was detected
+    found.patient[found.patient == 4] = 5
+    order = numbered([*np.flatnonzero(found.true), *found.patient]).tolist()
+    number = dict(zip([*np.flatnonzero(found.true).tolist(), *found.patient.tolist()], order, strict=True))
+    weights = patient_weights(max(order) + 1, 30, how.seed)
+    drawn = _drawn(found, how)
+    for weight, given in zip(weights, drawn, strict=True):
+        times = np.array([weight[number[one]] for one in found.patient.tolist()])
+        boxes = sum(int(found.true[one]) * weight[place] for one, place in number.items())
+        for limit in range(5):
+            area = 0.0
+            for score in sorted(set(found.score[times > 0]), reverse=True):
+                hit, above = met[:, limit] & (found.score >= score), found.score >= score
+                gained = times[met[:, limit] & (found.score == score)].sum()
+                area += gained * times[hit].sum() / times[above].sum()
+            assert given[limit] == pytest.approx(area / boxes, abs=1e-12)

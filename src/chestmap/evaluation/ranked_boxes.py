@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.sparse import coo_array, csr_array
 
 from chestmap.evaluation.floors import Floors
 from chestmap.evaluation.maps.overlap import ious
@@ -18,7 +19,6 @@ from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.rates import Localization
 from chestmap.evaluation.score_columns import Parts, Resampling, macro, resampled_ends
 from chestmap.evaluation.scores import Score, number
-from chestmap.evaluation.statistics.auc import resampled
 from chestmap.evaluation.statistics.calibration import brier, reliability
 from chestmap.evaluation.statistics.resampling import numbered, patient_weights
 from chestmap.evaluation.truth import Truth
@@ -148,20 +148,30 @@ def _ap_rows(each: dict[str, Detections], how: Resampling, rule: str) -> list[Sc
 
 def _drawn(found: Detections, how: Resampling) -> Float[np.ndarray, "resample limit"]:
     """Resampled by patient; without COCO's smoothing, which hardly changes the spread."""
-    everyone = np.concatenate([np.flatnonzero(found.true), found.patient])
-    patient = numbered(everyone.tolist())
+    boxed = found.true > 0
+    patient = numbered(np.concatenate([np.flatnonzero(boxed), found.patient]).tolist())
     weights = patient_weights(int(patient.max()) + 1, how.resamples, how.seed)
-    boxes = weights[:, patient[: int((found.true > 0).sum())]] @ found.true[found.true > 0].astype(np.float64)
-    of_detection = patient[int((found.true > 0).sum()) :]
+    of_box, of_detection = np.split(patient, [int(boxed.sum())])
+    boxes = weights[:, of_box] @ found.true[boxed].astype(np.float64)
+    places = np.unique(-found.score[found.met.any(axis=1)])  # scores with a hit, from the highest down
     drawn = np.zeros((how.resamples, len(LIMITS)))
-    for column in range(len(LIMITS)):
-        met = found.met[:, column]
-        if met.any():
-            precision = resampled(found.score, met.astype(np.float64), of_detection, weights)[1]
-            true = weights[:, of_detection[met]].sum(axis=1)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                drawn[:, column] = np.where(boxes > 0, np.nan_to_num(precision) * true / boxes, np.nan)
-    return drawn
+    if not len(places):
+        return drawn
+    place = np.searchsorted(places, -found.score)
+    shape = (len(places), weights.shape[1])
+
+    def counted(rows: Bool[np.ndarray, "detection"]) -> csr_array:
+        return coo_array((np.ones(rows.sum()), (place[rows], of_detection[rows])), shape=shape).tocsr()
+
+    above, met = counted(place < len(places)), [counted(column) for column in found.met.T]
+    for start in range(0, how.resamples, 128):
+        some = np.ascontiguousarray(weights[start : start + 128].T, dtype=np.float64)
+        detections = np.cumsum(above @ some, axis=0).clip(1)
+        for column, one in enumerate(met):
+            hits = one @ some
+            drawn[start : start + 128, column] = (hits * np.cumsum(hits, axis=0) / detections).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(found.met.any(axis=0), drawn / boxes[:, None], 0.0)
 
 
 def _calibration_rows(each: dict[str, Detections], rule: str) -> list[Score]:

@@ -16,6 +16,9 @@ from scipy.special import bdtr
 EXACT = 14
 """With at most so many patients who differ, all 2^n exchanges are tried; with more, random ones."""
 
+DRAWN = 1_000_000
+"""Patients that are drawn in one call, of several resamples; the numbers are those of one call for each."""
+
 
 def numbered(names: Sequence[Hashable]) -> Int[np.ndarray, "name"]:
     """Patients as numbers from 0, in order of appearance."""
@@ -27,8 +30,12 @@ def patient_weights(num_patients: int, resamples: int, seed: int) -> Int[np.ndar
     """How often each patient is drawn in each resample, with replacement."""
     rng = np.random.default_rng(seed)
     weights = np.empty((resamples, num_patients), dtype=np.int16)
-    for row in weights:
-        row[:] = np.bincount(rng.integers(0, num_patients, num_patients), minlength=num_patients)
+    some = max(1, DRAWN // max(num_patients, 1))
+    for start in range(0, resamples, some):
+        rows = weights[start : start + some]
+        drawn = rng.integers(0, num_patients, (len(rows), num_patients))
+        drawn += np.arange(len(rows))[:, None] * num_patients
+        rows[:] = np.bincount(drawn.ravel(), minlength=rows.size).reshape(rows.shape)
     return weights
 
 
