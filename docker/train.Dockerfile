@@ -3,11 +3,11 @@
 FROM python:3.11-slim
 RUN useradd --create-home --uid 10001 chestmap
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml requirements.lock README.md LICENSE ./
 COPY src ./src
 COPY configs ./configs
-RUN pip install --no-cache-dir ".[dicom,search,train]"
-USER chestmap
+RUN pip install --no-cache-dir uv==0.13.8 && uv pip install --system --no-cache --constraint requirements.lock ".[dicom,search,train]"
+USER 10001
 WORKDIR /data
 ENTRYPOINT ["chestmap"]
 CMD ["train", "--help"]

@@ -172,3 +172,16 @@ def test_a_format_is_one_class_and_one_line():
     for module, constant in re.findall(r'"chestmap\.reports\.(\w+):(\w+)"', registry):
         users = mentions(rf"^{constant} = Format\(|chestmap\.reports\.{module} import .*\b{constant}\b")
         assert users == {f"reports/{module}.py"}, constant
+
+
+def test_every_file_that_the_guide_names_exists():
+    named = set(re.findall(r"`([a-z_]+/[\w/]+\.(?:py|toml))`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
+    assert len(named) > 30
+    kept = {path for path in named if "NAME" not in path}
+    assert {path for path in kept if not (SOURCE / path).is_file() and not (ROOT / path).is_file()} == set()
+
+
+def test_a_pooling_is_one_function_and_its_name():
+    """Methods that pool by name ask `pooled` or `pooled_logits`; nothing else lists the names."""
+    assert mentions(r"\bPOOLINGS\b") == {"nn/pooling.py"}
+    assert mentions(r"^Pooling = Literal") == {"nn/pooling.py"}

@@ -70,6 +70,9 @@ def test_an_image_runs_as_a_user_and_its_verbs_exist(path):
             assert {f"!{Path(name)}" for name in line.split()[1:-1]} <= set((ROOT / ".dockerignore").read_text().split()), (
                 line
             )
+    locked = re.search(r"^(uv==\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert locked
+    assert f" {locked[1]} && uv pip install --system --no-cache --constraint requirements.lock " in path.read_text()
     extras = re.search(r'"\.\[([\w,]+)\]"', path.read_text())
     assert extras
     assert set(extras[1].split(",")) <= set(PROJECT["project"]["optional-dependencies"])

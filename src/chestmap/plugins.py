@@ -54,6 +54,7 @@ class Registry(MutableMapping[str, Entry]):
         return self._loaded[name]
 
     def _load(self, name: str, place: str) -> Entry:
+        """Imports an entry. A fault of another package is one line that names it; a fault of this package is raised."""
         module, _, attribute = place.partition(":")
         try:
             entry = import_module(module)

@@ -82,6 +82,7 @@ def _copied(tree: Tree) -> Tree:
 
 
 def _override(tree: Tree, text: str) -> str:
+    """Applies one `key=value` to the tree in place; returns what is wrong with it, or nothing."""
     key, equals, value = text.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
@@ -122,6 +123,7 @@ def load(model: type[Model], path: Path, overrides: Sequence[str] = ()) -> Model
 
 
 def _in_our_words(model: type[BaseModel], name: str, problem: Mapping[str, Any]) -> str:
+    """Says one of pydantic's problems as key, what came, and what is allowed."""
     where = [part for part in problem["loc"] if not str(part).startswith("function-")]
     key = ".".join(
         part if len(part) <= 60 else f"{part[:40]}… ({len(part):,} letters)"

@@ -67,7 +67,7 @@ def test_tables_say_what_memory_says(made, predictor):
 
 
 def test_coco_and_csv_come_back_through_our_own_readers(made):
-    _, out, _ = made
+    films, out, _ = made
     table, sizes = read_coco(out / "coco.json")
     again = read_box_table(out / "boxes.csv")
     assert not table.problems
@@ -76,6 +76,7 @@ def test_coco_and_csv_come_back_through_our_own_readers(made):
     np.testing.assert_allclose(table.rows["x1"], again.rows["x1"], atol=0.02)
     results, whole = (json.loads((out / name).read_text()) for name in ("coco_results.json", "coco.json"))
     assert [{key: mark[key] for key in results[0]} for mark in whole["annotations"]] == results
+    assert all((films / image["file_name"]).is_file() for image in whole["images"])  # where other programs look
 
 
 def test_pictures_results_and_page(made):

@@ -184,6 +184,7 @@ def tune(
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="For each way and size of batch.")] = 1.0,
     with_compile: Annotated[bool, typer.Option("--compile", help="Also torch.compile, which takes minutes.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure every way to run a model on this processor, and keep the fastest for `--engine auto`.
 
@@ -192,7 +193,7 @@ def tune(
 
     Example: `chestmap model tune runs/ham/model films/*.png`
     """
-    from rich.console import Console
+    from dataclasses import asdict
 
     from chestmap.api.model_names import model_folder
     from chestmap.imaging.read import read_radiograph
@@ -203,7 +204,10 @@ def tune(
     opened = open_model(model_folder(model))
     radiographs = [read_radiograph(path) for path in images] if images else drawn(opened)
     found = measure(opened, radiographs, seconds, with_compile=with_compile, tell=lambda way: typer.echo(way, err=True))
-    Console().print(table_of(found))
+    if as_json:
+        print_json([asdict(one) for one in found])
+    else:
+        console().print(table_of(found))
     typer.echo(f"In fp32: {tuned(opened, 32)}", err=True)
     typer.echo(f"With --precision auto: {tuned(opened, 'auto')}", err=True)
 

@@ -138,6 +138,7 @@ def _of_canvas(predictor: Room, canvas: np.ndarray, finding: int, steps: int, se
 
 
 def _over_images(name: str, found: list[Faithfulness], patients: list[str]) -> FindingFaithfulness:
+    """Averages over images, with intervals by patient of the difference to a random order."""
     columns = np.array([[one.deletion, one.random_deletion, one.insertion, one.random_insertion] for one in found])
     change = np.stack([columns[:, 0] - columns[:, 1], columns[:, 2] - columns[:, 3]], axis=1)
     ends = patient_means(change, numbered(patients), len(set(patients)), 0.95)

@@ -90,6 +90,7 @@ def pull(address: str, out: Path | None = None) -> Path:
 
 
 def _fetched(where: Address, address: str) -> Path:
+    """Fetches a model through the hub's own client and cache; without a network the cached copy serves."""
     needs("hub", what=address)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError

@@ -109,6 +109,7 @@ class Predictor:
         scores: Float32[np.ndarray, "finding"],
         maps: Float16[np.ndarray, "finding h w"],
     ) -> Prediction:
+        """Joins scores and maps of one image with the boxes that the rule cuts from them."""
         boxes = boxes_of(self.findings, scores, maps, frame, self.rule)
         return Prediction(radiograph.image_id, radiograph.patient_id, self.findings, scores, maps, frame, boxes)
 

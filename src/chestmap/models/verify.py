@@ -50,6 +50,7 @@ def _overlooked(model: Model) -> list[str]:
 
 
 def _facts(predictor: Predictor) -> str:
+    """One line about the model: method, findings, canvas, size, training data, and that its hash is right."""
     model, about = predictor.model, predictor.model.about
     data, canvas, count = about["data"], model.canvas, len(predictor.findings)
     millions = sum(value.numel() for value in model.network.parameters()) / 1e6

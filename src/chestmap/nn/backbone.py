@@ -91,6 +91,10 @@ class Backbone(nn.Module):
         return found
 
     def _stages(self, images: Images) -> list[Float[Tensor, "batch _channel _h _w"]]:
+        """The maps of the wanted stages, the coarsest last.
+
+        Frozen stages run without gradients, or come packed in `images`.
+        """
         if self.trunk is None:
             return self.features((images - self.mean) / self.std)
         if images.shape[1] == 1:
@@ -203,6 +207,9 @@ def _features(settings: BackboneSettings) -> Any:
 
 
 def _weighted(settings: BackboneSettings, options: dict[str, Any]) -> nn.Module:
+    """Makes the network with the weights that the settings name; on the meta device with none, since a model folder brings
+    its own.
+    """
     if settings.weights == "none" or torch.get_default_device().type == "meta":
         return timm.create_model(settings.name, pretrained=False, **options)
     if (folder := model_place(settings.weights)) is not None:

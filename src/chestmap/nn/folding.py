@@ -68,6 +68,7 @@ def folded(network: nn.Module) -> nn.Module:
 
 
 def _pairs(network: nn.Module, seen: _Watched) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Pairs each convolution with the batch norm that alone reads it; where another module reads it too, it stays as it is."""
     conv_of = {id(one.weight): one for one in network.modules() if type(one) is nn.Conv2d}
     norm_of = {id(one.running_mean): one for one in network.modules() if isinstance(one, nn.BatchNorm2d)}
     made_by = {id(output): weight for weight, outputs in seen.convolved.items() for output in outputs}
@@ -83,6 +84,7 @@ def _pairs(network: nn.Module, seen: _Watched) -> list[tuple[nn.Conv2d, nn.Batch
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Moves a batch norm into the convolution before it, in double precision."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     factor = (norm.running_var.double() + norm.eps).rsqrt()

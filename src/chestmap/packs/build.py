@@ -230,6 +230,7 @@ class _Making:
             )
 
     def _write_about(self, fingerprint: str, *, complete: bool) -> None:
+        """Writes pack.json, by which a later call sees whether the pack is complete, and of what."""
         about = {
             "form": FORM,
             "source": self.source,

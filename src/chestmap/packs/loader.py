@@ -181,6 +181,7 @@ class Loader:
         return np.argsort(counted((self.seed, 1), (epoch, stream, 0), count), kind="stable")
 
     def _batch(self, picks: Picks, images: Tensor) -> Batch:
+        """Joins pixels that a worker read with labels, boxes and the frames after augmentation."""
         part, positions = self.part, list(picks.positions)
         frames = tuple(part.base_frame(part.ids[position]) for position in positions)
         if part.views is not None:
@@ -226,6 +227,7 @@ class Loader:
 
     @cached_property
     def _processes(self) -> DataLoader[Tensor]:
+        """Starts the workers; they live for all epochs and end with this process."""
         fork = "fork" in multiprocessing.get_all_start_methods()
         return DataLoader(
             self._reader,

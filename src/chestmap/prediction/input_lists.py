@@ -49,6 +49,7 @@ def frames_of(path: Path) -> Iterator[pl.DataFrame]:
 
 
 def _rows(path: Path, scan: pl.LazyFrame) -> pl.LazyFrame:
+    """Finds the columns of paths and ids by the names that lists use; without paths the list is refused."""
     names = scan.collect_schema().names()
     columns = {"path": _column(names, PATHS), "image_id": _column(names, IDS)}
     if columns["path"] is None:

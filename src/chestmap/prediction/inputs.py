@@ -79,6 +79,7 @@ class Inputs:
                 yield _unique(source, seen)
 
     def _all(self) -> Iterator[Input]:
+        """Yields the inputs of all roots in the order given: files, folders, lists, archives, DICOMDIR."""
         walked: set[tuple[int, int]] = set()
         for root in self._roots:
             if isinstance(root, Root):
@@ -98,6 +99,7 @@ class Inputs:
                 yield self._file(root)
 
     def _at(self, root: Root) -> Iterator[Input]:
+        """Yields the inputs at an address; a list is copied first, since tables are read from files."""
         if root.kind == "folder":
             yield from self._walk_at(root.address)
         elif root.kind == "list" and self._lists is not None:

@@ -119,6 +119,7 @@ class Outputs:
             self._write_page()
 
     def _of_part(self, folder: Path, inputs: Sequence[Input]) -> None:
+        """Writes what belongs to single images of a part, in several threads; frees its place for the next part."""
         try:
             write_boxes(folder, self.predictor, self._hands.map)
             if self.kinds & {"overlays", *OBJECTS}:
@@ -145,6 +146,7 @@ class Outputs:
             self.failed.append(Failed(name, str(problem).removeprefix(f"{source.name}: ").removeprefix(f"{name}: ")))
 
     def _write_overlay(self, prediction: Prediction, source: Input, data: bytes) -> None:
+        """Draws the overlay of an image, unless an earlier call did."""
         ending = "" if prediction.image_id.lower().endswith(".png") else ".png"
         path = self.out / "overlays" / f"{prediction.image_id}{ending}"
         if not path.exists():
@@ -206,6 +208,7 @@ class Outputs:
             yield Prediction(image_id, patient_id, findings, scores[row], maps[row], place, tuple(boxes.get(row, ())))
 
     def _write_tables(self) -> None:
+        """Writes the tables of all images from the finished folder, in one pass for all formats."""
         model, findings = self.predictor.model, self.predictor.findings
         about: dict[str, Any] = {
             "title": model.about.get("title", ""),
@@ -237,6 +240,7 @@ class Outputs:
             write_contact_page(self.out / "report.html", "chestmap predict", facts, cards)
 
     def _card(self, prediction: Prediction, source: Input) -> Card:
+        """Makes the image's card for the page: its canvas, and the boxes of findings that are called present."""
         from chestmap.reports.contact_page import Card
 
         points = self.predictor.operating_points

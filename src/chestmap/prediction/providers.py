@@ -173,6 +173,7 @@ class DatasetProvider:
                 yield done, found.result()
 
     def _decoded(self, source: Input) -> Decoded | Failed:
+        """Reads one canvas of the pack; an image that the pack set aside keeps its reason."""
         row = self._row_of[source.name]
         state = self.pack.state[row]
         identity = Identity(self._content(source), int(state["bytes"]), int(state["mtime"]))

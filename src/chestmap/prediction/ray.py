@@ -119,6 +119,7 @@ class _Crew:
             free = deque(actor for actor in free if actor in self.actors)
 
     def _drop_actor(self, actor: Any, number: int, error: Exception) -> None:
+        """Goes on without an actor that died; gives up where none is left, or where one part kills them again and again."""
         self.tries[number] += 1
         if actor in self.actors:
             self.actors.remove(actor)

@@ -119,6 +119,7 @@ class Request:
         return share, outputs
 
     def _check(self, shard: Shard) -> None:
+        """Refuses what only makes sense for all parts, where a share was asked for."""
         if shard.count == 1:
             return
         whole, text = sorted(self.kinds & {*WRITERS, "report"}), f"--shard {shard.index}/{shard.count}"

@@ -58,6 +58,10 @@ class PredictionsWriter:
             check_same(self.place, read_header(folder), header)
 
     def _write_header(self, *, complete: bool, parts: int = 0) -> None:
+        """Writes predictions.json.
+
+        Its sum is written last when the folder is complete, and removed first when it is not.
+        """
         text = json.dumps(self.header.as_json(complete=complete, parts=parts), indent=1)
         if complete and is_sealed(self.folder) and (self.folder / HEADER).read_text(encoding="utf-8") == text:
             return
@@ -113,6 +117,7 @@ def _differing(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The header as one level of names, to tell which settings differ."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and key in {"model", "forward", "own_rule"}:

@@ -89,6 +89,7 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
 
 
 def _table(chunk: Chunk, findings: Findings) -> pl.DataFrame:
+    """The rows of a chunk: ids, sizes, frames as ten numbers, and a column of scores for each finding."""
     columns: dict[str, Any] = {
         "image_id": pl.Series(chunk.image_ids, dtype=pl.String),
         "patient_id": pl.Series(chunk.patient_ids, dtype=pl.String),

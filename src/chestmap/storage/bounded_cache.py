@@ -85,6 +85,7 @@ class ShardCache:
         return file
 
     def _fetched(self, stored: StoredFile) -> int:
+        """Fetches a file, compares its hash, and gives an open handle, which stays good when the file is evicted."""
         beside = self.folder / (stored.name + ".part")
         with self._exclusive("room"):
             self._make_room(stored.bytes)

@@ -152,6 +152,7 @@ def normal(part: Part) -> Bool[np.ndarray, "image"]:
 
 
 def _write_anchor(part: Part, count: int, crop: tuple[float, float, float, float], seed: int, folder: Path) -> None:
+    """Averages normal images, crops to the lungs, and writes the anchor as array, picture and list of ids."""
     healthy = part.select(normal(part))
     ids = shuffled(healthy.ids, seed, "anchor")[:count]
     width, height = part.pack.settings.canvas

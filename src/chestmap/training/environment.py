@@ -38,6 +38,7 @@ def versions() -> dict[str, str]:
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
+    """Describes system, processor and GPU, without the name of the machine."""
     machine: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),

@@ -87,6 +87,7 @@ def _hosting() -> dict[str, bool]:
 
 
 def _died(error: Exception, folder: Path) -> ProcessDied:
+    """Tells which process died first, how, and its last lines; the others ended because of it."""
     rank, failure = error.get_first_failure()  # pyright: ignore[reportAttributeAccessIssue]
     code = failure.exitcode
     how = f"was killed by {signal.Signals(-code).name} (signal {-code})" if code < 0 else f"ended with exit code {code}"

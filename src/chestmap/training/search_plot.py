@@ -55,6 +55,7 @@ def _panel(
     power: bool = False,
     line: bool = False,
 ) -> str:
+    """One chart: scores over values as dots, or as a line where `line` asks for it."""
     x, y = _axis(across, MARGIN, WIDTH - 8), _axis(scores, HEIGHT - 34, 8)
     marks = [
         f'<circle cx="{x(a):.1f}" cy="{y(s):.1f}" r="3" fill="{DOT}" fill-opacity="0.7"/>'

@@ -52,6 +52,7 @@ class SearchSettings(Settings):
 
 
 def _choices(key: str, value: object) -> Range | list[Any]:
+    """Reads what a setting may be: a list of values, or a range with `low`, `high` and `log`."""
     if isinstance(value, list) and value and all(isinstance(one, bool | int | float | str) for one in value):
         return value
     if not isinstance(value, Mapping):

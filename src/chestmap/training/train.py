@@ -129,6 +129,7 @@ def _is_other(model: Path, around: AroundSettings | None) -> bool:
 
 
 def _about(data: Data) -> dict[str, Any]:
+    """What the model keeps of its data: counts, fingerprints, and hashes of training images of a published dataset."""
     parts = {"train": data.train, "validation": data.validation}
     used = {
         name: {"images": len(part), "fingerprint": part.fingerprint, "labels": _label_counts(part)}

@@ -106,6 +106,7 @@ def _write(
     *,
     progress: bool,
 ) -> None:
+    """Computes the features of all views, a batch at a time, and writes them with the fingerprint last."""
     augment, views, fingerprint = how
     folder.mkdir(parents=True, exist_ok=True)
     canvas = pack.settings.canvas

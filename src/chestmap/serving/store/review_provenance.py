@@ -35,6 +35,7 @@ def _same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 
 def _kept_box(name: str, box: ReviewBox, results: Sequence[Result]) -> KeptBox:
+    """Gives a box its origin: a model's, a model's that was moved, or drawn by hand."""
     corners = {corner: getattr(box, corner) for corner in CORNERS}
     for result in results:
         for found in result.findings:

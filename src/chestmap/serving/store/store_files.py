@@ -90,6 +90,7 @@ class StoreFolder:
         return self._key
 
     def _read_key(self) -> bytes:
+        """Reads the key of the pseudonyms, or makes it at the first start; only its owner may read the file."""
         path = self.root / "key"
         if not path.exists():
             with replacing(path) as made:

@@ -59,6 +59,7 @@ def _is_there_still(root: Path, url: str | None, study_id: str, kind: str) -> bo
 
 
 def _damaged_rows(session: Session) -> tuple[list[str], int]:
+    """Compares every row that matters with its digest; gives the problems, and how many rows there are."""
     problems, count = [], 0
     wanted = (
         select(Study).where(Study.state.not_in(OVER)), select(Result).where(Result.state == "done"), select(Review), select(Read),

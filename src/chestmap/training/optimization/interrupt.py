@@ -39,6 +39,7 @@ class Interrupt:
         return self.asked
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
+        """Asks the loop to stop at the next batch; a second signal ends the process at once."""
         if (
             os.getpid() != self._pid
         ):  # a loading process that inherited the handler: its parent decides, and needs it until then

@@ -207,6 +207,7 @@ class Loop:
         return bool(asked > 0), bool(due > 0)
 
     def _validate(self, part: Part | None) -> None:
+        """Scores the validation images where the epoch is due, and keeps the weights of the best epoch."""
         at, schedule = self.at, self.schedule
         epoch = at.epoch + 1
         if part is None or (epoch % schedule.validate_every and epoch < schedule.epochs):
@@ -275,6 +276,7 @@ class Loop:
                     old.unlink()
 
     def _finish(self) -> dict[str, Any]:
+        """Writes the weights that are kept, and the marker of the finished step."""
         at, weights = self.at, self.folder / "weights.safetensors"
         done = {
             "epochs": at.epoch,

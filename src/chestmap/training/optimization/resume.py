@@ -74,6 +74,7 @@ class State:
             )
 
     def _restore(self, state: dict[str, Any]) -> None:
+        """Puts network, optimizer, averages and position back, and the sums of the log on the first process."""
         for one in fields(Position):
             setattr(self.at, one.name, state["position"][one.name])
         if self.fabric.is_global_zero:

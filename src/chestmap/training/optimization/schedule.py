@@ -53,6 +53,7 @@ class Schedule(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Schedule:
+        """Refuses settings that contradict each other, before anything is trained."""
         if self.warmup >= self.epochs:
             raise ValueError(f"warmup {self.warmup:g} epochs of {self.epochs}: expected fewer than the epochs")
         if self.patience and self.select == "last":
