@@ -1,8 +1,8 @@
 """Writes the map of one finding as Parametric Map, 32-bit floats in [0, 1]. It uses pydicom: highdicom wants a place in
 space.
 
-At no more than 512 pixels: a network gives far fewer, and 3.6 million floats for each finding would be 14 MB. Spacing and
-position put it over the radiograph in its nominal plane, with the first pixel centered at 0, 0, 0.
+With as many rows and columns as the radiograph, and its frame names that as its source: OHIF lays the values over the
+radiograph's own pixels one by one, and makes stripes of a smaller map. So 3.6 million pixels are 14 MB for each finding.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from datetime import datetime
 
 import numpy as np
-from jaxtyping import Float32
 from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
@@ -18,9 +17,7 @@ from chestmap.reports.dicom.finding_marks import MarkedResult, code_of, printabl
 from chestmap.reports.dicom.provenance import made_uid, series_of
 from chestmap.reports.dicom.source_header import EMPTY_IF_ABSENT, spacing_of
 from chestmap.reports.dicom.sr import equipment
-from chestmap.reports.map_layers import picture_size
 
-LONGEST = 512
 COPIED = (
     *EMPTY_IF_ABSENT, "SpecificCharacterSet", "IssuerOfPatientID", "PatientAge", "PatientSize", "PatientWeight", "PatientIdentityRemoved",
     "DeidentificationMethod", "DeidentificationMethodCodeSequence", "StudyInstanceUID", "StudyDescription", "BodyPartExamined",
@@ -32,8 +29,7 @@ POINTER, GROUP = 0x00209453, 0x00209111  # frame label, in frame content
 
 def parametric_map(result: MarkedResult, place: int, finding: str) -> Dataset | None:
     """`place` counts findings from 1; None for a map without information. One finding each, since OHIF shows the first frame."""
-    width, height = result.size
-    values = result.map_of(finding, picture_size((float(width), float(height)), min(LONGEST, max(width, height))))
+    values = result.map_of(finding, result.size)
     if values is None:
         return None
     made = _head(result, place, finding)
@@ -41,8 +37,8 @@ def parametric_map(result: MarkedResult, place: int, finding: str) -> Dataset | 
     made.NumberOfFrames, made.Rows, made.Columns = 1, *values.shape
     made.SamplesPerPixel, made.PhotometricInterpretation, made.BitsAllocated = 1, "MONOCHROME2", 32
     _add_dimension(made)
-    made.SharedFunctionalGroupsSequence = [_shared(result, values)]
-    made.PerFrameFunctionalGroupsSequence = [_frame(result, finding, values)]
+    made.SharedFunctionalGroupsSequence = [_shared(result)]
+    made.PerFrameFunctionalGroupsSequence = [_frame(result, finding)]
     made.FloatPixelData = np.ascontiguousarray(values, "<f4").tobytes()
     return made
 
@@ -113,33 +109,31 @@ def _add_dimension(made: Dataset) -> None:
     ]
 
 
-def _shared(result: MarkedResult, values: Float32[np.ndarray, "h w"]) -> Dataset:
-    """The radiograph's spacing, as many times larger as the pixels are fewer."""
-    rows, columns = spacing_of(result.reference)
-    coarse = [f"{rows * result.size[1] / values.shape[0]:.10g}", f"{columns * result.size[0] / values.shape[1]:.10g}"]
+def _derivation(result: MarkedResult) -> Dataset:
     source = _item(
         ReferencedSOPClassUID=result.reference.SOPClassUID,
         ReferencedSOPInstanceUID=result.reference.SOPInstanceUID,
         PurposeOfReferenceCodeSequence=[_code("121322", "DCM", "Source Image for Image Processing Operation")],
     )
-    derivation = _item(SourceImageSequence=[source], DerivationCodeSequence=[_code("110001", "DCM", "Image Processing")])
+    return _item(SourceImageSequence=[source], DerivationCodeSequence=[_code("110001", "DCM", "Image Processing")])
+
+
+def _shared(result: MarkedResult) -> Dataset:
     anatomy = _item(FrameLaterality="U", AnatomicRegionSequence=[_code("43799004", "SCT", "Chest")])
     return _item(
-        DerivationImageSequence=[derivation],
         ParametricMapFrameTypeSequence=[_item(FrameType=TYPE)],
         FrameAnatomySequence=[anatomy],
         FrameVOILUTSequence=[_item(WindowCenter="0.5", WindowWidth="1")],
         PixelValueTransformationSequence=[_item(RescaleIntercept="0", RescaleSlope="1", RescaleType="US")],
-        PixelMeasuresSequence=[_item(PixelSpacing=coarse, SliceThickness="1")],
+        PixelMeasuresSequence=[
+            _item(PixelSpacing=[f"{one:.10g}" for one in spacing_of(result.reference)], SliceThickness="1")
+        ],
         PlaneOrientationSequence=[_item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])],
     )
 
 
-def _frame(result: MarkedResult, finding: str, values: Float32[np.ndarray, "h w"]) -> Dataset:
+def _frame(result: MarkedResult, finding: str) -> Dataset:
     """What the numbers are: class activation (CID 217) of a finding, without a unit."""
-    rows, columns = spacing_of(result.reference)
-    x = (result.size[0] / values.shape[1] - 1) / 2 * columns
-    y = (result.size[1] / values.shape[0] - 1) / 2 * rows
     quantity = _item(
         ValueType="CODE",
         ConceptNameCodeSequence=[_code("246205007", "SCT", "Quantity")],
@@ -161,7 +155,8 @@ def _frame(result: MarkedResult, finding: str, values: Float32[np.ndarray, "h w"
         QuantityDefinitionSequence=[quantity, what],
     )
     return _item(
-        PlanePositionSequence=[_item(ImagePositionPatient=[f"{x:.8g}", f"{y:.8g}", "0"])],
+        DerivationImageSequence=[_derivation(result)],
+        PlanePositionSequence=[_item(ImagePositionPatient=["0", "0", "0"])],
         FrameContentSequence=[_item(FrameLabel=printable(finding, 64), DimensionIndexValues=[1])],
         RealWorldValueMappingSequence=[world],
     )
