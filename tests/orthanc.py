@@ -122,10 +122,14 @@ class Orthanc:
 
     def request(self, path: str, body: bytes | None = None, method: str | None = None) -> bytes:
         """Any REST call; an HTTP error is a `urllib.error.HTTPError`."""
-        asked = urllib.request.Request(self.url + path, data=body, method=method)
+        return self.answer(path, "*/*", body, method)[0]
+
+    def answer(self, path: str, accept: str, body: bytes | None = None, method: str | None = None) -> tuple[bytes, str]:
+        """The same, with the answer's media type."""
+        asked = urllib.request.Request(self.url + path, data=body, method=method, headers={"Accept": accept})
         asked.add_header("Authorization", "Basic " + base64.b64encode(":".join(self.user).encode()).decode())
         with urllib.request.urlopen(asked, timeout=30) as answer:
-            return answer.read()
+            return answer.read(), answer.headers["Content-Type"] or ""
 
     def get(self, path: str) -> Any:
         return json.loads(self.request(path))

@@ -42,6 +42,22 @@ def test_a_models_result_is_preliminary_and_states_no_presence(client, study):
     assert "not verified" in report.conclusion
 
 
+def test_measures_have_units(client, study):
+    lines = [{"x0": 0, "y0": 0, "x1": 30, "y1": 40}, {"x0": 0, "y0": 0, "x1": 0, "y1": 25}]
+    measures = [{"kind": "ruler", "lines": lines[:1]}, {"kind": "ctr", "lines": lines}, {"kind": "angle", "lines": lines}]
+    address, ana = f"/v1/studies/{study['id']}/review", {"X-Reviewer": "Ana"}
+    sent = {"base": 0, "state": "part", "measures": measures, "key": True}
+    written = client.put(address, json=sent, headers=ana).json()
+    assert (written["measures"], written["key"]) == (measures, True)
+    written = client.put(address, json={"base": 1, "state": "part"}, headers=ana).json()
+    assert (written["measures"], written["key"]) == (measures, True)  # a client that knows neither leaves both
+    found = {one.code.text: one for one in of(asked(client, study), "Observation") if one.valueQuantity}
+    values = {name: (float(one.valueQuantity.value), one.valueQuantity.unit) for name, one in found.items()}
+    assert values == {"Distance": (50.0, "px"), "Cardiothoracic ratio": (0.5, "1"), "Angle": (36.87, "deg")}
+    for wrong in ({"kind": "ctr", "lines": lines[:1]}, {"kind": "ruler", "lines": [{**lines[0], "x1": 0, "y1": 0}]}):
+        assert client.put(address, json={"base": 2, "state": "part", "measures": [wrong]}, headers=ana).status_code == 422
+
+
 def test_a_finished_review_makes_it_final(client, study):
     said = {
         "Mass": {"verdict": "correct", "boxes": [{"x0": 1, "y0": 2, "x1": 30, "y1": 40}]},

@@ -53,6 +53,12 @@ def test_the_report_is_verified_and_replaces_the_models(dx, sent, tmp_path):
     (group,) = groups_of(report)
     (region,) = [item for item in walk(group) if item.get("ValueType") == "SCOORD"]
     assert np.allclose(corners(region.GraphicData), BOX.corners)
+    (area,) = [item for item in walk(group) if item.get("ValueType") == "NUM"]
+    assert area.ConceptNameCodeSequence[0].CodeMeaning == "Effusion: Area"
+    (value,) = area.MeasuredValueSequence
+    down, across = dx.ImagerPixelSpacing
+    assert float(value.NumericValue) == pytest.approx(15 * 24 * down * across, abs=0.06)
+    assert value.MeasurementUnitsCodeSequence[0].CodeValue == "mm2"
     (text,) = [item.TextValue for item in report.ContentSequence if concept(item) == "121106"]
     assert "Present: Effusion (1 region); Mass (no place given)." in text
     assert "Absent: Cardiomegaly; Hernia (agreed in bulk)." in text

@@ -25,11 +25,12 @@ from chestmap.serving.store.arrivals import (
     tidy,
     unread,
 )
-from chestmap.serving.store.database_tables import Study
-from chestmap.serving.store.deliveries import STATES, DueResult
+from chestmap.serving.store.database_tables import WITHDRAWAL, Study
+from chestmap.serving.store.deliveries import STATES, DueResult, SentObject
 from chestmap.serving.store.results import ModelAnswer, PendingResult, answer, resume
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.store import NewStudy, Query, Store, existing
+from chestmap.serving.store.withdrawals import rejected_of, remove_withdrawn
 
 MODELS = {"a" * 64: "one-aaaa"}
 (SHA,) = MODELS
@@ -139,7 +140,12 @@ def test_a_corrected_image_replaces_the_one_before(store):
     third = come(store, "of patient C")
     assert deliveries.due(store, 8) == []
     be_read(store, third, content="c3", patient="p-c")
-    assert (store_row(store, third).revision, store_row(store, second)) == (1, None)
+    assert (store_row(store, third).revision, store_row(store, second).state) == (1, "replaced")
+    assert deliveries.due(store, 8) == [DueResult(second, WITHDRAWAL, 0)]  # its result may have been on its way
+    deliveries.delivered(store, DueResult(second, WITHDRAWAL, 0))
+    remove_withdrawn(store, second)
+    assert store_row(store, second) is None
+    assert not store.folders.folder_of(second).exists()
     reviews.put_review(store, third, "reader", NewReview(base=0, state="done"))
     fourth = come(store, "of patient D")
     be_read(store, fourth, content="c4")
@@ -162,6 +168,86 @@ def test_the_same_image_in_another_form_is_no_correction(store):
     second = come(store, "compressed")
     be_read(store, second)
     assert store_row(store, second).revision == 0
+
+
+def be_sent(store, study_id, *instances, subject=SHA):
+    """As the delivery tells the store that the archive has objects of a result."""
+    objects = [SentObject(one, f"{one}.series", "1.2.840.10008.5.1.4.1.1.88.34") for one in instances]
+    deliveries.delivered(store, DueResult(study_id, subject, 0), objects)
+
+
+def wrong(store, study_id):
+    return [one.instance for one in rejected_of(store, study_id)]
+
+
+def test_what_the_archive_has_of_a_replaced_image_is_to_be_rejected(store):
+    first = come(store, "of patient A")
+    be_read(store, first)
+    be_predicted(store, first)
+    be_sent(store, first, "1", "2")
+    assert (deliveries.due(store, 8), wrong(store, first)) == ([], [])
+    second = come(store, "of patient B")
+    assert store_row(store, first).state == "replaced"
+    assert deliveries.due(store, 8) == []  # it may be the same image in another form
+    be_read(store, second, content="c2")
+    assert deliveries.due(store, 8) == [DueResult(first, WITHDRAWAL, 0)]
+    assert wrong(store, first) == ["1", "2"]
+    third = come(store, "of patient C")  # before the archive heard of the second
+    be_read(store, third, content="c3")
+    assert deliveries.due(store, 8) == [DueResult(first, WITHDRAWAL, 0)]
+    deliveries.delivered(store, DueResult(first, WITHDRAWAL, 0), gone=["1", "2"])
+    remove_withdrawn(store, first)
+    assert store_row(store, first) is None
+    assert deliveries.due(store, 8) == []
+
+
+def test_objects_of_the_same_image_in_another_form_stay(store):
+    first = come(store, "plain")
+    be_read(store, first)
+    be_predicted(store, first)
+    be_sent(store, first, "1")
+    second = come(store, "compressed")
+    be_sent(store, first, "2")  # was on its way
+    be_read(store, second)
+    be_sent(store, first, "3")
+    assert [one.instance for one in deliveries.sent_of(store, second)] == ["1", "2", "3"]
+    assert (wrong(store, first), wrong(store, second)) == ([], [])
+
+
+def test_an_image_that_returns_after_its_correction_has_objects_of_its_own(store):
+    first = come(store, "of patient A")
+    be_read(store, first)
+    be_predicted(store, first)
+    be_sent(store, first, "1")
+    second = come(store, "of patient B")
+    be_read(store, second, content="c2")
+    again = come(store, "of patient A")
+    assert again == first
+    be_read(store, again, content="c1")
+    assert (store_row(store, again).revision, store_row(store, second)) == (2, None)
+    assert DueResult(again, WITHDRAWAL, 0) in deliveries.due(store, 8)
+    assert wrong(store, again) == ["1"]
+    be_predicted(store, again)
+    be_sent(store, again, "4")
+    assert (wrong(store, again), [one.instance for one in deliveries.sent_of(store, again)]) == (["1"], ["4"])
+
+
+def test_a_node_that_keeps_no_files_knows_what_to_withdraw(store):
+    first = come(store, "one")
+    be_read(store, first, exam="e1")
+    be_predicted(store, first)
+    be_sent(store, first, "1")
+    remove_delivered(store, first)
+    assert come(store, "one") == first  # the same again: nothing is wrong
+    be_read(store, first, exam="e1")
+    assert [one.instance for one in deliveries.sent_of(store, first)] == ["1"]
+    be_predicted(store, first)
+    be_sent(store, first, "1")
+    remove_delivered(store, first)
+    second = come(store, "two")
+    be_read(store, second, content="c2", exam="e1")
+    assert deliveries.due(store, 8) == [DueResult(first, WITHDRAWAL, 0)]
+    assert wrong(store, first) == ["1"]
 
 
 def test_an_image_that_http_brings_while_nobody_has_read_it(store):

@@ -128,3 +128,65 @@ def test_a_retrained_models_results_replace_those_of_the_older_version(start, re
             assert listed(one.PredecessorDocumentsSequence) == reports
     (note,) = [one for one in new if one.Modality == "KO"]
     assert listed(note.CurrentRequestedProcedureEvidenceSequence) == set(old)
+
+
+def test_objects_of_an_image_that_was_corrected_are_withdrawn(start):
+    """The note belongs to the exam and the patient of the first; the results of the second are new objects."""
+    archive = Collected()
+    node = start(archive, keep=True, kinds=KINDS)
+    assert send(node.port, film(1, PatientID="WRONG")) == [0]
+    counts(node, done=1)
+    first = study_of(node, film(1))
+    review(node, first, 0, **dict.fromkeys(called(node, first), "accept"))
+    wait_until(lambda: any(one.get("VerificationFlag") == "VERIFIED" for one in archive.results))
+    counts(node, done=1)
+    before = {one.SOPInstanceUID for one in archive.results}
+    right = {"PatientID": "RIGHT", "StudyInstanceUID": f"{film(1).StudyInstanceUID}.9"}
+    assert send(node.port, film(1, **right)) == [0]
+    wait_until(lambda: any(one.Modality == "KO" for one in archive.results))
+    counts(node, done=1)
+    (note,) = [one for one in archive.results if one.Modality == "KO"]
+    assert (note.PatientID, note.StudyInstanceUID) == ("WRONG", film(1).StudyInstanceUID)
+    assert note.ContentSequence[0].ConceptCodeSequence[0].CodeValue == "111220"
+    assert listed(note.CurrentRequestedProcedureEvidenceSequence) == before
+    new = [one for one in archive.results if one.SOPInstanceUID not in before and one.Modality != "KO"]
+    assert {one.PatientID for one in new} == {"RIGHT"}
+    assert {one.Modality for one in new} == {"SR", "PR", "SEG"}
+    assert not {one.SeriesInstanceUID for one in archive.results if one.PatientID == "WRONG"} & {
+        one.SeriesInstanceUID for one in new
+    }
+    assert node.store.study(first)[0].state == "replaced"  # a reader's work is kept
+    assert {one.instance for one in deliveries.sent_of(node.store, first)} == {note.SOPInstanceUID}
+
+
+def test_a_node_that_keeps_nothing_withdraws_too_and_says_where_it_cannot(start):
+    archive = Collected()
+    node = start(archive)
+    assert send(node.port, film(1), film(2)) == [0, 0]
+    counts(node, done=2)
+    before = {one.SOPInstanceUID for one in archive.results if one.StudyInstanceUID == film(1).StudyInstanceUID}
+    assert send(node.port, film(1, PatientID="RIGHT")) == [0]
+    wait_until(lambda: any(one.Modality == "KO" for one in archive.results))
+    (note,) = [one for one in archive.results if one.Modality == "KO"]
+    assert listed(note.CurrentRequestedProcedureEvidenceSequence) == before
+    assert send(node.port, film(2, StudyInstanceUID=f"{film(2).StudyInstanceUID}.9")) == [0]
+    counts(node, done=2, failed=1)
+    assert "by hand" in deliveries.reasons(node.store)[0][1]
+
+
+def test_measures_and_a_key_image_go_to_the_archive(start):
+    archive = Collected()
+    node = start(archive, keep=True)
+    spaced = film(1, PixelSpacing=[0.5, 0.5])
+    assert send(node.port, spaced) == [0]
+    counts(node, done=1)
+    measures = [{"kind": "ruler", "lines": [{"x0": 0, "y0": 0, "x1": 30, "y1": 40}]}]
+    new = NewReview.model_validate({"base": 0, "state": "done", "measures": measures, "key": True})
+    reviews.put_review(node.store, study_of(node, spaced), "Ana Lima", new)
+    wait_until(lambda: any(one.Modality == "KO" for one in archive.results))
+    counts(node, done=1)
+    report, note = archive.results[-2:]
+    said = next(one.value for one in report.iterall() if one.keyword == "TextValue" and "Verified by" in one.value)
+    assert said.splitlines()[2:4] == ["Measured: distance 25.0 mm.", "Marked as a key image."]
+    assert note.ConceptNameCodeSequence[0].CodeValue == "113000"
+    assert listed(note.CurrentRequestedProcedureEvidenceSequence) == {spaced.SOPInstanceUID}

@@ -21,18 +21,21 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
+from chestmap.imaging.dicom_header import quiet
 from chestmap.reports.dicom.provenance import PRODUCT, made_uid, printable
-from chestmap.reports.dicom.source_header import requests_of
+from chestmap.reports.dicom.source_header import charset_of, finish, referenced, requests_of
 from chestmap.version import __version__
 
 REPORTS = {Comprehensive3DSRStorage, EnhancedSRStorage}
 IMAGES = {SecondaryCaptureImageStorage, SegmentationStorage, ParametricMapStorage}
 """By which highdicom tells an image from another object: whether it has rows and columns."""
 PERSON = CodedConcept("121006", "DCM", "Person")
+DEVICE = CodedConcept("121007", "DCM", "Device")
+OF_INTEREST = CodedConcept("113000", "DCM", "Of Interest")
 REJECTED = CodedConcept("113001", "DCM", "Rejected for Quality Reasons")
 MODIFIER, REASON = CodedConcept("113011", "DCM", "Document Title Modifier"), CodedConcept("111220", "DCM", "Other failure")
 """The modifier is wanted; its context group (CID 7011) has no word for a statement that a reader contradicts."""
-NUMBERS = {"verified report": 9011, "rejection note": 9012}
+NUMBERS = {"verified report": 9011, "rejection note": 9012, "key image": 9013}
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,14 @@ def predecessors(earlier: Sequence[Earlier], reference: Dataset, own: str) -> li
 
 
 def series_of_reader(title: str, reference: Dataset, *names: str) -> dict[str, Any]:
-    """Arguments of highdicom's objects that no model made alone; `names` tell apart the objects of a title."""
+    """Arguments of highdicom's objects that no model made alone; `names` tell apart the objects of a title.
+
+    A corrected image may be another patient's: its series is another one, although the image has the same identifier.
+    """
     return {
-        "series_instance_uid": made_uid("series", reference.SOPInstanceUID, title),
+        "series_instance_uid": made_uid(
+            "series", reference.SOPInstanceUID, title, reference.StudyInstanceUID, str(reference.PatientID)
+        ),
         "series_number": NUMBERS[title],
         "sop_instance_uid": made_uid("instance", reference.SOPInstanceUID, title, *names),
         "series_description": f"{PRODUCT} {title}",
@@ -71,6 +79,28 @@ def series_of_reader(title: str, reference: Dataset, *names: str) -> dict[str, A
         "software_versions": __version__,
         "device_serial_number": "reader",
     }
+
+
+def key_note(reference: Dataset, name: str, observer: sr.ObserverContext) -> Dataset:
+    """A Key Object Selection of the image, by the reader who marked it; `name` tells versions apart."""
+    content = KeyObjectSelection(OF_INTEREST, [reference], observer_person_context=observer)
+    series = series_of_reader("key image", reference, name)
+    made = KeyObjectSelectionDocument(
+        [reference], content, instance_number=1, requested_procedures=requests_of(reference), **series
+    )
+    made.copy_patient_and_study_information(reference)
+    return _without_purposes(made)
+
+
+def withdrawal(source: Dataset, rejected: Sequence[Earlier], reason: str) -> Dataset:
+    """A note that no reader wrote and no model made: the service rejects objects of an image that another replaced."""
+    reference = referenced(source)
+    reference.SpecificCharacterSet = charset_of(reference, [])
+    about = sr.DeviceObserverIdentifyingAttributes(made_uid("service", __version__), PRODUCT, PRODUCT, PRODUCT)
+    with quiet():
+        made = rejection_note(reference, rejected, reason, sr.ObserverContext(DEVICE, about))
+        finish(made, reference)
+    return made
 
 
 def rejection_note(reference: Dataset, rejected: Sequence[Earlier], reason: str, observer: sr.ObserverContext) -> Dataset:
@@ -84,7 +114,12 @@ def rejection_note(reference: Dataset, rejected: Sequence[Earlier], reason: str,
         evidence, content, instance_number=1, requested_procedures=requests_of(reference), **series
     )
     made.copy_patient_and_study_information(reference)
+    return _without_purposes(made)
+
+
+def _without_purposes(made: KeyObjectSelectionDocument) -> Dataset:
+    """Where the standard allows no purpose of reference."""
     for item in made.ContentSequence:
-        if item.ValueType in {"IMAGE", "COMPOSITE"}:  # where the standard allows no purpose of reference
+        if item.ValueType in {"IMAGE", "COMPOSITE"}:
             del item.ConceptNameCodeSequence
     return made

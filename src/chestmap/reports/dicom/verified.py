@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from highdicom import sr
+from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 
 from chestmap.errors import BadInput
 from chestmap.imaging.dicom_header import quiet
-from chestmap.reports.dicom.earlier import PERSON, Earlier, predecessors, rejection_note, series_of_reader
+from chestmap.reports.dicom.earlier import PERSON, Earlier, key_note, predecessors, rejection_note, series_of_reader
 from chestmap.reports.dicom.finding_marks import Mark, code_of, mark_on, printable, site_of
 from chestmap.reports.dicom.provenance import made_uid
-from chestmap.reports.dicom.source_header import charset_of, finish, referenced, requests_of
+from chestmap.reports.dicom.source_header import charset_of, finish, referenced, requests_of, spacing_of
 from chestmap.reports.dicom.sr import SCHEMES, planar_group, planar_report, text_report
 from chestmap.types import Box, Findings
 
@@ -44,6 +45,8 @@ class ReaderReport:
     size: tuple[float, float]
     verdicts: tuple[Verdict, ...]
     note: str = ""
+    measures: tuple[str, ...] = ()
+    key: bool = False
 
     @property
     def lines(self) -> list[str]:
@@ -55,6 +58,8 @@ class ReaderReport:
         ]
         lines += [f"Present: {'; '.join(present)}."] if present else ["Present: none of the findings that were judged."]
         lines += [f"Absent: {'; '.join(absent)}."] if absent else []
+        lines += [f"Measured: {'; '.join(printable(one, 100) for one in self.measures)}."] if self.measures else []
+        lines += ["Marked as a key image."] if self.key else []
         note = " ".join(printable(line, 1000) for line in self.note.splitlines() if line.strip())
         return [*lines, *([f"Note: {note}"] if note else []), "A finding that is not listed was not judged."]
 
@@ -71,7 +76,7 @@ def _said(one: Verdict) -> str:
 def verified_objects(
     source: Dataset, report: ReaderReport, earlier: Sequence[Earlier], rejected: Sequence[Earlier]
 ) -> Iterator[tuple[str, Dataset]]:
-    """The report, whose predecessors are all earlier reports of the image; and a note where something is rejected."""
+    """The report, with all earlier reports of the image as its predecessors; and notes of what is rejected and of a key image."""
     if not report.reader.strip():
         raise BadInput("the review has no reader's name: nobody could have verified it; sign in, or give a name")
     reference = referenced(source)
@@ -82,6 +87,8 @@ def verified_objects(
         if rejected:
             reason = f"The report of {printable(report.reader, 64)} contradicts them."
             made.append(("kos", rejection_note(reference, rejected, reason, _observer(report))))
+        if report.key:
+            made.append(("kos", key_note(reference, f"{report.study} {report.version}", _observer(report))))
         for kind, one in made:
             finish(one, reference)
             yield kind, one
@@ -98,13 +105,23 @@ def _report(reference: Dataset, report: ReaderReport, earlier: Sequence[Earlier]
     }  # fmt: skip
     marks, text = list(_marks(reference, report)), "\n".join(report.lines)
     if marks:
-        groups = [planar_group(mark, reference, comments=["Present."]) for mark in marks]
+        groups = [planar_group(mark, reference, ["Present."], measurements=[area_of(mark, reference)]) for mark in marks]
         made = planar_report(reference, _observer(report), groups, text, document)
     else:
         made = text_report(_observer(report), text, document)
     at = datetime.fromisoformat(report.at)
     made.VerifyingObserverSequence[0].VerificationDateTime = at.strftime("%Y%m%d%H%M%S.%f%z")
     return made
+
+
+def area_of(mark: Mark, reference: Dataset) -> sr.Measurement:
+    """Of the region, at the detector. OHIF 3.13 shows no region without a number, and the number's name as that of the region."""
+    x0, y0, x1, y1 = mark.box.corners
+    known = bool(reference.get("PixelSpacing") or reference.get("ImagerPixelSpacing"))
+    down, across = spacing_of(reference)
+    unit = CodedConcept("mm2", "UCUM", "square millimeter") if known else CodedConcept("{pixels}", "UCUM", "pixels")
+    name = CodedConcept("42798000", "SCT", f"{printable(mark.finding, 40)}: Area")
+    return sr.Measurement(name=name, value=round((x1 - x0) * across * (y1 - y0) * down, 1), unit=unit)
 
 
 def _marks(reference: Dataset, report: ReaderReport) -> Iterator[Mark]:

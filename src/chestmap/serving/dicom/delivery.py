@@ -22,9 +22,11 @@ from chestmap.serving.engine.decoder_pool import DecoderEnded, DecodersBusy
 from chestmap.serving.engine.service import Service
 from chestmap.serving.store import deliveries
 from chestmap.serving.store.arrivals import remove_delivered
+from chestmap.serving.store.database_tables import WITHDRAWAL
 from chestmap.serving.store.deliveries import DueResult
 from chestmap.serving.store.results import MOST_DEATHS
 from chestmap.serving.store.store_files import DamagedFile
+from chestmap.serving.store.withdrawals import remove_withdrawn
 
 log = logging.getLogger(__name__)
 LOOK = 1.0
@@ -125,7 +127,9 @@ class Delivery:
             deliveries.hurry(self.store)
         self._refused = 0
         deliveries.delivered(self.store, one, sent.objects, sent.gone)
-        if not self.duty.keep:
+        if one.subject == WITHDRAWAL:
+            remove_withdrawn(self.store, one.study_id)
+        elif not self.duty.keep:
             remove_delivered(self.store, one.study_id)
         self.metrics.delivered.labels(self.destination.name).inc()
 

@@ -15,10 +15,11 @@ from sqlalchemy import select
 
 from chestmap.errors import BadInput
 from chestmap.serving.engine.decoder_pool import DecodersBusy
-from chestmap.serving.store import deliveries, reviews
-from chestmap.serving.store.database_tables import REVIEW, Result, Sent
+from chestmap.serving.store import deliveries, reviews, withdrawals
+from chestmap.serving.store.database_tables import REVIEW, WITHDRAWAL, Result, Sent
 from chestmap.serving.store.deliveries import SentObject
 from chestmap.serving.store.export_reviews import boxes_of
+from chestmap.serving.store.measured import measured
 
 if TYPE_CHECKING:
     from chestmap.serving.engine.service import Service
@@ -42,7 +43,9 @@ class MadeObjects:
 
 
 def made_for_archive(service: Service, study_id: str, subject: str, kinds: Sequence[str]) -> MadeObjects:
-    """What is due for the archive; `subject` is a model or REVIEW."""
+    """What is due for the archive; `subject` is a model, REVIEW or WITHDRAWAL."""
+    if subject == WITHDRAWAL:
+        return made_withdrawal(service, study_id)
     if subject == REVIEW:
         if deliveries.waits_for_models(service.store, study_id):
             raise DecodersBusy("a model's results come first")
@@ -77,9 +80,9 @@ def older_versions(service: Service, study_id: str, model_sha: str) -> list[Sent
     retired = select(Result.model_sha).where(
         Result.study_id == study_id, Result.model_id.startswith(f"{method}-"), Result.model_sha.not_in(list(service.served))
     )
-    wanted = select(Sent).where(Sent.study_id == study_id, Sent.subject.in_(retired)).order_by(Sent.at, Sent.instance)
     with service.store.reading() as session:
-        return list(session.scalars(wanted))
+        there = set(session.scalars(retired))
+    return [one for one in deliveries.sent_of(service.store, study_id) if one.subject in there]
 
 
 def made_review(service: Service, study_id: str) -> MadeObjects:
@@ -109,7 +112,8 @@ def made_review(service: Service, study_id: str) -> MadeObjects:
         "review": {
             "reader": review.by, "organization": service.settings.dicom.organization, "at": review.at,
             "version": review.version, "study": study_id, "note": review.note,
-            "size": [study.image["width"], study.image["height"]], "verdicts": verdicts,
+            "size": [study.image["width"], study.image["height"]], "verdicts": verdicts, "key": review.key,
+            "measures": [measured(one, study.image.get("spacing")).text for one in review.measures],
         },
         "earlier": [_named(one) for one in sent], "rejected": [_named(one) for one in rejected],
     }  # fmt: skip
@@ -118,6 +122,20 @@ def made_review(service: Service, study_id: str) -> MadeObjects:
     reports = {one.instance for one in sent if one.sop_class in REPORTS}
     made.gone.extend(sorted((reports | {one.instance for one in rejected}) - own))
     return made
+
+
+def made_withdrawal(service: Service, study_id: str) -> MadeObjects:
+    """A note that rejects all objects of an image that a corrected one replaced; it belongs to the exam of the first."""
+    rejected = withdrawals.rejected_of(service.store, study_id)
+    if not rejected:
+        return MadeObjects(service.store.folders.new())
+    source = withdrawals.source_of(service.store, study_id)
+    if source is None:
+        raise BadInput(
+            "a corrected image of another exam replaced it after its files had gone: reject its results in the archive by hand"
+        )
+    about = {"rejected": [_named(one) for one in rejected], "why": "A corrected image replaced the one that they describe."}
+    return _made(service, source, about, [one.instance for one in rejected])
 
 
 def _contradicts(said: Any, results: Sequence[Result]) -> bool:

@@ -162,10 +162,22 @@ def write_review(request: dict[str, Any]) -> dict[str, Any]:
         Verdict(one["finding"], one["present"], tuple(Box(one["finding"], *box) for box in one["boxes"]), one["bulk"])
         for one in about["verdicts"]
     ]
-    report = ReaderReport(**{**about, "size": tuple(map(float, about["size"])), "verdicts": tuple(verdicts)})
+    fixed = {"size": tuple(map(float, about["size"])), "verdicts": tuple(verdicts), "measures": tuple(about["measures"])}
+    report = ReaderReport(**{**about, **fixed})
     earlier, rejected = ([Earlier(**one) for one in request[name]] for name in ("earlier", "rejected"))
     source = read_source(Path(request["path"]).read_bytes())
     return _written(write_objects(verified_objects(source, report, earlier, rejected), Path(request["out"])))
+
+
+def write_withdrawal(request: dict[str, Any]) -> dict[str, Any]:
+    """A note that rejects objects of an image, in `out`."""
+    from chestmap.reports.dicom import read_source
+    from chestmap.reports.dicom.earlier import Earlier, withdrawal
+    from chestmap.reports.dicom.write import write_objects
+
+    source = read_source(Path(request["path"]).read_bytes())
+    note = withdrawal(source, [Earlier(**one) for one in request["rejected"]], request["why"])
+    return _written(write_objects([("kos", note)], Path(request["out"])))
 
 
 def _written(paths: list[Path]) -> dict[str, Any]:
@@ -180,9 +192,8 @@ def _written(paths: list[Path]) -> dict[str, Any]:
 def answered(request: dict[str, Any]) -> dict[str, Any]:
     """The error, without the parts of a message that only we should see."""
     try:
-        return (
-            write_results(request) if "grid" in request else write_review(request) if "review" in request else read(request)
-        )
+        ways = {"grid": write_results, "review": write_review, "why": write_withdrawal}
+        return next((way for key, way in ways.items() if key in request), read)(request)
     except BadInput as problem:
         return {"error": str(problem)}
     except MemoryError:

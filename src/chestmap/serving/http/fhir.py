@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from chestmap.serving.store.database_tables import Result, Study
+from chestmap.serving.store.measured import measured
 from chestmap.serving.store.review_schema import KeptFinding, ReviewOut
 from chestmap.types import Code
 from chestmap.vocabulary import CODES, NO_FINDING, SITES
@@ -17,6 +18,7 @@ from chestmap.vocabulary import CODES, NO_FINDING, SITES
 SNOMED, LOINC, V2 = "http://snomed.info/sct", "http://loinc.org", "http://terminology.hl7.org/CodeSystem/v2-0074"
 CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
 PRESENT, ABSENT = ("52101004", "Present"), ("2667000", "Absent")
+UCUM = "http://unitsofmeasure.org"
 RESEARCH = "For research, not for diagnosis."
 
 
@@ -25,7 +27,8 @@ def bundle_of(study: Study, results: Sequence[Result], review: ReviewOut, day: s
     imaging = _imaging_study(study, day)
     done, finished = [one for one in results if one.state == "done"], review.state == "done"
     observations = [one for result in done for one in _of_model(study, result)]
-    observations += list(_of_reader(study, review)) if review.version else []
+    if review.version:
+        observations += [*_of_reader(study, review), *_of_measures(study, review)]
     report = {
         **_resource("DiagnosticReport", study.id, "report", str(review.version)),
         "status": "final" if finished else "preliminary",
@@ -102,6 +105,19 @@ def _of_reader(study: Study, review: ReviewOut) -> Iterator[dict[str, Any]]:
         }
         made |= {"performer": [{"display": said.by}]} if said.by else {}
         yield made | ({"component": [_region(box.model_dump()) for box in said.boxes]} if said.boxes else {})
+
+
+def _of_measures(study: Study, review: ReviewOut) -> Iterator[dict[str, Any]]:
+    """Lengths, angles and ratios that a reader measured."""
+    for place, one in enumerate(review.measures):
+        found = measured(one, study.image.get("spacing"))
+        unit = {"mm": {"unit": "mm", "system": UCUM, "code": "mm"}, "deg": {"unit": "deg", "system": UCUM, "code": "deg"}}
+        yield {
+            **_observation(study, found.name, "measure", str(review.version), str(place)),
+            "status": "final" if review.state == "done" else "preliminary",
+            "valueQuantity": {"value": round(found.value, 2), **unit.get(found.unit, {"unit": found.unit or "1"})},
+            "performer": [{"display": review.by or "reader"}],
+        }
 
 
 def _observation(study: Study, finding: str, *names: str) -> dict[str, Any]:

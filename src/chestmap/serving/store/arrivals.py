@@ -15,9 +15,10 @@ from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from chestmap.serving.store.clock import now
-from chestmap.serving.store.database_tables import OVER, REVIEW, SHOWN, Delivery, File, Result, Sent, Study
+from chestmap.serving.store.database_tables import OVER, REVIEW, SHOWN, WITHDRAWAL, Delivery, File, Result, Sent, Study
 from chestmap.serving.store.results import NewFile, deliver, file_row, queue_missing
 from chestmap.serving.store.row_digests import checked, digest_of
+from chestmap.serving.store.withdrawals import copied, is_in_archive, settle
 
 if TYPE_CHECKING:
     from chestmap.serving.store.store import NewStudy, Store
@@ -65,11 +66,12 @@ def _insert(store: Store, session: Session, new: Arrival, there: Study | None) -
     before = [one for one in session.scalars(select(Study).where(Study.instance == new.instance)) if one.id != new.id]
     before += [there] if there is not None else []
     latest = max(before, key=lambda one: (one.revision, one.received), default=None)
-    kept = [one for one in before if one.review_version and one is not there]
+    kept = [one for one in before if one is not there and (one.review_version or is_in_archive(session, one.id))]
     for one in kept:
         one.state = "replaced"
-        session.execute(delete(Delivery).where(Delivery.study_id == one.id))
+        session.execute(delete(Delivery).where(Delivery.study_id == one.id, Delivery.subject != WITHDRAWAL))
     gone = [one for one in before if one not in kept]
+    sent = [copied(one, new.id) for one in session.scalars(select(Sent).where(Sent.study_id == new.id))]
     for one in gone:
         session.delete(one)
     session.flush()
@@ -82,6 +84,7 @@ def _insert(store: Store, session: Session, new: Arrival, there: Study | None) -
     session.add(row)
     session.flush()
     session.add(file_row(store.folders, new.id, NewFile("original", "original", new.sha256, new.bytes)))
+    session.add_all(sent)
     return [one.id for one in gone if one.id != new.id]
 
 
@@ -131,6 +134,8 @@ def fill(store: Store, session: Session, row: Study, found: NewStudy, models: di
     session.execute(delete(Result).where(Result.study_id == row.id))
     session.add_all(file_row(store.folders, row.id, one) for one in found.files if one.kind != "original")
     queue_missing(session, row.id, models)
+    session.flush()
+    settle(session, row, store.clock())
 
 
 def refuse(store: Store, study_id: str, reason: str) -> bool:
@@ -162,7 +167,10 @@ def is_known(store: Store, instance: str) -> bool:
 
 
 def remove_delivered(store: Store, study_id: str) -> None:
-    """The files go; the row stays, so that pulling knows the image, and holds nothing of the patient any more."""
+    """The files go; the row stays, so that pulling knows the image, and a corrected one what to withdraw.
+
+    It holds nothing of the patient any more; its exam is a keyed hash.
+    """
     waiting = select(Delivery.study_id).where(Delivery.state != "done")
     unfinished = select(Result.study_id).where(Result.state == "queued")
     mine = (Study.id == study_id) & Study.id.not_in(waiting) & Study.id.not_in(unfinished) & (Study.review_version == 0)
@@ -182,7 +190,6 @@ def _empty(session: Session, mine: ColumnElement[bool]) -> Sequence[str]:
         "taken": "",
         "shown_taken": "",
         "view": "",
-        "exam": "",
         "age": "",
         "sex": "",
         "image": {},
@@ -193,7 +200,7 @@ def _empty(session: Session, mine: ColumnElement[bool]) -> Sequence[str]:
     ids = session.scalars(
         update(Study).where(mine).values(state="removed", received=now(), **empty).returning(Study.id)
     ).all()
-    for table in (Result, File, Delivery, Sent):
+    for table in (Result, File, Delivery):
         session.execute(delete(table).where(table.study_id.in_(ids)))
     return ids
 

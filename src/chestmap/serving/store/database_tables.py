@@ -18,6 +18,8 @@ MODELS, READER, READERS = 1, 2, 4
 """Who disagrees: models on a finding, a reader with a model, independent readers with each other."""
 REVIEW = "review"
 """The subject of a delivery that holds what a reader verified."""
+WITHDRAWAL = "withdrawal"
+"""The subject of a delivery that rejects objects of an image that a corrected one replaced."""
 
 Long = BigInteger().with_variant(Integer, "sqlite")
 
@@ -107,7 +109,7 @@ class Delivery(Base):
 
     __tablename__ = "delivery"
     study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
-    subject: Mapped[str] = mapped_column(String(64), primary_key=True)  # sha256 of a model, or REVIEW
+    subject: Mapped[str] = mapped_column(String(64), primary_key=True)  # sha256 of a model, REVIEW or WITHDRAWAL
     state: Mapped[str] = mapped_column(String(8))
     since: Mapped[float] = mapped_column(Float)
     due: Mapped[float] = mapped_column(Float)
@@ -127,6 +129,7 @@ class Sent(Base):
     subject: Mapped[str] = mapped_column(String(64))  # as in `Delivery`
     at: Mapped[str] = mapped_column(String(32))
     withdrawn: Mapped[str] = mapped_column(String(32), default="")
+    revision: Mapped[int] = mapped_column(Integer, default=0)  # that of the study of which it was made
 
 
 class Review(Base):
@@ -141,6 +144,8 @@ class Review(Base):
     stage: Mapped[str] = mapped_column(String(8), default="open")  # blind: no model's result was shown
     findings: Mapped[dict[str, Any]] = mapped_column(JSON)
     note: Mapped[str] = mapped_column(Text)
+    measures: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+    key: Mapped[bool] = mapped_column(Boolean, default=False)
     digest: Mapped[str] = mapped_column(String(64), default="")
 
 
@@ -167,6 +172,8 @@ class Read(Base):
     at: Mapped[str] = mapped_column(String(32))
     findings: Mapped[dict[str, Any]] = mapped_column(JSON)
     note: Mapped[str] = mapped_column(Text)
+    measures: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+    key: Mapped[bool] = mapped_column(Boolean, default=False)
     digest: Mapped[str] = mapped_column(String(64), default="")
 
 

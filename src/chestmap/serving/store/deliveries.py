@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, distinct, exists, func, select, update
+from sqlalchemy import ColumnElement, delete, distinct, exists, func, select, update
 
 from chestmap.serving.store.arrivals import DICOM
 from chestmap.serving.store.clock import now
-from chestmap.serving.store.database_tables import REVIEW, Delivery, Sent, Study
+from chestmap.serving.store.database_tables import REVIEW, WITHDRAWAL, Delivery, Sent, Study
+from chestmap.serving.store.withdrawals import holder_of
 
 if TYPE_CHECKING:
     from chestmap.serving.store.store import Store
@@ -62,23 +63,29 @@ def delivered(store: Store, one: DueResult, objects: Sequence[SentObject] = (), 
     """`objects` are what the archive has now; `gone` are identifiers of those that they replace or reject."""
     with store.writing() as session:
         session.execute(update(Delivery).where(_same_result(one)).values(state="done", error="", since=store.clock()))
-        if session.get(Study, one.study_id) is None:  # a corrected image took its place
+        study = session.get(Study, one.study_id)
+        if study is None:  # it was deleted
             return
+        about = {"study_id": holder_of(session, study), "subject": one.subject, "at": now(), "revision": study.revision}
         for new in objects:
-            session.merge(Sent(study_id=one.study_id, subject=one.subject, at=now(), withdrawn="", **asdict(new)))
+            session.merge(Sent(**about, withdrawn="", **asdict(new)))
         taken_back = (Sent.study_id == one.study_id) & Sent.instance.in_(gone)
-        session.execute(update(Sent).where(taken_back).values(withdrawn=now()))
+        if one.subject == WITHDRAWAL:  # nothing refers to them any more
+            session.execute(delete(Sent).where(taken_back))
+        else:
+            session.execute(update(Sent).where(taken_back).values(withdrawn=now()))
 
 
 def sent_of(store: Store, study_id: str) -> list[Sent]:
-    """Objects of a study that went to the archive, oldest first."""
+    """Objects that went to the archive and were made of the study's image as it is, oldest first."""
+    mine = (Sent.study_id == study_id) & (Study.id == study_id) & (Sent.revision == Study.revision)
     with store.reading() as session:
-        return list(session.scalars(select(Sent).where(Sent.study_id == study_id).order_by(Sent.at, Sent.instance)))
+        return list(session.scalars(select(Sent).where(mine).order_by(Sent.at, Sent.instance)))
 
 
 def waits_for_models(store: Store, study_id: str) -> bool:
     """Whether a model's result of the study is still on its way: what a reader verified refers to it, and comes later."""
-    open_ = Delivery.state.in_(("ready", "retry")) & (Delivery.subject != REVIEW)
+    open_ = Delivery.state.in_(("ready", "retry")) & Delivery.subject.not_in((REVIEW, WITHDRAWAL))
     with store.reading() as session:
         return session.scalar(select(Delivery.subject).where(Delivery.study_id == study_id, open_).limit(1)) is not None
 

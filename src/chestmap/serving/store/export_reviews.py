@@ -96,7 +96,7 @@ def _read(engine: Engine, root: Path, states: Sequence[str], ways: Collection[st
                     "image": annotated.image, "study": study.id, "sha256": study.sha256, "patient": study.patient,
                     "by": review.by, "at": review.at, "version": review.version, "state": review.state, "note": review.note,
                     "models": [{"id": one.model_id, "sha256": one.model_sha} for one in seen],
-                    "findings": sources, "versions": versions[study.id], **readings,
+                    "measures": review.measures, "key": review.key, "findings": sources, "versions": versions[study.id], **readings,
                 }  # fmt: skip
                 reviewed.append(ReviewedStudy(annotated, root / file.path, origin))
     return findings, reviewed

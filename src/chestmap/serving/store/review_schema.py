@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Verdict = Literal["accept", "reject", "correct", "unset"]
 Reviewed = Literal["no", "part", "done"]
@@ -18,6 +18,7 @@ How = Literal["considered", "bulk", "unknown"]
 """A verdict on this finding, one of many agreed to at once, or one of a version that did not keep it."""
 Origin = Literal["drawn", "moved", "model", "unknown"]
 MOST_BOXES = 100
+MOST_MEASURES = 50
 
 
 class Corners(BaseModel):
@@ -74,8 +75,33 @@ class KeptFinding(BaseModel):
     at: str = ""
 
 
+class Line(BaseModel):
+    """In pixels of the image, as `Corners`."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+class Measure(BaseModel):
+    """A length; the acute angle between two lines; or the cardiothoracic ratio, of a line over the heart and one over the thorax."""
+
+    model_config = ConfigDict(extra="ignore")
+    kind: Literal["ruler", "angle", "ctr"]
+    lines: Annotated[list[Line], Field(min_length=1, max_length=2)]
+
+    @model_validator(mode="after")
+    def _has_its_lines(self) -> Measure:
+        wanted = 1 if self.kind == "ruler" else 2
+        if len(self.lines) != wanted:
+            raise ValueError(f"{self.kind}: {len(self.lines)} lines; expected {wanted}")
+        return self
+
+
 class NewReview(BaseModel):
-    """`base` is the version that the reviewer saw."""
+    """`base` is the version that the reviewer saw. Without `measures` or `key`, those of that version stay."""
 
     model_config = ConfigDict(extra="forbid")
     base: int = Field(ge=0, le=2**31 - 1)
@@ -83,6 +109,8 @@ class NewReview(BaseModel):
     findings: Annotated[dict[str, FindingReview], Field(max_length=200)] = {}
     note: str = Field(default="", max_length=4000)
     stage: Stage = "open"
+    measures: Annotated[list[Measure], Field(max_length=MOST_MEASURES)] | None = None
+    key: bool | None = None  # whether the reader marks it as a key image
 
 
 class ReviewLine(BaseModel):
@@ -100,6 +128,8 @@ class ReviewOut(ReviewLine):
     findings: dict[str, KeptFinding]
     note: str
     stage: Stage = "open"
+    measures: list[Measure] = []
+    key: bool = False
 
 
 class ReaderLine(BaseModel):

@@ -47,7 +47,7 @@ def history(store: Store, study_id: str, *, newest: bool = False) -> list[Review
 def review_of(row: Review | Read, by: str) -> ReviewOut:
     """Turns a row into the shape that the API gives, under the name `by`; a row with a wrong digest is refused."""
     checked(row)
-    kept = {key: getattr(row, key) for key in ("version", "state", "at", "findings", "note", "stage")}
+    kept = {key: getattr(row, key) for key in ("version", "state", "at", "findings", "note", "stage", "measures", "key")}
     return ReviewOut.model_validate({**kept, "by": by})
 
 
@@ -105,6 +105,9 @@ def new_version(row: Row, before: Row | None, review: NewReview, results: Sequen
     row.version, row.state, row.stage, row.at = review.base + 1, review.state, review.stage, now()
     row.findings = kept_findings(review.findings, before.findings if before else {}, results, by, row.at)
     row.note = review.note.replace("\0", "")  # PostgreSQL has no room for it
+    kept = [] if before is None else before.measures
+    row.measures = kept if review.measures is None else [one.model_dump() for one in review.measures]
+    row.key = bool(before is not None and before.key) if review.key is None else review.key
     row.digest = digest_of(row)
     return row
 
@@ -126,3 +129,6 @@ def check(review: NewReview, size: tuple[float, float], known: Collection[str]) 
             if not box.lies_in(*size):
                 corners = ", ".join(f"{value:g}" for value in (box.x0, box.y0, box.x1, box.y1))
                 raise BadInput(f"{name}: box ({corners}) has no area within the image of {size[0]:g} x {size[1]:g} pixels")
+    for line in (line for one in review.measures or () for line in one.lines):
+        if (line.x0, line.y0) == (line.x1, line.y1):
+            raise BadInput("measures: a line has no length; draw it anew")

@@ -21,6 +21,8 @@ COLUMNS: dict[type, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """What a digest covers: all but states, and what follows from other rows."""
+WHERE_SET = ("measures", "key")
+"""Columns that a digest covers where they hold something: rows from before these came keep theirs."""
 
 AnyRow = Read | Result | Review | Study
 Row = TypeVar("Row", bound=AnyRow)
@@ -28,7 +30,10 @@ Row = TypeVar("Row", bound=AnyRow)
 
 def digest_of(row: AnyRow) -> str:
     """Hashes the columns of a row that must not change, as sorted JSON."""
-    text = json.dumps([getattr(row, name) for name in COLUMNS[type(row)]], sort_keys=True)
+    values = [getattr(row, name) for name in COLUMNS[type(row)]]
+    if isinstance(row, Read | Review):
+        values += [[name, value] for name in WHERE_SET if (value := getattr(row, name))]
+    text = json.dumps(values, sort_keys=True)
     return sha256(text.encode()).hexdigest()
 
 
