@@ -109,10 +109,19 @@ def _result(model: str, drawing: Any, number: int, size: tuple[int, int]) -> tup
 
 
 def _review(
-    version: int, state: str, by: str, findings: dict[str, Any], note: str = "", stage: str = "open"
+    version: int, state: str, by: str, findings: dict[str, Any], note: str = "", stage: str = "open", **more: Any
 ) -> dict[str, Any]:
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return {"version": version, "state": state, "by": by, "at": at, "findings": findings, "note": note, "stage": stage}
+    return {
+        "version": version,
+        "state": state,
+        "by": by,
+        "at": at,
+        "findings": findings,
+        "note": note,
+        "stage": stage,
+        **more,
+    }
 
 
 def _png(grey: np.ndarray) -> bytes:
@@ -175,8 +184,9 @@ class _Requests(BaseHTTPRequestHandler):
             self.answer({"error": "no such study"}, status=404)
         elif len(parts) == 1:
             whole = {key: study[key] for key in ("image", "results", "prior", "priors", "readers", "reads") if key in study}
-            open_ = any(one["stage"] == "open" for one in study["versions"][1:])
-            self.answer(_row(study) | whole | {"review": study["versions"][-1], "committed": open_})
+            hidden = "blind=1" in self.path and not any(one["stage"] == "open" for one in study["versions"][1:])
+            whole |= {"review": study["versions"][-1], "withheld": hidden, "findings": FINDINGS}
+            self.answer(_row(study) | whole | ({"results": [], "suspicion": None, "top": []} if hidden else {}))
         elif parts[1] == "history":
             self.answer({"versions": study["versions"]})
         elif parts[1] == "maps":
@@ -202,6 +212,8 @@ class _Requests(BaseHTTPRequestHandler):
             body["findings"],
             body["note"],
             body.get("stage", "open"),
+            measures=body.get("measures", []),
+            key=body.get("key", False),
         )
         study["versions"].append(new)
         if service.lost:

@@ -105,7 +105,63 @@ def test_lines_measure_millimeters_angles_and_ratios(browser, fresh):
         assert pressed(page, "[data-tool=ctr]")
         page.keyboard.press("Escape")
         assert pressed(page, "[data-tool=window]")
-        assert page.locator("#undo").is_disabled()
+
+
+def test_measures_and_the_key_image_are_saved_and_shown_again(browser, fresh):
+    with visit(browser, fresh.address) as page:
+        read(page, fresh.address)
+        page.keyboard.press("o")
+        before = shown(page)
+        page.keyboard.press("g")
+        drag(page, place(page, 40, 60), place(page, 140, 60))
+        saved(page)
+        (ruler,) = last(fresh)["measures"]
+        assert (ruler["kind"], last(fresh)["state"]) == ("ruler", "part")
+        assert np.allclose([ruler["lines"][0][key] for key in ("x0", "y0", "x1", "y1")], (40, 60, 140, 60), atol=1)
+        page.keyboard.press("Shift+R")
+        drag(page, place(page, 40, 90), place(page, 100, 90))
+        drag(page, place(page, 20, 120), place(page, 140, 120))
+        saved(page)
+        assert [one["kind"] for one in last(fresh)["measures"]] == ["ruler", "ctr"]
+        page.keyboard.press("Shift+K")
+        saved(page)
+        assert last(fresh)["key"] is True
+        assert "Measured: " in page.locator("#report-text").input_value()
+        drawn = shown(page)
+        page.keyboard.press("r")  # the view, and nothing of the review
+        page.reload()
+        page.locator("#loading").wait_for(state="hidden")
+        page.keyboard.press("o")
+        assert pressed(page, "#key-button")
+        assert (shown(page) == drawn).all()
+        page.locator("#image-a").focus()
+        page.keyboard.press("Delete")
+        page.keyboard.press("Delete")
+        saved(page)
+        assert last(fresh)["measures"] == []
+        assert (shown(page) == before).all()
+        page.keyboard.press("Control+z")
+        saved(page)
+        assert [one["kind"] for one in last(fresh)["measures"]] == ["ruler"]
+
+
+def test_a_box_of_a_finding_that_the_model_does_not_call_is_told_apart(browser, fresh):
+    found = next(one for one in fresh.studies["s-0000"]["results"][0]["findings"] if one["boxes"])
+    before = dict(found)
+    found |= {"score": 0.31, "over": False}
+    try:
+        with visit(browser, fresh.address) as page:
+            read(page, fresh.address)
+            row(page, found["name"]).locator(".name").click()
+            assert row(page, found["name"]).locator(".chip").first.inner_text().startswith("model's box, not called, 1:")
+            drawn = page.evaluate(
+                "import('/page/scene.js').then(({ Scene }) => { const scene = new Scene(() => ({ colors: { css: () => '' } }));"
+                "return [{ own: true, score: .3, called: false }, { score: .9, called: true }, { score: .3, called: false }]"
+                ".map(one => scene.look('Mass', {}, one)).map(({ line, label }) => [line, label]); })"
+            )
+            assert drawn == [["solid", "Mass"], ["dashed", "Mass .90"], ["dotted", "Mass .30, not called"]]
+    finally:
+        found |= before
 
 
 def test_the_verdicts_make_a_text(browser, fresh):

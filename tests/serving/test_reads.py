@@ -7,6 +7,8 @@ from hashlib import sha256
 import pytest
 
 from chestmap.errors import BadInput
+from chestmap.serving.engine.service import Service
+from chestmap.serving.engine.settings import ServeSettings
 from chestmap.serving.http.reads_agreement import agreement_of
 from chestmap.serving.store import independent_reads, reviews
 from chestmap.serving.store.independent_reads import assign, finished_reads, own_history, put_read, reads_for
@@ -14,6 +16,7 @@ from chestmap.serving.store.results import ModelAnswer, answer
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.store import NewStudy, Store
 from chestmap.serving.store.worklist_filters import Query
+from serving.small import picture, upload
 
 FIRST, SECOND = "a" * 64, "b" * 64
 MODELS = {FIRST: "cam-aaaa", SECOND: "ham-bbbb"}
@@ -164,8 +167,6 @@ def test_a_finished_read_needs_a_second_one_to_be_compared(store):
 
 
 def test_over_http(client):
-    from serving.small import picture, upload
-
     (study,) = client.post("/v1/predict", files=upload(picture(77))).json()["studies"]
     address = f"/v1/studies/{study['id']}"
     as_ = lambda name: {"X-Reviewer": name, "X-Chestmap": "1"}  # noqa: E731
@@ -191,3 +192,59 @@ def test_over_http(client):
     assert client.put(f"{address}/review", json=said, headers=as_("Ana")).status_code == 200
     assert client.get("/v1/studies?since=late").status_code == 422
     assert client.delete(address).status_code == 204
+
+
+def test_results_are_not_sent_to_a_reader_who_has_not_committed(client):
+    """Whatever is asked for: study, list, maps, picture, DICOM, FHIR, and the answer to the upload itself."""
+    (study,) = client.post("/v1/predict", files=upload(picture(79))).json()["studies"]
+    address, ana = f"/v1/studies/{study['id']}", {"X-Reviewer": "Ana", "X-Chestmap": "1"}
+    model = study["results"][0]["model"]
+    seen = client.get(f"{address}?blind=1", headers=ana).json()
+    assert (seen["withheld"], seen["results"], seen["suspicion"], seen["top"]) == (True, [], None, [])
+    assert seen["findings"] == sorted(one["name"] for one in study["results"][0]["findings"])
+    assert client.get(address, headers=ana).json()["results"]  # she did not ask to read blind
+    said = {"base": 0, "state": "part", "findings": {"Mass": {"verdict": "reject"}}, "stage": "blind"}
+    assert client.put(f"{address}/review", json=said, headers=ana).status_code == 200
+    answer = client.get(address, headers=ana)  # from here on the service knows that she reads blind
+    assert (answer.json()["withheld"], answer.json()["results"]) == (True, [])
+    assert "score" not in answer.text
+    for part in (f"maps/{model}", "overlay", "dicom", "fhir"):
+        refused = client.get(f"{address}/{part}", headers=ana)
+        assert (refused.status_code, refused.json()["error"].split(":")[0]) == (403, "results are withheld until you commit")
+    rows = {one["id"]: one for one in client.get("/v1/studies?limit=500", headers=ana).json()["studies"]}
+    assert (rows[study["id"]]["suspicion"], rows[study["id"]]["top"]) == (None, [])
+    assert client.get(address, headers={"X-Reviewer": "Bo"}).json()["results"] == study["results"]
+    said |= {"base": 1, "stage": "open"}
+    assert client.put(f"{address}/review", json=said, headers=ana).status_code == 200
+    assert client.get(f"{address}?blind=1", headers=ana).json()["results"] == study["results"]
+    assert client.get(f"{address}/maps/{model}", headers=ana).status_code == 200
+    assert client.delete(address).status_code == 204
+
+
+def test_a_list_for_a_blind_reader_tells_nothing_of_scores(client):
+    seeds = range(80, 83)
+    studies = [client.post("/v1/predict", files=upload(picture(one))).json()["studies"][0]["id"] for one in seeds]
+    found = client.get("/v1/studies?blind=1&order=suspicion&limit=500").json()["studies"]
+    assert [one["id"] for one in found if one["id"] in studies] == studies[::-1]  # the newest first
+    assert {(one["suspicion"], tuple(one["top"])) for one in found if one["id"] in studies} == {(None, ())}
+    for query in ("finding=Mass", "least=0.1", "most=0", "disagreement=models"):
+        refused = client.get(f"/v1/studies?blind=1&{query}")
+        assert (refused.status_code, "tells what models say" in refused.json()["error"]) == (422, True)
+    for one in studies:
+        client.delete(f"/v1/studies/{one}")
+
+
+def test_a_service_may_have_everybody_read_blind_first(served, readers, client_of, tmp_path):
+    service = Service([served], Store(tmp_path / "store"), ServeSettings(readers=1, blind=True), readers)
+    with client_of(service) as client:
+        (study,) = client.post("/v1/predict", files=upload(picture(90))).json()["studies"]
+        assert (study["withheld"], study["results"]) == (True, [])
+        for kind in ("image/png", "application/dicom"):
+            answer = client.post("/v1/predict", files=upload(picture(90)), headers={"Accept": kind})
+            assert answer.status_code == 403
+        address, ana = f"/v1/studies/{study['id']}", {"X-Reviewer": "Ana", "X-Chestmap": "1"}
+        client.put(f"{address}/readers", json={"readers": ["Ana", "Bo"]})
+        said = {"base": 0, "state": "done", "findings": {"Mass": {"verdict": "reject"}}}
+        assert client.put(f"{address}/read", json=said, headers=ana).status_code == 200
+        assert client.get(address, headers=ana).json()["results"]
+        assert client.get(address, headers={"X-Reviewer": "Bo"}).json()["results"] == []

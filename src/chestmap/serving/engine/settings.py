@@ -61,6 +61,7 @@ class ServeSettings(Settings):
     shutdown_seconds: int = Field(default=30, ge=1)  # what is under way may take so long to finish
     free_bytes: int = Field(default=256 << 20, ge=0)  # disk that is left alone
     show_patient: bool = False
+    blind: bool = False  # every reader commits to a study without a model before results of it are given out
     engine: str = "auto"  # these three as for `chestmap predict`
     device: str = "auto"
     precision: int | str = "auto"

@@ -7,12 +7,15 @@ from typing import Any
 from chestmap.serving.engine.service import Service
 from chestmap.serving.store.database_tables import Result, Study
 from chestmap.serving.store.film_dates import days_between, shown_date
-from chestmap.serving.store.independent_reads import committed, reads_for
+from chestmap.serving.store.independent_reads import reads_for
 from chestmap.serving.store.reviews import current
 
 
-def row_of(service: Service, study: Study) -> dict[str, Any]:
-    """A line of the worklist; a patient's name and true dates are in it only where --show-patient asked for them."""
+def row_of(service: Service, study: Study, *, hidden: bool = False) -> dict[str, Any]:
+    """A line of the worklist; a patient's name and true dates are in it only where --show-patient asked for them.
+
+    `hidden`: without what models say.
+    """
     shown = study.shown_patient if service.settings.show_patient else None
     true = service.settings.show_patient
     taken = shown_date(study.taken, study.patient, b"", true=True) if true else study.shown_taken
@@ -21,25 +24,29 @@ def row_of(service: Service, study: Study) -> dict[str, Any]:
         "id": study.id, "received": study.received, "name": shown or kept, "patient": study.patient, "view": study.view,
         "taken": taken or None, "shifted": not true,
         "age": study.age, "sex": study.sex, "exam": study.exam,
-        "state": study.state, "error": study.error, "suspicion": study.suspicion, "top": study.top,
+        "state": study.state, "error": study.error, "suspicion": None if hidden else study.suspicion, "top": [] if hidden else study.top,
         "review": {
             "version": study.review_version, "state": study.review_state, "by": study.review_by, "at": study.review_at,
         },
     }  # fmt: skip
 
 
-def study_of(service: Service, study: Study, results: list[Result], reader: str = "") -> dict[str, Any]:
-    """A row with image, results, review and priors. `reader` is who asks."""
+def study_of(
+    service: Service, study: Study, results: list[Result], reader: str = "", *, hidden: bool = False
+) -> dict[str, Any]:
+    """A row with image, results, review and priors. `reader` is who asks; `hidden`: without what models say."""
     priors = service.store.priors(study)
     reads = reads_for(service.store, study.id, reader)
     own = reads.mine is not None and not reads.complete
+    done = [one for one in results if one.state == "done"]
     return {
-        **row_of(service, study),
+        **row_of(service, study, hidden=hidden),
         "image": study.image,
-        "results": [_result(one) for one in results if one.state == "done"],
+        "results": [] if hidden else [_result(one) for one in done],
+        "findings": sorted({name for one in done for name in one.maps["order"]}),
         "review": reads.mine if own else current(service.store, study.id),
         "independent": own,
-        "committed": committed(service.store, study.id, reader, independent=own),
+        "withheld": hidden,
         "readers": reads.assigned,
         "reads": list(reads.reads),
         "prior": priors[0][0] if priors else None,

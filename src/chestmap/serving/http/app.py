@@ -25,8 +25,8 @@ from chestmap.serving.engine.service import Service, ServiceFull
 from chestmap.serving.http import routes_predict, routes_reads, routes_studies
 from chestmap.serving.http import schemas as bodies
 from chestmap.serving.http.access import COOKIE, Access
+from chestmap.serving.http.asking import Here
 from chestmap.serving.http.guard import Guard
-from chestmap.serving.http.routes_studies import Here
 from chestmap.serving.http.sessions import SECONDS
 from chestmap.serving.store.store_files import DamagedFile
 from chestmap.version import __version__

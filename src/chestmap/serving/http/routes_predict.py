@@ -18,7 +18,10 @@ from starlette.datastructures import UploadFile as Upload
 from chestmap.errors import BadImage
 from chestmap.serving.engine.service import AcceptedUpload, Service
 from chestmap.serving.http import schemas as bodies
-from chestmap.serving.http.routes_studies import Here, dicom_of, line, overlay_of, show_study
+from chestmap.serving.http.access import Person
+from chestmap.serving.http.asking import Asking, Here
+from chestmap.serving.http.blind import refuse_results
+from chestmap.serving.http.routes_studies import dicom_of, line, overlay_of, show_study
 
 FIELDS = 8
 FIELD_BYTES = 1024
@@ -73,6 +76,7 @@ BINARY = {"schema": {"type": "string", "format": "binary"}}
 async def predict(  # noqa: PLR0913 - an operation's parameters
     request: Request,
     service: Here,
+    person: Asking,
     files: Annotated[list[UploadFile], File(description="PNG, JPEG or DICOM")],
     model: Annotated[str, Form(max_length=64, description="One model's id; by default all")] = "",
     patient: Annotated[str, Form(max_length=64, description="Whose image a PNG or JPEG is; kept as a pseudonym")] = "",
@@ -88,17 +92,19 @@ async def predict(  # noqa: PLR0913 - an operation's parameters
         failed = [one.model_dump() for one in taken if isinstance(one, bodies.FailedUpload)]
         return JSONResponse({"error": f"no file could be read: {failed[0]['error']}", "studies": failed}, 422)
     done = wait and await _finished(request, service, [one.study_id for one in safe])
+    if kind in {PNG, DICOM} and done:
+        await run_in_threadpool(refuse_results, service, person, safe[0].study_id)
     if kind == PNG and done:
         return Response(await run_in_threadpool(overlay_of, service, safe[0].study_id, model), media_type=PNG)
     if kind == DICOM and done:
         return await run_in_threadpool(dicom_of, service, safe[0].study_id, model)
-    return await run_in_threadpool(_answer, service, taken, done=done)
+    return await run_in_threadpool(_answer, service, person, taken, done=done)
 
 
-def _answer(service: Service, taken: list[AcceptedUpload | bodies.FailedUpload], *, done: bool) -> Response:
+def _answer(service: Service, person: Person, taken: list[AcceptedUpload | bodies.FailedUpload], *, done: bool) -> Response:
     """200 with results, or 202 with what is known so far."""
     view, whole = (show_study, bodies.Predicted) if done else (line, bodies.Accepted)
-    studies = [view(service, one.study_id) if isinstance(one, AcceptedUpload) else one for one in taken]
+    studies = [view(service, one.study_id, person) if isinstance(one, AcceptedUpload) else one for one in taken]
     content = whole.model_validate({"studies": studies}).model_dump_json()
     return Response(content, 200 if done else 202, media_type=JSON)
 

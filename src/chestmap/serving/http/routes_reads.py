@@ -15,8 +15,9 @@ from starlette.concurrency import run_in_threadpool
 
 from chestmap.serving.engine.service import Service
 from chestmap.serving.http import schemas as bodies
+from chestmap.serving.http.asking import Asking, Here
 from chestmap.serving.http.reads_agreement import agreement_of
-from chestmap.serving.http.routes_studies import Asking, Here, StudyId
+from chestmap.serving.http.routes_studies import StudyId
 from chestmap.serving.store import independent_reads, reviews
 from chestmap.serving.store.review_schema import NewReview, ReaderLine
 

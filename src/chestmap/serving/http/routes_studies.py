@@ -9,7 +9,7 @@ import secrets
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Path, Query, Response
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
 
@@ -18,6 +18,8 @@ from chestmap.serving.engine.service import Service
 from chestmap.serving.http import schemas as bodies
 from chestmap.serving.http.access import Person
 from chestmap.serving.http.answers import row_of, study_of
+from chestmap.serving.http.asking import Asking, Here
+from chestmap.serving.http.blind import Blind, asks_for_results, refuse_results, withheld_of
 from chestmap.serving.http.fhir import bundle_of
 from chestmap.serving.http.study_pictures import map_bytes, overlay_png
 from chestmap.serving.store import reviews
@@ -33,20 +35,6 @@ ModelId = Annotated[str, Path(max_length=64, description="As /v1/models gives it
 BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 DICOM = {"content": {"application/dicom": {"schema": {"type": "string", "format": "binary"}}}}
 PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
-
-
-def service_of(request: Request) -> Service:
-    """Gives the service of a request; routes take it as a dependency."""
-    return request.app.state.service
-
-
-def person_of(request: Request) -> Person:
-    """Set by the guard; nobody gets so far without."""
-    return request.state.person
-
-
-Here = Annotated[Service, Depends(service_of)]
-Asking = Annotated[Person, Depends(person_of)]
 
 
 class Filters(BaseModel):
@@ -68,6 +56,7 @@ class Filters(BaseModel):
     least: float | None = Field(default=None, ge=0, le=1, description="Of the score of `finding`, or of the suspicion")
     most: float | None = Field(default=None, ge=0, le=1)
     disagreement: Literal["", "models", "reader", "readers", "any"] = ""
+    blind: Blind = False
 
 
 DISAGREE = {"": 0, "models": MODELS, "reader": READER, "readers": READERS, "any": MODELS | READER | READERS}
@@ -75,18 +64,26 @@ DISAGREE = {"": 0, "models": MODELS, "reader": READER, "readers": READERS, "any"
 
 @router.get("/studies")
 def worklist(service: Here, person: Asking, filters: Annotated[Filters, Query()]) -> bodies.Rows:
-    """`finding` keeps studies where a model calls it, or whose score of it lies between `least` and `most`."""
+    """`finding` keeps studies where a model calls it, or whose score of it lies between `least` and `most`.
+
+    In blind reading the order is that of arrival, and filters by what models say are refused.
+    """
+    blind = service.settings.blind or filters.blind
+    if blind:
+        asks_for_results(filters.model_dump(include={"finding", "least", "most", "disagreement"}))
     plain = {name: getattr(filters, name).replace("\0", "") for name in ("finding", "search", "reader")}
     same = {
         name: getattr(filters, name)
-        for name in ("order", "state", "reviewed", "offset", "limit", "view", "sex", "since", "until", "least", "most")
+        for name in ("state", "reviewed", "offset", "limit", "view", "sex", "since", "until", "least", "most")
     }
     wanted = Wanted(
-        **plain, **same, assigned=person.name if filters.mine else "", disagreement=DISAGREE[filters.disagreement],
+        **plain, **same, order="received" if blind else filters.order, assigned=person.name if filters.mine else "", disagreement=DISAGREE[filters.disagreement],
         true_dates=service.settings.show_patient,
     )  # fmt: skip
     total, rows = service.store.page(wanted)
-    return bodies.Rows.model_validate({"total": total, "studies": [row_of(service, one) for one in rows]})
+    hidden = withheld_of(service, person, [one.id for one in rows], blind=filters.blind)
+    lines = [row_of(service, one, hidden=one.id in hidden) for one in rows]
+    return bodies.Rows.model_validate({"total": total, "studies": lines})
 
 
 def _existing(service: Service, study_id: str) -> tuple[Study, list[Result]]:
@@ -99,12 +96,13 @@ def _existing(service: Service, study_id: str) -> tuple[Study, list[Result]]:
 
 
 @router.get("/studies/{study_id}")
-def study(service: Here, person: Asking, study_id: StudyId) -> bodies.StudyOut:
+def study(service: Here, person: Asking, study_id: StudyId, blind: Blind = False) -> bodies.StudyOut:  # noqa: FBT002
     """Image, results of every model, the current review and the ids of earlier images of the patient.
 
     To a reader with an independent read to make, `review` is that read, until all readers of the study are done.
+    Results are withheld from a reader who reads blind and has not committed.
     """
-    return bodies.StudyOut.model_validate(study_of(service, *_existing(service, study_id), reader=person.name))
+    return bodies.StudyOut.model_validate(show_study(service, study_id, person, blind=blind))
 
 
 @router.delete("/studies/{study_id}", status_code=204, response_class=Response)
@@ -137,8 +135,9 @@ def thumbnail(service: Here, study_id: StudyId) -> Response:
 
 
 @router.get("/studies/{study_id}/maps/{model}", response_class=Response, responses={200: BYTES})
-def maps(service: Here, study_id: StudyId, model: ModelId) -> Response:
+def maps(service: Here, person: Asking, study_id: StudyId, model: ModelId) -> Response:
     """8-bit [finding, height, width] in the order of the result, each scaled to its own maximum."""
+    refuse_results(service, person, study_id)
     result = _result(service, study_id, model)
     path = service.store.file(study_id, f"maps-{result.model_id}")
     if path is None or not path.is_file():
@@ -158,11 +157,13 @@ def _result(service: Service, study_id: str, model: str) -> Result:
 @router.get("/studies/{study_id}/overlay", response_class=Response, responses={200: PNG})
 def overlay(
     service: Here,
+    person: Asking,
     study_id: StudyId,
     model: Annotated[str, Query(max_length=64)] = "",
     finding: Annotated[str, Query(max_length=64)] = "",
 ) -> Response:
     """PNG: the image next to its highest findings, or next to `finding`."""
+    refuse_results(service, person, study_id)
     return Response(overlay_of(service, study_id, model, finding), media_type="image/png")
 
 
@@ -178,8 +179,9 @@ def overlay_of(service: Service, study_id: str, model: str = "", finding: str = 
 
 
 @router.get("/studies/{study_id}/dicom", response_class=Response, responses={200: DICOM, 406: {"model": bodies.Error}})
-def dicom(service: Here, study_id: StudyId, model: Annotated[str, Query(max_length=64)] = "") -> Response:
+def dicom(service: Here, person: Asking, study_id: StudyId, model: Annotated[str, Query(max_length=64)] = "") -> Response:
     """The result as DICOM SR, which belongs to the study of the radiograph: one object, or multipart/related."""
+    refuse_results(service, person, study_id)
     return dicom_of(service, study_id, model)
 
 
@@ -207,8 +209,9 @@ def dicom_of(service: Service, study_id: str, model: str = "") -> Response:
 
 
 @router.get("/studies/{study_id}/fhir", responses={200: {"content": {"application/fhir+json": {}}}})
-def fhir(service: Here, study_id: StudyId) -> JSONResponse:
+def fhir(service: Here, person: Asking, study_id: StudyId) -> JSONResponse:
     """FHIR R4: a Bundle of ImagingStudy, Observations and DiagnosticReport. The patient is a pseudonym."""
+    refuse_results(service, person, study_id)
     found, results = _existing(service, study_id)
     taken = row_of(service, found)["taken"] or ""
     content = bundle_of(found, results, reviews.current(service.store, study_id), taken)
@@ -242,11 +245,13 @@ def history(service: Here, person: Asking, study_id: StudyId) -> bodies.History:
     return bodies.History(versions=reviews.history(service.store, study_id))
 
 
-def show_study(service: Service, study_id: str) -> dict[str, Any]:
-    """Serves a study with its results and reviews; 404 where it was deleted."""
-    return study_of(service, *_existing(service, study_id))
+def show_study(service: Service, study_id: str, person: Person, *, blind: bool = False) -> dict[str, Any]:
+    """Serves a study with its results and reviews, as `person` may see it; 404 where it was deleted."""
+    hidden = bool(withheld_of(service, person, [study_id], blind=blind))
+    return study_of(service, *_existing(service, study_id), reader=person.name, hidden=hidden)
 
 
-def line(service: Service, study_id: str) -> dict[str, Any]:
+def line(service: Service, study_id: str, person: Person) -> dict[str, Any]:
     """Serves the line of the worklist of one study, so that the page can refresh it alone."""
-    return row_of(service, _existing(service, study_id)[0])
+    hidden = bool(withheld_of(service, person, [study_id]))
+    return row_of(service, _existing(service, study_id)[0], hidden=hidden)

@@ -61,7 +61,7 @@ class Row(BaseModel):
     exam: str
     state: State
     error: str | None
-    suspicion: float
+    suspicion: float | None  # withheld until a blind first read is committed
     top: list[TopFinding]
     review: ReviewLine
 
@@ -159,13 +159,14 @@ class StudyOut(Row):
 
     image: Picture
     results: list[ModelResult]
+    findings: list[str]  # of all models, also of those with results that are withheld
     review: ReviewOut  # pyright: ignore[reportIncompatibleVariableOverride]
     prior: str | None
     priors: list[str]
     earlier: list[Earlier]
     exam_images: list[str]
     independent: bool  # whether `review` is the own read of who asks, and others' are hidden
-    committed: bool  # whether who asks has read it with results in sight: a blind first read is over
+    withheld: bool  # results are not given out before who asks has committed to a blind first read
     readers: list[ReaderLine]
     reads: list[ReadOut]  # once all of `readers` are done
 

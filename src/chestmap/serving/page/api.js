@@ -1,5 +1,7 @@
 // The service's HTTP interface. Paths are relative, so the page also works below a reverse proxy's prefix.
 
+import { blind } from "./blind.js";
+
 const REVIEWER = "chestmap.reviewer", SIGNED = "chestmap.signed-in";
 const WAIT = 30000;
 
@@ -53,8 +55,8 @@ const bytes = async path => (await ask(path, { wait: 120000 })).arrayBuffer();
 const study = id => `v1/studies/${encodeURIComponent(id)}`;
 
 export const models = () => json("v1/models").then(answer => answer.models);
-export const studies = query => json(`v1/studies?${new URLSearchParams(query)}`);
-export const openStudy = id => json(study(id));
+export const studies = query => json(`v1/studies?${new URLSearchParams(blind.on ? { ...query, blind: 1 } : query)}`);
+export const openStudy = id => json(blind.on ? `${study(id)}?blind=1` : study(id));
 export const history = id => json(`${study(id)}/history`).then(answer => answer.versions);
 export const thumbnail = id => `${study(id)}/thumbnail`;
 export const pixels = async id => new Uint16Array(await bytes(`${study(id)}/pixels`));

@@ -1,4 +1,5 @@
-// Blind first read: a model's scores, maps and boxes come after the reader has committed. Both states stay in the history.
+// Blind first read: the service gives a model's scores, maps and boxes out after the reader has committed. Both states stay
+// in the history.
 
 const MODE = "chestmap.blind";
 
@@ -7,10 +8,12 @@ export const blind = {
   set on(value) { if (value) localStorage.setItem(MODE, "1"); else localStorage.removeItem(MODE); },
 };
 
-/** The study without what models say of it; findings in the order of the alphabet, since an order by score would tell. */
+/** Filters that would tell what models say: the service refuses them in blind reading. */
+export const TELLING = ["finding", "least", "most", "disagreement"];
+
+/** A study that came without results, with rows for its findings; in the order of the alphabet, since one by score would tell. */
 export function withoutResults(study) {
-  const names = [...new Set(study.results.flatMap(result => result.findings.map(one => one.name)))].sort();
-  const findings = names.map(name => ({ name, score: null, threshold: null, over: false, boxes: [] }));
+  const findings = [...study.findings].sort().map(name => ({ name, score: null, threshold: null, over: false, boxes: [] }));
   const maps = { width: 1, height: 1, order: [], matrix: [1, 0, 0, 0, 1, 0] };
-  return { ...study, suspicion: null, top: [], results: [{ model: "hidden", findings, maps }] };
+  return { ...study, results: [{ model: "hidden", findings, maps }] };
 }

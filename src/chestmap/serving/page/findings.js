@@ -80,7 +80,8 @@ export class FindingList {
   chips(row, name, taken) {
     const place = row.querySelector(".chips");
     if (name !== this.reading.chosen) { place.replaceChildren(); return; }
-    const whose = this.reading.verdict(name) === "unset" ? "model's box" : "box";
+    const called = this.reading.blind || this.reading.finding(name)?.over;
+    const whose = this.reading.verdict(name) !== "unset" ? "box" : called ? "model's box" : "model's box, not called,";
     const boxes = this.reading.boxesOf(name);
     const held = document.activeElement?.dataset?.box;
     place.replaceChildren(...boxes.map((box, i) => make("button", {

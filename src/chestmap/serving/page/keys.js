@@ -50,6 +50,7 @@ export const KEYS = [
   { group: "Measure", screen: "study", keys: ["g"], act: "rulerTool", does: "ruler: drag a line; again: back to the window" },
   { group: "Measure", screen: "study", keys: ["G"], act: "angleTool", does: "angle between two lines" },
   { group: "Measure", screen: "study", keys: ["R"], act: "ratioTool", does: "cardiothoracic ratio: the heart, then the thorax" },
+  { group: "Study", screen: "study", keys: ["K"], act: "keyImage", does: "mark as a key image, or not" },
   { group: "Study", screen: "study", keys: ["p"], act: "prior", does: "compare with the prior image, and back" },
   { group: "Study", screen: "study", keys: ["y"], act: "compareModel", does: "compare with the next model, and back" },
   { group: "Study", screen: "study", keys: ["t"], act: "noteField", does: "write a note" },

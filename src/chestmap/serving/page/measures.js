@@ -1,4 +1,5 @@
-// Rulers, angles and the cardiothoracic ratio: lines in image pixels, in millimeters where the file knows their size. Not saved.
+// Rulers, angles and the cardiothoracic ratio: lines in image pixels, in millimeters where the file knows
+// their size. They are part of the review.
 
 export const KINDS = { ruler: "Ruler", angle: "Angle", ctr: "CTR" };
 const LINES = { ruler: 1, angle: 2, ctr: 2 };
@@ -26,51 +27,52 @@ export function told({ kind, lines }, spacing) {
   return `CTR ${(less / more).toFixed(2)}`;
 }
 
-export class Measures {
-  /** `point(at)` leads from the stage to the image; `changed` redraws. */
-  constructor(point, changed) { Object.assign(this, { point, changed, marks: [], live: null }); }
+const stored = ({ a, b }) => ({ x0: a.x, y0: a.y, x1: b.x, y1: b.y });
+const drawn = ({ x0, y0, x1, y1 }) => ({ a: { x: x0, y: y0 }, b: { x: x1, y: y1 } });
+/** A saved measure as lines from `a` to `b`. */
+export const mark = ({ kind, lines }) => ({ kind, lines: lines.map(drawn) });
 
-  clear() { this.marks = []; this.live = null; this.changed(); }
+export class Measures {
+  /** `point(at)` leads from the stage to the image; `kept()` gives the review's measures, `keep(list)` changes them. */
+  constructor(point, { kept, keep, changed }) { Object.assign(this, { point, kept, keep, changed, first: null, live: null }); }
 
   dragging(kind, first, at) {
     this.live = { kind, line: { a: this.point(first), b: this.point(at) } };
     this.changed();
   }
 
+  /** A mark of two lines is kept once it has both. */
   finish() {
     if (!this.live) return;
-    const { kind, line } = this.live, last = this.marks.at(-1);
+    const { kind, line } = this.live, lines = this.first?.kind === kind ? [...this.first.lines, line] : [line];
     this.live = null;
-    if (last?.kind === kind && last.lines.length < LINES[kind]) last.lines.push(line);
-    else this.marks.push({ kind, lines: [line] });
+    this.first = lines.length < LINES[kind] ? { kind, lines } : null;
+    if (!this.first) this.keep([...this.kept(), { kind, lines: lines.map(stored) }]);
     this.changed();
   }
 
   /** Takes the last mark away; false where there is none. */
   undo() {
-    if (!this.marks.length) return false;
-    this.marks.pop();
+    if (this.letGo()) return true;
+    if (!this.kept().length) return false;
+    this.keep(this.kept().slice(0, -1));
     this.changed();
     return true;
   }
 
   /** A mark that lacks a line is let go. */
   letGo() {
-    const open = this.live || (this.marks.length && this.marks.at(-1).lines.length < LINES[this.marks.at(-1).kind]);
-    if (this.marks.length && this.marks.at(-1).lines.length < LINES[this.marks.at(-1).kind]) this.marks.pop();
-    this.live = null;
+    const open = this.live ?? this.first;
+    this.live = this.first = null;
     if (open) this.changed();
     return Boolean(open);
   }
 
   /** Lines and words for the painter. */
   shown(spacing) {
-    const drawn = this.marks.map(mark => ({ lines: mark.lines, text: told(mark, spacing) }));
-    if (this.live) {
-      const { kind, line } = this.live, last = this.marks.at(-1);
-      const lines = last?.kind === kind && last.lines.length < LINES[kind] ? [...last.lines, line] : [line];
-      drawn.push({ lines, text: told({ kind, lines }, spacing) });
-    }
-    return drawn;
+    const marks = this.kept().map(mark);
+    if (this.live) marks.push({ kind: this.live.kind, lines: [...(this.first?.kind === this.live.kind ? this.first.lines : []), this.live.line] });
+    else if (this.first) marks.push(this.first);
+    return marks.map(one => ({ lines: one.lines, text: told(one, spacing) }));
   }
 }

@@ -51,9 +51,9 @@ function onStage(box, toStage) {
 
 function paintBoxes(context, { boxes, view, unit, toStage }, stage) {
   const thin = Math.max(2, unit / 7.5), placed = [];
-  for (const { box, color, dashed, selected } of boxes) {
+  for (const { box, color, line, selected } of boxes) {
     const at = onStage(box, toStage);
-    context.setLineDash(dashed ? [thin * 4, thin * 3] : []);
+    context.setLineDash({ dashed: [thin * 4, thin * 3], dotted: [thin, thin * 2] }[line] ?? []);
     for (const [width, style] of [[thin * (selected ? 1.5 : 1) + 2, HALO], [thin * (selected ? 1.5 : 1), color]]) {
       context.lineWidth = width;
       context.strokeStyle = style;

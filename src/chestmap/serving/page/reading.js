@@ -115,6 +115,12 @@ export class Reading {
     this.log.change({ ...this.review, note, state }, "note");
   }
 
+  /** Measures and the mark of a key image; the first of them makes an unread study partly read. */
+  keep(part) {
+    const state = this.review.state === "no" ? "part" : this.review.state;
+    this.log.change({ ...this.review, ...part, state });
+  }
+
   /** Another version's words, as a change of this one. */
   restore(version) { this.log.change({ ...version, state: version.state === "no" ? "part" : version.state }); }
 

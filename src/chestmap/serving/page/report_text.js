@@ -1,18 +1,20 @@
 // A short text made of the verdicts: edited here, then copied or put into the note.
 
 import { note, one, plural } from "./dom.js";
+import { mark, told } from "./measures.js";
 import { of } from "./review.js";
 
 const list = parts => parts.join("; ");
 
 /** Present and absent findings, and how many nobody judged. */
-export function textOf(reading, reader) {
+export function textOf(reading, reader, spacing = null) {
   const said = verdicts => reading.rows.filter(name => verdicts.includes(reading.verdict(name)));
   const place = name => { const count = of(reading.review, name).boxes.length; return count ? `${name} (${plural(count, "region")})` : name; };
-  const present = said(["accept", "correct"]), absent = said(["reject"]), left = reading.left;
+  const present = said(["accept", "correct"]), absent = said(["reject"]), left = reading.left, { measures } = reading.review;
   return [
     `Present: ${present.length ? list(present.map(place)) : "none"}.`,
     ...(absent.length ? [`Absent: ${list(absent)}.`] : []),
+    ...(measures.length ? [`Measured: ${list(measures.map(one => told(mark(one), spacing)))}.`] : []),
     ...(left ? [`Not judged: ${plural(left, "finding")}.`] : []),
     ...(reader ? [`Read by ${reader}. For research.`] : ["For research."]),
   ].join("\n");

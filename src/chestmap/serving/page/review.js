@@ -7,6 +7,9 @@ export const UNSET = Object.freeze({ verdict: "unset", boxes: Object.freeze([]) 
 /** A box with where it came from: drawn, moved from a model's, or that model's own. */
 const plainBox = ({ x0, y0, x1, y1, origin, model }) => ({ x0, y0, x1, y1, origin: origin ?? "drawn", model: model ?? "" });
 
+const rounded = value => Math.round(value * 100) / 100;
+const measure = ({ kind, lines }) => ({ kind, lines: lines.map(({ x0, y0, x1, y1 }) => ({ x0: rounded(x0), y0: rounded(y0), x1: rounded(x1), y1: rounded(y1) })) });
+
 /** The part of a review that a reviewer makes, in one order, so that equal ones are equal as text. */
 export function content(review) {
   const findings = {};
@@ -14,7 +17,7 @@ export function content(review) {
     const { verdict, boxes, how, seen } = review.findings[name];
     if (verdict !== "unset") findings[name] = { verdict, boxes: (boxes ?? []).map(plainBox), how: how ?? "considered", seen: seen ?? "" };
   }
-  return { state: review?.state ?? "no", findings, note: review?.note ?? "" };
+  return { state: review?.state ?? "no", findings, note: review?.note ?? "", measures: (review?.measures ?? []).map(measure), key: Boolean(review?.key) };
 }
 
 /** A part of a review as text, without what the service may know better: where boxes came from, and what was seen. */

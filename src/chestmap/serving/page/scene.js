@@ -55,13 +55,13 @@ export class Scene {
     return [...names].filter(name => visible.has(name)).flatMap(name => {
       const said = reviewed && of(study.review, name).verdict !== "unset", one = found.find(one => one.name === name);
       const list = said ? of(study.review, name).boxes : one?.boxes ?? [];
-      return list.map(box => this.look(name, box, said, box.score ?? one?.score));
+      return list.map(box => this.look(name, box, { own: said, score: box.score ?? one?.score, called: one?.over }));
     });
   }
 
-  /** A box as a pane draws it. Dashed: the model's; solid: a person's. */
-  look(name, box, own, score, selected = false) {
-    const label = own || score === undefined ? name : `${name} ${percent(score)}`;
-    return { box, color: this.looks().colors.css(name), dashed: !own, selected, label };
+  /** A box as a pane draws it. Solid: a person's; dashed: of a finding that the model calls; dotted: of one that it does not. */
+  look(name, box, { own, score, called = true, selected = false }) {
+    const label = own || score === undefined ? name : `${name} ${percent(score)}${called ? "" : ", not called"}`;
+    return { box, color: this.looks().colors.css(name), line: own ? "solid" : called ? "dashed" : "dotted", selected, label };
   }
 }

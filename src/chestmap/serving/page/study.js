@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { Autosave, draftOf } from "./autosave.js";
-import { blind, withoutResults } from "./blind.js";
+import { withoutResults } from "./blind.js";
 import { Compare } from "./compare.js";
 import { settle } from "./conflict.js";
 import { all, filmed, make, note, one, percent, person, plural, press, say } from "./dom.js";
@@ -41,7 +41,9 @@ export class StudyScreen {
       redraw: () => this.draw(),
       tell: text => { this.reading.choose(this.editor.taken.finding); this.list.reveal(); say(text); },
     });
-    this.measures = new Measures(at => this.pane.toImage(at), () => this.draw());
+    this.measures = new Measures(at => this.pane.toImage(at), {
+      kept: () => this.reading?.review.measures ?? [], keep: measures => this.reading.keep({ measures }), changed: () => this.draw(),
+    });
     attach(this.pane, () => this.tool, this.editor, this.measures);
     this.compare = new Compare(this.pane, { tool: () => this.tool, scene: this.scene, changed: () => this.draw() });
     this.active = this.pane;
@@ -57,7 +59,7 @@ export class StudyScreen {
       model: id => this.showModel(id),
     });
     this.history = new History(version => { this.reading.restore(version); this.draw(); });
-    this.report = new ReportText(() => (this.reading ? textOf(this.reading, api.reviewer.name) : ""), text => this.reading?.setNote(text));
+    this.report = new ReportText(() => (this.reading ? textOf(this.reading, api.reviewer.name, this.pane.image?.spacing) : ""), text => this.reading?.setNote(text));
     this.reads = new Reads({
       reading: () => this.reading, changed: () => this.draw(), preview: (canvas, name, boxes) => this.preview(canvas, name, boxes),
     });
@@ -86,7 +88,7 @@ export class StudyScreen {
   }
 
   show(whole, pixels) {
-    const hidden = blind.on && !whole.committed, study = hidden ? withoutResults(whole) : whole;
+    const hidden = whole.withheld, study = hidden ? withoutResults(whole) : whole;
     this.scene.forget();
     const reading = new Reading(study, () => { saving.changed(); this.draw(); }, hidden);
     const saving = new Autosave(study.id, study.review, {
@@ -102,7 +104,7 @@ export class StudyScreen {
     });
     Object.assign(this, { reading, saving });
     this.editor.take(null);
-    this.measures.marks = [];
+    this.measures.first = this.measures.live = null;
     this.pane.load(study, pixels);
     this.list.build(this.reading, this.colors, this.titles);
     this.compare.offer(study, this.titles);
@@ -241,9 +243,10 @@ export class StudyScreen {
     const boxes = reading.shown().map(({ finding, index, box }) => {
       const own = reading.verdict(finding) !== "unset", found = reading.finding(finding);
       const held = taken?.finding === finding && taken.index === index;
-      return this.scene.look(finding, held && editor.live ? editor.live : box, own, found?.boxes[index]?.score ?? found?.score, held);
+      const score = found?.boxes[index]?.score ?? found?.score;
+      return this.scene.look(finding, held && editor.live ? editor.live : box, { own, score, called: found?.over, selected: held });
     });
-    if (editor.live && editor.hold === "draw") boxes.push(this.scene.look(reading.chosen, editor.live, true, undefined, true));
+    if (editor.live && editor.hold === "draw") boxes.push(this.scene.look(reading.chosen, editor.live, { own: true, selected: true }));
     return boxes.sort((a, b) => Number(a.selected) - Number(b.selected));
   }
 
@@ -253,6 +256,7 @@ export class StudyScreen {
     press(one("maps-button"), this.maps);
     press(one("boxes-button"), this.boxes);
     press(one("invert-button"), this.active.inverted);
+    press(one("key-button"), review.key);
     press(one("flip-button"), this.pane.orientation.flip);
     one("undo").disabled = !log.past.length;
     one("redo").disabled = !log.future.length;

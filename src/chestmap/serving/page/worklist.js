@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { showAgreement } from "./agreement.js";
 import { drafts } from "./autosave.js";
-import { blind } from "./blind.js";
+import { blind, TELLING } from "./blind.js";
 import { all, filmed, make, note, one, percent, person, plural, press } from "./dom.js";
 import { MORE, MoreFilters, NONE } from "./filters.js";
 import { reviewed } from "./history.js";
@@ -47,7 +47,7 @@ export class Worklist {
     const compact = Boolean(localStorage.getItem(DENSITY));
     press(one("density"), compact);
     press(one("blind"), blind.on);
-    one("order").disabled = blind.on;
+    for (const id of ["order", ...TELLING]) one(id).disabled = blind.on;
     one("worklist").classList.toggle("compact", compact);
     one("worklist").classList.toggle("blind", blind.on);
   }
@@ -63,7 +63,7 @@ export class Worklist {
 
   query(group, offset, limit) {
     const order = blind.on ? "received" : this.filters.order, query = { order, reviewed: group, offset, limit }; // an order by score tells
-    for (const name of ["finding", "state", "search", "mine", ...MORE]) if (this.filters[name]) query[name] = this.filters[name];
+    for (const name of ["finding", "state", "search", "mine", ...MORE]) if (this.filters[name] && !(blind.on && TELLING.includes(name))) query[name] = this.filters[name];
     return api.studies(query);
   }
 
@@ -149,7 +149,7 @@ export class Worklist {
       make("span", { class: "thumb" }, ready ? make("img", { src: api.thumbnail(row.id), alt: "", loading: "lazy", decoding: "async" }) : null),
       make("span", { class: "who" }, make("b", {}, row.name), make("span", { class: "soft" }, [row.patient, person(row), row.view, filmed(row)].filter(Boolean).join(" · "))),
       make("span", { class: "tags" }, ready ? top : make("span", { class: row.state === "failed" ? "problem" : "soft" }, row.state === "failed" ? row.error ?? "failed" : "waiting for the model")),
-      ready ? this.suspicion(row.suspicion) : make("span", { class: "suspicion" }),
+      ready && row.suspicion !== null ? this.suspicion(row.suspicion) : make("span", { class: "suspicion" }),
       make("span", { class: "reviewed", "data-state": row.review.state }, make("i", { class: "dot", "aria-hidden": "true" }), unsaved ? "not saved yet" : reviewed(row.review)),
     ];
     return make("li", { "data-id": row.id, class: row.review.state === "no" ? "unread" : null },

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from chestmap.errors import BadInput
 from chestmap.serving.store.clock import now
-from chestmap.serving.store.database_tables import READERS, SHOWN, Assignment, Read, Review, Study
+from chestmap.serving.store.database_tables import READERS, SHOWN, Assignment, Read, Study
 from chestmap.serving.store.review_schema import NewReview, ReaderLine, ReadOut, ReviewOut
 from chestmap.serving.store.reviews import NOTHING, StaleReview, check_stage, known_results, new_version, review_of
 from chestmap.serving.store.store import Store
@@ -89,16 +89,6 @@ def _newest(session: Session, study_id: str) -> Sequence[Read]:
 
 def _read_of(row: Read) -> ReadOut:
     return ReadOut(**review_of(row, row.reader).model_dump(), reader=row.reader)
-
-
-def committed(store: Store, study_id: str, reader: str, *, independent: bool) -> bool:
-    """Whether a reader has written a version with results in sight; a blind first read of the study is over then."""
-    if independent:
-        wanted = select(Read.version).where(Read.study_id == study_id, Read.reader == reader, Read.stage == "open")
-    else:
-        wanted = select(Review.version).where(Review.study_id == study_id, Review.by == reader, Review.stage == "open")
-    with store.reading() as session:
-        return session.scalar(wanted.limit(1)) is not None
 
 
 def own_history(store: Store, study_id: str, reader: str) -> list[ReviewOut]:
