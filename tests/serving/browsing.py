@@ -117,3 +117,10 @@ def press(page, key, what, wanted):
     assert after[what] != before[what], (key, what, after)
     assert wanted is None or after[what] == (wanted.format(**after) if isinstance(wanted, str) else wanted), (key, what)
     return after
+
+
+def last_of(store, study_id):
+    """The newest version of a review in a real store."""
+    from chestmap.serving.store import reviews
+
+    return reviews.current(store, study_id)
