@@ -268,9 +268,13 @@ def chunk_of(films: Films, batch: Batch, scores: np.ndarray, maps: np.ndarray) -
     )
 
 
-def writer_of(films: Films, name: str, rule: OwnRule) -> PredictionsWriter:
-    header = Header(findings=films.source.findings, canvas=films.pack.settings.canvas, model={"name": name}, own_rule=rule)
-    return PredictionsWriter(films.work / "predictions" / name, header)
+def writer_of(films: Films, name: str | Path, rule: OwnRule) -> PredictionsWriter:
+    """Of a row, or of a folder of its name elsewhere."""
+    place = films.work / "predictions" / name
+    header = Header(
+        findings=films.source.findings, canvas=films.pack.settings.canvas, model={"name": place.name}, own_rule=rule
+    )
+    return PredictionsWriter(place, header)
 
 
 def write_medoids(films: Films) -> None:

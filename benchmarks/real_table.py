@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from real import FOLDS, Films, films_of
+from real import FOLDS, Films, films_of, writer_of
 from real_rows import ROWS, names_of
 
 from chestmap.evaluation.evaluate import EvaluationSettings, evaluate
 from chestmap.evaluation.scores import Evaluation
 from chestmap.evaluation.truth import truth_of
-from chestmap.predictions.folder import open_predictions
+from chestmap.predictions.folder import OwnRule, open_predictions
 
 LIMITS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 IOR = (0.1, 0.25, 0.5, 0.75)
@@ -53,10 +53,23 @@ def folds_of(films: Films, name: str) -> tuple[int, ...]:
     return tuple(fold for fold in range(FOLDS) if (folder / f"part-{fold:05d}").is_dir())
 
 
+def numbered(films: Films, name: str, folds: tuple[int, ...]) -> Path:
+    """A predictions folder of these folds alone, as parts without a gap."""
+    row, place = films.work / "predictions" / name, films.work / "numbered" / f"{name}-{words(folds)}"
+    rule = OwnRule(**json.loads((row / "predictions.json").read_text())["own_rule"])
+    writer = writer_of(films, place, rule)
+    for number, fold in enumerate(folds):
+        part = place / f"part-{number:05d}"
+        if not part.is_symlink():
+            part.symlink_to(row / f"part-{fold:05d}")
+    writer.finish(len(folds))
+    return place
+
+
 @cache
 def scored(films: Films, name: str, folds: tuple[int, ...]) -> Evaluation:
     ids = [one for fold in folds for one in films.test_ids(fold)]
-    predictions = open_predictions(films.work / "predictions" / name)
+    predictions = open_predictions(numbered(films, name, folds))
     settings = EvaluationSettings(resamples=500, workers=1, iou=LIMITS)
     return evaluate(predictions, truth_of(films.source, ids), settings, title=name)
 
