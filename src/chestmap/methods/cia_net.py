@@ -74,7 +74,7 @@ OWN_RULE = OwnRule(0.5, normalize=False)
 _TINY = 1e-8
 
 One = Float[Tensor, "batch 1 h w"]
-Images = Float[Tensor, "batch 1 height width"]
+Images = Float[Tensor, "batch _channels _height _width"]  # of one channel, or the kept features of a frozen trunk
 Partner = Literal["similar", "random", "canonical"]
 SGD = {"optimizer": "sgd", "momentum": 0.9, "augment": False}
 PAPER = Schedule.model_validate(
