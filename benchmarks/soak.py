@@ -156,6 +156,7 @@ def walk(
             samples.append(sample(process.pid, store))
             sampled = now
         number += 1
+        time.sleep(arguments.pause)
     return samples
 
 
@@ -177,6 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--keep", type=int, default=200, help="studies by HTTP that stay; older ones are deleted")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two images, on a machine with other work")
     parser.add_argument("--finding", default="Mass")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak") as place:

@@ -28,6 +28,18 @@ def shared_data() -> Callable[[str], Path]:
     return folder
 
 
+@pytest.fixture
+def without_graph(monkeypatch):
+    """Trainings that write no graph of their model, which takes ten times as long as a small training."""
+    from chestmap.errors import Refused
+    from chestmap.models import export
+
+    def refuse(_: object) -> None:
+        raise Refused("no graph in this test")
+
+    monkeypatch.setattr(export, "add_graph", refuse)
+
+
 @pytest.fixture(scope="module")
 def browser():
     """A Chromium, which the tests of a file share."""

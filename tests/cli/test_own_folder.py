@@ -222,4 +222,6 @@ def test_all_goes_from_the_folder_to_the_report(films, tmp_path, monkeypatch):
     page = tmp_path / "runs" / "films" / "report.html"
     assert str(page.resolve()) in done.output
     assert page.is_file()
+    model = json.loads((tmp_path / "runs" / "films" / "model" / "model.json").read_text())
+    assert model["graph"]["differs_from_torch"] < 1e-4
     assert read_toml(tmp_path / "runs" / "films" / "config.toml")["data"]["source"]["root"] == str(films)

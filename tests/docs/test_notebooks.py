@@ -22,14 +22,25 @@ def runner():
     return module
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path, runner, monkeypatch):
+def ran(path, runner, monkeypatch) -> int:
     import chestmap
 
     for module in NEEDS.get(path.stem, ()):
         pytest.importorskip(module, reason=f"{module} is not installed; it is in the extras dicom and serve")
     monkeypatch.delitem(chestmap.METHODS._loaded, "mine", raising=False)
-    assert runner.run(path, keep=False) > 3
+    return runner.run(path, keep=False)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path, runner, monkeypatch, without_graph):
+    """All cells; that a training writes its graph is for `cli/test_own_folder.py`, with the same method and sizes."""
+    assert ran(path, runner, monkeypatch) > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_with_the_graph_of_its_model(path, runner, monkeypatch):
+    assert ran(path, runner, monkeypatch) > 3
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

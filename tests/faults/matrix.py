@@ -8,139 +8,19 @@ were. Then the results are those of a run that nothing befell, byte for byte; no
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 
-import chestmap.cli.data  # with what its verbs need, before a run forks
-import chestmap.cli.predict
-
-SECONDS = 600.0
-"""A run that takes longer hangs."""
-
-QUIET = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "NO_COLOR": "1"}
-FORKS = multiprocessing.get_context("fork")
-"""A run is a fork of this process, which has the modules loaded: so a fault falls into the work, hardly ever into an import."""
-
-
-@dataclass(frozen=True)
-class Verb:
-    """`results` are kept files below the working folder that must be the same after all; `slow` ones load torch."""
-
-    arguments: tuple[str, ...]
-    results: str
-    slow: bool = False
-
-
-FILMS = ("folder", "films", "--set", "labels=labels.csv")
-SMALL = ("--out", "out", "--width", "64", "--height", "64", "--workers", "1")
-VERBS = {
-    "split": Verb(("data", "split", *FILMS, "--out", "out", "--name", "patients"), "out"),
-    "pack": Verb(("data", "pack", *FILMS, *SMALL), "out"),
-    "shards": Verb(("data", "pack", *FILMS, *SMALL, "--shards", "shards", "--shard-mb", "0.01"), "shards"),
-    "phantom": Verb(("data", "phantom", "out", "--images", "6", "--side", "64", "--seed", "3"), "out"),
-    "predict": Verb(("predict", "model", "films", "--out", "out", "--workers", "0", "--write", "csv"), "out", slow=True),
-}
-
-Strike = Callable[["Case"], None]
-
-
-@dataclass(frozen=True)
-class Under:
-    """What a run is under: a limit above what it has in use, a clock that jumps some seconds after its start."""
-
-    limit: str = ""
-    room: int = 0
-    jump: float = 0.0
-    after: float = 0.0
-
-    def begin(self) -> None:
-        if self.limit:
-            pages = int(Path("/proc/self/statm").read_text().split()[0]) if self.limit == "RLIMIT_AS" else 0
-            kind = getattr(resource, self.limit)
-            resource.setrlimit(kind, (pages * resource.getpagesize() + self.room, resource.getrlimit(kind)[1]))
-        if self.jump:
-            real, start = time.time, time.time()
-            time.time = lambda: real() + (self.jump if real() - start > self.after else 0.0)
-
-
-def _called(arguments: Sequence[str], root: Path, said: Path, under: Under) -> None:
-    """The command line in a process and a group of its own; its stderr becomes a file."""
-    os.setsid()
-    os.chdir(root)
-    for number, path in ((1, os.devnull), (2, said)):
-        stream = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(stream, number)
-        os.close(stream)
-    os.environ.update(QUIET)
-    sys.modules["__main__"] = ModuleType("__main__")  # which the processes of this one would load again
-    sys.argv = ["chestmap", *arguments]
-    under.begin()
-    chestmap.cli.main()
-
-
-NOTHING = Under()
-
-
-@dataclass
-class Case:
-    """A working folder in which one fault befalls one verb."""
-
-    verb: Verb
-    root: Path
-    chance: random.Random
-    moment: float  # share of the time that an undisturbed run takes
-    seconds: float  # which is this
-    code: int = 0
-    found: list[str] = field(default_factory=list)
-
-    def begin(self, under: Under = NOTHING) -> BaseProcess:
-        process = FORKS.Process(target=_called, args=(self.verb.arguments, self.root, self.log, under))
-        process.start()
-        return process
-
-    def end(self, process: BaseProcess) -> int:
-        process.join(SECONDS)
-        if process.exitcode is None:
-            os.killpg(process.pid or 0, signal.SIGKILL)
-            process.join()
-            self.found.append(f"a run of more than {SECONDS:g} s")
-        self.code = process.exitcode or 0
-        process.close()
-        return self.code
-
-    def run(self, under: Under = NOTHING) -> int:
-        return self.end(self.begin(under))
-
-    def strike(self, process: BaseProcess, number: signal.Signals) -> None:
-        """Hits the whole group of processes, as a shell or a batch system does."""
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid or 0, number)
-
-    def wait(self, share: float = 1.0) -> None:
-        time.sleep(share * self.moment * self.seconds)
-
-    @property
-    def log(self) -> Path:
-        return self.root.with_name(f"{self.root.name}.log")
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text() if self.log.exists() else ""
+from faults.cases import VERBS, Case, Strike, Under
 
 
 def _signalled(number: signal.Signals) -> Strike:

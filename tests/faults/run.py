@@ -13,7 +13,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from faults.matrix import FAULTS, QUIET, VERBS, Matrix, cells
+from faults.cases import QUIET, VERBS
+from faults.matrix import FAULTS, Matrix, cells
 
 Cell = tuple[str, str, float]
 
