@@ -20,6 +20,7 @@ FUNCTIONS = [
     for node in ast.walk(tree)
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
 ]
+MODULES = {".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SAME_IDEA = {"cam.py", "folder.py", "losses.py", "prometheus.py", "settings.py", "start.py", "write.py"}
 """File names in several rooms that mean the same idea in each."""
@@ -147,6 +148,22 @@ def test_the_code_that_decides_every_step_exists():
     """A module that moved would else silently count no more."""
     missing = [module for module in ALWAYS if not (SOURCE.parent / (module.replace(".", "/") + ".py")).is_file()]
     assert missing == []
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """Modules of the package that a file imports at its top; names for type checkers and imports within functions come later."""
+    lines = [node for node in TREES[path].body if isinstance(node, ast.ImportFrom) and node.module]
+    pairs = [(f"{node.module}.{one.name}", str(node.module)) for node in lines for one in node.names]
+    return {whole if whole in MODULES else module for whole, module in pairs} & MODULES.keys()
+
+
+def test_no_circle_of_files_is_imported_together():
+    """Files that need nothing that is left go, until none is left; files in a circle would stay."""
+    left = {module: imported_at_once(path) - {module} for module, path in MODULES.items()}
+    while free := [module for module, needs in left.items() if not needs & left.keys()]:
+        for module in free:
+            del left[module]
+    assert left == {}
 
 
 def mentions(pattern: str) -> set[str]:

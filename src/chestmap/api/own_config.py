@@ -124,7 +124,7 @@ batch_size = 16
 ON_CPU = (
     """\
 pack = {{ width = 256, height = 256 }}  # what the network sees
-views = {{ count = 4 }}  # augmentations of each image whose first features are computed once
+views = {{ count = 4 }}  # augmentations of each image; their first features are computed once
 augment = {{ translate = 0.06, scale = [0.92, 1.15], rotate_degrees = 7, brightness = 0.12, contrast = 0.2 }}
 
 [run]

@@ -37,7 +37,7 @@ class Arrival:
     bytes: int
     origin: str = "c-store"
     deliver: bool = False
-    served: Collection[str] = ()  # sha256 of models whose results can be made; none for all
+    served: Collection[str] = ()  # sha256 of models that can make results; none for all
 
 
 def arrive(store: Store, new: Arrival, received: Path) -> bool:
