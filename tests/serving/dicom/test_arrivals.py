@@ -26,11 +26,10 @@ from chestmap.serving.store.arrivals import (
     unread,
 )
 from chestmap.serving.store.database_tables import WITHDRAWAL, Study
-from chestmap.serving.store.deliveries import STATES, DueResult, SentObject
+from chestmap.serving.store.deliveries import STATES, DueResult, SentObject, rejected_of, remove_withdrawn
 from chestmap.serving.store.results import ModelAnswer, PendingResult, answer, resume
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.store import NewStudy, Query, Store, existing
-from chestmap.serving.store.withdrawals import rejected_of, remove_withdrawn
 
 MODELS = {"a" * 64: "one-aaaa"}
 (SHA,) = MODELS

@@ -26,7 +26,6 @@ from chestmap.serving.store.database_tables import WITHDRAWAL
 from chestmap.serving.store.deliveries import DueResult
 from chestmap.serving.store.results import MOST_DEATHS
 from chestmap.serving.store.store_files import DamagedFile
-from chestmap.serving.store.withdrawals import remove_withdrawn
 
 log = logging.getLogger(__name__)
 LOOK = 1.0
@@ -128,7 +127,7 @@ class Delivery:
         self._refused = 0
         deliveries.delivered(self.store, one, sent.objects, sent.gone)
         if one.subject == WITHDRAWAL:
-            remove_withdrawn(self.store, one.study_id)
+            deliveries.remove_withdrawn(self.store, one.study_id)
         elif not self.duty.keep:
             remove_delivered(self.store, one.study_id)
         self.metrics.delivered.labels(self.destination.name).inc()

@@ -15,11 +15,11 @@ from sqlalchemy import select
 
 from chestmap.errors import BadInput
 from chestmap.serving.engine.decoder_pool import DecodersBusy
-from chestmap.serving.store import deliveries, reviews, withdrawals
+from chestmap.serving.engine.measured import measured
+from chestmap.serving.store import deliveries, reviews
 from chestmap.serving.store.database_tables import REVIEW, WITHDRAWAL, Result, Sent
 from chestmap.serving.store.deliveries import SentObject
 from chestmap.serving.store.export_reviews import boxes_of
-from chestmap.serving.store.measured import measured
 
 if TYPE_CHECKING:
     from chestmap.serving.engine.service import Service
@@ -126,10 +126,10 @@ def made_review(service: Service, study_id: str) -> MadeObjects:
 
 def made_withdrawal(service: Service, study_id: str) -> MadeObjects:
     """A note that rejects all objects of an image that a corrected one replaced; it belongs to the exam of the first."""
-    rejected = withdrawals.rejected_of(service.store, study_id)
+    rejected = deliveries.rejected_of(service.store, study_id)
     if not rejected:
         return MadeObjects(service.store.folders.new())
-    source = withdrawals.source_of(service.store, study_id)
+    source = deliveries.source_of(service.store, study_id)
     if source is None:
         raise BadInput(
             "a corrected image of another exam replaced it after its files had gone: reject its results in the archive by hand"

@@ -10,14 +10,14 @@ from fastapi import HTTPException, Query
 from chestmap.errors import BadInput
 from chestmap.serving.engine.service import Service
 from chestmap.serving.http.access import Person
-from chestmap.serving.store import blind_reads
+from chestmap.serving.store import independent_reads
 
 Blind = Annotated[bool, Query(description="Read blind: without results of models, until you have committed")]
 
 
 def withheld_of(service: Service, person: Person, study_ids: Collection[str], *, blind: bool = False) -> set[str]:
     """Studies of these with results that are not given to `person` yet."""
-    return blind_reads.withheld(service.store, study_ids, person.name, blind=blind or service.settings.blind)
+    return independent_reads.withheld(service.store, study_ids, person.name, blind=blind or service.settings.blind)
 
 
 def refuse_results(service: Service, person: Person, study_id: str) -> None:

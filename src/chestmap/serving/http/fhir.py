@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from chestmap.serving.engine.measured import measured
 from chestmap.serving.store.database_tables import Result, Study
-from chestmap.serving.store.measured import measured
 from chestmap.serving.store.review_schema import KeptFinding, ReviewOut
 from chestmap.types import Code
 from chestmap.vocabulary import CODES, NO_FINDING, SITES

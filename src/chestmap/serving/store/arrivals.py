@@ -16,9 +16,8 @@ from sqlalchemy.orm import Session
 
 from chestmap.serving.store.clock import now
 from chestmap.serving.store.database_tables import OVER, REVIEW, SHOWN, WITHDRAWAL, Delivery, File, Result, Sent, Study
-from chestmap.serving.store.results import NewFile, deliver, file_row, queue_missing
+from chestmap.serving.store.results import NewFile, copied, deliver, file_row, is_in_archive, queue_missing, settle
 from chestmap.serving.store.row_digests import checked, digest_of
-from chestmap.serving.store.withdrawals import copied, is_in_archive, settle
 
 if TYPE_CHECKING:
     from chestmap.serving.store.store import NewStudy, Store

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, delete, distinct, exists, func, select, update
+from sqlalchemy.orm import Session
 
 from chestmap.serving.store.arrivals import DICOM
 from chestmap.serving.store.clock import now
-from chestmap.serving.store.database_tables import REVIEW, WITHDRAWAL, Delivery, Sent, Study
-from chestmap.serving.store.withdrawals import holder_of
+from chestmap.serving.store.database_tables import OVER, REVIEW, SHOWN, WITHDRAWAL, Delivery, Sent, Study
+from chestmap.serving.store.results import wrong_of
 
 if TYPE_CHECKING:
     from chestmap.serving.store.store import Store
@@ -74,6 +76,48 @@ def delivered(store: Store, one: DueResult, objects: Sequence[SentObject] = (), 
             session.execute(delete(Sent).where(taken_back))
         else:
             session.execute(update(Sent).where(taken_back).values(withdrawn=now()))
+
+
+def holder_of(session: Session, study: Study) -> str:
+    """The study to which an object belongs that was sent just now: that of the image, or of the same one in another form."""
+    if study.state not in OVER:
+        return study.id
+    same = (Study.instance == study.instance) & (Study.revision == study.revision) & Study.state.in_(SHOWN)
+    return session.scalar(select(Study.id).where(same).limit(1)) or study.id
+
+
+def rejected_of(store: Store, study_id: str) -> Sequence[Sent]:
+    """What a note is to reject, oldest first."""
+    with store.reading() as session:
+        study = session.get(Study, study_id)
+        if study is None:
+            return []
+        return session.scalars(select(Sent).where(wrong_of(study)).order_by(Sent.at, Sent.instance)).all()
+
+
+def source_of(store: Store, study_id: str) -> Path | None:
+    """The image that the objects were made of; where it is gone, the corrected one of the same exam."""
+    if (own := store.file(study_id, "original")) is not None:
+        return own
+    with store.reading() as session:
+        study = session.get(Study, study_id)
+        if study is None or not study.exam:
+            return None
+        same = (Study.instance == study.instance) & (Study.exam == study.exam) & Study.state.in_(SHOWN)
+        corrected = session.scalar(select(Study.id).where(same).limit(1))
+    return store.file(corrected, "original") if corrected else None
+
+
+def remove_withdrawn(store: Store, study_id: str) -> None:
+    """A replaced image with nothing left in the archive goes, unless a reader worked on it."""
+    with store.moving:
+        with store.writing() as session:
+            mine = (Study.id == study_id) & (Study.state == "replaced") & (Study.review_version == 0)
+            gone = session.scalars(delete(Study).where(mine).returning(Study.id)).all()
+            if gone:
+                store.folders.doom(study_id)
+        if gone:
+            store.folders.remove(study_id)
 
 
 def sent_of(store: Store, study_id: str) -> list[Sent]:

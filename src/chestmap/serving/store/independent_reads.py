@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from chestmap.errors import BadInput
 from chestmap.serving.store.clock import now
-from chestmap.serving.store.database_tables import READERS, SHOWN, Assignment, Read, Study
+from chestmap.serving.store.database_tables import READERS, SHOWN, Assignment, Read, Review, Study
 from chestmap.serving.store.review_schema import NewReview, ReaderLine, ReadOut, ReviewOut
 from chestmap.serving.store.reviews import NOTHING, StaleReview, check_stage, known_results, new_version, review_of
 from chestmap.serving.store.store import Store
@@ -89,6 +89,22 @@ def _newest(session: Session, study_id: str) -> Sequence[Read]:
 
 def _read_of(row: Read) -> ReadOut:
     return ReadOut(**review_of(row, row.reader).model_dump(), reader=row.reader)
+
+
+def withheld(store: Store, study_ids: Collection[str], reader: str, *, blind: bool) -> set[str]:
+    """Studies of these with results that `reader` may not see yet.
+
+    A version with results in sight, of the shared review or of an own read, ends that. `blind`: the reader reads blind
+    everywhere; else only where a blind version of the reader waits to be committed.
+    """
+    stages: dict[str, set[str]] = {}
+    with store.reading() as session:
+        for table, name in ((Review, Review.by), (Read, Read.reader)):
+            wanted = select(table.study_id, table.stage).where(name == reader, table.study_id.in_(study_ids)).distinct()
+            for study_id, stage in session.execute(wanted):
+                stages.setdefault(study_id, set()).add(stage)
+    committed = {study_id for study_id, said in stages.items() if "open" in said}
+    return (set(study_ids) if blind else set(stages)) - committed
 
 
 def own_history(store: Store, study_id: str, reader: str) -> list[ReviewOut]:

@@ -10,12 +10,23 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import ColumnElement, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from chestmap.serving.store.active_learning import worth
 from chestmap.serving.store.clock import now
-from chestmap.serving.store.database_tables import MODELS, OVER, SHOWN, Delivery, File, Result, Score, Study
+from chestmap.serving.store.database_tables import (
+    MODELS,
+    OVER,
+    SHOWN,
+    WITHDRAWAL,
+    Delivery,
+    File,
+    Result,
+    Score,
+    Sent,
+    Study,
+)
 from chestmap.serving.store.row_digests import digest_of, is_whole
 
 if TYPE_CHECKING:
@@ -23,6 +34,10 @@ if TYPE_CHECKING:
     from chestmap.serving.store.store_files import StoreFolder
 
 MOST_DEATHS = 3
+NOTES = "1.2.840.10008.5.1.4.1.1.88.59"
+"""Key Object Selection: a note that rejects other objects is not withdrawn itself."""
+THERE = Sent.sop_class != NOTES
+"""Objects that a later one replaced are in the archive still, and as wrong as the others."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +168,42 @@ def deliver(session: Session, study_id: str, subject: str, at: float) -> None:
     row = session.get(Delivery, (study_id, subject)) or Delivery(study_id=study_id, subject=subject)
     row.state, row.since, row.due, row.tries, row.error = "ready", at, 0.0, 0, ""
     session.add(row)
+
+
+def is_in_archive(session: Session, study_id: str) -> bool:
+    """Whether objects of a study are in the archive, or may be on their way at this moment."""
+    sent = exists().where(Sent.study_id == study_id, THERE)
+    leaving = exists().where(Delivery.study_id == study_id, Delivery.state.in_(("ready", "retry")))
+    return bool(session.scalar(select(or_(sent, leaving))))
+
+
+def settle(session: Session, current: Study, at: float) -> None:
+    """Once a corrected image was read: objects of the same revision are its own, all others are to be rejected."""
+    mine = (Study.instance == current.instance) & (Study.state == "replaced") & (Study.id != current.id)
+    for old in session.scalars(select(Study).where(mine)).all():
+        _move(session, old.id, current)
+        if old.deliver and (not old.review_version or session.scalar(select(exists().where(wrong_of(old))))):
+            deliver(session, old.id, WITHDRAWAL, at)
+    if session.scalar(select(exists().where(wrong_of(current)))):
+        deliver(session, current.id, WITHDRAWAL, at)
+
+
+def _move(session: Session, study_id: str, current: Study) -> None:
+    rows = session.scalars(select(Sent).where(Sent.study_id == study_id, Sent.revision == current.revision)).all()
+    for row in rows:
+        session.merge(copied(row, current.id))
+        session.delete(row)
+
+
+def copied(row: Sent, study_id: str) -> Sent:
+    names = ("instance", "series", "sop_class", "subject", "at", "withdrawn", "revision")
+    return Sent(study_id=study_id, **{name: getattr(row, name) for name in names})
+
+
+def wrong_of(study: Study) -> ColumnElement[bool]:
+    """Objects in the archive that are not, or are no longer, made of what the study shows."""
+    mine = (Sent.study_id == study.id) & THERE
+    return mine if study.state in OVER else mine & (Sent.revision != study.revision)
 
 
 def file_row(folders: StoreFolder, study_id: str, new: NewFile) -> File:
