@@ -33,11 +33,13 @@ CLAIMS = {
     "cam-16": ("cam-16-mean", "cam"),
     "patch-80": ("patch-0", "cam", "cam-16"),
     "cia-80": ("patch-80", "cia-base-80", "cia-0"),
+    "cia-base-80": ("cia-base-0",),
+    "cia-base-0": ("patch-0", "cam-16"),
     "cia-0": ("cia-base-0", "patch-0"),
     "mining-3": ("mining-1", "mining-3-unpreserved", "cam"),
     "masks": ("masks-none", "patch-0"),
     "combined": ("place-only", "combined-no-prior"),
-    "combined-views": ("combined", "patch-80"),
+    "combined-views": ("combined", "patch-80", "ham-80-tuned"),
 }
 """What papers claim of their own systems, besides `combined` against every single one."""
 AGAINST_ALL = ("combined", "combined-imagenet", "combined-patches")  # with every single system
