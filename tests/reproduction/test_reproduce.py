@@ -147,6 +147,15 @@ def test_figures_follow_the_rule_of_the_table_and_average_what_the_row_prints():
     assert np.isnan(found["Nodule"])
 
 
+def test_a_finding_fills_the_column_that_another_dataset_calls_otherwise():
+    table = find("ham/table-8")
+    evaluation = _evaluation(
+        [Score(measure="AUC", finding="Effusion", value=0.7), Score(measure="AUC", finding=MEAN, value=0.1)]
+    )
+    found = dict(zip(table.columns, figures_of([evaluation], table, table.row("Ours-RN50")), strict=True))
+    assert found["Pleural Effusion"] == 0.7
+
+
 def test_where_only_the_mean_is_printed_it_is_that_of_all_findings():
     table = find("ham/table-6")
     evaluation = _evaluation(

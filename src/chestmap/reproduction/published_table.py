@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from chestmap.errors import UnknownFinding
 from chestmap.evaluation.measure import Measure
 from chestmap.evaluation.published import Figure, Row
 from chestmap.evaluation.published import Table as Published
@@ -20,6 +21,7 @@ from chestmap.evaluation.scores import MEAN, Evaluation, Score
 from chestmap.evaluation.side_by_side import NOTHING, SHORT, Table
 from chestmap.reproduction.table_plan import Plan, answers_of
 from chestmap.storage.atomic import write_text
+from chestmap.vocabulary import VOCABULARIES
 
 CUTS = {"ham/text-low-threshold": 0.1}
 """Tables that cut the map lower than the method itself does, and where."""
@@ -74,7 +76,7 @@ def figures_of(evaluations: Sequence[Evaluation], table: Published, row: Row) ->
 
     The mean is that of the findings that the row prints and we could score; of all findings where it prints the mean alone.
     """
-    by_answer = [{score.finding: score for score in _following(one, table, row)} for one in evaluations]
+    by_answer = [{_name_in(table, score.finding): score for score in _following(one, table, row)} for one in evaluations]
     if table.across == "branches":
         return [_value(scores.get(MEAN)) for scores in by_answer]
     (scores,) = by_answer
@@ -83,6 +85,14 @@ def figures_of(evaluations: Sequence[Evaluation], table: Published, row: Row) ->
     known = [value for value in singles.values() if not np.isnan(value)]
     mean = overall if not singles else float(np.mean(known)) if known else np.nan
     return [mean if name == "Mean" else singles.get(name, np.nan) for name in table.columns]
+
+
+def _name_in(table: Published, finding: str) -> str:
+    """A finding of ours in the words of the table's dataset: its Pleural Effusion is another dataset's Effusion."""
+    try:
+        return VOCABULARIES[table.dataset].resolve(finding)
+    except UnknownFinding:
+        return finding
 
 
 def _following(evaluation: Evaluation, table: Published, row: Row) -> list[Score]:
