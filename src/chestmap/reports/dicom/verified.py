@@ -115,7 +115,7 @@ def _report(reference: Dataset, report: ReaderReport, earlier: Sequence[Earlier]
 
 
 def area_of(mark: Mark, reference: Dataset) -> sr.Measurement:
-    """Of the region, at the detector. OHIF 3.13 shows no region without a number, and the number's name as that of the region."""
+    """Of the region, at the detector. Its name repeats the finding, as that of a model's score does."""
     x0, y0, x1, y1 = mark.box.corners
     known = bool(reference.get("PixelSpacing") or reference.get("ImagerPixelSpacing"))
     down, across = spacing_of(reference)
