@@ -28,6 +28,8 @@ def test_a_review_is_kept_with_who_and_when(client, study):
         "findings": {},
         "note": "",
         "stage": "open",
+        "measures": [],
+        "key": False,
     }
     marked = {"verdict": "correct", "boxes": [BOX]}
     answer = client.put(f"{study}/review", json=body(Mass=marked), headers={"X-Reviewer": "J%C3%BCrgen%20%3Cb%3E"})
