@@ -56,7 +56,7 @@ class Findings:
         object.__setattr__(self, "aliases", MappingProxyType(dict(self.aliases)))
         object.__setattr__(self, "codes", MappingProxyType(dict(self.codes)))
         if len(set(map(_plain, self.names))) != len(self.names) or not self.names:
-            raise BadInput(f"findings {list(self.names)}: names must be present and differ from each other")
+            raise BadInput(f"findings {list(self.names)!s:.300}: names must be present and differ from each other")
 
     def __reduce__(self) -> tuple[object, ...]:
         return Findings, (self.names, dict(self.aliases), dict(self.codes))

@@ -26,6 +26,7 @@ ENDS = {
     "full disk": (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, "/x: no space left; free some"),
     "full disk in polars": (FULL, 2, "disk: no space left; free some"),
     "no memory": (MemoryError(), 2, "out of memory: end other programs"),
+    "no memory for a library": (ImportError("libzstd.so.1: failed to map segment from shared object"), 2, "out of memory"),
     "no memory of the system": (OSError(errno.ENOMEM, "Cannot allocate memory"), 2, "out of memory"),
     "no memory of torch": (
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),

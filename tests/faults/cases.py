@@ -16,7 +16,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 
-import chestmap.cli.data  # with what its verbs need, before a run forks
+import polars as _polars  # noqa: F401 -- loaded before a run forks, as are the verbs
+
+import chestmap.cli.data
 import chestmap.cli.predict
 
 SECONDS = 600.0

@@ -39,6 +39,7 @@ CORPUS: list[tuple[str, bytes]] = [
     ("header", header(findings="Mass")),
     ("header", header(own_rule=5)),
     ("header", header(canvas=[32])),
+    ("header", header(findings=["a" * 3000, "a" * 3000])),
     ("header", b'{"format": 1'),
     ("header", header(**{"complete" + "[" * 3000: True})),
     ("list", b"path\nhttp://[\n"),

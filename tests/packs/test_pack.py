@@ -134,6 +134,21 @@ def test_new_images_are_added_and_the_order_of_packing_does_not_matter(tmp_path)
     assert packed(part, folder)[0].ids == grown.ids
 
 
+def test_a_machine_short_of_memory_sets_no_image_aside(tmp_path, monkeypatch):
+    """The same call goes on later: what was kept as faulty would never be read again."""
+    source = source_in(tmp_path / "films", 3)
+
+    def short(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("chestmap.imaging.pack_rows.read_radiograph", short)
+        with pytest.raises(MemoryError):
+            make_pack(source, tmp_path / "pack", PackSettings(width=8, height=8), workers=1)
+    pack = make_pack(source, tmp_path / "pack", PackSettings(width=8, height=8), workers=1)
+    assert not pack.set_aside
+
+
 def test_bad_files_are_set_aside_with_their_reason(tmp_path):
     source = source_in(tmp_path / "images", 5)
     source.path(1).write_bytes(b"not a picture")

@@ -24,7 +24,13 @@ INTERRUPTED = 130
 FULL = "No space left on device"
 """How polars, onnxruntime and others word a full disk in errors of their own."""
 
-NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "out of memory", "can't start new thread")
+NO_MEMORY = (
+    "can't allocate memory",
+    "failed to map segment",
+    "Cannot allocate memory",
+    "out of memory",
+    "can't start new thread",
+)
 """How torch, OpenCV and threads word that memory is short."""
 
 LONGEST = 300
