@@ -104,7 +104,7 @@ def read_blind(browser, world, name, verdict):
         saved(page)
         page.screenshot(path=world.shots / f"open-{name}.png")
         page.locator("#done").click()
-        page.locator("body[data-screen=list]").wait_for()
+        page.wait_for_url(lambda url: world.study not in url)  # the next one that is not done, or the list
 
 
 def draw_box(page, world, finding):
@@ -145,7 +145,7 @@ def walked(browser, world):
         page.locator("#reads-rows button", has_text="present").first.click()
         saved(page)
         page.locator("#done").click()
-        page.locator("body[data-screen=list]").wait_for()
+        page.wait_for_url(lambda url: world.study not in url)  # the next one that is not done, or the list
     counts(world.node, done=2)
     return before
 
