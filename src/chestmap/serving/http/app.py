@@ -137,7 +137,7 @@ async def sign_in(request: Request, token: bodies.Token, response: Response) -> 
     return bodies.Who(name=person.name, admin=person.admin)
 
 
-@meta.delete("/v1/session", tags=["session"], status_code=204, response_class=Response)
+@meta.delete("/v1/session", tags=["session"], status_code=204, response_class=Response, response_model=None)
 def sign_out(request: Request, response: Response) -> None:
     """The session is over; the token stays good for others."""
     request.app.state.access.sign_out(request.headers)

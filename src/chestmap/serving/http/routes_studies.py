@@ -105,7 +105,7 @@ def study(service: Here, person: Asking, study_id: StudyId, blind: Blind = False
     return bodies.StudyOut.model_validate(show_study(service, study_id, person, blind=blind))
 
 
-@router.delete("/studies/{study_id}", status_code=204, response_class=Response)
+@router.delete("/studies/{study_id}", status_code=204, response_class=Response, response_model=None)
 def delete(service: Here, person: Asking, study_id: StudyId) -> None:
     """With its results, reviews and files; for administrators."""
     if not person.admin:
