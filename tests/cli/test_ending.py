@@ -25,6 +25,11 @@ ENDS = {
     "no permission": (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "chestmap: /x: Permission denied\n"),
     "full disk": (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, "/x: no space left; free some"),
     "full disk in polars": (FULL, 2, "disk: no space left; free some"),
+    "limit of files in polars": (
+        RuntimeError("parquet: underlying IO error: File too large (os error 27)"),
+        2,
+        "disk: File too large; raise the limit",
+    ),
     "no memory": (MemoryError(), 2, "out of memory: end other programs"),
     "no memory for a library": (ImportError("libzstd.so.1: failed to map segment from shared object"), 2, "out of memory"),
     "no memory of the system": (OSError(errno.ENOMEM, "Cannot allocate memory"), 2, "out of memory"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import random
@@ -21,6 +22,7 @@ import polars as _polars  # noqa: F401 -- loaded before a run forks, as are the 
 import chestmap.cli.data
 import chestmap.cli.predict
 
+PIPE = 1 << 20  # bytes
 SECONDS = 600.0
 """A run that takes longer hangs."""
 
@@ -70,14 +72,13 @@ class Under:
             time.time = lambda: real() + (self.jump if real() - start > self.after else 0.0)
 
 
-def _called(arguments: Sequence[str], root: Path, said: Path, under: Under) -> None:
-    """The command line in a process and a group of its own; its stderr becomes a file."""
+def _called(arguments: Sequence[str], root: Path, said: int, under: Under) -> None:
+    """The command line in a process and a group of its own; its stderr is a pipe, which no limit of files cuts."""
     os.setsid()
     os.chdir(root)
-    for number, path in ((1, os.devnull), (2, said)):
-        stream = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(stream, number)
-        os.close(stream)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(said, 2)
     os.environ.update(QUIET)
     sys.modules["__main__"] = ModuleType("__main__")  # which the processes of this one would load again
     sys.argv = ["chestmap", *arguments]
@@ -98,11 +99,17 @@ class Case:
     moment: float  # share of the time that an undisturbed run takes
     seconds: float  # which is this
     code: int = 0
+    said: str = ""
+    pipes: dict[int, int] = field(default_factory=dict)
     found: list[str] = field(default_factory=list)
 
     def begin(self, under: Under = NOTHING) -> BaseProcess:
-        process = FORKS.Process(target=_called, args=(self.verb.arguments, self.root, self.log, under))
+        said, saying = os.pipe()
+        fcntl.fcntl(said, fcntl.F_SETPIPE_SZ, PIPE)
+        process = FORKS.Process(target=_called, args=(self.verb.arguments, self.root, saying, under))
         process.start()
+        os.close(saying)
+        self.pipes[process.pid or 0] = said
         return process
 
     def end(self, process: BaseProcess) -> int:
@@ -112,6 +119,11 @@ class Case:
             process.join()
             self.found.append(f"a run of more than {SECONDS:g} s")
         self.code = process.exitcode or 0
+        said = self.pipes.pop(process.pid or 0)
+        os.set_blocking(said, False)  # a process that is left may hold the other end
+        with suppress(BlockingIOError):
+            self.said += os.read(said, PIPE).decode(errors="replace")
+        os.close(said)
         process.close()
         return self.code
 
@@ -125,11 +137,3 @@ class Case:
 
     def wait(self, share: float = 1.0) -> None:
         time.sleep(share * self.moment * self.seconds)
-
-    @property
-    def log(self) -> Path:
-        return self.root.with_name(f"{self.root.name}.log")
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text() if self.log.exists() else ""

@@ -24,6 +24,9 @@ INTERRUPTED = 130
 FULL = "No space left on device"
 """How polars, onnxruntime and others word a full disk in errors of their own."""
 
+LIMITED = ("File too large", "Disk quota exceeded")
+"""How they word a limit of files."""
+
 NO_MEMORY = (
     "can't allocate memory",
     "failed to map segment",
@@ -70,6 +73,8 @@ def _in_words(error: BaseException) -> tuple[str, int]:
     if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or FULL in said:
         place = getattr(error, "filename", None) or "disk"
         return f"{place}: no space left; free some and call again: what is whole stays", 2
+    if not isinstance(error, OSError) and (limit := next((word for word in LIMITED if word in said), "")):
+        return f"disk: {limit}; raise the limit (ulimit -f, or the quota) and call again: what is whole stays", 2
     if (
         isinstance(error, MemoryError)
         or getattr(error, "errno", 0) == errno.ENOMEM
