@@ -14,6 +14,7 @@ from chestmap.errors import BadModel, BadSettings
 from chestmap.methods import METHODS
 from chestmap.methods import cia_net as cia
 from chestmap.nn.similar_images import thumbnails
+from chestmap.packs.views import Views
 from chestmap.training import Data, Run, RunSettings
 from chestmap.training.config import read_config
 from chestmap.types import Findings
@@ -155,8 +156,9 @@ def test_kept_features_are_compared_with_partners_as_pixels_are(batch, partners,
         with torch.no_grad():
             found = task.predict(replace(pixels, images=net.backbone.kept(batch.images)))
             torch.testing.assert_close(found.cells, task.predict(pixels).cells)
+    kept = replace(data, train=replace(data.train, views=object.__new__(Views)))
     with pytest.raises(BadSettings, match=r"data\.views: an aligner reads pixels.*aligned = false"):
-        cia.recipe(None, replace(data, train=replace(data.train, views="kept")), settings())
+        cia.recipe(object.__new__(Run), kept, settings())
 
 
 def test_random_partners_change_in_training_only(batch, partners):
