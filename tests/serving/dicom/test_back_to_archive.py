@@ -177,7 +177,7 @@ def test_a_node_that_keeps_nothing_withdraws_too_and_says_where_it_cannot(start)
 def test_measures_and_a_key_image_go_to_the_archive(start):
     archive = Collected()
     node = start(archive, keep=True)
-    spaced = film(1, PixelSpacing=[0.5, 0.5])
+    spaced = film(1, ImagerPixelSpacing=[0.5, 0.5])
     assert send(node.port, spaced) == [0]
     counts(node, done=1)
     measures = [{"kind": "ruler", "lines": [{"x0": 0, "y0": 0, "x1": 30, "y1": 40}]}]
