@@ -28,7 +28,7 @@ import torch
 from chestmap.imaging.canvas import on_canvas
 from chestmap.imaging.read import radiograph_of
 from chestmap.methods import METHODS
-from chestmap.models.folder import write_model
+from chestmap.models.export import write_with_graph
 from chestmap.models.predictor import Predictor, images_of, load
 from chestmap.packs.build import PackSettings
 from chestmap.training.train import Trained
@@ -51,7 +51,7 @@ def random_model(folder: Path, backbone: str, side: int) -> None:
     settings, canvas = method.settings.model_validate(tree), PackSettings(width=side, height=side)
     network = method.build(settings, CHESTXRAY14, canvas.canvas)
     folder.mkdir()
-    write_model(
+    write_with_graph(  # as training leaves it
         folder,
         Trained(
             method=method,
@@ -125,8 +125,8 @@ class Running:
     def processor(self) -> float:
         """Seconds of it that the service and its processes have used since its last start."""
         pid, ticks = self.process.pid, 0
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for one in [str(pid), *children]:
+        begun = (one.read_text().split() for one in Path(f"/proc/{pid}/task").glob("*/children"))  # by any of its threads
+        for one in {str(pid), *(child for children in begun for child in children)}:
             numbers = Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split()
             ticks += int(numbers[11]) + int(numbers[12])
         return ticks / os.sysconf("SC_CLK_TCK")
@@ -181,7 +181,10 @@ def client(port: int, work: "Queue[int]", pictures: Path, seen: Seen, lock: thre
 
 
 def drive(service: Running, pictures: Path, arguments: argparse.Namespace) -> tuple[Seen, Rates]:
-    """All requests, with a kill in the middle; the rate leaves out the time that the service was gone."""
+    """All requests, with a kill in the middle; the rate leaves out the time that the service was gone.
+
+    The processor is counted from the kill, or from the first answers on, when the processes that decode have begun.
+    """
     work: Queue[int] = Queue()
     for seed in range(arguments.requests):
         work.put(seed)
@@ -191,11 +194,14 @@ def drive(service: Running, pictures: Path, arguments: argparse.Namespace) -> tu
     ]
     begin, gone, killed = time.monotonic(), 0.0, arguments.no_kill
     own, since, mine = service.processor(), 0, time.process_time()
+    warm = False
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
         time.sleep(0.2)
         service.sample()
+        if not warm and len(seen.accepted) >= arguments.requests // 10:
+            warm, own, since, mine = True, service.processor(), len(seen.accepted), time.process_time()
         if not killed and len(seen.accepted) >= arguments.requests // 2:
             killed, start = True, time.monotonic()
             service.kill()

@@ -1,9 +1,12 @@
 """Work for processes that are to die of it, hang, or need too much; in a module of its own, as they import it."""
 
 import os
+import resource
 import signal
 import sys
 import time
+
+import numpy as np
 
 from chestmap.errors import BadInput
 
@@ -20,6 +23,11 @@ def work(word: str) -> str:
     if word == "print":
         sys.stderr.write("a name")
         sys.stderr.flush()
+    if word == "faults":
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(4):
+            np.ones(1 << 18, np.float32)
+        return str(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     return word.upper()
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from chestmap.errors import BadInput, Refused
 from chestmap.serving.engine.batches import under_way
-from chestmap.serving.store import reviews
+from chestmap.serving.store import database, reviews
 from chestmap.serving.store.database import open_database, open_read_only
 from chestmap.serving.store.database_tables import Base
 from chestmap.serving.store.results import MOST_DEATHS, ModelAnswer, NewFile, PendingResult, answer, ask, resume
@@ -85,6 +87,16 @@ def test_the_migrations_make_the_tables(store):
     with store.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_a_store_that_is_up_to_date_opens_without_alembic(tmp_path):
+    """It takes half a second to import."""
+    Store(tmp_path).close()
+    assert database.head() == ScriptDirectory.from_config(database._config()).get_current_head()
+    look = "import sys; from pathlib import Path; from chestmap.serving.store.store import Store; from chestmap.serving.engine import service; "
+    tell = f"Store(Path({str(tmp_path)!r})).close(); print([one for one in ('alembic', 'polars') if one in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", look + tell], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_study_is_added_once(store):

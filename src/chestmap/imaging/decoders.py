@@ -30,6 +30,7 @@ from typing import Any, Generic, TypeVar
 import cv2
 
 from chestmap.errors import BadImage, BadInput
+from chestmap.imaging.freed_memory import keep_freed_memory
 
 try:
     import resource
@@ -237,6 +238,7 @@ def _serve(pipe: Connection, work: Callable[[Any], Any], bounds: Bounds, *, plai
 
 def _prepare(bounds: Bounds, *, plain: bool) -> None:
     """Left to the parent to interrupt; one thread of decoding, bounded memory and files, no core dump."""
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     if plain:

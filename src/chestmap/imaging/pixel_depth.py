@@ -5,9 +5,11 @@ A network sees the greys of `grayscale.py`, which a window has cut; here nothing
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from jaxtyping import Float32, Float64, UInt, UInt16
 
+from chestmap.imaging.color import unit
 from chestmap.imaging.grayscale import Display, Tables, Window
 
 LEVELS = 65535
@@ -36,6 +38,9 @@ class Depth:
 
 def depth_of_grey(pixels: Float32[np.ndarray, "h w"]) -> Depth:
     """Of a picture that has no window: 8 bits where all its greys are steps of 1/255, else 16."""
+    coded = cv2.convertScaleAbs(pixels, alpha=255)
+    if np.array_equal(unit(coded, 255), pixels):  # straight from 8 bits
+        return Depth(levels=coded.astype(np.uint16), bits=8, center=127.5, width=255.0)
     steps = pixels * np.float32(255)
     white, bits = (255, 8) if float(np.abs(steps - np.rint(steps)).max()) < 1e-3 else (LEVELS, 16)
     levels = np.rint(np.clip(pixels, 0, 1) * np.float64(white)).astype(np.uint16)

@@ -34,13 +34,14 @@ def boxes_of(
     maps: Float16[np.ndarray, "finding h w"],
     frame: Frame,
     rule: BoxRule,
+    work: Workspace | None = None,
 ) -> tuple[Box, ...]:
     """In image pixels, in the order of the findings; a map without information gives none.
 
     A box's score is the finding's score times the peak of the scaled map inside it, so that a box away from the map's peak
-    counts for less, and one around it carries the finding's own score.
+    counts for less, and one around it carries the finding's own score. A caller with many images keeps `work` for one thread.
     """
-    surface, work = Surface(longest=LONGEST), Workspace()
+    surface, work = Surface(longest=LONGEST), work or Workspace()
     sampled = sampler(surface, frame, maps.shape[1:], work)
     x, y = surface.scale(frame)
     found = []
@@ -50,12 +51,14 @@ def boxes_of(
         if levels is None:
             continue
         threshold = rule.levels.get(finding, rule.own.threshold)
-        mask = (levels.pixels >= threshold).view(np.uint8)
-        corners, areas = regions(mask)
+        rows, columns = sampled.window(levels.cells, threshold)  # nothing outside of it reaches the threshold
+        pixels = levels.pixels[rows, columns]
+        corners, areas = regions((pixels >= threshold).view(np.uint8))
         if not len(corners):
             continue
-        x0, y0, x1, y1 = (int(value) for value in corners[int(np.argmax(areas))])
-        peak = min(float(levels.pixels[y0:y1, x0:x1].max()), 1.0)
+        left, top, right, bottom = (int(value) for value in corners[int(np.argmax(areas))])
+        peak = min(float(pixels[top:bottom, left:right].max()), 1.0)
+        x0, x1, y0, y1 = left + columns.start, right + columns.start, top + rows.start, bottom + rows.start
         box = Box(finding, x0 / x, y0 / y, x1 / x, y1 / y, float(scores[row]) * peak)
         if inside := box.clipped(*frame.image):
             found.append(inside)

@@ -19,7 +19,6 @@ from chestmap.serving.engine.measured import measured
 from chestmap.serving.store import deliveries, reviews
 from chestmap.serving.store.database_tables import REVIEW, WITHDRAWAL, Result, Sent
 from chestmap.serving.store.deliveries import SentObject
-from chestmap.serving.store.export_reviews import boxes_of
 
 if TYPE_CHECKING:
     from chestmap.serving.engine.service import Service
@@ -87,6 +86,8 @@ def older_versions(service: Service, study_id: str, model_sha: str) -> list[Sent
 
 def made_review(service: Service, study_id: str) -> MadeObjects:
     """Nothing where the review is in work again: the next time that it is done sends it."""
+    from chestmap.serving.store.export_reviews import boxes_of  # datasets, and polars with them
+
     review, found = reviews.current(service.store, study_id), service.store.study(study_id)
     original = service.store.file(study_id, "original")
     if found is None or original is None:

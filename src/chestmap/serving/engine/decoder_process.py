@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MEMORY = 4 << 30
 LARGEST_FILE = 512 << 20
 THUMBNAIL = 256
+FILES = {"pixels": "pixels.u16", "thumbnail": "thumbnail.png"}
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
 """No fault of an image; decoders raise errors without a number."""
 OF_CONTENT = ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "PatientName", "PatientBirthDate", "PatientSex")
@@ -64,8 +65,9 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
         frames[name] = frame.as_list()
     if request["canvases_only"]:
         return {"frames": frames}
-    (out / "pixels.u16").write_bytes(depth.levels.astype("<u2").tobytes())
-    (out / "thumbnail.png").write_bytes(_thumbnail(radiograph))
+    contents = {"pixels": depth.levels.astype("<u2").tobytes(), "thumbnail": _thumbnail(radiograph)}
+    for kind, content in contents.items():
+        (out / FILES[kind]).write_bytes(content)
     low, high = (0, 255) if depth.bits == 8 else depth.ends
     height, width = depth.levels.shape
     image = {
@@ -75,7 +77,10 @@ def read(request: dict[str, Any]) -> dict[str, Any]:
         "source": "dicom" if is_dicom(data) else "png" if data.startswith(SIGNATURE) else "jpeg",
         "spacing": list(radiograph.spacing_mm) if radiograph.spacing_mm else None,
     }  # fmt: skip
-    return {"frames": frames, "image": image, "view": radiograph.view, **_patient(data, radiograph, depth, request)}
+    made = {kind: [FILES[kind], sha256(content).hexdigest(), len(content)] for kind, content in contents.items()}
+    return {
+        "frames": frames, "image": image, "view": radiograph.view, "files": made, **_patient(data, radiograph, depth, request),
+    }  # fmt: skip
 
 
 def _patient(data: bytes, radiograph: Radiograph, depth: Depth, request: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +135,8 @@ def _thumbnail(radiograph: Radiograph) -> bytes:
     scale = min(1.0, THUMBNAIL / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     small = cv2.resize(radiograph.pixels, size, interpolation=cv2.INTER_AREA)
-    done, coded = cv2.imencode(".png", np.rint(np.clip(small, 0, 1) * 255).astype(np.uint8))
+    coding = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)  # a third faster, 3 % larger
+    done, coded = cv2.imencode(".png", np.rint(np.clip(small, 0, 1) * 255).astype(np.uint8), coding)
     if not done:
         raise BadInput("picture cannot be made small")
     return coded.tobytes()

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16, Float32, UInt8
 
+from chestmap.evaluation.maps.comparison_space import Workspace
 from chestmap.models.folder import measured_points
 from chestmap.models.largest_box import boxes_of
 from chestmap.models.predictor import Predictor, images_of
 from chestmap.serving.store.active_learning import scaled_score
 from chestmap.serving.store.results import ModelAnswer, NewFile
-from chestmap.storage.atomic import write_bytes
+from chestmap.storage.atomic import write_together
 from chestmap.types import Box, Frame
 from chestmap.vocabulary import NO_FINDING, SUPPORT_DEVICES
 
@@ -98,21 +99,26 @@ class ServedModel:
         return BatchOutputs(scores, maps, frames, places)
 
     def kept(self, said: BatchOutputs) -> list[ModelAnswer]:
-        """The rest: boxes, and the maps written durably into the studies' folders."""
-        rows = zip(said.places, said.frames, said.scores, said.maps, strict=True)
-        return [self._answer(*place, frame, row, grid) for place, frame, row, grid in rows]
+        """Draws boxes, and writes the maps durably into the studies' folders, before the database records them."""
+        contents = [_coded(maps) for maps in said.maps]
+        name, work = f"maps-{self.id}.npy", Workspace()
+        placed = zip(said.places, contents, strict=True)
+        write_together({folder / name: content for (_, folder), content in placed if folder.is_dir()})  # else deleted
+        files = [NewFile(f"maps-{self.id}", name, sha256(content).hexdigest(), len(content)) for content in contents]
+        rows = zip(said.places, said.frames, said.scores, said.maps, files, strict=True)
+        return [
+            self._answer(study_id, (frame, scores, maps), file, work) for (study_id, _), frame, scores, maps, file in rows
+        ]
 
     def _answer(
-        self, study_id: str, folder: Path, frame: Frame, scores: np.ndarray, maps: Float16[np.ndarray, "finding h w"]
+        self,
+        study_id: str,
+        said: tuple[Frame, np.ndarray, Float16[np.ndarray, "finding h w"]],
+        file: NewFile,
+        work: Workspace,
     ) -> ModelAnswer:
-        """The maps are on disk before the database records them."""
-        found = self.predictor.findings
-        boxes = boxes_of(found, scores, maps, frame, self.predictor.rule)
-        coded = io.BytesIO()
-        np.save(coded, maps, allow_pickle=False)
-        name, content = f"maps-{self.id}.npy", coded.getvalue()
-        if folder.is_dir():  # else the study was deleted
-            write_bytes(folder / name, content)
+        found, (frame, scores, maps) = self.predictor.findings, said
+        boxes = boxes_of(found, scores, maps, frame, self.predictor.rule, work)
         points = self.predictor.operating_points
         findings = [_finding(one, float(score), points.get(one), boxes) for one, score in zip(found, scores, strict=True)]
         height, width = maps.shape[1:]
@@ -121,9 +127,15 @@ class ServedModel:
         scaled = [scaled_score(one["score"], one["threshold"]) for one in findings]
         urgent = [value for one, value in zip(findings, scaled, strict=True) if one["name"] not in HARMLESS]
         return ModelAnswer(
-            study_id=study_id, model_sha=self.sha256, findings=findings, maps=grid, file=NewFile(f"maps-{self.id}", name, sha256(content).hexdigest(), len(content)),
+            study_id=study_id, model_sha=self.sha256, findings=findings, maps=grid, file=file,
             suspicion=max(urgent, default=0.0),
         )  # fmt: skip
+
+
+def _coded(maps: Float16[np.ndarray, "finding h w"]) -> bytes:
+    coded = io.BytesIO()
+    np.save(coded, maps, allow_pickle=False)
+    return coded.getvalue()
 
 
 def _finding(name: str, score: float, threshold: float | None, boxes: Sequence[Box]) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from chestmap.serving.store.arrivals import Arrival, arrive, take_place
 from chestmap.serving.store.node_folder import old_images, pieces, retire
 from chestmap.serving.store.results import NewFile, PendingResult, ask, resume
 from chestmap.serving.store.store import NewStudy, Store
-from chestmap.serving.store.store_files import digest
 
 log = logging.getLogger(__name__)
 PIECE = 1 << 20
@@ -219,11 +218,8 @@ class Service:
         """Decodes, in a process that may die of it; what it wrote lies in `out`."""
         canvases = {one.canvas_name: one.predictor.model.canvas for one in self.served.values()}
         found = self.readers.read(path, out, canvases, name=name, patient=patient)
-        made = {"pixels": out / "pixels.u16", "thumbnail": out / "thumbnail.png"}
-        files = (
-            NewFile("original", "original", sha, path.stat().st_size),
-            *(NewFile(kind, file.name, digest(file), file.stat().st_size) for kind, file in made.items()),
-        )
+        made = (NewFile(kind, *about) for kind, about in found["files"].items())
+        files = (NewFile("original", "original", sha, path.stat().st_size), *made)
         study_id = f"s-{sha[:24]}"
         label = found["shown"] or found["label"] or study_id
         return NewStudy(

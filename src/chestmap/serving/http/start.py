@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from chestmap.errors import ProcessDied
+from chestmap.imaging.freed_memory import keep_freed_memory
 from chestmap.serving.engine.service import Service
 from chestmap.serving.http.access import Access, Person
 from chestmap.serving.http.app import SecondDoor, create_app
@@ -39,6 +40,7 @@ def run(
     server: type[Server] = Server,
 ) -> None:
     """Until a signal ends it, or no model predicts any more. `other` makes a second door, which is open as long as this one."""
+    keep_freed_memory()
     os.umask(0o077)  # database and files are for their owner alone
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     for name in ("alembic", "uvicorn.error", "uvicorn"):

@@ -7,20 +7,34 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    Column,
+    Connection,
+    Engine,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    select,
+)
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
 from chestmap.errors import BadInput
 from chestmap.serving.store.store_files import StoreFolder
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 BUSY_SECONDS = 30
+MIGRATIONS = Path(__file__).parent / "migrations"
+VERSION = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
+"""As Alembic makes it."""
 
 
 def open_database(folder: Path, url: str | None = None) -> Engine:
@@ -57,12 +71,12 @@ def open_read_only(folder: Path, url: str | None = None) -> Engine:
         engine = _engine(found).execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     try:
         with engine.connect() as connection:
-            revision = MigrationContext.configure(connection).get_current_revision()
+            revision = _revision(connection)
     except DatabaseError as error:
         engine.dispose()
         said = " ".join(str(error.orig).split())[:160]
         raise BadInput(f"{folder}: its database cannot be read ({said}); is it where the service has it?") from None
-    if revision != _script().get_current_head():
+    if revision != head():
         engine.dispose()
         raise BadInput(
             f"{folder}: its tables (revision {revision}) are of another version; start `chestmap serve` on it once"
@@ -112,27 +126,45 @@ def _on_begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    return config
+def head() -> str:
+    """Reads the newest revision off the names of the migrations: Alembic takes long to import."""
+    return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
 
 
-def _script() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
+def _revision(connection: Connection) -> str | None:
+    """Reads the revision of the tables that are there; None where there are none."""
+    if not inspect(connection).has_table(VERSION.name):
+        return None
+    return connection.scalar(select(VERSION.c.version_num))
 
 
 def _migrate(connection: Connection, folder: Path) -> None:
-    """Alembic, in the transaction of `connection`: a start that fails half-way leaves the tables as they were."""
+    """Makes or changes tables in the transaction of `connection`: a start that fails leaves them as they were."""
+    current = _revision(connection)
+    if current == head():
+        return
+    _upgrade(connection, folder, current)
+
+
+def _config() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config
+
+
+def _upgrade(connection: Connection, folder: Path, current: str | None) -> None:
+    from alembic import command
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
     config = _config()
     folders = StoreFolder(folder)
     config.attributes |= {"connection": connection, "instance_of": folders.instance_of, "key": folders.key}
-    current = MigrationContext.configure(connection).get_current_revision()
-    known = ScriptDirectory.from_config(config)
     try:
         if current is not None:
-            known.get_revision(current)
+            ScriptDirectory.from_config(config).get_revision(current)
     except CommandError:
         raise BadInput(f"store: its tables (revision {current}) are newer than this version; update chestmap") from None
-    if current != known.get_current_head():
-        command.upgrade(config, "head")
+    command.upgrade(config, "head")
