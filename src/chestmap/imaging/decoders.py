@@ -30,7 +30,7 @@ from typing import Any, Generic, TypeVar
 import cv2
 
 from chestmap.errors import BadImage, BadInput
-from chestmap.imaging.freed_memory import keep_freed_memory
+from chestmap.storage.freed_memory import keep_freed_memory
 
 try:
     import resource

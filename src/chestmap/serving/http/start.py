@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from chestmap.errors import ProcessDied
-from chestmap.imaging.freed_memory import keep_freed_memory
 from chestmap.serving.engine.service import Service
 from chestmap.serving.http.access import Access, Person
 from chestmap.serving.http.app import SecondDoor, create_app
 from chestmap.serving.http.server import ListenAddress, Server, server_of
+from chestmap.storage.freed_memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
