@@ -60,8 +60,8 @@ class QuickSettings(Settings):
     @property
     def phantom(self) -> PhantomSettings:
         """The phantom that stands in for the dataset: many findings, boxes on most images."""
-        shares = {"enrich": 0.8, "test": 0.4, "boxed": 1.0, "boxed_train": 0.5}
-        return PhantomSettings(images=self.images, side=self.side, seed=self.seed, **shares)
+        sizes = {"images": self.images, "side": self.side, "seed": self.seed}
+        return PhantomSettings.model_validate({**sizes, "enrich": 0.8, "test": 0.4, "boxed": 1.0, "boxed_train": 0.5})
 
     def shortened(self, schedule: Tree) -> Tree:
         """A schedule of a few batches, which tries the chain and learns little."""
