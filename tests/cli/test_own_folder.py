@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from chestmap.api.own_config import SPLIT
 from chestmap.api.own_folder import CONFIG, look, write_config
 from chestmap.cli import app
+from chestmap.datasets.split import make_split
 from chestmap.errors import BadInput
 from chestmap.methods import METHODS
 from chestmap.settings import read_toml
@@ -88,6 +90,15 @@ def test_the_config_is_one_that_trains_here(films):
     with pytest.raises(BadInput, match="is there already; train with it, or write it anew with --again"):
         write_config(films)
     write_config(films, again=True)
+
+
+def test_the_last_epoch_is_kept_where_validation_ranks_nothing(films):
+    """The two patients of validation have the same labels: training would end after its first epoch."""
+    rows = ["Image,patient_id,Mass"] + [f"{number:02d}.png,p{number // 2},1" for number in range(30)]
+    (films / "labels.csv").write_text("\n".join(rows).replace("02.png,p1,1", "02.png,p1,0") + "\n")
+    path, _, source = write_config(films)
+    assert "02.png" not in make_split(source, SPLIT).parts["validation"]
+    assert read_toml(path)["method"]["learn"]["select"] == "last"
 
 
 def test_columns_and_boxes_that_are_not_used_are_named(films):

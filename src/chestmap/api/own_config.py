@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 from chestmap.datasets.box_units import Unit
 from chestmap.datasets.folder import FolderSettings
+from chestmap.datasets.split import SplitSettings, make_split
 
 if TYPE_CHECKING:
     from chestmap.datasets.source import Source
 
 CONFIG = "chestmap.toml"
+SPLIT = SplitSettings(name="patients", validation=0.15, test=0.25)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +68,16 @@ def config_text(found: OwnFolder, source: Source, device: str) -> str:
 
 [data]
 source = {{ name = "folder", root = {json.dumps(root)}{tables} }}
-split = {{ name = "patients", validation = 0.15, test = 0.25 }}  # by patient: nobody is in two parts
+split = {{ name = "{SPLIT.name}", validation = {SPLIT.validation}, test = {SPLIT.test} }}  # by patient: nobody is in two parts
 cache = "chestmap-cache"
-{_network(device, len(source), boxed=boxes > 0)}"""
+{_network(device, len(source), boxed=boxes > 0)}{"" if ranks(source) else LAST}"""
+
+
+def ranks(source: Source) -> bool:
+    """Tells whether the validation images of `SPLIT` show a finding both present and absent, so that an epoch can be chosen."""
+    kept = set(make_split(source, SPLIT).parts["validation"])
+    labels = source.labels[[row for row, one in enumerate(source.ids) if one in kept]]
+    return bool(((labels == 1).any(axis=0) & (labels == 0).any(axis=0)).any())
 
 
 def _network(device: str, images: int, *, boxed: bool) -> str:
@@ -100,6 +109,10 @@ warmup = 0.5
 decay = "cosine"
 clip = 5.0
 boxed_share = {share}
+"""
+
+LAST = """\
+select = "last"  # no finding is both present and absent in the few validation images, which choose the epoch otherwise
 """
 
 ON_GPU = (

@@ -29,13 +29,14 @@ def init(
 
     Example: `chestmap init films && chestmap all films/chestmap.toml`
     """
+    from chestmap.api.own_config import SPLIT
     from chestmap.api.own_folder import write_config
     from chestmap.datasets.checks.check import check
     from chestmap.datasets.checks.check_tables import render
-    from chestmap.datasets.split import SplitSettings, make_split
+    from chestmap.datasets.split import make_split
 
     path, found, source = write_config(folder, again=again)
-    split = make_split(source, SplitSettings(name="patients", validation=0.15, test=0.25))
+    split = make_split(source, SPLIT)
     render(check(source, [split]), console(stderr=True))
     for note in found.notes:
         typer.echo(f"note: {note}", err=True)

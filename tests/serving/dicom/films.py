@@ -106,7 +106,12 @@ class Archive:
 
     def open(self, tls=None):
         entity = AE(self.title)
-        for storage in (uid.Comprehensive3DSRStorage, uid.GrayscaleSoftcopyPresentationStateStorage, uid.EnhancedSRStorage):
+        for storage in (
+            uid.Comprehensive3DSRStorage,
+            uid.GrayscaleSoftcopyPresentationStateStorage,
+            uid.EnhancedSRStorage,
+            uid.KeyObjectSelectionDocumentStorage,
+        ):
             entity.add_supported_context(storage)
         self.server = entity.start_server(
             ("127.0.0.1", self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)], ssl_context=tls

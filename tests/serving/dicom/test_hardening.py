@@ -230,6 +230,9 @@ def test_a_corrected_image_goes_to_the_right_patient(start, archive, settings):
     wait_until(lambda: "C" in patients())
     counts(node, done=1)
     assert all(len(sent) == 1 for sent in archive.stored.values())  # results of a corrected image are objects of their own
+    notes = {one.PatientID for (one,) in archive.stored.values() if one.Modality == "KO"}
+    assert "B" in notes  # what the archive had of the image before is withdrawn
+    assert "C" not in notes
 
 
 def test_a_model_that_answers_nothing_ends_the_node_and_no_image(start, served, readers, settings, monkeypatch, tmp_path):
