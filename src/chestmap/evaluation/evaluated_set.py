@@ -38,7 +38,10 @@ class MatchedSet:
 
 
 def matched(predictions: Predictions, truth: Truth) -> MatchedSet:
-    """Refuses what contradicts itself or the truth. Predictions of scaled copies are scaled back, with a note."""
+    """Brings predictions and truth of the same images into one image space.
+
+    Refuses what contradicts itself or the truth. Predictions of scaled copies are scaled back, with a note.
+    """
     _check_whole(predictions)
     alignment = aligned(predictions, truth)
     predictions, scaled = _in_space_of(predictions, truth, alignment)
@@ -79,7 +82,10 @@ def missing_note(wanted: Iterable[str], scored: Iterable[str], what: str) -> lis
 
 
 def check_space(boxes: int, lost: int, predictions: Predictions) -> None:
-    """Refuses a scoring in which many boxes lie outside their image."""
+    """Refuses a scoring in which many boxes lie outside their image.
+
+    `lost` of the `boxes` do. Up to the share `OUTSIDE` of them is let pass.
+    """
     if lost and lost > OUTSIDE * boxes:
         raise BadInput(
             f"{predictions.folder}: {lost} of {boxes} boxes lie outside their image, so boxes and predictions are not in one "
@@ -125,6 +131,7 @@ def check_recorded(predictions: Predictions, source: Source) -> list[str]:
 
 
 def _recorded(predictions: Predictions) -> ImageSet | None:
+    """Reads which images `predict` recorded in the header; None where it recorded none."""
     stored = predictions.header.dataset
     return ImageSet.from_dict(stored, predictions.folder) if stored else None
 
@@ -175,7 +182,10 @@ def _in_space_of(predictions: Predictions, truth: Truth, alignment: Alignment) -
 def _scaled(
     frames: Float[np.ndarray, "row 10"], known: Float[np.ndarray, "row 2"], shrink: Float[np.ndarray, "row 2"]
 ) -> np.ndarray:
-    """Image sizes replaced, and the matrix's x and y columns shrunk by as much."""
+    """Leads frames from the truth's image space, and no longer from that of a scaled copy.
+
+    The first two numbers of a frame, its image size, become `known`. The matrix's x and y columns shrink by `shrink`.
+    """
     found = frames.copy()
     found[:, :2] = known
     found[:, [4, 7]] *= shrink[:, :1]
@@ -184,4 +194,5 @@ def _scaled(
 
 
 def _pixels(size: np.ndarray) -> str:
+    """Writes (width, height) for a message."""
     return f"{size[0]:g} × {size[1]:g}"

@@ -30,14 +30,21 @@ GRIDS = (7, 14, 16, 20, 32, 64)
 
 @dataclass(frozen=True, eq=False)
 class Floors:
-    """For each finding and floor the boxes [n, 4] in shares of the image's width and height; more than one only for `random`."""
+    """Keeps the guesses of each floor for each finding: boxes [n, 4] in shares of the image's width and height.
+
+    Only `random` has more than one. `support` counts a finding's training boxes; a finding without any is in neither
+    table.
+    """
 
     boxes: Mapping[str, Mapping[Floor, Float[np.ndarray, "box 4"]]]
     support: Mapping[str, int]
 
 
 def fit_floors(training: Truth) -> Floors:
-    """From training boxes; images of unknown size are left out."""
+    """Fits the floors to training boxes; images of unknown size are left out.
+
+    Boxes become shares of their image's width and height, so that a guess can be placed on an image of any size.
+    """
     boxes: dict[str, list[np.ndarray]] = {}
     for row, image_id in enumerate(training.ids):
         size = training.sizes[row]
@@ -50,6 +57,10 @@ def fit_floors(training: Truth) -> Floors:
 
 
 def _fitted(boxes: Float[np.ndarray, "box 4"]) -> dict[Floor, Float[np.ndarray, "_ 4"]]:
+    """Chooses the boxes of each floor from all training boxes of one finding, as shares of the image.
+
+    `pixel` keeps the whole medoid, since its middle pixel is known only once an image's size is.
+    """
     medoid = boxes[int(ious(boxes, boxes).mean(axis=1).argmax())]
     return {
         "medoid": medoid[None],
@@ -61,7 +72,10 @@ def _fitted(boxes: Float[np.ndarray, "box 4"]) -> dict[Floor, Float[np.ndarray, 
 
 
 def _in_pixels(floor: Floor, boxes: Float[np.ndarray, "box 4"], size: Float[np.ndarray, "2"]) -> Float[np.ndarray, "box 4"]:
-    """In pixels of an image of `size` (width, height)."""
+    """Places a floor's boxes on an image of `size` (width, height), in pixels.
+
+    Of the floor `pixel` only the pixel in the middle of the box is left.
+    """
     placed = boxes * np.tile(size, 2)
     if floor != "pixel":
         return placed
@@ -71,7 +85,10 @@ def _in_pixels(floor: Floor, boxes: Float[np.ndarray, "box 4"], size: Float[np.n
 
 @dataclass(frozen=True, eq=False)
 class FloorPairs:
-    """True boxes by (image, finding), inside the image, in image pixels."""
+    """Holds true boxes by (image, finding), cut to the image, in image pixels.
+
+    All four fields have one entry for each pair. `image` is a row of the truth, `sizes` are (width, height).
+    """
 
     finding: np.ndarray
     image: np.ndarray
@@ -80,7 +97,10 @@ class FloorPairs:
 
 
 def boxed_pairs(truth: Truth) -> FloorPairs:
-    """In the order of findings, then images; images of unknown size are left out."""
+    """Collects the pairs with true boxes, in the order of findings, then images.
+
+    Left out are images of unknown size, and boxes of which nothing lies inside the image.
+    """
     found = []
     for image, image_id in enumerate(truth.ids):
         given = truth.boxes.get(image_id, ())
@@ -97,7 +117,10 @@ def boxed_pairs(truth: Truth) -> FloorPairs:
 def floor_overlaps(
     floors: Floors, floor: Floor, pairs: FloorPairs, names: tuple[str, ...]
 ) -> list[Float[np.ndarray, "measure box"]]:
-    """For each pair IoU, IoR and IoGT of each of the floor's boxes with the union of the true ones; empty without a fit."""
+    """Computes IoU, IoR and IoGT of each of a floor's boxes with the union of true ones.
+
+    A pair gives an array [3, boxes of the floor], with no columns where the finding had no training boxes.
+    """
     found = []
     for finding, true, size in zip(pairs.finding, pairs.boxes, pairs.sizes, strict=True):
         fitted = floors.boxes.get(names[finding])
@@ -112,7 +135,11 @@ def floor_overlaps(
 
 
 def floor_rows(floors: Floors, truth: Truth, limits: Limits, how: Resampling) -> list[Score]:
-    """Every floor at every limit. A guess is one box against the union of the finding's boxes, so mask and box IoU agree."""
+    """Scores every floor at every limit.
+
+    A guess is one box against the union of the finding's boxes, so mask and box IoU agree. For `random` the mean over
+    all its boxes is the exact expectation, so nothing is drawn.
+    """
     pairs, names = boxed_pairs(truth), truth.findings.names
     values, heads = [], []
     for floor in FLOORS:

@@ -36,7 +36,11 @@ MOST = 100
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """All boxes of one finding: score, patient, and whether each meets a true box at each limit; `true` counts boxes by patient."""
+    """Holds all boxes of one finding, from every image that counts for it.
+
+    `score` ranks the boxes, and `met` marks those that meet a true box, at each limit of `LIMITS`. `true` counts the
+    true boxes of each patient; one that no box meets appears there alone.
+    """
 
     score: Float[np.ndarray, "detection"]
     patient: Int[np.ndarray, "detection"]
@@ -47,7 +51,11 @@ class Detections:
 def matched_boxes(
     confidence: Float[np.ndarray, "region"], overlap: Float[np.ndarray, "region box"]
 ) -> Bool[np.ndarray, "region limit"]:
-    """COCO's matching: regions by falling confidence, each to the free box that it overlaps most, if by the limit."""
+    """Matches regions to true boxes as COCO does, at each limit by itself.
+
+    At most `MOST` regions come, by falling confidence. Each takes the free box that it overlaps most, if by the limit.
+    `overlap` is IoU.
+    """
     found = np.zeros((len(confidence), len(LIMITS)), dtype=bool)
     for column, limit in enumerate(LIMITS):
         free = np.ones(overlap.shape[1], dtype=bool)
@@ -60,7 +68,10 @@ def matched_boxes(
 
 
 def coco_ap(score: Float[np.ndarray, "detection"], met: Bool[np.ndarray, "detection"], boxes: int) -> float:
-    """Precision, made to fall with recall, read at 101 recalls and averaged; NaN without true boxes."""
+    """Averages precision over 101 recalls, as COCO does; NaN without true boxes.
+
+    Precision is first made to fall with recall. `boxes` counts all true boxes; a recall that no box reaches adds 0.
+    """
     if not boxes:
         return float("nan")
     order = np.argsort(-score, kind="stable")
@@ -91,10 +102,15 @@ def box_floor_rows(
 
 
 def _findings(loc: Localization, ranked: RankedPairs) -> list[tuple[int, str]]:
+    """Lists index and name of each finding that has ranked pairs, by rising index."""
     return [(index, loc.names[index]) for index in np.unique(ranked.finding).tolist()]
 
 
 def _of_finding(loc: Localization, ranked: RankedPairs, absent: AbsentPairs, finding: int, total: int) -> Detections:
+    """Gathers the regions of a finding's boxed images, then those of images where it is absent.
+
+    A region's score is its confidence times the image's score. Where the finding is absent a region meets nothing.
+    """
     rows = np.flatnonzero(ranked.finding == finding)
     false = absent.finding[absent.region_row] == finding
     region = absent.region_row[false]
@@ -107,6 +123,7 @@ def _of_finding(loc: Localization, ranked: RankedPairs, absent: AbsentPairs, fin
 
 
 def _boxes(loc: Localization, ranked: RankedPairs, rows: np.ndarray, total: int) -> Int[np.ndarray, "patient"]:
+    """Counts the true boxes of each of `total` patients; 0 for those without one in these rows."""
     counts = [ranked.ious[row].shape[1] for row in rows]
     return np.bincount(loc.patient[ranked.image[rows]], weights=counts, minlength=total).astype(np.int64)
 
@@ -114,6 +131,11 @@ def _boxes(loc: Localization, ranked: RankedPairs, rows: np.ndarray, total: int)
 def _of_medoid(
     loc: Localization, looked: tuple[RankedPairs, AbsentPairs], medoid: np.ndarray, truth: Truth, which: tuple[int, str, int]
 ) -> Detections:
+    """Makes the detections of a predictor that gives every image one box, the medoid of the training boxes.
+
+    `medoid` is in shares of the image's width and height. Only the image's score ranks its box. `which` is the
+    finding's index and name, and the number of patients.
+    """
     (ranked, absent), (finding, name, total) = looked, which
     rows, without = np.flatnonzero(ranked.finding == finding), np.flatnonzero(absent.finding == finding)
     met = np.zeros((len(rows) + len(without), len(LIMITS)), dtype=bool)
@@ -147,7 +169,11 @@ def _ap_rows(each: dict[str, Detections], how: Resampling, rule: str) -> list[Sc
 
 
 def _drawn(found: Detections, how: Resampling) -> Float[np.ndarray, "resample limit"]:
-    """Resampled by patient; without COCO's smoothing, which hardly changes the spread."""
+    """Computes average precision at each limit for resamples of whole patients.
+
+    It leaves out COCO's smoothing, which hardly changes the spread. Only scores with a hit matter for the sum, so the
+    columns hold no others. Resamples come 128 at a time, which bounds the size of the products.
+    """
     boxed = found.true > 0
     patient = numbered(np.concatenate([np.flatnonzero(boxed), found.patient]).tolist())
     weights = patient_weights(int(patient.max()) + 1, how.resamples, how.seed)

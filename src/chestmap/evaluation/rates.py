@@ -66,6 +66,11 @@ class Localization:
 
 @dataclass(frozen=True, eq=False)
 class _Column:
+    """Holds one score before it is averaged: its fields, and value and tie of each row.
+
+    `ties` marks values that equal their limit, where `strict` decides. `thresholds` are those on the map, by finding.
+    """
+
     head: Mapping[str, Any]
     values: np.ndarray
     ties: np.ndarray
@@ -95,14 +100,21 @@ def rate_rows(loc: Localization, how: Resampling) -> list[Score]:
 
 
 def at_columns(loc: Localization, geometry: Geometry, rule: Rule, what: Overlap = "IoU") -> Float[np.ndarray, "row"]:
-    """The overlap of each row at the threshold that the rule gives its finding."""
+    """Takes the overlap of each row at the threshold that the rule gives its finding.
+
+    A row is a box under the geometry `each`, else a pair of image and finding. `what` is IoU, IoR or IoGT.
+    """
     pair, values = rows_of(loc.pairs, geometry), overlap(loc.pairs, geometry, what)
     columns = loc.columns[geometry, rule].at(loc.pairs.image[pair], loc.pairs.finding[pair])
     return values[np.arange(len(values)), columns]
 
 
 def _fixed(loc: Localization, geometry: Geometry, rule: Rule) -> list[_Column]:
-    """Columns under a rule that fixes one threshold for each finding."""
+    """Makes the columns under a rule that fixes one threshold for each finding.
+
+    The geometry `each` has IoU alone. Score-gated columns come where `loc.gates` are known; a finding without a gate
+    has NaN there, which counts nowhere.
+    """
     pairs, limits = loc.pairs, loc.limits
     thresholds = loc.columns[geometry, rule].typical(thresholds_of(geometry, loc.own))
     measures: dict[Overlap, tuple[float, ...]] = {"IoU": limits.iou}
@@ -145,7 +157,10 @@ def _oracle(loc: Localization, geometry: Geometry) -> list[_Column]:
 
 
 def accuracy_curves(loc: Localization) -> list[Curve]:
-    """Share of boxes met against the limit on IoU, for each finding and the means."""
+    """Draws the share of boxes met against the limit on IoU, for each finding and the means.
+
+    There is a line for each geometry and rule in `loc.columns`. In the means every finding weighs the same.
+    """
     pairs, names = loc.pairs, loc.names
     curves = []
     for geometry, rule in loc.columns:
@@ -172,7 +187,10 @@ def accuracy_curves(loc: Localization) -> list[Curve]:
 
 
 def threshold_curves(loc: Localization) -> list[Curve]:
-    """Mean accuracy over the limits on IoU against the threshold on the map: how much the choice of threshold matters."""
+    """Draws mean accuracy over the limits on IoU against the threshold on the map.
+
+    It shows how much the choice of threshold matters. Of the thresholds for masks every eighth is drawn.
+    """
     pairs, names = loc.pairs, loc.names
     curves = []
     for geometry in GEOMETRIES:

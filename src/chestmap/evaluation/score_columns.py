@@ -53,7 +53,11 @@ class Block:
 
 
 def scores_of(block: Block, names: Sequence[str], how: Resampling) -> list[Score]:
-    """A row for each finding and column, then the macro means."""
+    """Makes a row for each finding and column, then the macro means.
+
+    Reports `block.findings`, or the findings that have rows where it names none. Without findings or heads there are
+    no rows.
+    """
     reported = list(block.findings) or [int(index) for index in np.unique(block.finding)]
     if not reported or not block.heads:
         return []
@@ -87,7 +91,11 @@ def scores_of(block: Block, names: Sequence[str], how: Resampling) -> list[Score
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """`measures` turns sums of `columns` over rows, [..., column], into values, [..., head]."""
+    """Holds columns that are added up before they are measured, for scores that are no means over rows.
+
+    `measures` turns sums of `columns` over rows, [..., column], into values, [..., head]. It is called once with the
+    sums of all patients and once with those of every resample, so it must take any leading axes.
+    """
 
     finding: Int[np.ndarray, "row"]
     patient: Int[np.ndarray, "row"]
@@ -98,7 +106,10 @@ class Sums:
 def scores_of_sums(
     sums: Sums, heads: Sequence[Mapping[str, Any]], names: Sequence[str], how: Resampling, *, macros: bool = True
 ) -> list[Score]:
-    """Like `scores_of`, for scores that are no means: each resample adds up its rows and measures again."""
+    """Makes rows like `scores_of`, for scores that are no means: each resample adds up its rows and measures again.
+
+    `how` gives number and seed of the resamples. Without `macros` the means over findings are left out.
+    """
     present: list[int] = np.unique(sums.finding).tolist()
     if not present:
         return []
@@ -147,7 +158,11 @@ def resampled_ends(
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Values of findings with their ends, and their errors by patient or by resample."""
+    """Keeps what macro means are made from: values of findings, their ends, and their errors.
+
+    `scores_of` gives errors by patient, `scores_of_sums` by resample. All findings share that axis, so their mean has
+    ends too.
+    """
 
     value: Float[np.ndarray, "finding column"]
     low: Float[np.ndarray, "finding column"]
@@ -155,7 +170,7 @@ class Parts:
     errors: Float[np.ndarray, "finding error column"]
 
     def mean(self, members: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of some findings, with its ends."""
+        """Averages the findings at these places; returns value, low and high end of each column."""
         some = list(members)
         return mean_of_means(self.value[some], (self.low[some], self.high[some]), self.errors[some])
 

@@ -145,6 +145,7 @@ class Decoders(Generic[Item, Result]):
         self.count = 0
 
     def _begin(self) -> _Process:
+        """Begins a process; one begun while another thread closes is killed at once."""
         if self._closed:
             raise Lost
         process = _Process(self.work, self.bounds, plain=self.plain)
@@ -154,6 +155,7 @@ class Decoders(Generic[Item, Result]):
         return process
 
     def _read(self, answer: bytes) -> Result:
+        """Unpacks an answer, and raises the problem that it carries; garbage counts as `Lost`."""
         try:
             result, problem = json.loads(answer) if self.plain else pickle.loads(answer)  # noqa: S301 -- of our own process
         except (ValueError, TypeError, RecursionError):
@@ -173,6 +175,7 @@ class Decoders(Generic[Item, Result]):
             return self._settled(item, tries - 1) if again else problem
 
     def _counted(self, result: Result | Lost) -> Result | Lost:
+        """Counts lost items in a row; beyond `LOST_IN_A_ROW` the machine is at fault, and the run ends."""
         self._lost = self._lost + 1 if isinstance(result, Lost) else 0
         if self._lost > LOST_IN_A_ROW:
             raise BadInput(
@@ -261,6 +264,7 @@ def _limit(kind: int, most: int) -> None:
 
 
 def _end_with_parent() -> None:
+    """Ends this process as soon as its parent is gone, however that ended."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait_for([parent.sentinel])

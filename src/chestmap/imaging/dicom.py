@@ -94,6 +94,7 @@ def _read(data: bytes, limits: Limits, *, any_view: bool) -> tuple[Radiograph, C
 
 
 def _needed(header: Header, keyword: str) -> int:
+    """Reads a whole number that has no default; without it the file is refused."""
     number = header.whole(keyword)
     if number is None:
         raise BadImage(f"{keyword} is missing or no whole number: export it again")
@@ -101,6 +102,7 @@ def _needed(header: Header, keyword: str) -> int:
 
 
 def _or_default(header: Header, keyword: str, default: int) -> int:
+    """Reads a whole number, or takes the standard's default and notes so in `done`."""
     number = header.whole(keyword)
     if number is None:
         header.done.append(f"no {keyword}: {default}")

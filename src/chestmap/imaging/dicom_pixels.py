@@ -35,7 +35,11 @@ Codes = UInt[np.ndarray, "h w *sample"]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The Image Pixel module, PS3.3 C.7.6.3."""
+    """Describes how pixel data lies in a file: the Image Pixel module, PS3.3 C.7.6.3.
+
+    `allocated` and `stored` count bits of a sample, `high` is its highest bit. `planar` is 1 where colors come plane
+    by plane.
+    """
 
     rows: int
     columns: int
@@ -159,7 +163,10 @@ CHILD_SECONDS = 60
 
 
 def _in_child(frame: bytes, layout: Layout) -> tuple[int, int, UInt8[np.ndarray, "byte"]]:
-    """Bits of a sample, interleave mode and the decoded bytes."""
+    """Decodes a JPEG-LS frame in a process of its own; gives bits of a sample, interleave mode and the decoded bytes.
+
+    The process may use 2 seconds of processor time, and one more for every 20 million samples.
+    """
     if find_spec("jpeg_ls") is None:
         raise BadImage("JPEG-LS; reading it needs pyjpegls: pip install 'chestmap[dicom]'")
     seconds = 2 + layout.rows * layout.columns * layout.samples // 20_000_000

@@ -17,7 +17,11 @@ SINGLE_GREY = 1 / 255
 
 @dataclass(frozen=True, eq=False)
 class Lut:
-    """PS3.3 C.11.1 and C.11.2: inputs up to `first` take the first entry, inputs beyond the last entry the last."""
+    """Holds a modality or VOI lookup table (PS3.3 C.11.1 and C.11.2).
+
+    Inputs up to `first` take the first entry, inputs beyond the last entry the last. `bits` is what the header gives
+    for entries.
+    """
 
     first: int
     bits: int
@@ -26,7 +30,7 @@ class Lut:
 
 @dataclass(frozen=True)
 class Rescale:
-    """Output units = slope x code + intercept (PS3.3 C.11.1)."""
+    """Turns stored values into output units: slope x value + intercept (PS3.3 C.11.1)."""
 
     slope: float
     intercept: float
@@ -34,7 +38,10 @@ class Rescale:
 
 @dataclass(frozen=True)
 class Window:
-    """PS3.3 C.11.2.1; `function` is LINEAR, LINEAR_EXACT or SIGMOID."""
+    """Maps a range of output units to gray (PS3.3 C.11.2.1).
+
+    `center` and `width` are in output units; `function` is LINEAR, LINEAR_EXACT or SIGMOID.
+    """
 
     center: float
     width: float

@@ -27,6 +27,11 @@ CHUNKS = 100_000
 
 @dataclass(eq=False, kw_only=True)
 class _Parts:
+    """Collects what a walk over the chunks finds: the header's fields and the chunks that make the pixels.
+
+    `transparent` and `exif` are the raw data of tRNS and eXIf, empty where the file has none.
+    """
+
     width: int = 0
     height: int = 0
     depth: int = 0

@@ -77,7 +77,7 @@ class FindingCalibration:
 
 @dataclass(frozen=True)
 class CalibratedModel:
-    """`on` names the images and the way."""
+    """Joins what was decided for each finding; `on` names the images, and the way they were used."""
 
     findings: tuple[FindingCalibration, ...]
     on: Mapping[str, Any]
@@ -130,7 +130,10 @@ def calibrate(
 
 
 def write_calibration(folder: Path, calibrated: CalibratedModel) -> None:
-    """Into model.json, the weights untouched; then the card, which reports it."""
+    """Writes a calibration into model.json, the weights untouched.
+
+    The card comes last, since it reports what model.json holds then.
+    """
     about = read_about(folder) | calibrated.as_json()
     write_about(folder, about)
     write_card(folder, about)
@@ -147,7 +150,10 @@ def uncalibrated(predictions: Predictions) -> Float[np.ndarray, "image finding"]
 
 
 def recalibrated(predictions: Predictions, about: Mapping[str, Any]) -> Predictions:
-    """The same predictions with the scores that the model of `about` would give now."""
+    """Gives the predictions the scores that the model of `about` would give now.
+
+    The calibration applied at prediction is undone first. Maps and boxes stay as they are.
+    """
     lines, names = about.get("calibration") or {}, predictions.findings.names
     fitted = tuple(name in lines for name in names)
     slope, offset = (tuple(lines.get(name, {}).get(key, 0.0) for name in names) for key in ("slope", "offset"))
@@ -159,6 +165,11 @@ def recalibrated(predictions: Predictions, about: Mapping[str, Any]) -> Predicti
 
 
 def _decided(predictions: Predictions, truth: Truth, settings: CalibrateSettings) -> list[FindingCalibration]:
+    """Decides calibration, operating point and level of each finding that predictions and truth share.
+
+    A calibration that was applied at prediction is undone first, so that this one starts from the logits of the
+    network.
+    """
     alignment = aligned(predictions, truth)
     scores = uncalibrated(predictions)[alignment.rows][:, alignment.predicted]
     labels = truth.labels[:, alignment.known].astype(np.float64)
@@ -172,6 +183,10 @@ def _decided(predictions: Predictions, truth: Truth, settings: CalibrateSettings
 def _of_scores(
     finding: str, scores: Float[np.ndarray, "image"], labels: Float[np.ndarray, "image"], settings: CalibrateSettings
 ) -> FindingCalibration:
+    """Calibrates one finding, and chooses its operating point on the calibrated scores.
+
+    Labels of NaN are unknown. With fewer than `settings.least` images of either label, nothing is decided.
+    """
     images = int((labels == 1).sum()), int((labels == 0).sum())
     if min(images) < settings.least:
         return FindingCalibration(finding=finding, images=images)

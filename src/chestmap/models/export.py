@@ -107,10 +107,15 @@ def add_graph(model: Model) -> Path:
 
 
 def _predictor(model: Model) -> Predictor:
+    """Opens the model with torch on the CPU in fp32, which every exported graph is compared with."""
     return Predictor(model, open_forward(model, ForwardSettings(engine="torch", device="cpu", precision=32)))
 
 
 def _fill(model: Model, formats: Sequence[Format], folder: Path) -> None:
+    """Writes the graphs, runs each on trial images, and writes what a program needs to know of them.
+
+    OpenVINO is converted from the ONNX file, which goes again where ONNX itself is not asked for.
+    """
     predictor = _predictor(model)
     graph = traced(_graph(predictor), model.canvas.canvas, str(model.folder))
     if "onnx" in formats or "openvino" in formats:
@@ -133,7 +138,7 @@ def _fill(model: Model, formats: Sequence[Format], folder: Path) -> None:
 
 
 def _graph(predictor: Predictor) -> PixelGraph:
-    """Of the findings that the model was trained on."""
+    """Builds what is traced: folded network, calibration, and the findings that the model was trained on."""
     slope, offset = (torch.from_numpy(np.asarray(values, dtype=np.float32)) for values in predictor.calibration)
     columns = [predictor.model.findings.index(name) for name in predictor.findings]
     chosen = torch.tensor(columns) if len(columns) < len(predictor.model.findings) else None
@@ -180,6 +185,11 @@ def _largest_difference(found: Found, wanted: Found, name: str) -> float:
 
 
 def _about(predictor: Predictor, folder: Path, grid: tuple[int, ...], apart: dict[str, float]) -> dict[str, Any]:
+    """Collects what export.json holds.
+
+    `grid` is the (height, width) of a map, `apart` the difference from torch by format. It lists the files that are
+    there when it is called, so it comes after the graphs.
+    """
     model, canvas = predictor.model, predictor.model.canvas
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     return {
@@ -212,4 +222,5 @@ def _about(predictor: Predictor, folder: Path, grid: tuple[int, ...], apart: dic
 
 
 def _calibrated(model: Model) -> bool:
+    """Tells whether the scores of the model's graphs are calibrated."""
     return bool(model.about.get("calibration"))

@@ -36,7 +36,10 @@ BLUR = 0.08
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """Areas under the score against the share of pixels, in [0, 1], of one image and finding, and of the random order."""
+    """Holds areas under the score against the share of pixels, in [0, 1], of one image and finding.
+
+    `deletion` is better low and `insertion` high. The random ones are of an order that knows nothing of the image.
+    """
 
     deletion: float
     insertion: float
@@ -72,7 +75,10 @@ def faithfulness(
 
 @runtime_checkable
 class Room(Protocol):
-    """What is asked of a model: `models.predictor.Predictor` has it."""
+    """Defines what is asked of a model; `models.predictor.Predictor` has it.
+
+    `raw` takes canvases [image, 1, height, width] in [0, 1] and gives scores [image, finding] and maps.
+    """
 
     @property
     def findings(self) -> Findings: ...
@@ -132,6 +138,7 @@ def faithfulness_of(
 
 
 def _of_canvas(predictor: Room, canvas: np.ndarray, finding: int, steps: int, seed: int) -> Faithfulness:
+    """Measures one image; the map is the model's own for this canvas."""
     image = images_of(canvas[None])
     values = predictor.raw(image)[1][0, finding].astype(np.float32)
     return faithfulness(lambda batch: predictor.raw(batch)[0], image[0, 0], values, finding, steps=steps, seed=seed)
@@ -176,6 +183,7 @@ def faithfulness_table(found: Iterable[FindingFaithfulness]) -> Table:
 
 
 def _signed(value: float, ends: Ends) -> str:
+    """Writes a difference with its sign, and its interval where there is one."""
     low, high = ends
     return f"{value:+.3f}" if low is None or high is None else f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
@@ -189,11 +197,15 @@ def _order(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _mixed(one: np.ndarray, other: np.ndarray, order: np.ndarray, share: float) -> np.ndarray:
-    """`one`, of which the first `share` of pixels are those of `other`."""
+    """Mixes two pictures: `one`, of which the first `share` of pixels are those of `other`.
+
+    `order` ranks the pixels as `_order` does, so that a growing share only ever adds pixels.
+    """
     return np.where(order < round(share * order.size), other, one)
 
 
 def _blurred(canvas: np.ndarray) -> np.ndarray:
+    """Makes the picture that deleted pixels come from: blurred by `BLUR`, its border repeated outward."""
     return cv2.GaussianBlur(canvas.astype(np.float32), (0, 0), BLUR * max(canvas.shape), borderType=cv2.BORDER_REPLICATE)
 
 

@@ -134,7 +134,7 @@ def write_model(folder: Path, trained: Trained) -> None:
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
-    """model.json: the new one or the old one, whatever happens."""
+    """Writes model.json and brings its sum up to date; the file is the new one or the old one, whatever happens."""
     write_json(folder / "model.json", about)
     if is_sealed(folder):
         extend(folder, "model.json")
@@ -169,7 +169,10 @@ def open_model(folder: Path, methods: Mapping[str, Method] | None = None) -> Mod
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """model.json, looked over but not yet compared with the weights."""
+    """Reads model.json and refuses what is missing, damaged or newer than this version.
+
+    The file is compared with the folder's sums. The weights are not, so that a description costs no reading of them.
+    """
     path = folder / "model.json"
     if not path.exists():
         raise BadModel(f"{folder}: no model.json; expected a model folder, such as model/ of a finished run")
@@ -200,6 +203,7 @@ def measured_points(about: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def _findings(names: list[Any], where: str) -> Findings:
+    """Makes findings of the names in model.json; an empty list, or what is no name, is refused."""
     if not names or not all(isinstance(name, str) and name for name in names):
         raise BadModel(f"{where}: findings: expected names (got {names!r:.60}); copy the model folder again")
     try:
@@ -209,6 +213,10 @@ def _findings(names: list[Any], where: str) -> Findings:
 
 
 def _own_rule(tree: Mapping[str, Any], where: str) -> OwnRule:
+    """Reads the method's own rule for maps; unknown keys and a threshold that is no finite number are refused.
+
+    A key that is not known here might change how maps are cut, so none is passed over.
+    """
     threshold, normalize = tree.get("threshold"), tree.get("normalize", True)
     strange = not isinstance(normalize, bool) or set(tree) - {"threshold", "normalize"}
     if strange or not isinstance(threshold, (int, float)) or not math.isfinite(threshold):

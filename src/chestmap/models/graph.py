@@ -36,7 +36,10 @@ RULES = 2
 
 
 class Graph(nn.Module):
-    """What is traced; a subclass defines what goes in and what comes out besides the maps."""
+    """Wraps a network for tracing; a subclass defines what goes in and what comes out besides the maps.
+
+    `forward` gives plain tensors in a fixed order, which a graph can name, and no output object.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -139,7 +142,10 @@ def write_onnx(
 
 
 def engine_graph(model: Model, *, fold: bool = True) -> ExportedProgram:
-    """Traces the network as the engines run it: logits and maps, batch norms folded into convolutions."""
+    """Traces the network as the engines run it: logits and maps, calibration left to the caller.
+
+    Batch norms are folded into convolutions, unless the graph is to share the weights of the model file.
+    """
     network = folded(model.network) if fold else model.network
     return traced(Graph(network), model.canvas.canvas, str(model.folder))
 

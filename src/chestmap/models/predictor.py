@@ -57,6 +57,7 @@ class Predictor:
 
     @cached_property
     def _columns(self) -> Int64[np.ndarray, "finding"]:
+        """Gives the network's outputs to keep, in the order of `findings`."""
         return np.array([self.model.findings.index(name) for name in self.findings], dtype=np.int64)
 
     def predict(self, image: Image) -> ShownPrediction:
@@ -96,7 +97,11 @@ class Predictor:
         return scores, maps
 
     def raw(self, images: Images) -> Arrays:
-        """Scores, calibrated where model.json defines it, and maps as they are kept, of images on the canvas in [0, 1]."""
+        """Computes scores and maps of images that are on the canvas, in [0, 1].
+
+        Scores are calibrated where model.json defines it. Maps are kept as float16, at 0 or above. Nothing is checked
+        here.
+        """
         logits, maps = self.forward(images)
         slopes, offsets = self.calibration
         scores = _logistic(logits.astype(np.float64) * slopes + offsets).astype(np.float32)[:, self._columns]
@@ -120,6 +125,7 @@ def images_of(canvases: UInt8[np.ndarray, "batch h w"]) -> Float32[np.ndarray, "
 
 
 def _logistic(values: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """Turns logits into scores; a very negative logit gives 0 without a warning."""
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(-values))
 
@@ -131,7 +137,10 @@ def load(folder: Path | str, settings: ForwardSettings | None = None) -> Predict
 
 
 def _trained(model: Model) -> list[str]:
-    """A finding without a single known label in training has a score that means nothing."""
+    """Lists the findings that had a known label in training; the score of any other means nothing.
+
+    A model without label counts keeps all of its findings. One with no labeled finding at all is refused.
+    """
     labels: Mapping[str, Any] = model.about["data"].get("train", {}).get("labels", {})
     names = [name for name in model.findings if name not in labels or sum(labels[name].values()) > 0]
     if not names:
@@ -151,6 +160,7 @@ def _levels(table: Any, model: Model, key: str) -> dict[str, float]:
 
 
 def _damaged(model: Model, key: str, said: str) -> BadModel:
+    """Makes the error for a table of model.json that `chestmap model calibrate` writes."""
     return BadModel(f"{model.folder}/model.json: {key}: {said}; write it again with `chestmap model calibrate`")
 
 

@@ -74,6 +74,7 @@ class Candidate:
         return ForwardSettings(engine=self.engine, precision=self.precision, device="cpu", threads=self.threads)
 
     def __str__(self) -> str:
+        """Writes the way in words for tables and messages."""
         kind = "fp32" if self.precision == 32 else self.precision
         return f"{self.engine}, {kind}, {self.threads} threads, {self.batch} images at once"
 
@@ -175,6 +176,7 @@ def machine() -> dict[str, str]:
 
 
 def _version(name: str) -> str:
+    """Gives the version of an installed package; empty where it is missing."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -182,12 +184,17 @@ def _version(name: str) -> str:
 
 
 def _record_file(model: Model) -> Path:
+    """Names the file of a model's measurements, by machine, weights and settings.
+
+    The cache thus keeps measurements of several machines or versions, and a new version measures anew.
+    """
     told = json.dumps([machine(), model.sha256, dict(model.about["settings"])], sort_keys=True, default=str)
     key = blake2b(told.encode(), digest_size=12).hexdigest()
     return cache_folder() / "engines" / f"{model.method.name}-{key}.json"
 
 
 def _reference() -> EngineName:
+    """Chooses the program that others are compared with: torch where it is installed, else ONNX Runtime."""
     return "torch" if is_installed("torch") else "onnx"
 
 
@@ -236,6 +243,8 @@ def _rate(forward: Forward, images: Images, seconds: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Outputs:
+    """Holds what a way of running gives for the trial images, to be compared with another's."""
+
     scores: Float32[np.ndarray, "batch finding"]
     masks: Bool[np.ndarray, "batch finding h w"]
 
@@ -247,6 +256,10 @@ def _outputs(predictor: Predictor, images: Images) -> _Outputs:
 
 
 def _masks(predictor: Predictor, maps: Float16[np.ndarray, "batch finding h w"]) -> Bool[np.ndarray, "batch finding h w"]:
+    """Cuts maps on the network's own grid as the model's rule does, without leading them to the image.
+
+    A finding with a level of its own is scaled to [0, 1] first, as is any where the method's rule asks for it.
+    """
     rule, values = predictor.rule, maps.astype(np.float32)
     names = predictor.findings.names
     levels = np.array([rule.levels.get(name, rule.own.threshold) for name in names])[:, None, None]
@@ -256,5 +269,6 @@ def _masks(predictor: Predictor, maps: Float16[np.ndarray, "batch finding h w"])
 
 
 def _overlap(masks: Bool[np.ndarray, "batch finding h w"], others: Bool[np.ndarray, "batch finding h w"]) -> float:
+    """Averages the IoU of masks over images and findings; two empty masks agree."""
     both, either = (masks & others).sum((2, 3)), (masks | others).sum((2, 3))
     return float(np.where(either > 0, both / np.maximum(either, 1), 1.0).mean())

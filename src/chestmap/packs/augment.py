@@ -51,6 +51,7 @@ class AugmentSettings(Settings):
     @field_validator("scale", "crop", "aspect")
     @classmethod
     def _ordered(cls, value: Range | None) -> Range | None:
+        """Refuses a range that is not two positive, finite numbers, the smaller first."""
         if value is not None and not 0 < value[0] <= value[1] < math.inf:
             raise ValueError(f"{value}: expected two positive numbers, the smaller first")
         return value
@@ -68,7 +69,10 @@ class AugmentSettings(Settings):
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to one image: `matrix` from canvas to canvas, then its intensities."""
+    """Describes what is done to one image: `matrix` from canvas to canvas, then its intensities.
+
+    Brightness comes first, then contrast, then gamma; 1 leaves each as it is.
+    """
 
     matrix: Matrix
     brightness: float = 1.0
@@ -77,7 +81,12 @@ class Change:
 
 
 def draw(settings: AugmentSettings, canvas: tuple[int, int], seed: int, moment: tuple[int, int], image_id: str) -> Change:
-    """`moment` is (epoch, how often the image came before in it)."""
+    """Draws the change of one image from seed, moment and image id alone.
+
+    `moment` is (epoch, how often the image came before in it), `canvas` is (width, height). Ten numbers are drawn
+    whatever is switched on, so that one setting does not shift another's chance. A crop takes the place of zoom, turn
+    and shift.
+    """
     flip, dx, dy, zoom, turn, area, aspect, bright, contrast, gamma = uniform(seed, moment, image_id, 10)
     width, height = canvas
     zoom = _between(settings.scale, zoom)
@@ -114,10 +123,12 @@ def counted(key: tuple[int, int], counter: tuple[int, int, int], count: int) -> 
 
 
 def _between(limits: Range, share: float) -> float:
+    """Leads a share in [0, 1) to its place between the limits."""
     return limits[0] + (limits[1] - limits[0]) * share
 
 
 def _log_between(limits: Range, share: float) -> float:
+    """Leads a share to its place between the limits on a logarithmic scale: half and double are equally far from 1."""
     return math.exp(_between((math.log(limits[0]), math.log(limits[1])), share))
 
 
@@ -129,6 +140,7 @@ def about_center(turn: tuple[float, float, float, float], canvas: tuple[int, int
 
 
 def _shifted(matrix: Matrix, x: float, y: float) -> Matrix:
+    """Moves the picture by x and y canvas pixels after all that `matrix` does."""
     a, b, c, d, e, f = matrix
     return a, b, c + x, d, e, f + y
 

@@ -216,6 +216,7 @@ class _Making:
             self.reasons.pop(image_id, None)
 
     def _pack(self) -> Pack:
+        """Opens the rows as they are now, to look at their pixels before the pack is finished."""
         return Pack(self.folder, self.settings, self.source, tuple(self.ids), self.state)
 
     def _require_room(self, jobs: list[Job]) -> None:
@@ -243,12 +244,16 @@ class _Making:
         write_json(self.folder / "pack.json", about)
 
     def _write_reasons(self) -> None:
+        """Writes set_aside.csv anew as a whole, by image id."""
         with replacing(self.folder / "set_aside.csv") as made, made.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("image_id", "reason"), *sorted(self.reasons.items())])
 
 
 def damaged_records(folder: Path) -> str:
-    """Records of rows that changed are made again from the files; names that changed cannot be."""
+    """Tells whether the records of rows changed after packing, in words for the user; empty where they did not.
+
+    Records of rows can be made again from the image files. Any other record that changed is refused.
+    """
     if not is_sealed(folder):
         return ""
     for name in RECORDS:
@@ -258,7 +263,10 @@ def damaged_records(folder: Path) -> str:
 
 
 def _touched(path: Path, was: np.void) -> bool:
-    """A file that went away after it was packed is not missed."""
+    """Tells whether size or time of a file differ from those at packing.
+
+    A file that went away after it was packed is not missed: its pixels are in the pack.
+    """
     try:
         stat = path.stat()
     except OSError:

@@ -65,7 +65,10 @@ class Walk(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """`ids` are in row order and include the images that were set aside, with meaningless rows; `rows` refuses those."""
+    """Reads the canvases of a dataset by row, from a file that all processes share.
+
+    `ids` are in row order and include the images that were set aside, with meaningless rows; `rows` refuses those.
+    """
 
     folder: Path
     settings: PackSettings
@@ -131,6 +134,7 @@ class Pack:
 
     @cached_property
     def _compared(self) -> Bool[np.ndarray, "row"]:
+        """Marks the rows that this process has compared with their hash, none at first."""
         return np.zeros(len(self.ids), dtype=bool)
 
     def frame(self, row: int | np.integer) -> Frame:
@@ -166,7 +170,10 @@ def open_pack(folder: Path, source: Source | None = None, settings: PackSettings
 
 
 def damage(pack: Pack) -> str:
-    """What a quick look finds wrong: the records against the fingerprint, a few rows against their hashes."""
+    """Names what a quick look finds wrong; empty where nothing is.
+
+    It compares the records with the fingerprint, and `SAMPLE` rows, spread over the pack, with their hashes.
+    """
     if fingerprint_of(pack) != pack.fingerprint:
         return RECORDS_CHANGED
     good = np.flatnonzero(pack.state["status"] == PACKED)
@@ -199,7 +206,10 @@ def canvas_name(settings: PackSettings) -> str:
 
 
 def fingerprint_of(pack: Pack) -> str:
-    """Of ids, sizes and pixels, whatever the order of the rows."""
+    """Hashes canvas, ids, sizes and pixels, whatever the order of the rows.
+
+    It takes the pixels' hashes from `state` and reads no pixels. Images that were set aside do not count.
+    """
     order = sorted(np.flatnonzero(pack.state["status"] == PACKED), key=pack.ids.__getitem__)
     state = pack.state[order]
     digest = blake2b(canvas_name(pack.settings).encode(), digest_size=8)
@@ -230,7 +240,10 @@ def read_about(folder: Path) -> dict[str, Any] | None:
 
 
 def _record(folder: Path, name: str, *, compare: bool = True) -> bytes:
-    """A pack that is being made has no sums yet."""
+    """Reads one of a pack's records, compared with its sum once the pack is sealed.
+
+    A pack that is being made has no sums yet.
+    """
     if compare and is_sealed(folder):
         return verified_bytes(folder, name, PACK_AGAIN)
     return (folder / name).read_bytes()

@@ -49,13 +49,17 @@ class ShardSettings(Settings):
 
     @model_validator(mode="after")
     def _streams_walk(self) -> ShardSettings:
+        """Refuses several streams without a window, where they would have no effect."""
         if self.streams > 1 and not self.window:
             raise ValueError(f"streams = {self.streams} without a window: all images are mixed then; set window, too")
         return self
 
 
 class Index(Settings):
-    """The content of `shards.json`; `rows` of each shard but the last."""
+    """Holds the content of `shards.json`: what the pack is, and the names of its files in order.
+
+    Every shard has `rows` rows but the last, so that a row's number gives its shard.
+    """
 
     form: int
     source: str
@@ -69,6 +73,7 @@ class Index(Settings):
     @field_validator("form")
     @classmethod
     def _known_form(cls, form: int) -> int:
+        """Refuses the index of another version's shards."""
         if form != FORM:
             raise ValueError(f"of form {form}, this version reads form {FORM}")
         return form
@@ -87,6 +92,7 @@ class ShardedImages:
         return self.index.images, self.index.settings.height, self.index.settings.width
 
     def __getitem__(self, rows: Any) -> UInt8[np.ndarray, "..."]:
+        """Reads rows in the order asked for, and opens each shard that holds some of them once."""
         wanted = np.atleast_1d(np.asarray(rows))
         images = np.empty((len(wanted), *self.shape[1:]), np.uint8)
         numbers = wanted // self.index.rows
@@ -214,5 +220,6 @@ def _contents(pack: Pack, rows: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _cache(shards: ShardSettings, cache: Path) -> ShardCache:
+    """Opens the cache of an address: a folder named by a hash of it, bounded by `cache_gb`."""
     root = blake2b(shards.address.rstrip("/").encode(), digest_size=4).hexdigest()
     return ShardCache(shards.address, cache / f"shards-{root}", int(shards.cache_gb * 1e9))

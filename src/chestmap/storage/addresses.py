@@ -118,7 +118,10 @@ def tried(address: str, action: Callable[[Any, str], Found], *, sending: bool = 
 
 
 def address_state(address: str) -> tuple[int, int]:
-    """Size of a file, and a number that changes with whatever else the store reports of it."""
+    """Gives the size of a file, and a number that changes with whatever else the store reports of it.
+
+    Decoding takes both as the state of an input, as it takes size and time of a file on this machine.
+    """
     entry = tried(address, lambda store, path: store.info(path))
     facts = repr(sorted((key, str(value)) for key, value in entry.items())).encode()
     return int(entry.get("size") or 0), int.from_bytes(blake2b(facts, digest_size=7).digest())
@@ -143,7 +146,11 @@ def listed(address: str, start: str = "") -> dict[str, dict[str, Any]]:
 
 
 def fetched(address: str, names: Sequence[str], folder: Path) -> Iterator[str]:
-    """Copies into a folder, each written atomically; yields the names of those that are whole."""
+    """Copies files of an address into a folder, each written atomically; yields the names of those that are whole.
+
+    At most `TOGETHER` are fetched at once. A name that contains `..` refuses all, since it would lead out of the
+    folder.
+    """
     if odd := [name for name in names if ".." in name.split("/")]:
         raise BadModel(f"{address}: holds {odd[0]!r}, a name that leads out of it; nothing is fetched")
     for first in range(0, len(names), TOGETHER):

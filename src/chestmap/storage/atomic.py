@@ -27,7 +27,10 @@ PART = ".part"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write a file to, and give it the name `path` when the block ends without an error."""
+    """Yield a path to write to, and give it the name `path` when the block ends without an error.
+
+    The content is synced before the rename, the folder after it. After an error the unfinished file is removed.
+    """
     made = path.with_name(f"{path.name}.{token_hex(4)}{PART}")
     try:
         yield made
@@ -45,7 +48,11 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Writes files as `write_bytes` does, all before the first sync: a journal then takes them at once."""
+    """Writes files as `write_bytes` does, all before the first sync: a journal then takes them at once.
+
+    Each file is whole or as it was. They are renamed one after the other, so a crash may leave some new and others
+    old.
+    """
     made = {path: path.with_name(f"{path.name}.{token_hex(4)}{PART}") for path in contents}
     try:
         for path, part in made.items():
@@ -95,7 +102,10 @@ def making_folder(path: Path, mark: str = "") -> Iterator[Path]:
 
 
 def publish(made: Path, path: Path) -> None:
-    """Give a finished folder its name, with all of its files on the disk."""
+    """Give a finished folder its name, with all of its files on the disk.
+
+    A folder of that name is removed just before; a process killed in between leaves none of that name.
+    """
     for entry in (*sorted(made.rglob("*"), reverse=True), made):
         sync(entry)
     if path.exists():

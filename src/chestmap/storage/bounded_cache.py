@@ -47,20 +47,29 @@ class StoredFile(Settings):
 
 @dataclass(frozen=True)
 class ShardCache:
-    """`limit` is in bytes, of all that is in `folder`; passed only where the shards that are being fetched do not fit in it together."""
+    """Reads the files of one address through a folder of this machine with bounded size.
+
+    `limit` is in bytes, of all that is in `folder`; passed only where the shards that are being fetched do not fit in
+    it together.
+    """
 
     address: str
     folder: Path
     limit: int
 
     def __post_init__(self) -> None:
+        """Makes the folder; one that cannot be written is refused before anything is read."""
         try:
             (self.folder / "locks").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise cannot_write(self.folder, error) from None
 
     def open(self, stored: StoredFile) -> int:
-        """A descriptor to read from, which the caller closes; what it reads stays whole though the file be dropped meanwhile."""
+        """Opens a file for reading, and fetches it where the folder lacks it; the caller closes the descriptor.
+
+        One process fetches a file, others that want it wait. What the descriptor reads stays whole though the file be
+        dropped.
+        """
         if (found := self._opened(stored)) is not None:
             return found
         with self._exclusive(str(int(stored.hash[:8], 16) % LOCKS)):
@@ -85,7 +94,11 @@ class ShardCache:
         return file
 
     def _fetched(self, stored: StoredFile) -> int:
-        """Fetches a file, compares its hash, and gives an open handle, which stays good when the file is evicted."""
+        """Fetches a file, compares its hash, and gives an open handle, which stays good when the file is evicted.
+
+        Room is made, and the unfinished file put there, under one lock: other processes then count it with its whole
+        size.
+        """
         beside = self.folder / (stored.name + ".part")
         with self._exclusive("room"):
             self._make_room(stored.bytes)

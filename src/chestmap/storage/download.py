@@ -26,7 +26,11 @@ def _state_of(entry: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Copy:
-    """In a folder of its own in `cache`, which is called as the address ends."""
+    """Keeps a copy of an address in a folder of its own, which is called as the address ends.
+
+    A record in that folder holds a hash of the store's entry of each file; a file with the same one is not fetched
+    again.
+    """
 
     address: str
     cache: Path
@@ -58,7 +62,7 @@ class Copy:
                 self._note(here)
 
     def _states(self) -> dict[str, str]:
-        """What is not known is fetched again."""
+        """Reads what was fetched before; without a readable record everything is fetched again."""
         try:
             found = read_json(self.folder / STATES, "")
         except (FileNotFoundError, BadModel):
@@ -66,4 +70,5 @@ class Copy:
         return found if isinstance(found, dict) else {}
 
     def _note(self, states: dict[str, str]) -> None:
+        """Records which files are whole; `fetch` does so after a failure too, and so goes on there."""
         write_text(self.folder / STATES, json.dumps(states))

@@ -20,7 +20,10 @@ def json_of(content: str | bytes, where: object, remedy: str, error: type[Chestm
 
 
 def read_json(path: Path, remedy: str, error: type[ChestmapError] = BadModel) -> Any:
-    """FileNotFoundError where there is no such file."""
+    """Reads a JSON file; FileNotFoundError where there is none, `error` for all else.
+
+    Only the caller knows whether a missing file is a fault, so it gets no remedy.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:

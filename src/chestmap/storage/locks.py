@@ -15,7 +15,10 @@ OFTEN = 0.02
 
 
 def lock_of(path: Path) -> FileLock:
-    """A lock that threads, too, have to wait for; the file stays."""
+    """Makes a lock for processes and for threads of one process; its file stays on the disk.
+
+    Who waits for it looks again every `OFTEN` seconds.
+    """
     return FileLock(path, thread_local=False, poll_interval=OFTEN)
 
 

@@ -71,7 +71,10 @@ def sums_of(folder: Path, remedy: str = AGAIN) -> dict[str, str]:
 
 
 def verified(folder: Path, name: str, remedy: str = AGAIN) -> Path:
-    """The path of a kept file that is as it was written; refused otherwise."""
+    """Gives the path of a kept file that is as it was written; refused otherwise.
+
+    What is read from it later is not compared; `verified_bytes` leaves no such gap.
+    """
     path, wanted = folder / name, sums_of(folder, remedy).get(name)
     if wanted is None:
         raise BadModel(f"{path}: not listed in {SUMS}; {remedy}")
@@ -95,7 +98,10 @@ def verified_bytes(folder: Path, name: str, remedy: str = AGAIN) -> bytes:
 
 
 def sha256_of(path: Path, remedy: str = AGAIN) -> str:
-    """Computed once in a process while the file stays the same."""
+    """Hashes a file, once in a process while its path, size, time and inode stay the same.
+
+    A file changed less than `SETTLED` ago is not remembered: the next change might leave its time as it is.
+    """
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -135,15 +141,18 @@ def _changed(path: Path, remedy: str) -> BadModel:
 
 
 def _files(folder: Path) -> set[str]:
+    """Names all files at and below a folder but the sums, unfinished ones, and what is hidden."""
     found = (path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix() for path in found if not path.name.endswith(PART)}
     return {name for name in names if name != SUMS and not any(part.startswith(".") for part in name.split("/"))}
 
 
 def _is_inside(name: str) -> bool:
+    """Tells whether a listed name stays within the folder, so that no list leads a reader out of it."""
     return not name.startswith("/") and ".." not in name.split("/")
 
 
 def _write(folder: Path, sums: Mapping[str, str]) -> None:
+    """Writes the sums atomically, by name, in lines that `sha256sum -c` reads."""
     lines = (f"{sums[name]}  {name}\n" for name in sorted(sums))
     write_bytes(folder / SUMS, "".join(lines).encode("utf-8"))

@@ -73,6 +73,7 @@ class AlignmentSettings(Settings):
     @field_validator("crop")
     @classmethod
     def _has_area(cls, crop: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """Refuses a crop that is empty, reversed, or reaches over the canvas."""
         if not (0 <= crop[0] < crop[2] <= 1 and 0 <= crop[1] < crop[3] <= 1):
             raise ValueError(f"{crop}: expected x0 < x1 and y0 < y1 within 0 and 1")
         return crop
@@ -83,7 +84,10 @@ class AlignmentSettings(Settings):
 
 
 class Align(Task):
-    """Kim 2020, eq. 9: what the aligned image is away from the anchor, in pixels and in the judge's features."""
+    """Fits images to the anchor, in pixels and in the judge's features (Kim 2020, eq. 9).
+
+    The judge is frozen. The anchor lies in a buffer, so that it goes to the device with the network.
+    """
 
     network: Aligner
 
@@ -188,6 +192,7 @@ def _write_pairs(aligner: Aligner, part: Part, anchor: Float32[np.ndarray, "heig
 
 
 def _picture(pixels: Float32[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
+    """Turns values in [0, 1] into bytes for a PNG; what lies outside is cut off."""
     return np.rint(pixels * 255).clip(0, 255).astype(np.uint8)
 
 

@@ -129,6 +129,7 @@ class Run:
         return task.eval()
 
     def _together(self, task: Task) -> AbstractContextManager[None]:
+        """Joins batch norms over the processes of a training, where the settings ask for it."""
         if self.fabric.world_size == 1 or not self.settings.sync_batch_norm:
             return nullcontext()
         return synchronized_norms(task, task.still)
@@ -152,7 +153,10 @@ class Run:
         return folder
 
     def put(self, folder: Path, make: Callable[[Path], None], record: Record | None = None) -> None:
-        """A folder made under a temporary name by the first process and renamed; one that is there is replaced."""
+        """Makes a folder under a temporary name, seals it and renames it; one that is there is replaced.
+
+        The first process alone does this. With a `record` the folder is a finished step.
+        """
         if not self.first:
             return
         with making_folder(folder) as made:
@@ -178,11 +182,17 @@ class Run:
     def _record(
         self, settings: dict[str, Any], data: dict[str, str], module: str | None, reads: Sequence[str] | None = None
     ) -> Record:
+        """Collects what a step is made from: settings, data, code, and the step before it.
+
+        Of the method's settings those in `reads` count, and what is around it, or all. A step with an equal record is
+        loaded and not trained again.
+        """
         run = {key: getattr(self.settings, key) for key in RESULT}
         method = {key: value for key, value in self.method.items() if reads is None or key in (*reads, "around")}
         return Record(flat({"run": run, "method": method, **settings}), data, code_of(module), self.after)
 
     def _close_step(self, record: Record, summary: Summary) -> None:
+        """Notes a step as the one before the next, adds its line to the table, and seeds torch anew."""
         self.after = record.identity
         self.steps.append(summary)
         self.seed("after", summary.step)  # what the recipe builds next does not depend on whether this step was loaded

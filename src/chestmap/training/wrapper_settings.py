@@ -60,6 +60,7 @@ class AlignmentAround(AlignmentSettings):
     @field_validator("schedule")
     @classmethod
     def _has_a_score(cls, schedule: Schedule) -> Schedule:
+        """Refuses a schedule that chooses by AUC or IoU, neither of which an alignment has."""
         if schedule.select not in ("loss", "last"):
             raise ValueError(f'select: allowed: loss, last (got "{schedule.select}"); an alignment has no AUC and no maps')
         return schedule
@@ -151,6 +152,7 @@ def build_around(
 
 
 def _wrapped(network: nn.Module, around: AroundSettings, aligner: Aligner | None) -> nn.Module:
+    """Puts erasing, then alignment around a network, where the config asks for them."""
     if around.erasing:
         network = Mined(network, around.erasing.steps, around.erasing.level)
     return Aligned(network, aligner) if aligner else network
@@ -163,6 +165,7 @@ class AlignedBatches:
     aligner: Aligner
 
     def __call__(self, batch: Batch) -> Batch:
+        """Warps a batch on the aligner's device, and gives the images back on the device that they came from."""
         with torch.no_grad():
             images = batch.images.to(next(self.aligner.parameters()).device, non_blocking=True)
             theta = self.aligner(images)
@@ -171,6 +174,7 @@ class AlignedBatches:
 
 
 def _through(data: Data, change: AlignedBatches) -> Data:
+    """Lets the images of every part pass `change` when they are loaded; absent parts stay absent."""
     validation, test = (part and replace(part, through=change) for part in (data.validation, data.test))
     return replace(data, train=replace(data.train, through=change), validation=validation, test=test)
 

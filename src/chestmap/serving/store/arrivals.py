@@ -40,9 +40,10 @@ class Arrival:
 
 
 def arrive(store: Store, new: Arrival, received: Path) -> bool:
-    """Returns when the image is promised. The same file again is delivered again; another one of the instance replaces it.
+    """Keeps an image that came by DICOM; returns whether it was there and read before.
 
-    Whether it was there and read before.
+    It returns when the image is promised. The same file again is delivered again; another one of the instance replaces
+    it, and the files of what it replaced are removed after the commit.
     """
     store.folders.make_durable(received)
     with store.moving:
@@ -61,7 +62,11 @@ def arrive(store: Store, new: Arrival, received: Path) -> bool:
 
 
 def _insert(store: Store, session: Session, new: Arrival, there: Study | None) -> list[str]:
-    """Studies with files to be removed."""
+    """Adds the row of an image in place of older ones of its instance; returns ids of studies to remove files of.
+
+    An older study with a review, or one that is in the archive, stays as `replaced`; it gets no more deliveries but
+    withdrawals.
+    """
     before = [one for one in session.scalars(select(Study).where(Study.instance == new.instance)) if one.id != new.id]
     before += [there] if there is not None else []
     latest = max(before, key=lambda one: (one.revision, one.received), default=None)

@@ -85,6 +85,10 @@ def open_read_only(folder: Path, url: str | None = None) -> Engine:
 
 
 def _url(folder: Path, url: str | None) -> URL:
+    """Makes the URL of the database: store.sqlite in the folder, unless another is given.
+
+    Refuses text that is no URL, and any database but SQLite and PostgreSQL.
+    """
     if url is None:
         return URL.create("sqlite", database=str(folder / "store.sqlite"))
     try:
@@ -147,6 +151,7 @@ def _migrate(connection: Connection, folder: Path) -> None:
 
 
 def _config() -> Config:
+    """Points Alembic to the migrations of this package, without an alembic.ini."""
     from alembic.config import Config
 
     config = Config()
@@ -155,6 +160,10 @@ def _config() -> Config:
 
 
 def _upgrade(connection: Connection, folder: Path, current: str | None) -> None:
+    """Runs the migrations from `current` to the newest, in the transaction of `connection`.
+
+    They get the store's key and its pseudonyms. Tables newer than this version are refused.
+    """
     from alembic import command
     from alembic.script import ScriptDirectory
     from alembic.util import CommandError

@@ -51,7 +51,10 @@ class NewStudy:
 
 
 class Store:
-    """For any number of threads. `models` maps the sha256 of what is served to its id."""
+    """Keeps studies, results and their files in one folder, for any number of threads.
+
+    `models` maps the sha256 of what is served to its id. `moving` is held while a study's row and folder come or go.
+    """
 
     def __init__(self, folder: Path, url: str | None = None) -> None:
         self.folders = StoreFolder(folder)
@@ -79,7 +82,11 @@ class Store:
             yield session
 
     def add(self, new: NewStudy, received: Path, models: dict[str, str]) -> bool:
-        """Whether it was new. The promise to predict is in the same commit as the study."""
+        """Keeps a received study and promises its predictions; returns whether it was new.
+
+        Files are made durable and moved to their place before the row is written. The promise is in the same commit as
+        the study.
+        """
         self.folders.make_durable(received)
         with self.moving:
             self.folders.move_in(received, new.id)
@@ -146,7 +153,7 @@ class Store:
             return {one.id: checked(one).image for one in found}
 
     def result(self, study_id: str, model_id: str) -> Result | None:
-        """A finished result of one model, by its id."""
+        """Finds the finished result of one model for a study, by both ids; None where there is none."""
         with self.reading() as session:
             wanted = select(Result).where(Result.study_id == study_id, Result.model_id == model_id, Result.state == "done")
             found = session.scalar(wanted)
@@ -185,7 +192,10 @@ class Store:
             return list(session.scalars(select(Study.id).where(mine).order_by(Study.taken, Study.received, Study.id)))
 
     def page(self, query: Query) -> tuple[int, list[Study]]:
-        """How many match, and those of one page."""
+        """Counts the studies that match, and gives those of one page; ties go to the newest.
+
+        The first `TEACHING` in the order `teaches` are chosen by `most_teaching`, those after them by worth alone.
+        """
         chosen = filtered(select(Study), query)
         orders = {"suspicion": Study.suspicion.desc(), "received": Study.received.desc(), "teaches": Study.teaches.desc()}
         with self.reading() as session:
@@ -196,7 +206,11 @@ class Store:
             return total, [shown(one) for one in session.scalars(rows.offset(query.offset).limit(query.limit))]
 
     def delete(self, study_id: str) -> bool:
-        """Row first: after a crash in between the next start removes the files."""
+        """Deletes a study with its files; returns whether there was one.
+
+        The row goes before the files. After a crash in between, the next start finds the mark of `doom` and removes
+        them.
+        """
         with self.moving:
             self.folders.doom(study_id)
             with self.writing() as session:
@@ -206,7 +220,10 @@ class Store:
 
 
 def existing(folder: Path, url: str | None = None) -> Store:
-    """A store that is there already, perhaps with its service at work."""
+    """Opens a store that is there already, perhaps with its service at work.
+
+    Refuses a folder of an older `chestmap node`, and, without `url`, one that has no database: none is made here.
+    """
     if (folder / NAME).exists():
         raise BadInput(f"{folder}: is of an older `chestmap node`; start `chestmap node` on it once, which takes it over")
     if url is None and not (folder / "store.sqlite").is_file():

@@ -56,7 +56,10 @@ def _close_to_others(folder: Path) -> None:
 
 
 class StoreFolder:
-    """The store's folder. Nobody else may read it: it holds images of patients."""
+    """Writes and reads the files of the store. Nobody else may read the folder: it holds images of patients.
+
+    Folders are made with mode 0700; one that was open to others is closed, or refused where that fails.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
@@ -84,7 +87,7 @@ class StoreFolder:
             self._lock = None
 
     def key(self) -> bytes:
-        """32 random bytes, made once."""
+        """Gives the 32 random bytes from which pseudonyms and sessions are made, and keeps them in memory."""
         if self._key is None:
             self._key = self._read_key()
         return self._key
@@ -118,7 +121,10 @@ class StoreFolder:
         return self.studies / study_id[2:4] / study_id
 
     def make_durable(self, received: Path) -> None:
-        """All that is kept is on disk; canvases can be made again."""
+        """Brings what was received to the disk before it is promised.
+
+        Canvases are left out, since they can be made again; `sweep` removes them at the next start.
+        """
         for path in received.iterdir():
             if not path.name.startswith("canvas-"):
                 sync(path)
@@ -140,12 +146,18 @@ class StoreFolder:
         sync(target.parent)
 
     def doom(self, study_id: str) -> None:
-        """Before its row goes: whatever happens then, the next start removes the files of a row that is gone."""
+        """Marks a study as being deleted, before its row goes.
+
+        Whatever happens then, the next start removes the files of a row that is gone, and the mark of one that is not.
+        """
         if (target := self.folder_of(study_id)).exists():
             write_bytes(target / DOOMED, b"")
 
     def remove(self, study_id: str) -> None:
-        """Renamed first, so that a study is there whole or not at all."""
+        """Removes the files of a study; none there is no error.
+
+        The folder is renamed first, so that a study is there whole or not at all. `sweep` removes what is left of it.
+        """
         target = self.folder_of(study_id)
         if target.exists():
             doomed = self.incoming / secrets.token_hex(12)

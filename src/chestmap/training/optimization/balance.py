@@ -21,7 +21,12 @@ RAW = "_raw"  # ends the log names of terms before any weight
 
 
 class Balance:
-    """`norms` are running means over steps in which a term had a gradient; all else is of the optimizer step at hand."""
+    """Weighs the loss terms of a step, and measures their shares of the gradient.
+
+    The loop calls `begin` for each optimizer step, `factors`, `measure` and `logged` for each piece of it, and
+    `shares` at its end. `norms` are running means over steps in which a term had a gradient; all else is of the
+    optimizer step at hand.
+    """
 
     def __init__(
         self, fabric: Fabric, weights: Mapping[str, float], schedule: Schedule, norms: dict[str, float], *, compiled: bool
@@ -53,6 +58,7 @@ class Balance:
         return found
 
     def _grown(self, name: str, update: int, updates_per_epoch: int) -> float:
+        """Gives the factor of a term in its warm-up, counted in epochs: above 0 from the first step, 1 at the end."""
         warmup = self.schedule.terms[name].warmup * updates_per_epoch if name in self.schedule.terms else 0.0
         return min(1.0, (update + 1) / (warmup + 1))
 

@@ -28,7 +28,10 @@ PICKLES = (b"PK", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
 
 @dataclass(kw_only=True)
 class Position:
-    """How far a step has come; `batch` counts those done in `epoch`, always at an optimizer step."""
+    """Records how far a step has come; `batch` counts those done in `epoch`, always at an optimizer step.
+
+    Every resume file holds one. `seconds` and `images` add up over all starts of the step.
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -43,7 +46,10 @@ class Position:
 
 
 def save_weights(module: nn.Module, path: Path) -> str:
-    """The whole state of `module`; returns the file's sha256. Tied weights are written once per name."""
+    """Writes the whole state of `module` as safetensors; returns the file's sha256.
+
+    Tensors are copied to the CPU first. Tied weights are written once per name.
+    """
     tensors = {
         name: value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
         for name, value in module.state_dict().items()
@@ -93,7 +99,11 @@ def save_resume(folder: Path, epoch: int, batch: int, state: dict[str, Any]) -> 
 
 
 def load_resume(folder: Path, tell: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest undamaged state; None where there is none. `tell` is called with damaged files."""
+    """Loads the newest undamaged state; None where there is none.
+
+    A file is damaged where its content does not give the digest in its name; `tell` gets a line for each of them. Only
+    tensors and plain values are unpickled, so that a file runs no code.
+    """
     for path in resume_files(folder):
         content = path.read_bytes()
         if _digest(content) == path.stem.rpartition("-")[2]:
@@ -103,9 +113,10 @@ def load_resume(folder: Path, tell: Callable[[str], None]) -> dict[str, Any] | N
 
 
 def resume_files(folder: Path) -> list[Path]:
-    """Newest first."""
+    """Lists the resume files of a step, newest first: names begin with epoch and batch."""
     return sorted(folder.glob("resume-*.pt"), reverse=True)
 
 
 def _digest(content: bytes | memoryview) -> str:
+    """Computes the eight bytes that a resume file carries in its name, to notice damage by."""
     return hashlib.blake2b(content, digest_size=8).hexdigest()

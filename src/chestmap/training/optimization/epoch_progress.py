@@ -40,6 +40,7 @@ class Epoch:
     left: float
 
     def __str__(self) -> str:
+        """Writes the line of a log file; a score kept as minus a loss is shown without its sign."""
         numbers = " ".join(f"{name} {value:.4f}" for name, value in self.values.items())
         best = "" if self.best is None else f" best {abs(self.best):.4f}"
         return f"{self.step}: epoch {self.number}/{self.of} {numbers}{best}, {_duration(self.left)} left"
@@ -104,5 +105,6 @@ class Screen:
 
 
 def _duration(seconds: float) -> str:
+    """Writes seconds as hours:minutes:seconds, rounded to the second."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

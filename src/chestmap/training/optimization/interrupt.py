@@ -17,16 +17,19 @@ class Interrupt:
     """While it is open, the first signal only sets `asked`; a second one ends the process as if there were no handler."""
 
     def __init__(self) -> None:
+        """Notes the process: one that loads may inherit the handler, and leaves the decision to its parent."""
         self.asked = False
         self._pid = os.getpid()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
+        """Sets the handlers; in another thread than the main one Python allows none, and nothing is set."""
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Puts the handlers back that were there before; safe to call twice."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}

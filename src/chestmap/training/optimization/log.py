@@ -30,7 +30,10 @@ COLUMNS = ("step", "epoch", "update", "seconds", "name", "value")
 
 
 class Log:
-    """`at` is the step's position; what was written after its state was saved is dropped."""
+    """Writes the numbers of a step to log.csv, TensorBoard and the trackers.
+
+    `at` is the step's position; rows that were written after its state was saved are dropped.
+    """
 
     def __init__(self, folder: Path, step: str, at: Position, settings: RunSettings) -> None:
         self.trackers = open_trackers(settings.trackers, folder, settings.model_dump(mode="json") | {"step": step})
@@ -72,6 +75,7 @@ def _cut(path: Path, step: str, count: int) -> None:
 
 
 def _board(folder: Path, update: int) -> SummaryWriter:
+    """Opens the TensorBoard files of a step; a resumed step hides what was logged after `update`."""
     from torch.utils.tensorboard import SummaryWriter  # costs a second
 
     return SummaryWriter(str(folder), purge_step=update + 1 if update else None)
@@ -90,7 +94,10 @@ class Terms:
         self.counts: dict[str, float] = {}
 
     def add(self, where: str, ids: tuple[str, ...], terms: Mapping[str, Tensor], share: float = 1.0) -> None:
-        """`share` is the piece's part of its batch."""
+        """Keeps the terms of a piece on the device, without waiting for their values.
+
+        `share` is the piece's part of its batch. `where` and `ids` name step and images should a term not be finite.
+        """
         self.waiting.append((where, ids, {name: value.detach() for name, value in terms.items()}, share))
 
     def check_finite(self) -> None:
@@ -112,12 +119,15 @@ class Terms:
         self.waiting.clear()
 
     def totals(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Of all processes: sums and counts by term."""
+        """Sums values and shares by term, over all processes.
+
+        All processes must call it at once. It raises `Diverged` as `check_finite` does.
+        """
         self.check_finite()
         return _summed(self.from_all(self.sums)), _summed(self.from_all(self.counts))
 
     def means(self) -> dict[str, float]:
-        """Since the last call, over all processes."""
+        """Averages each term since the last call, over all processes, and begins anew."""
         sums, counts = self.totals()
         means = {name: total / counts[name] for name, total in sums.items()}
         self.sums.clear()
@@ -126,6 +136,7 @@ class Terms:
 
 
 def _summed(tables: list[dict[str, float]]) -> dict[str, float]:
+    """Adds up the tables of all processes by name; a name may be missing in some."""
     total: dict[str, float] = {}
     for table in tables:
         for name, value in table.items():

@@ -82,7 +82,11 @@ class Schedule(Settings):
         return self.batch_size // processes
 
     def rate(self, update: int, updates_per_epoch: int) -> float:
-        """The learning rate of optimizer step `update` (from 0), as a pure function of it."""
+        """Gives the learning rate of optimizer step `update` (from 0), as a pure function of it.
+
+        It rises linearly over `warmup` epochs. Then it stays, falls by `factor` each `every` epochs, or follows half a
+        cosine to 0.
+        """
         epoch = update / updates_per_epoch
         if epoch < self.warmup:
             return self.learning_rate * (update + 1) / (self.warmup * updates_per_epoch + 1)
@@ -115,6 +119,7 @@ def optimizer_for(task: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
 
 
 def _optimizer(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:
+    """Makes the optimizer; `momentum` is Nesterov's for SGD, and the first coefficient of Adam and AdamW."""
     rate, momentum = schedule.learning_rate, schedule.momentum
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0)
@@ -123,6 +128,7 @@ def _optimizer(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.
 
 
 def _check_parts(task: nn.Module, factors: dict[str, float]) -> None:
+    """Refuses a factor for a part that the network does not have, and names the parts that it has."""
     parts = [name.removeprefix("network.") for name, _ in [*task.named_modules(), *task.named_parameters()] if name]
     for part in factors:
         if part not in parts:
