@@ -3,6 +3,7 @@
 import os
 import warnings
 import zipfile
+from pathlib import Path
 
 import pytest
 from pydicom import uid
@@ -184,3 +185,14 @@ def test_pseudonyms_need_the_key(monkeypatch, tmp_path):
     (tmp_path / "chestmap" / "pseudonym.key").write_bytes(b"")
     with pytest.raises(BadInput, match="0 bytes are no key"):
         own_key()
+
+
+def test_a_member_without_a_name_is_passed_over(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("abcde", b"")
+        archive.writestr("film.png", b"")
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    content[entry + 28], content[entry + 32] = 0, 5  # its name becomes its comment
+    (tmp_path / "x.zip").write_bytes(content)
+    assert [Path(one.name).name for one in Inputs([str(tmp_path / "x.zip")])] == ["film.png"]

@@ -185,8 +185,8 @@ class Inputs:
         for member, info in sorted(infos, key=lambda pair: pair[1].filename):
             parts = [part for part in info.filename.replace("\\", "/").split("/") if part not in {"", "."}]
             if (
-                info.is_dir()
-                or not parts
+                not parts  # also a member without a name, of which `is_dir` fails
+                or info.is_dir()
                 or parts[0] == "__MACOSX"
                 or any(part.startswith(".") and part != ".." for part in parts)
             ):
