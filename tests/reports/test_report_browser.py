@@ -7,6 +7,7 @@ from chestmap.evaluation.scores import Evaluation
 from chestmap.reports.contact_page import Card, write_contact_page
 from chestmap.reports.report import write_report
 from chestmap.reports.run_facts import read_run
+from serving.browsing import until
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +99,13 @@ def test_pictures_are_walked_and_enlarged_by_keys(opened):
     opened.keyboard.press("j")
     opened.keyboard.press("j")
     opened.keyboard.press("Enter")
-    opened.wait_for_function("document.querySelector('#which').innerText === 'Mass, 2 of 6'")
+    until(opened, "document.querySelector('#which').innerText === 'Mass, 2 of 6'")
     opened.keyboard.press("ArrowRight")
-    opened.wait_for_function("document.querySelector('#which').innerText === 'Mass, 3 of 6'")
+    until(opened, "document.querySelector('#which').innerText === 'Mass, 3 of 6'")
     assert "IoU .05" in opened.locator("#stage figcaption").inner_text()
     opened.keyboard.press("Escape")
     opened.wait_for_selector("#large", state="hidden")
-    opened.wait_for_function("document.activeElement.closest('figure')?.dataset.iou === '0.05'", timeout=30000)
+    until(opened, "document.activeElement.closest('figure')?.dataset.iou === '0.05'")
 
 
 def test_a_sheet_lists_the_keys(opened):

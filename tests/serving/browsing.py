@@ -1,6 +1,7 @@
 """How the tests of the review page open it, look at it and work with it."""
 
 import re
+import time
 from base64 import b64decode
 from contextlib import contextmanager
 
@@ -51,6 +52,14 @@ def read(page, address, study="s-0000"):
     page.locator("#findings li").first.wait_for()
     frames(page)
     return page.locator("#image-a")
+
+
+def until(page, question, given=None, seconds=60):
+    """Asks again until the page answers yes; `wait_for_function` asks inside the page, whose policy forbids `eval`."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(question, given):
+        assert time.monotonic() < end, f"still not so: {question}"
+        page.wait_for_timeout(20)
 
 
 def frames(page):

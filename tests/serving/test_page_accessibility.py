@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.browsing import forgotten, frames, last, read, saved, visit
+from serving.browsing import forgotten, frames, last, read, saved, until, visit
 from serving.fake_service import FakeService
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is absent: pip install axe-playwright-python")
@@ -106,7 +106,7 @@ def test_a_whole_review_by_keys_alone(browser, service):
         assert any(box["origin"] in {"drawn", "moved"} for one in said["findings"].values() for box in one["boxes"])
         before = len(service.studies[study]["versions"])
         keys.press("Shift+Enter")
-        page.wait_for_function("study => !location.hash.endsWith(study)", arg=study)
+        until(page, "study => !location.hash.endsWith(study)", study)
         assert last(service, study)["state"] == "done"
         assert len(service.studies[study]["versions"]) == before + 1
         page.locator("#loading").wait_for(state="hidden")
@@ -114,6 +114,6 @@ def test_a_whole_review_by_keys_alone(browser, service):
         keys.press("x")  # not saved yet: Esc leaves the study, and what was said is sent
         other = page.evaluate("location.hash.slice(2)")
         keys.press("Escape")
-        page.wait_for_function("document.body.dataset.screen === 'list'")
-        page.wait_for_function("Object.keys(localStorage).every(key => !key.startsWith('chestmap.draft'))")
+        until(page, "document.body.dataset.screen === 'list'")
+        until(page, "Object.keys(localStorage).every(key => !key.startsWith('chestmap.draft'))")
         assert "reject" in [one["verdict"] for one in last(service, other)["findings"].values()]

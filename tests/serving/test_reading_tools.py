@@ -13,7 +13,7 @@ from chestmap.serving.http.access import Access
 from chestmap.serving.http.app import create_app
 from chestmap.serving.http.server import ListenAddress, server_of
 from chestmap.serving.store.store import Store
-from serving.browsing import corner, drag, forgotten, frames, last, place, pressed, read, row, saved, shown, visit
+from serving.browsing import corner, drag, forgotten, frames, last, place, pressed, read, row, saved, shown, until, visit
 from serving.fake_service import MODELS, FakeService
 from serving.small import picture, served_of, upload, write_small_model
 
@@ -296,7 +296,7 @@ def test_two_readers_read_apart_and_a_third_decides(browser, real, tmp_path):
             assert row(page, "Effusion").get_attribute("data-said") == effusion
             page.locator("#done").click()
             page.locator("#rows").wait_for()
-            page.wait_for_function("document.body.dataset.screen === 'list'")
+            until(page, "document.body.dataset.screen === 'list'")
     with visit(browser, address, "Chief") as chief:
         read(chief, address, study)
         assert chief.locator("#reads-told").inner_text() == "1 finding to decide: the readers differ."
@@ -306,7 +306,7 @@ def test_two_readers_read_apart_and_a_third_decides(browser, real, tmp_path):
         chief.get_by_role("button", name="Take Bo's: Effusion absent").click()
         saved(chief)
         chief.locator("#done").click()
-        chief.wait_for_function("document.body.dataset.screen === 'list'")
+        until(chief, "document.body.dataset.screen === 'list'")
         chief.locator("#agreement-button").click()
         chief.locator("#agreement[open]").wait_for()
         assert "1 study with finished independent reads" in chief.locator("#agreement-told").inner_text()
