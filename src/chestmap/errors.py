@@ -18,14 +18,21 @@ ChestmapError
 Every message states what came, what is allowed and what to do, in one line.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+LONG_WORD = re.compile(r"(\S{80})\S{320,}")
 
 
 class ChestmapError(Exception):
     """Any error meant for the user; the message is the whole story."""
 
     exit_code = 2
+
+    def __init__(self, message: object = "", *more: object) -> None:
+        """Shortens words of many letters: a name of a damaged file would hide what the line is for."""
+        super().__init__(LONG_WORD.sub(lambda word: f"{word[1]}… ({len(word[0]):,} letters)", str(message)), *more)
 
 
 class BadInput(ChestmapError, ValueError):

@@ -31,6 +31,10 @@ CORPUS: list[tuple[str, bytes]] = [
     ("override", b"a=" + b"[" * 3000),
     ("override", b".".join([b"a"] * 3000) + b"=1"),
     ("coco", b'{"images": [{"id": 1, "file_name": "\\ud800"}], "annotations": [], "categories": []}'),
+    (
+        "coco",
+        json.dumps({"images": [{"id": "a" * 3000, "file_name": "a"}] * 2, "annotations": [], "categories": []}).encode(),
+    ),
     ("annotations", studio(5)),
     ("annotations", studio([REGION | {"original_width": 10**400}])),
     ("annotations", studio([REGION | {"value": VALUE | {"rectanglelabels": 5}}])),
