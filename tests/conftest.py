@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+sys.dont_write_bytecode = False  # hundreds of processes load the same modules; compiling torch anew takes each ten seconds
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # workers share the cores; see chestmap.cli
 settings.register_profile("chestmap", deadline=None, derandomize=True)  # a busy machine is not a failure
 settings.load_profile("chestmap")
