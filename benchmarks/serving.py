@@ -78,11 +78,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class Rates:
-    """Images a second, and seconds of processor for each image: its own, and its clients'."""
+    """Images a second, and seconds of processor for each image: its own, and its clients'; `alone`: seconds of one image."""
 
     rate: float
     own: float
     clients: float = 0.0
+    alone: float = 0.0
 
 
 class Running:
@@ -231,7 +232,20 @@ def bare(predictor: Predictor, folder: Path, arguments: argparse.Namespace) -> t
         begin, before = time.monotonic(), time.process_time()
         scores.append(predictor.arrays(images, ["x"] * len(seeds))[0])
         seconds, own = seconds + time.monotonic() - begin, own + time.process_time() - before
-    return np.concatenate(scores), Rates(arguments.requests / seconds, own / arguments.requests)
+    return np.concatenate(scores), Rates(
+        arguments.requests / seconds, own / arguments.requests, alone=alone(predictor, images)
+    )
+
+
+def alone(predictor: Predictor, images: torch.Tensor) -> float:
+    """Seconds of the network for one image, the median of 24: what an idle service cannot go below."""
+    taken = []
+    for row in range(25):
+        begin = time.monotonic()
+        one = row % len(images)
+        predictor.arrays(images[one : one + 1], ["x"])
+        taken.append(time.monotonic() - begin)
+    return statistics.median(taken[1:])
 
 
 def checked(service: Running, seen: Seen, expected: np.ndarray) -> tuple[int, int, int]:
@@ -294,7 +308,8 @@ def report(
         f"wrong answers (a score off by more than {NEAR:g})": f"{bad[2]}",
         "tried again: no answer, refused with Retry-After": f"{seen.unanswered:,}, {seen.refused:,}",
         "other answers": f"{len(seen.strange)}",
-        "latency p50, p95, p99": f"{quantiles[49]:.2f} s, {quantiles[94]:.2f} s, {quantiles[98]:.2f} s",
+        "latency p50, p95, p99": f"{quantiles[49]:.3f} s, {quantiles[94]:.3f} s, {quantiles[98]:.3f} s",
+        "network alone, one image": f"{rates[1].alone * 1000:.1f} ms",
         "images a second: service, bare model": f"{rates[0].rate:.1f}, {rates[1].rate:.1f} ({rates[0].rate / rates[1].rate:.0%})",
         "processor for each image: service, clients, bare model": (
             f"{rates[0].own * 1000:.1f} ms, {rates[0].clients * 1000:.1f} ms, {rates[1].own * 1000:.1f} ms"

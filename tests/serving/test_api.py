@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import event
 
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import ServeSettings
@@ -47,6 +48,21 @@ def test_an_upload_gets_what_the_model_says(client, served, tmp_path):
         assert boxes[box.finding] == [pytest.approx(box.corners)]
     assert study["suspicion"] == pytest.approx(max(expected.values()))
     assert [line["finding"] for line in study["top"]] == sorted(expected, key=lambda name: -expected[name])
+
+
+def test_an_answer_asks_the_database_five_times_in_one_transaction(client, service):
+    """The study, its results, whether it was read, priors, and whether results are withheld."""
+    study, asked = one(client, picture(1)), []
+
+    def note(*arguments):
+        asked.append(arguments[2].split()[0])
+
+    event.listen(service.store.engine, "before_cursor_execute", note)
+    try:
+        assert client.get(f"/v1/studies/{study['id']}").status_code == 200
+    finally:
+        event.remove(service.store.engine, "before_cursor_execute", note)
+    assert asked == ["BEGIN", *["SELECT"] * 5]
 
 
 def test_maps_are_scaled_to_their_own_maximum_and_lie_where_the_matrix_says(client, served, tmp_path):

@@ -7,8 +7,8 @@ from typing import Any
 from chestmap.serving.engine.service import Service
 from chestmap.serving.store.database_tables import Result, Study
 from chestmap.serving.store.film_dates import days_between, shown_date
-from chestmap.serving.store.independent_reads import reads_for
-from chestmap.serving.store.reviews import current
+from chestmap.serving.store.independent_reads import Reads, is_unread, reads_for
+from chestmap.serving.store.reviews import NOTHING, current
 
 
 def row_of(service: Service, study: Study, *, hidden: bool = False) -> dict[str, Any]:
@@ -36,7 +36,8 @@ def study_of(
 ) -> dict[str, Any]:
     """A row with image, results, review and priors. `reader` is who asks; `hidden`: without what models say."""
     priors = service.store.priors(study)
-    reads = reads_for(service.store, study.id, reader)
+    unread = is_unread(service.store, study.id)
+    reads = Reads([]) if unread else reads_for(service.store, study.id, reader)
     own = reads.mine is not None and not reads.complete
     done = [one for one in results if one.state == "done"]
     return {
@@ -44,7 +45,7 @@ def study_of(
         "image": study.image,
         "results": [] if hidden else [_result(one) for one in done],
         "findings": sorted({name for one in done for name in one.maps["order"]}),
-        "review": reads.mine if own else current(service.store, study.id),
+        "review": NOTHING if unread else reads.mine if own else current(service.store, study.id),
         "independent": own,
         "withheld": hidden,
         "readers": reads.assigned,

@@ -246,9 +246,10 @@ def history(service: Here, person: Asking, study_id: StudyId) -> bodies.History:
 
 
 def show_study(service: Service, study_id: str, person: Person, *, blind: bool = False) -> dict[str, Any]:
-    """Serves a study with its results and reviews, as `person` may see it; 404 where it was deleted."""
-    hidden = bool(withheld_of(service, person, [study_id], blind=blind))
-    return study_of(service, *_existing(service, study_id), reader=person.name, hidden=hidden)
+    """Serves a study as it is at one time, as `person` may see it; 404 where it was deleted."""
+    with service.store.one_look():
+        hidden = bool(withheld_of(service, person, [study_id], blind=blind))
+        return study_of(service, *_existing(service, study_id), reader=person.name, hidden=hidden)
 
 
 def line(service: Service, study_id: str, person: Person) -> dict[str, Any]:

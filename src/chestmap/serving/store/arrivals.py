@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from chestmap.serving.store.clock import now
@@ -87,7 +87,7 @@ def _insert(store: Store, session: Session, new: Arrival, there: Study | None) -
     row.digest = digest_of(row)
     session.add(row)
     session.flush()
-    session.add(file_row(store.folders, new.id, NewFile("original", "original", new.sha256, new.bytes)))
+    session.execute(insert(File), [file_row(store.folders, new.id, NewFile("original", "original", new.sha256, new.bytes))])
     session.add_all(sent)
     return [one.id for one in gone if one.id != new.id]
 
@@ -136,8 +136,10 @@ def fill(store: Store, session: Session, row: Study, found: NewStudy, models: di
     row.digest = digest_of(row)
     session.execute(delete(File).where(File.study_id == row.id, File.kind != "original"))
     session.execute(delete(Result).where(Result.study_id == row.id))
-    session.add_all(file_row(store.folders, row.id, one) for one in found.files if one.kind != "original")
-    queue_missing(session, row.id, models)
+    files = [file_row(store.folders, row.id, one) for one in found.files if one.kind != "original"]
+    if files:
+        session.execute(insert(File), files)
+    queue_missing(store, session, {row.id: models})
     session.flush()
     settle(session, row, store.clock())
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    insert,
     inspect,
     make_url,
     select,
@@ -26,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
 from chestmap.errors import BadInput
+from chestmap.serving.store.database_tables import Base
 from chestmap.serving.store.store_files import StoreFolder
 
 if TYPE_CHECKING:
@@ -146,6 +148,11 @@ def _migrate(connection: Connection, folder: Path) -> None:
     """Makes or changes tables in the transaction of `connection`: a start that fails leaves them as they were."""
     current = _revision(connection)
     if current == head():
+        return
+    if current is None and not inspect(connection).get_table_names():
+        Base.metadata.create_all(connection)
+        VERSION.create(connection)
+        connection.execute(insert(VERSION).values(version_num=head()))
         return
     _upgrade(connection, folder, current)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 OVER = ("replaced", "removed")
@@ -47,14 +47,26 @@ class Study(Base):
         String(32), default="", index=True
     )  # when the image was made, for the order of priors; given out by the rules of film_dates.py
     instance: Mapped[str] = mapped_column(String(64), index=True)  # keyed hash of the SOP Instance UID
-    origin: Mapped[str] = mapped_column(String(8), default="http", index=True)  # http, c-store or pull
-    deliver: Mapped[bool] = mapped_column(Boolean, default=False)  # whether its results go to the archive
-    revision: Mapped[int] = mapped_column(Integer, default=0)  # corrections of this SOP Instance UID before this one
-    content: Mapped[str] = mapped_column(String(64), default="")  # keyed hash of its pixels and its patient
-    shown_taken: Mapped[str] = mapped_column(String(20), default="", index=True)  # shifted, ISO 8601: film_dates.py
-    exam: Mapped[str] = mapped_column(String(32), default="", index=True)  # keyed hash of the Study Instance UID
-    age: Mapped[str] = mapped_column(String(4), default="")  # as DICOM has it, such as 062Y
-    sex: Mapped[str] = mapped_column(String(1), default="", index=True)
+    origin: Mapped[str] = mapped_column(
+        String(8), default="http", server_default="http", index=True
+    )  # http, c-store or pull
+    deliver: Mapped[bool] = mapped_column(
+        Boolean, default=False, server_default=false()
+    )  # whether its results go to the archive
+    revision: Mapped[int] = mapped_column(
+        Integer, default=0, server_default="0"
+    )  # corrections of this SOP Instance UID before this one
+    content: Mapped[str] = mapped_column(
+        String(64), default="", server_default=""
+    )  # keyed hash of its pixels and its patient
+    shown_taken: Mapped[str] = mapped_column(
+        String(20), default="", server_default="", index=True
+    )  # shifted, ISO 8601: film_dates.py
+    exam: Mapped[str] = mapped_column(
+        String(32), default="", server_default="", index=True
+    )  # keyed hash of the Study Instance UID
+    age: Mapped[str] = mapped_column(String(4), default="", server_default="")  # as DICOM has it, such as 062Y
+    sex: Mapped[str] = mapped_column(String(1), default="", server_default="", index=True)
     view: Mapped[str] = mapped_column(String(16), default="", index=True)
     image: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # empty until it is read
     state: Mapped[str] = mapped_column(String(8), index=True)
@@ -66,8 +78,10 @@ class Study(Base):
     review_state: Mapped[str] = mapped_column(String(8), default="no", index=True)
     review_by: Mapped[str] = mapped_column(String(64), default="", index=True)
     review_at: Mapped[str | None] = mapped_column(String(32))
-    disagreement: Mapped[int] = mapped_column(Integer, default=0, index=True)  # a sum of MODELS, READER and READERS
-    digest: Mapped[str] = mapped_column(String(64), default="")  # as `row_digests` makes it
+    disagreement: Mapped[int] = mapped_column(
+        Integer, default=0, server_default="0", index=True
+    )  # a sum of MODELS, READER and READERS
+    digest: Mapped[str] = mapped_column(String(64), default="", server_default="")  # as `row_digests` makes it
 
 
 class Result(Base):
@@ -84,7 +98,9 @@ class Result(Base):
     at: Mapped[str | None] = mapped_column(String(32))
     findings: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
     maps: Mapped[dict[str, Any]] = mapped_column(JSON)  # size, frame and order of the maps file
-    digest: Mapped[str] = mapped_column(String(64))  # sha256 of findings and maps, checked when they are read
+    digest: Mapped[str] = mapped_column(
+        String(64), server_default=""
+    )  # sha256 of findings and maps, checked when they are read
     __table_args__ = (Index("ix_result_state_number", "state", "number"),)
 
 
@@ -129,7 +145,7 @@ class Sent(Base):
     subject: Mapped[str] = mapped_column(String(64))  # as in `Delivery`
     at: Mapped[str] = mapped_column(String(32))
     withdrawn: Mapped[str] = mapped_column(String(32), default="")
-    revision: Mapped[int] = mapped_column(Integer, default=0)  # that of the study of which it was made
+    revision: Mapped[int] = mapped_column(Integer, default=0, server_default="0")  # that of the study of which it was made
 
 
 class Review(Base):
@@ -141,12 +157,14 @@ class Review(Base):
     state: Mapped[str] = mapped_column(String(8))
     by: Mapped[str] = mapped_column(String(64))
     at: Mapped[str] = mapped_column(String(32))
-    stage: Mapped[str] = mapped_column(String(8), default="open")  # blind: no model's result was shown
+    stage: Mapped[str] = mapped_column(
+        String(8), default="open", server_default="open"
+    )  # blind: no model's result was shown
     findings: Mapped[dict[str, Any]] = mapped_column(JSON)
     note: Mapped[str] = mapped_column(Text)
-    measures: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
-    key: Mapped[bool] = mapped_column(Boolean, default=False)
-    digest: Mapped[str] = mapped_column(String(64), default="")
+    measures: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list, server_default="[]")
+    key: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    digest: Mapped[str] = mapped_column(String(64), default="", server_default="")
 
 
 class Assignment(Base):
@@ -172,9 +190,9 @@ class Read(Base):
     at: Mapped[str] = mapped_column(String(32))
     findings: Mapped[dict[str, Any]] = mapped_column(JSON)
     note: Mapped[str] = mapped_column(Text)
-    measures: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
-    key: Mapped[bool] = mapped_column(Boolean, default=False)
-    digest: Mapped[str] = mapped_column(String(64), default="")
+    measures: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list, server_default="[]")
+    key: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    digest: Mapped[str] = mapped_column(String(64), default="", server_default="")
 
 
 class File(Base):

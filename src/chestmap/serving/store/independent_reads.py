@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import bindparam, delete, exists, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -61,6 +61,17 @@ def assign(store: Store, study_id: str, readers: Sequence[str], by: str) -> list
 def _assigned(session: Session, study_id: str) -> list[ReaderLine]:
     rows = session.scalars(select(Assignment).where(Assignment.study_id == study_id).order_by(Assignment.reader))
     return [ReaderLine(reader=one.reader, done=one.done or None) for one in rows]
+
+
+READ = select(
+    exists().where(Assignment.study_id == bindparam("study")), exists().where(Review.study_id == bindparam("study"))
+)  # built once: it is asked with every answer
+
+
+def is_unread(store: Store, study_id: str) -> bool:
+    """Tells whether nobody was given the study, and nobody reviewed it."""
+    with store.reading() as session:
+        return not any(session.execute(READ, {"study": study_id}).one())
 
 
 def reads_for(store: Store, study_id: str, reader: str) -> Reads:

@@ -6,11 +6,11 @@ still owed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, exists, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from chestmap.serving.store.active_learning import worth
@@ -71,13 +71,17 @@ class PendingResult:
     model_sha: str
 
 
-def queue_missing(session: Session, study_id: str, models: dict[str, str]) -> None:
-    """Queues a study for models that never saw it; `models` maps sha256 to id."""
-    first = (session.scalar(select(func.max(Result.number))) or 0) + 1
-    for place, (sha, name) in enumerate(models.items()):
-        row = Result(study_id=study_id, model_sha=sha, model_id=name, state="queued", number=first + place, deaths=0)
-        row.error, row.at, row.findings, row.maps, row.digest = None, None, [], {}, ""
-        session.add(row)
+def queue_missing(store: Store, session: Session, studies: Mapping[str, Mapping[str, str]]) -> None:
+    """Queues studies for models that never saw them, which map sha256 to id."""
+    rows = [
+        {
+            "study_id": study_id, "model_sha": sha, "model_id": name, "state": "queued", "number": next(store.numbers),
+            "deaths": 0, "error": None, "at": None, "findings": [], "maps": {}, "digest": "",
+        }
+        for study_id, models in studies.items() for sha, name in models.items()
+    ]  # fmt: skip
+    if rows:
+        session.execute(insert(Result), rows)
 
 
 def ask(store: Store, study_id: str, models: dict[str, str]) -> list[PendingResult]:
@@ -87,7 +91,7 @@ def ask(store: Store, study_id: str, models: dict[str, str]) -> list[PendingResu
         study = session.get(Study, study_id)
         if study is None or study.state not in SHOWN:
             return []
-        queue_missing(session, study_id, {sha: name for sha, name in models.items() if sha not in there})
+        queue_missing(store, session, {study_id: {sha: name for sha, name in models.items() if sha not in there}})
         for sha in models.keys() & there.keys():
             if there[sha].state in {"failed", "absent"}:
                 there[sha].state, there[sha].error, there[sha].deaths = "queued", None, 0
@@ -135,8 +139,9 @@ def answer(store: Store, answers: Sequence[ModelAnswer]) -> None:
             row.findings, row.maps = one.findings, one.maps
             row.digest = digest_of(row)
             new.append(one)
-        session.add_all(file_row(store.folders, one.study_id, one.file) for one in new if one.file)
-        session.flush()
+        files = [file_row(store.folders, one.study_id, one.file) for one in new if one.file]
+        if files:
+            session.execute(insert(File), files)
         scores = [
             {
                 "study_id": one.study_id,
@@ -150,17 +155,11 @@ def answer(store: Store, answers: Sequence[ModelAnswer]) -> None:
         ]
         if scores:  # a result that is queued has none
             session.execute(insert(Score), scores)
-        _update_studies(session, [one.study_id for one in new], new)
-        _deliver(session, [one for one in new if not one.error], store.clock())
-
-
-def _deliver(session: Session, answers: Sequence[ModelAnswer], at: float) -> None:
-    """In the commit that records that a result is there."""
-    wanted = select(Study.id).where(Study.id.in_({one.study_id for one in answers}), Study.deliver, Study.state.not_in(OVER))
-    there = set(session.scalars(wanted))
-    for one in answers:
-        if one.study_id in there:
-            deliver(session, one.study_id, one.model_sha, at)
+        studies = _update_studies(session, {one.study_id for one in new}, new, list(rows.values()))
+        due = {one.id for one in studies if one.deliver and one.state not in OVER}
+        for one in new:  # in the commit that records that a result is there
+            if one.study_id in due and not one.error:
+                deliver(session, one.study_id, one.model_sha, store.clock())
 
 
 def deliver(session: Session, study_id: str, subject: str, at: float) -> None:
@@ -206,20 +205,25 @@ def wrong_of(study: Study) -> ColumnElement[bool]:
     return mine if study.state in OVER else mine & (Sent.revision != study.revision)
 
 
-def file_row(folders: StoreFolder, study_id: str, new: NewFile) -> File:
-    """The path is kept relative, so that a store may be moved."""
+def file_row(folders: StoreFolder, study_id: str, new: NewFile) -> dict[str, Any]:
+    """Makes a row of `File`. The path is kept relative, so that a store may be moved."""
     path = folders.folder_of(study_id).relative_to(folders.root) / new.name
-    return File(study_id=study_id, kind=new.kind, path=path.as_posix(), sha256=new.sha256, bytes=new.bytes)
+    return {"study_id": study_id, "kind": new.kind, "path": path.as_posix(), "sha256": new.sha256, "bytes": new.bytes}
 
 
-def _update_studies(session: Session, study_ids: Collection[str], new: Sequence[ModelAnswer] = ()) -> None:
-    """The studies' own lines after their results changed."""
-    wanted = select(Result).where(Result.study_id.in_(study_ids)).execution_options(populate_existing=True)
+def _update_studies(
+    session: Session, study_ids: Collection[str], new: Sequence[ModelAnswer] = (), rows: Sequence[Result] = ()
+) -> Sequence[Study]:
+    """The studies' own lines after their results changed; `rows` are all results of theirs, where the caller has them."""
+    if not rows:
+        wanted = select(Result).where(Result.study_id.in_(study_ids)).execution_options(populate_existing=True)
+        rows = session.scalars(wanted).all()
     found: dict[str, list[Result]] = {}
-    for row in session.scalars(wanted):
+    for row in rows:
         found.setdefault(row.study_id, []).append(row)
     chosen = select(Study).where(Study.id.in_(study_ids)).execution_options(populate_existing=True)
-    for study in session.scalars(chosen):
+    studies = session.scalars(chosen).all()
+    for study in studies:
         if study.state in OVER:
             continue
         results, whole = found.get(study.id, []), is_whole(study)
@@ -237,6 +241,7 @@ def _update_studies(session: Session, study_ids: Collection[str], new: Sequence[
             study.disagreement = study.disagreement & ~MODELS | (MODELS if _differ(results) else 0)
         if whole:  # a damaged row stays one
             study.digest = digest_of(study)
+    return studies
 
 
 def _differ(results: Sequence[Result]) -> bool:

@@ -9,25 +9,31 @@ import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, func, select, tuple_
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import bindparam, delete, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from chestmap.errors import BadInput
 from chestmap.serving.store.active_learning_order import TEACHING, most_teaching
-from chestmap.serving.store.arrivals import fill
-from chestmap.serving.store.clock import Clock, now
+from chestmap.serving.store.clock import Clock
 from chestmap.serving.store.database import open_database
 from chestmap.serving.store.database_tables import SHOWN, Delivery, File, Result, Study
 from chestmap.serving.store.film_dates import shown_date
+from chestmap.serving.store.group_commit import GroupCommit
 from chestmap.serving.store.node_folder import NAME
-from chestmap.serving.store.results import NewFile, file_row, queue_missing
-from chestmap.serving.store.row_digests import checked, digest_of, shown
+from chestmap.serving.store.results import NewFile
+from chestmap.serving.store.row_digests import checked, shown
 from chestmap.serving.store.store_files import StoreFolder
+from chestmap.serving.store.uploads import Upload, add_together
 from chestmap.serving.store.worklist_filters import Query, filtered
+
+OF_SHA = select(Study.id, Study.state).where(Study.sha256 == bindparam("sha256"))
+STUDY = select(Study).where(Study.id == bindparam("study"))
+RESULTS = select(Result).where(Result.study_id == bindparam("study")).order_by(Result.number)
+"""What every upload and every answer asks: building a statement takes longer than running it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +66,12 @@ class Store:
         self.folders = StoreFolder(folder)
         self.engine = open_database(self.folders.root, url)
         self._writer = self.engine.execution_options(writes=True)
+        self._open = threading.local()
         self.moving = threading.Lock()  # a study's row and folder come and go together
         with self.reading() as session:
             self.clock = Clock(session.scalar(select(func.max(Delivery.since))) or 0.0)
+            self.numbers = count((session.scalar(select(func.max(Result.number))) or 0) + 1)  # the order of asking
+        self._uploads = GroupCommit[Upload, bool](lambda uploads: add_together(self, uploads))
 
     def close(self) -> None:
         """Closes the connections to the database and lets another process open the store."""
@@ -71,9 +80,22 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Opens a session for reading; rows stay usable after it ends."""
+        """Opens a session for reading, or takes that of `one_look`; rows stay usable after it ends."""
+        if (there := getattr(self._open, "session", None)) is not None:
+            yield there
+            return
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
+
+    @contextmanager
+    def one_look(self) -> Iterator[None]:
+        """Lets all that this thread reads be of one time, in one transaction. Do not write meanwhile."""
+        with self.reading() as session:
+            self._open.session = session
+            try:
+                yield
+            finally:
+                self._open.session = None
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
@@ -85,39 +107,10 @@ class Store:
         """Keeps a received study and promises its predictions; returns whether it was new.
 
         Files are made durable and moved to their place before the row is written. The promise is in the same commit as
-        the study.
+        the study; threads that come at the same time share it.
         """
         self.folders.make_durable(received)
-        with self.moving:
-            self.folders.move_in(received, new.id)
-            return self._insert(new, models)
-
-    def _insert(self, new: NewStudy, models: dict[str, str]) -> bool:
-        """False where the study is there already: another request brought the same file at the same time."""
-        row = Study(
-            id=new.id, sha256=new.sha256, received=now(), name=new.name, patient=new.patient, shown_patient=new.shown_patient,
-            taken=new.taken, shown_taken=self.shifted(new), instance=new.instance, content=new.content, exam=new.exam, age=new.age, sex=new.sex, view=new.view,
-            image=new.image, state="queued", revision=0, suspicion=0.0, teaches=0.0, top=[],
-        )  # fmt: skip
-        row.digest = digest_of(row)
-        try:
-            with self.writing() as session:
-                there = session.get(Study, new.id)
-                if there is not None and there.state == "received":
-                    fill(self, session, there, new, models)
-                    return True
-                if there is not None and there.state in SHOWN:
-                    return False
-                if there is not None:
-                    session.delete(there)
-                    session.flush()
-                session.add(row)
-                session.flush()
-                session.add_all(file_row(self.folders, new.id, one) for one in new.files)
-                queue_missing(session, new.id, models)
-        except IntegrityError:
-            return False
-        return True
+        return self._uploads.do(Upload(new, received, models))
 
     def shifted(self, new: NewStudy) -> str:
         """When the film was taken, as it is shown without true dates."""
@@ -137,14 +130,15 @@ class Store:
     def with_sha(self, sha256: str) -> str | None:
         """Finds the shown study with these bytes, by the SHA-256 of the uploaded file."""
         with self.reading() as session:
-            return session.scalar(select(Study.id).where(Study.sha256 == sha256, Study.state.in_(SHOWN)))
+            found = session.execute(OF_SHA, {"sha256": sha256}).one_or_none()
+        return None if found is None or found.state not in SHOWN else found.id
 
     def study(self, study_id: str) -> tuple[Study, list[Result]] | None:
         """A study with its results; None where there is none."""
         with self.reading() as session:
-            study = session.get(Study, study_id)
-            wanted = select(Result).where(Result.study_id == study_id).order_by(Result.number)
-            return None if study is None else (checked(study), [checked(one) for one in session.scalars(wanted)])
+            study = session.scalar(STUDY, {"study": study_id})
+            found = () if study is None else session.scalars(RESULTS, {"study": study_id})
+            return None if study is None else (checked(study), [checked(one) for one in found])
 
     def images(self, study_ids: Collection[str]) -> dict[str, dict[str, Any]]:
         """What is known of the images of those studies that are there."""

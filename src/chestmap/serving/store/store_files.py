@@ -15,7 +15,7 @@ import hmac
 import re
 import secrets
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from hashlib import file_digest, sha256
 from pathlib import Path
 
@@ -132,6 +132,30 @@ class StoreFolder:
 
     def move_in(self, received: Path, study_id: str) -> None:
         """Moves a received folder to its place, durably; where one is, its files are those of the same content."""
+        for problem in self.move_all_in({received: study_id}).values():
+            raise problem
+
+    def move_all_in(self, folders: Mapping[Path, str]) -> dict[Path, OSError]:
+        """Moves each as `move_in` does, all before the first sync, so that a journal takes them at once. Gives what failed."""
+        moved: dict[Path, set[Path]] = {}
+        troubles: dict[Path, OSError] = {}
+        for received, study_id in folders.items():
+            try:
+                moved[received] = self._moved(received, study_id)
+            except OSError as problem:
+                troubles[received] = problem
+        synced: set[Path] = set()
+        for received, changed in moved.items():
+            try:
+                for folder in changed - synced:
+                    sync(folder)
+                    synced.add(folder)
+            except OSError as problem:
+                troubles[received] = problem
+        return troubles
+
+    def _moved(self, received: Path, study_id: str) -> set[Path]:
+        """Moves one, and gives the folders that are to be synced then."""
         target = self.folder_of(study_id)
         if not target.parent.exists():
             target.parent.mkdir(mode=0o700, exist_ok=True)
@@ -140,10 +164,9 @@ class StoreFolder:
             for path in received.iterdir():
                 path.replace(target / path.name)
             received.rmdir()
-            sync(target)
-        else:
-            received.rename(target)
-        sync(target.parent)
+            return {target, target.parent}
+        received.rename(target)
+        return {target.parent}
 
     def doom(self, study_id: str) -> None:
         """Marks a study as being deleted, before its row goes.
