@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import multiprocessing
+import multiprocessing.process
 import os
 import random
 import resource
@@ -81,6 +82,7 @@ def _called(arguments: Sequence[str], root: Path, said: int, under: Under) -> No
     os.dup2(said, 2)
     os.environ.update(QUIET)
     sys.modules["__main__"] = ModuleType("__main__")  # which the processes of this one would load again
+    multiprocessing.process._parent_process = None  # a program of its own, as from a shell
     sys.argv = ["chestmap", *arguments]
     under.begin()
     chestmap.cli.main()

@@ -1,6 +1,7 @@
 """Predicting from files: the same bits after a kill, nothing twice, nothing lost, bad inputs told, and nobody's name in it."""
 
 import csv
+import errno
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import polars as pl
 import pytest
@@ -181,6 +183,28 @@ def test_two_calls_do_not_write_the_same_folder(predictor, films, tmp_path):
 def test_processes_give_the_same_and_outlive_a_death(predictor, films, tmp_path, whole, monkeypatch):
     predicted(predictor, [films], tmp_path / "out", SETTINGS.model_copy(update={"workers": 1}))
     same(tmp_path / "out", whole[0])
+
+
+def test_a_machine_short_of_memory_fails_no_image(predictor, films, tmp_path, whole, monkeypatch):
+    """The same call goes on later: what was kept as failed would not be read again."""
+
+    def short(*_):
+        raise error
+
+    for error in (MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory"), without_room()):
+        with monkeypatch.context() as patch:
+            patch.setattr("chestmap.prediction.decoding.radiograph_of", short)
+            with pytest.raises(type(error)):
+                predicted(predictor, [films], tmp_path / "out")
+    predicted(predictor, [films], tmp_path / "out")
+    same(tmp_path / "out", whole[0])
+
+
+def without_room():
+    """What OpenCV raises for a lack of memory."""
+    with pytest.raises(cv2.error) as caught:
+        cv2.copyMakeBorder(np.zeros((1, 1), np.uint8), 0, 2**31 - 9, 0, 2**31 - 9, cv2.BORDER_CONSTANT)
+    return caught.value
 
 
 def test_an_empty_folder_and_a_folder_of_text_are_wrong_use(predictor, tmp_path):

@@ -32,6 +32,7 @@ NO_MEMORY = (
     "failed to map segment",
     "Cannot allocate memory",
     "out of memory",
+    "Insufficient memory",
     "can't start new thread",
 )
 """How torch, OpenCV and threads word that memory is short."""

@@ -6,7 +6,6 @@ leaves a reason in place of pixels.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from chestmap.imaging.canvas import CanvasSettings, on_canvas
 from chestmap.imaging.decoders import Decoders, Lost
 from chestmap.imaging.read import read_radiograph
 from chestmap.storage.atomic import cannot_write
+from chestmap.storage.freed_memory import is_lack_of_memory
 
 CHUNK = 16
 """Images for each task of a process; what a kill may cost is twice this for each process."""
@@ -81,8 +81,8 @@ def _packed(job: Job, file: int, settings: CanvasSettings) -> Packed:
     except FileNotFoundError:
         return replace(result, reason=f"{job.path}: no such file")
     except (BadInput, OSError, MemoryError, cv2.error) as error:
-        if isinstance(error, MemoryError) and multiprocessing.parent_process() is None:
-            raise  # the machine is short of it; a process that decodes has bounds, which an image may exceed
+        if is_lack_of_memory(error):
+            raise
         return replace(result, reason=" ".join(str(error).split()) or f"{job.path}: {type(error).__name__}")
     _write_at(file, canvas.tobytes(), job.row * canvas.size)
     return replace(result, pixels=pixel_hash(canvas.tobytes()), size=radiograph.size)

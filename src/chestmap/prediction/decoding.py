@@ -27,6 +27,7 @@ from chestmap.imaging.limits import LIMITS
 from chestmap.imaging.read import DEFAULTS, ReadSettings, content_of, radiograph_of
 from chestmap.prediction.pseudonym import Pseudonyms, words_of_patient
 from chestmap.storage.addresses import StoreFailed, address_state, content_at, is_address, site
+from chestmap.storage.freed_memory import is_lack_of_memory
 from chestmap.storage.manifest import SETTLED
 from chestmap.types import Frame, Radiograph
 
@@ -178,6 +179,8 @@ def decode(source: Input, reading: DecodeSettings) -> Decoded | Failed:
     except BadInput as problem:
         return Failed(name, str(problem).removeprefix(f"{name}: "), isinstance(problem, StoreFailed), identity)
     except (OSError, MemoryError, cv2.error) as error:
+        if is_lack_of_memory(error):
+            raise
         return Failed(name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", identity=identity)
     patient = reading.pseudonyms.patient(radiograph.patient_id) or name
     return Decoded(canvas=canvas, frame=frame, image_id=name, patient_id=patient, identity=identity)

@@ -1,14 +1,18 @@
-"""Keeps freed memory in the process: pages taken anew for every image cost more than the arithmetic on them."""
+"""Keeps freed memory in the process, as pages taken anew for every image cost more than the arithmetic on them; knows its lack."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
+import multiprocessing
 from contextlib import suppress
 
 TRIM, PAD, MAP = -1, -2, -3
 """Options of glibc's `mallopt`: memory to keep, memory to ask for at once, size from which an array gets pages of its own."""
 KEPT = 64 << 20
 LARGEST = 32 << 20  # glibc takes no more
+OPENCV = -4
+"""Code of OpenCV's error for a lack of memory."""
 
 
 def keep_freed_memory() -> None:
@@ -17,3 +21,9 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in ((MAP, LARGEST), (TRIM, KEPT), (PAD, 1 << 20)):
             mallopt(option, value)
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Tells whether this program is short of memory, which no image is at fault for; a process that decodes has bounds of its own."""
+    short = getattr(error, "errno", 0) == errno.ENOMEM or getattr(error, "code", 0) == OPENCV
+    return (isinstance(error, MemoryError) or short) and multiprocessing.parent_process() is None
