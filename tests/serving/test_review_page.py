@@ -32,6 +32,7 @@ from serving.browsing import (
     row,
     saved,
     shown,
+    until,
     visit,
 )
 from serving.fake_service import MODELS, FakeService
@@ -61,9 +62,10 @@ def visited(browser, fake):
 @pytest.fixture
 def page(visited, fake):
     """At the first study, as if it were opened for the first time."""
+    forgotten(fake)
     visited.evaluate("document.querySelector('dialog[open]')?.close(); location.hash = '#/'")
     visited.locator("#rows li[data-id]").nth(2).wait_for()
-    forgotten(fake)
+    until(visited, "document.querySelectorAll('#rows .group h2').length < 2")  # in the order of unread ones
     read(visited, fake.address)
     for button in ("#maps-button", "#boxes-button", "[data-tool=window]"):
         if not pressed(visited, button):
