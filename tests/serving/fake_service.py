@@ -30,10 +30,13 @@ CASES = (("Effusion", "Nodule"), ("Cardiomegaly",), ("Mass", "Pneumothorax", "Ef
 
 
 class FakeService:
-    """`fail` is a status that every PUT gets, `lost` drops the answer of the next one after it was carried out."""
+    """`fail` is a status that every PUT gets, `lost` drops the answer of the next one after it was carried out.
+
+    `counted` is the largest total that the worklist tells.
+    """
 
     def __init__(self, side: int = 512, studies: int = 3) -> None:
-        self.fail, self.lost, self.requests = 0, False, []
+        self.fail, self.lost, self.requests, self.counted = 0, False, [], 5_000
         drawings = [
             draw(
                 Case(seed=7, patient=i, follow_up=0, sex="FM"[i % 2], age=61, view="AP" if i == 1 else "PA", findings=case),
@@ -176,7 +179,8 @@ class _Requests(BaseHTTPRequestHandler):
         rows = [row for row in rows if not query.get("state") or query["state"] == row["state"]]
         rows.sort(key=lambda row: -row["suspicion"])
         offset, limit = int(query.get("offset", 0)), int(query.get("limit", 50))
-        self.answer({"total": len(rows), "studies": rows[offset : offset + limit]})
+        total = min(len(rows), self.service.counted)
+        self.answer({"total": total, "exact": total == len(rows), "studies": rows[offset : offset + limit]})
 
     def one(self, parts: list[str]) -> None:
         study = self.service.studies.get(parts[0]) if parts else None

@@ -9,6 +9,7 @@ from sqlalchemy import event
 
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import ServeSettings
+from chestmap.serving.store import worklist_page
 from chestmap.serving.store.store import Store
 from imaging.dicom_samples import as_bytes, chest, radiograph
 from imaging.picture_samples import saved
@@ -186,6 +187,15 @@ def test_a_patient_is_shown_where_that_was_asked_for(served, readers, client_of,
         assert client.get("/v1/studies", params={"search": "doe jane"}).json()["total"] == 1
     with client_of(Service([served], Store(tmp_path), readers=readers)) as client:
         assert "Doe" not in client.get("/v1/studies").text
+
+
+def test_a_total_that_was_not_counted_to_the_end_is_marked(client, monkeypatch):
+    for seed in range(54, 57):
+        one(client, picture(seed))
+    assert client.get("/v1/studies").json()["exact"]
+    monkeypatch.setattr(worklist_page, "COUNTED", 0)
+    answer = client.get("/v1/studies", params={"limit": 2}).json()
+    assert (answer["total"], answer["exact"], len(answer["studies"])) == (3, False, 2)
 
 
 def test_the_worklist_is_sorted_filtered_searched_and_cut(client):

@@ -97,6 +97,14 @@ def test_the_worklist_shows_unread_first_and_filters(browser, service):
         assert all("order=suspicion" in request for request in wanted)
 
 
+def test_a_plus_sign_marks_a_total_that_was_not_counted_to_the_end(browser, service):
+    service.counted = 2
+    with visit(browser, service.address) as page:
+        assert page.locator("#rows .group span").first.inner_text() == "2+ studies"
+        assert page.locator("[data-reviewed=no] small").inner_text() == "2+"
+        assert page.locator("[data-reviewed=done] small").inner_text() == "0"
+
+
 def test_the_image_is_windowed_at_full_depth(page, fake):
     """Each painted pixel against the window's formula in numpy, at 1:1."""
     study = fake.studies["s-0000"]

@@ -18,7 +18,7 @@ from sqlalchemy import inspect
 
 from chestmap.errors import BadInput, Refused
 from chestmap.serving.engine.batches import under_way
-from chestmap.serving.store import database, reviews
+from chestmap.serving.store import database, independent_reads, reviews, worklist_page
 from chestmap.serving.store.database import open_database, open_read_only
 from chestmap.serving.store.database_tables import Base
 from chestmap.serving.store.results import MOST_DEATHS, ModelAnswer, NewFile, PendingResult, answer, ask, resume
@@ -288,3 +288,37 @@ def test_a_folder_that_was_open_to_all_is_closed(tmp_path):
         (tmp_path / name).chmod(0o755)
     Store(tmp_path / "store").close()
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("store", "store/studies", "store/incoming")] == [0o700] * 3
+
+
+FILTERS = (
+    {}, {"order": "received"}, {"finding": "Mass"}, {"finding": "Mass", "least": 0.2}, {"least": 0.35}, {"most": 0.45, "order": "received"},
+    {"view": "PA"}, {"view": "unknown"}, {"sex": "F", "finding": "Mass"}, {"reviewed": "no"}, {"reviewed": "done"}, {"reader": "anna"},
+    {"state": "queued"}, {"disagreement": 1}, {"assigned": "anna"}, {"search": "film-1"}, {"offset": 3}, {"order": "teaches"},
+)  # fmt: skip
+
+
+def test_a_page_is_the_same_however_its_studies_are_found(store, monkeypatch):
+    """By the filters' indexes and a sort, by the index of the order, or by the scores of a finding."""
+    for number in range(9):
+        study_id, _ = add(store, f"film-{number}", view=("PA", "AP", "")[number % 3], sex="FM"[number % 2])
+        if number:
+            answer(store, [said(study_id, FIRST, 0.1 * number), said(study_id, SECOND, 0.7 - 0.1 * number)])
+    reviews.put_review(store, study_id, "anna", NewReview(base=0, state="done"))
+    independent_reads.assign(store, store.page(Query())[1][0].id, ["anna"], "bert")
+
+    queries = [Query(**one, limit=4) for one in FILTERS]
+
+    def found():
+        pages = [store.page(query) for query in queries]
+        return [[row.id for row in rows] for _, rows in pages], [total for total, _ in pages]
+
+    sorted_rows, totals = found()
+    assert totals[0] == 9
+    assert all(sorted_rows)
+    for few, counted in ((0, 5_000), (20_000, 0), (0, 0), (0, -4)):
+        monkeypatch.setattr(worklist_page, "FEW", few)
+        monkeypatch.setattr(worklist_page, "COUNTED", counted)
+        rows, bounded = found()
+        assert rows == sorted_rows
+        most = [worklist_page.most_counted(query) + 1 for query in queries]
+        assert bounded == [min(*one) for one in zip(totals, most, strict=True)]

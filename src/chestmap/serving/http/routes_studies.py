@@ -28,6 +28,7 @@ from chestmap.serving.store.independent_reads import own_history, reads_for
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.stored_prediction import stored_maps
 from chestmap.serving.store.worklist_filters import Query as Wanted
+from chestmap.serving.store.worklist_page import most_counted
 
 router = APIRouter(prefix="/v1", tags=["studies"])
 StudyId = Annotated[str, Path(pattern=r"^s-[0-9a-f]{24}$", description="As the worklist gives it")]
@@ -83,7 +84,7 @@ def worklist(service: Here, person: Asking, filters: Annotated[Filters, Query()]
     total, rows = service.store.page(wanted)
     hidden = withheld_of(service, person, [one.id for one in rows], blind=filters.blind)
     lines = [row_of(service, one, hidden=one.id in hidden) for one in rows]
-    return bodies.Rows.model_validate({"total": total, "studies": lines})
+    return bodies.Rows.model_validate({"total": total, "exact": total <= most_counted(wanted), "studies": lines})
 
 
 def _existing(service: Service, study_id: str) -> tuple[Study, list[Result]]:

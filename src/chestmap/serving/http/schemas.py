@@ -67,9 +67,10 @@ class Row(BaseModel):
 
 
 class Rows(BaseModel):
-    """One page of the worklist."""
+    """One page of the worklist. Where `exact` is false, more than `total` studies match: they are not all counted."""
 
     total: int
+    exact: bool = True
     studies: list[Row]
 
 

@@ -17,6 +17,7 @@ export class Worklist {
     this.more = new MoreFilters(change => this.filter(change), () => this.filters);
     this.rows = [];
     this.totals = { no: 0, part: 0, done: 0 };
+    this.uncounted = []; // groups with more studies than the service counts
     this.turn = 0;
     this.left = null;  // the study one comes from, until its row has the focus
     for (const id of ["order", "finding", "state"]) one(id).addEventListener("change", () => this.filter({ [id]: one(id).value }));
@@ -69,24 +70,26 @@ export class Worklist {
 
   /** Rows `offset` … `offset + count` of the groups one after the other. */
   async rowsFrom(offset, count) {
-    const out = [], totals = {};
+    const out = [], totals = {}, uncounted = [];
     for (const group of Object.keys(GROUPS)) {
       const wanted = this.groups.includes(group) ? Math.max(0, count - out.length) : 0;
       const answer = await this.query(group, Math.max(0, offset), Math.max(1, wanted));
       totals[group] = answer.total;
+      if (answer.exact === false) uncounted.push(group);
       if (!this.groups.includes(group)) continue;
       if (wanted) out.push(...answer.studies.slice(0, wanted));
       offset -= answer.total;
     }
-    return { out, totals };
+    return { out, totals, uncounted };
   }
 
   async load(offset, count = PAGE) {
     const turn = ++this.turn;
     try {
-      const { out, totals } = await this.rowsFrom(offset, count);
+      const { out, totals, uncounted } = await this.rowsFrom(offset, count);
       if (turn !== this.turn) return; // a later question was asked meanwhile
       this.totals = totals;
+      this.uncounted = uncounted;
       this.rows = [...this.rows.slice(0, offset), ...out];
       this.show();
       one("list-problem").hidden = true;
@@ -109,6 +112,9 @@ export class Worklist {
     this.left = null;
   }
 
+  /** `count` studies of these groups, or more where the service did not count all. */
+  counted(count, groups) { return groups.some(group => this.uncounted.includes(group)) ? `${count}+` : String(count); }
+
   get total() { return this.groups.reduce((sum, group) => sum + this.totals[group], 0); }
 
   show() {
@@ -119,7 +125,7 @@ export class Worklist {
     for (const row of this.rows) {
       if (row.review.state !== group && !this.filters.reviewed) {
         group = row.review.state;
-        out.push(make("li", { class: "group" }, make("h2", {}, GROUPS[group]), make("span", { class: "soft" }, plural(this.totals[group], "study", "studies"))));
+        out.push(make("li", { class: "group" }, make("h2", {}, GROUPS[group]), make("span", { class: "soft" }, this.totals[group] === 1 ? "1 study" : `${this.counted(this.totals[group], [group])} studies`)));
       }
       const text = JSON.stringify([row, unsaved.has(row.id)]), kept = old.get(row.id);
       out.push(kept?.made === text ? kept : Object.assign(this.line(row, unsaved.has(row.id)), { made: text }));
@@ -128,11 +134,11 @@ export class Worklist {
     this.returnTo(held ?? (document.activeElement?.closest("#worklist") ? null : this.left), Boolean(held));
     for (const tab of all("[data-reviewed]")) {
       const key = tab.dataset.reviewed, count = key ? this.totals[key] : this.totals.no + this.totals.part + this.totals.done;
-      tab.querySelector("small").textContent = String(count);
+      tab.querySelector("small").textContent = this.counted(count, key ? [key] : Object.keys(GROUPS));
     }
     this.empty();
     one("more").hidden = this.rows.length >= this.total;
-    one("more").textContent = `Show more (${this.total - this.rows.length} left)`;
+    one("more").textContent = `Show more (${this.counted(this.total - this.rows.length, this.groups)} left)`;
   }
 
   empty() {

@@ -77,7 +77,7 @@ class Study(Base):
     review_version: Mapped[int] = mapped_column(Integer, default=0)
     review_state: Mapped[str] = mapped_column(String(8), default="no", index=True)
     review_by: Mapped[str] = mapped_column(String(64), default="", index=True)
-    review_at: Mapped[str | None] = mapped_column(String(32))
+    review_at: Mapped[str | None] = mapped_column(String(32), index=True)
     disagreement: Mapped[int] = mapped_column(
         Integer, default=0, server_default="0", index=True
     )  # a sum of MODELS, READER and READERS
@@ -155,7 +155,7 @@ class Review(Base):
     study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
     version: Mapped[int] = mapped_column(Integer, primary_key=True)
     state: Mapped[str] = mapped_column(String(8))
-    by: Mapped[str] = mapped_column(String(64))
+    by: Mapped[str] = mapped_column(String(64), index=True)
     at: Mapped[str] = mapped_column(String(32))
     stage: Mapped[str] = mapped_column(
         String(8), default="open", server_default="open"

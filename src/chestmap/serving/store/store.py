@@ -17,7 +17,6 @@ from sqlalchemy import bindparam, delete, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from chestmap.errors import BadInput
-from chestmap.serving.store.active_learning_order import TEACHING, most_teaching
 from chestmap.serving.store.clock import Clock
 from chestmap.serving.store.database import open_database
 from chestmap.serving.store.database_tables import SHOWN, Delivery, File, Result, Study
@@ -28,7 +27,8 @@ from chestmap.serving.store.results import NewFile
 from chestmap.serving.store.row_digests import checked, shown
 from chestmap.serving.store.store_files import StoreFolder
 from chestmap.serving.store.uploads import Upload, add_together
-from chestmap.serving.store.worklist_filters import Query, filtered
+from chestmap.serving.store.worklist_filters import Query
+from chestmap.serving.store.worklist_page import page_of
 
 OF_SHA = select(Study.id, Study.state).where(Study.sha256 == bindparam("sha256"))
 STUDY = select(Study).where(Study.id == bindparam("study"))
@@ -186,18 +186,10 @@ class Store:
             return list(session.scalars(select(Study.id).where(mine).order_by(Study.taken, Study.received, Study.id)))
 
     def page(self, query: Query) -> tuple[int, list[Study]]:
-        """Counts the studies that match, and gives those of one page; ties go to the newest.
-
-        The first `TEACHING` in the order `teaches` are chosen by `most_teaching`, those after them by worth alone.
-        """
-        chosen = filtered(select(Study), query)
-        orders = {"suspicion": Study.suspicion.desc(), "received": Study.received.desc(), "teaches": Study.teaches.desc()}
+        """Counts the studies that match, up to `most_counted`, and gives those of one page; see `worklist_page.py`."""
         with self.reading() as session:
-            total = session.scalar(select(func.count()).select_from(chosen.subquery())) or 0
-            rows = chosen.order_by(orders[query.order], Study.received.desc(), Study.id)
-            if query.order == "teaches" and query.offset < TEACHING:
-                return total, [shown(one) for one in most_teaching(session, rows, query.offset, query.limit)]
-            return total, [shown(one) for one in session.scalars(rows.offset(query.offset).limit(query.limit))]
+            total, rows = page_of(session, query)
+            return total, [shown(one) for one in rows]
 
     def delete(self, study_id: str) -> bool:
         """Deletes a study with its files; returns whether there was one.

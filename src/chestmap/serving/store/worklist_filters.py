@@ -5,11 +5,12 @@ A query comes from the URL of the worklist; every condition is a bound parameter
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from sqlalchemy import Select, and_, or_, select
+from sqlalchemy import Select, exists, or_, select
 
 from chestmap.serving.store.database_tables import SHOWN, Assignment, Review, Score, Study
 
@@ -41,45 +42,73 @@ class Query:
     true_dates: bool = False
 
 
-def filtered(chosen: Select[Any], query: Query) -> Select[Any]:
-    """Adds the conditions of a query to a selection of studies; deleted and replaced studies never show."""
-    chosen = chosen.where(Study.state == query.state if query.state else Study.state.in_(SHOWN))
+def filtered(chosen: Select[Any], query: Query, *, walk: bool = False) -> Select[Any]:
+    """Adds the conditions of a query to a selection of studies; deleted and replaced studies never show.
+
+    A finding is looked up study by study. `walk`: every condition is, so that no index but that of the order is of use.
+    """
+    column = _unindexed if walk else _itself
+    by_state = _unindexed(Study.state).in_(SHOWN)  # nearly all
+    chosen = chosen.where(column(Study.state) == query.state if query.state else by_state)
     equal = {
         Study.review_state: query.reviewed,
         Study.sex: query.sex,
         Study.view: "" if query.view == "unknown" else query.view,
     }
-    chosen = chosen.where(*(column == value for column, value in equal.items() if value))
+    chosen = chosen.where(*(column(one) == value for one, value in equal.items() if value))
     if query.view == "unknown":
-        chosen = chosen.where(Study.view == "")
+        chosen = chosen.where(column(Study.view) == "")
     if query.reader:
-        chosen = chosen.where(Study.id.in_(select(Review.study_id).where(Review.by == query.reader)))
+        chosen = chosen.where(_among(Review.study_id, [column(Review.by) == query.reader], walk=walk))
     if query.assigned:
-        mine = select(Assignment.study_id).where(Assignment.reader == query.assigned, Assignment.done == "")
-        chosen = chosen.where(Study.id.in_(mine))
+        mine = [column(Assignment.reader) == query.assigned, Assignment.done == ""]
+        chosen = chosen.where(_among(Assignment.study_id, mine, walk=walk))
     if query.disagreement:
-        chosen = chosen.where(Study.disagreement.bitwise_and(query.disagreement) != 0, Study.disagreement > 0)
-    chosen = chosen.where(*_scores(query), *_dates(query))
+        chosen = chosen.where(Study.disagreement.bitwise_and(query.disagreement) != 0)
+        chosen = chosen if walk else chosen.where(Study.disagreement > 0)
+    chosen = chosen.where(*_scores(query, walk=walk), *_dates(query, column))
     if query.search:
         columns = (Study.name, Study.id, Study.patient, Study.shown_patient)
-        chosen = chosen.where(or_(*(column.icontains(query.search, autoescape=True) for column in columns)))
+        chosen = chosen.where(or_(*(one.icontains(query.search, autoescape=True) for one in columns)))
     return chosen
 
 
-def _scores(query: Query) -> list[Any]:
-    """Of a finding any model's; without bounds, one that a model calls."""
+def _itself(column: Any) -> Any:
+    return column
+
+
+def _unindexed(column: Any) -> Any:
+    """Gives the same text as an expression, which no index answers."""
+    return column.concat("")
+
+
+def _among(study_id: Any, wanted: list[Any], *, walk: bool) -> Any:
+    """Asks for studies with such a row in another table: looked up study by study, or listed first."""
+    if walk:
+        return exists().where(study_id == Study.id, *wanted)
+    return Study.id.in_(select(study_id).where(*wanted))
+
+
+def _bounds(query: Query, column: Any) -> list[Any]:
     bounds = [(query.least, "__ge__"), (query.most, "__le__")]
-    column = Score.score if query.finding else Study.suspicion
-    wanted = [getattr(column, how)(value) for value, how in bounds if value is not None]
+    return [getattr(column, how)(value) for value, how in bounds if value is not None]
+
+
+def within(query: Query) -> list[Any]:
+    """Scores within the query's bounds, of any finding; without bounds, those that a model calls."""
+    return _bounds(query, Score.score) or [Score.over.is_(True)]
+
+
+def _scores(query: Query, *, walk: bool) -> list[Any]:
     if not query.finding:
-        return wanted
-    which = and_(*wanted) if wanted else Score.over.is_(True)
-    return [Study.id.in_(select(Score.study_id).where(Score.finding == query.finding, which))]
+        return _bounds(query, Study.suspicion + 0.0 if walk and query.order != "suspicion" else Study.suspicion)
+    return [exists().where(Score.study_id == Study.id, _unindexed(Score.finding) == query.finding, *within(query))]
 
 
-def _dates(query: Query) -> list[Any]:
+def _dates(query: Query, indexed: Callable[[Any], Any]) -> list[Any]:
     """Text that begins with a date sorts as dates do."""
     column, form = (Study.taken, "%Y%m%d") if query.true_dates else (Study.shown_taken, "%Y-%m-%d")
+    column = indexed(column)
     wanted = [column >= query.since.strftime(form)] if query.since else []
     if query.until:
         wanted += [column < (query.until + timedelta(days=1)).strftime(form), column != ""]
