@@ -171,7 +171,7 @@ def test_over_http(client):
     address = f"/v1/studies/{study['id']}"
     as_ = lambda name: {"X-Reviewer": name, "X-Chestmap": "1"}  # noqa: E731
     answer = client.put(f"{address}/readers", json={"readers": ["Ana", "Bo"]})
-    assert answer.json() == {"readers": [{"reader": "Ana", "done": None}, {"reader": "Bo", "done": None}]}
+    assert answer.json() == {"readers": [{"reader": name, "done": None, "blind": False} for name in ("Ana", "Bo")]}
     said = {"base": 0, "state": "done", "findings": {"Mass": {"verdict": "reject"}}}
     assert "independently" in client.put(f"{address}/review", json=said, headers=as_("Ana")).json()["error"]
     assert client.put(f"{address}/read", json=said, headers=as_("Ana")).status_code == 200
@@ -219,6 +219,38 @@ def test_results_are_not_sent_to_a_reader_who_has_not_committed(client):
     assert client.get(f"{address}?blind=1", headers=ana).json()["results"] == study["results"]
     assert client.get(f"{address}/maps/{model}", headers=ana).status_code == 200
     assert client.delete(address).status_code == 204
+
+
+def test_nothing_of_a_model_reaches_a_reader_whose_assignment_is_blind(client):
+    """In any program, before a first version; the service itself does not read blind."""
+    made = [client.post("/v1/predict", files=upload(picture(one))).json()["studies"][0] for one in (84, 85)]
+    address, ana = f"/v1/studies/{made[0]['id']}", {"X-Reviewer": "Ana", "X-Chestmap": "1"}
+    answer = client.put(f"{address}/readers", json={"readers": ["Ana", "Bo"], "blind": True})
+    assert [one["blind"] for one in answer.json()["readers"]] == [True, True]
+    seen = client.get(address, headers=ana)
+    assert (seen.json()["withheld"], seen.json()["results"], "score" in seen.text) == (True, [], False)
+    for part in (f"maps/{made[0]['results'][0]['model']}", "overlay", "dicom", "fhir"):
+        assert client.get(f"{address}/{part}", headers=ana).status_code == 403, part
+    for kind in ("image/png", "application/dicom"):
+        again = client.post("/v1/predict", files=upload(picture(84)), headers={"Accept": kind, **ana})
+        assert again.status_code == 403
+    rows = client.get("/v1/studies?order=suspicion&limit=500", headers=ana).json()["studies"]
+    ours = [one["id"] for one in rows if one["id"] in {study["id"] for study in made}]
+    assert ours == [made[1]["id"], made[0]["id"]]  # in order of arrival
+    suspicion = {one["id"]: one["suspicion"] for one in rows}
+    assert (suspicion[made[0]["id"]], suspicion[made[1]["id"]]) == (None, made[1]["suspicion"])
+    assert client.get("/v1/studies?finding=Mass", headers=ana).status_code == 422
+    assert client.get(f"{address}/overlay", headers={"X-Reviewer": "Eve"}).status_code == 200  # she has no read to make
+    said = {"base": 0, "state": "part", "findings": {"Mass": {"verdict": "reject"}}}
+    refused = client.put(f"{address}/read", json=said, headers=ana)
+    assert (refused.status_code, "read blind first" in refused.json()["error"]) == (422, True)
+    assert client.put(f"{address}/read", json={**said, "stage": "blind"}, headers=ana).status_code == 200
+    assert client.get(f"{address}/overlay", headers=ana).status_code == 403
+    assert client.put(f"{address}/read", json={**said, "base": 1, "state": "done"}, headers=ana).status_code == 200
+    assert client.get(f"{address}/overlay", headers=ana).status_code == 200
+    assert client.get("/v1/studies?finding=Mass", headers=ana).status_code == 200
+    for one in made:
+        client.delete(f"/v1/studies/{one['id']}")
 
 
 def test_a_list_for_a_blind_reader_tells_nothing_of_scores(client):

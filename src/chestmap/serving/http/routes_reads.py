@@ -29,6 +29,7 @@ class Readers(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     readers: Annotated[list[str], Field(max_length=independent_reads.MOST_READERS)]
+    blind: bool = Field(default=False, description="They read blind first: no results before they commit, in any program")
 
 
 class Assigned(BaseModel):
@@ -63,7 +64,7 @@ def put_readers(service: Here, person: Asking, study_id: StudyId, wanted: Reader
     """Gives a study to these readers, for an independent read each; for administrators."""
     if not person.admin:
         raise HTTPException(403, "only an administrator may assign studies")
-    found = independent_reads.assign(service.store, study_id, wanted.readers, person.name)
+    found = independent_reads.assign(service.store, study_id, wanted.readers, person.name, blind=wanted.blind)
     if found is None:
         raise HTTPException(404, "no such study; it may have been deleted")
     return Assigned(readers=found)

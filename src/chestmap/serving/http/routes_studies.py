@@ -24,7 +24,7 @@ from chestmap.serving.http.fhir import bundle_of
 from chestmap.serving.http.study_pictures import map_bytes, overlay_png
 from chestmap.serving.store import reviews
 from chestmap.serving.store.database_tables import MODELS, READER, READERS, Result, Study
-from chestmap.serving.store.independent_reads import own_history, reads_for
+from chestmap.serving.store.independent_reads import own_history, reads_blind, reads_for
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.stored_prediction import stored_maps
 from chestmap.serving.store.worklist_filters import Query as Wanted
@@ -69,7 +69,7 @@ def worklist(service: Here, person: Asking, filters: Annotated[Filters, Query()]
 
     In blind reading the order is that of arrival, and filters by what models say are refused.
     """
-    blind = service.settings.blind or filters.blind
+    blind = service.settings.blind or filters.blind or reads_blind(service.store, person.name)
     if blind:
         asks_for_results(filters.model_dump(include={"finding", "least", "most", "disagreement"}))
     plain = {name: getattr(filters, name).replace("\0", "") for name in ("finding", "search", "reader")}

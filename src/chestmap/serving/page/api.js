@@ -68,7 +68,7 @@ export const endSession = () => ask("v1/session", { method: "DELETE", quiet: tru
 /** `where` is "review", or "read" for one's own independent read. */
 export const putReview = (id, base, review, keepalive = false, where = "review") =>
   json(`${study(id)}/${where}`, { method: "PUT", json: { base, ...review }, keepalive });
-export const putReaders = (id, readers) => json(`${study(id)}/readers`, { method: "PUT", json: { readers } });
+export const putReaders = (id, readers, blind) => json(`${study(id)}/readers`, { method: "PUT", json: { readers, blind } });
 export const agreement = () => json("v1/agreement");
 
 /** Hands in one file and does not wait for its result. */

@@ -31,7 +31,8 @@ export class Reads {
     one("independent").hidden = !independent;
     one("independent").textContent = independent
       ? `Independent read: others see yours, and you theirs, when all ${plural(readers.length, "reader")} are done.` : "";
-    one("readers-who").textContent = readers.map(({ reader, done }) => `${reader}: ${done ? "done" : "to read"}`).join(" · ") || "Nobody was asked for an independent read.";
+    one("readers-who").textContent = readers.map(({ reader, done, blind }) => `${reader}: ${done ? "done" : blind ? "to read, blind first" : "to read"}`).join(" · ") || "Nobody was asked for an independent read.";
+    one("readers-blind").checked = readers.some(({ blind }) => blind);
     one("readers").value = readers.map(({ reader }) => reader).join(", ");
     one("reads").hidden = !reads.length;
     if (reads.length) this.show(reads);
@@ -78,7 +79,7 @@ export class Reads {
   async assign() {
     const names = one("readers").value.split(",").map(name => name.trim()).filter(Boolean);
     try {
-      const { readers } = await api.putReaders(this.study.id, names);
+      const { readers } = await api.putReaders(this.study.id, names, one("readers-blind").checked);
       this.open({ ...this.study, readers });
       note(readers.length ? `Given to ${readers.map(({ reader }) => reader).join(", ")}` : "Nobody is asked for an independent read");
     } catch (problem) { note(`Not assigned: ${problem.message}`, true); }

@@ -168,7 +168,10 @@ class Review(Base):
 
 
 class Assignment(Base):
-    """A reader who is to read a study without seeing what others say of it. `done` is when that was finished, empty until then."""
+    """A reader who is to read a study without seeing what others say of it. `done` is when that was finished, empty until then.
+
+    `blind`: and without results of models first.
+    """
 
     __tablename__ = "assignment"
     study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
@@ -176,6 +179,7 @@ class Assignment(Base):
     by: Mapped[str] = mapped_column(String(64))
     at: Mapped[str] = mapped_column(String(32))
     done: Mapped[str] = mapped_column(String(32), default="")
+    blind: Mapped[bool] = mapped_column(default=False)
 
 
 class Read(Base):

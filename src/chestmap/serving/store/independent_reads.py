@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import bindparam, delete, exists, func, select
+from sqlalchemy import bindparam, delete, exists, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -36,8 +36,11 @@ class Reads:
         return bool(self.assigned) and all(one.done for one in self.assigned)
 
 
-def assign(store: Store, study_id: str, readers: Sequence[str], by: str) -> list[ReaderLine] | None:
-    """These readers and no others; None where there is no such study. Who has begun stays."""
+def assign(store: Store, study_id: str, readers: Sequence[str], by: str, *, blind: bool = False) -> list[ReaderLine] | None:
+    """These readers and no others; None where there is no such study. Who has begun stays.
+
+    `blind` holds for all who have not begun: no results are given to them before they commit.
+    """
     wanted = list(dict.fromkeys(name.strip() for name in readers))
     if len(wanted) > MOST_READERS or not all(0 < len(name) <= 64 and name.isprintable() for name in wanted):
         raise BadInput(f"readers: expected at most {MOST_READERS} names of 1 to 64 letters")
@@ -55,12 +58,15 @@ def assign(store: Store, study_id: str, readers: Sequence[str], by: str) -> list
             Assignment(study_id=study_id, reader=one, by=by, at=now(), done="") for one in wanted if one not in there
         )
         session.flush()
+        waiting = (Assignment.study_id == study_id, Assignment.reader.not_in(begun))
+        session.execute(update(Assignment).where(*waiting).values(blind=blind))
+        session.flush()
         return _assigned(session, study_id)
 
 
 def _assigned(session: Session, study_id: str) -> list[ReaderLine]:
     rows = session.scalars(select(Assignment).where(Assignment.study_id == study_id).order_by(Assignment.reader))
-    return [ReaderLine(reader=one.reader, done=one.done or None) for one in rows]
+    return [ReaderLine(reader=one.reader, done=one.done or None, blind=one.blind) for one in rows]
 
 
 READ = select(
@@ -106,16 +112,32 @@ def withheld(store: Store, study_ids: Collection[str], reader: str, *, blind: bo
     """Studies of these with results that `reader` may not see yet.
 
     A version with results in sight, of the shared review or of an own read, ends that. `blind`: the reader reads blind
-    everywhere; else only where a blind version of the reader waits to be committed.
+    everywhere; else only where an assignment asks for it, or a blind version of the reader waits to be committed.
     """
-    stages: dict[str, set[str]] = {}
     with store.reading() as session:
-        for table, name in ((Review, Review.by), (Read, Read.reader)):
-            wanted = select(table.study_id, table.stage).where(name == reader, table.study_id.in_(study_ids)).distinct()
-            for study_id, stage in session.execute(wanted):
-                stages.setdefault(study_id, set()).add(stage)
+        return _withheld(session, study_ids, reader, blind=blind)
+
+
+def _withheld(session: Session, study_ids: Collection[str], reader: str, *, blind: bool) -> set[str]:
+    given = (Assignment.reader == reader, Assignment.blind, Assignment.study_id.in_(study_ids))
+    stages: dict[str, set[str]] = {one: set() for one in session.scalars(select(Assignment.study_id).where(*given))}
+    for table, name in ((Review, Review.by), (Read, Read.reader)):
+        wanted = select(table.study_id, table.stage).where(name == reader, table.study_id.in_(study_ids)).distinct()
+        for study_id, stage in session.execute(wanted):
+            stages.setdefault(study_id, set()).add(stage)
     committed = {study_id for study_id, said in stages.items() if "open" in said}
     return (set(study_ids) if blind else set(stages)) - committed
+
+
+def reads_blind(store: Store, reader: str) -> bool:
+    """Tells whether a study is left that was given to `reader` to be read blind; the order of a list could tell of it."""
+    committed = (
+        exists().where(table.study_id == Assignment.study_id, name == reader, table.stage == "open")
+        for table, name in ((Review, Review.by), (Read, Read.reader))
+    )
+    left = select(Assignment.study_id).where(Assignment.reader == reader, Assignment.blind, *(~one for one in committed))
+    with store.reading() as session:
+        return session.scalar(left.limit(1)) is not None
 
 
 def own_history(store: Store, study_id: str, reader: str) -> list[ReviewOut]:
@@ -145,6 +167,8 @@ def put_read(store: Store, study_id: str, reader: str, review: NewReview, served
             if newest != review.base:
                 raise StaleReview(f"version {review.base} is not your newest one ({newest}); look at that")
             check_stage(review, [one.stage for one in own])
+            if review.stage == "open" and not own and _withheld(session, [study_id], reader, blind=False):
+                raise BadInput("stage: this study was given to you to be read blind first; send stage blind, then commit")
             row = new_version(Read(study_id=study_id, reader=reader), own[-1] if own else None, review, results, reader)
             session.add(row)
             assigned.done = row.at if review.state == "done" else ""

@@ -133,10 +133,11 @@ class ReviewOut(ReviewLine):
 
 
 class ReaderLine(BaseModel):
-    """A reader with an independent read to make; `done` is when it was finished."""
+    """A reader with an independent read to make; `done` is when it was finished, `blind`: without results of models first."""
 
     reader: str
     done: str | None
+    blind: bool = False
 
 
 class ReadOut(ReviewOut):
