@@ -245,9 +245,12 @@ def test_what_is_damaged_in_the_store_is_refused_and_in_the_cache_fetched_again(
     write_shards(local.pack, str(at), MEGABYTES, progress=False)
     pack = part_of(local, str(at), tmp_path / "cache").pack
     first, second = read_index(str(at)).shards[:2]
+    whole = (at / first.name).read_bytes()
     (at / first.name).write_bytes(b"x" * first.bytes)
     with pytest.raises(BadModel, match=f"{first.name}: its content is not what was published"):
         pack.images[0]
+    write_shards(local.pack, str(at), MEGABYTES, progress=False)
+    assert (at / first.name).read_bytes() == whole
     assert (pack.images[5] == local.pack.images[5]).all()
     cached = pack.folder / second.name
     cached.write_bytes(cached.read_bytes()[:1000])  # a disk that was full

@@ -169,19 +169,24 @@ def read_index(address: str) -> Index:
 
 
 def write_shards(pack: Pack, address: str, megabytes: float = 64, *, progress: bool | Report = True) -> Index:
-    """Publishes a local pack; what is there already is not sent again, so that a killed publishing goes on."""
+    """Publishes a local pack; what is there already is not sent again, so that a killed publishing goes on.
+
+    In a folder, content that changed after it was written is written again; elsewhere name and length must do.
+    """
     file_system, path = store(address)
     size = pack.settings.width * pack.settings.height
     rows = max(1, round(megabytes * 1e6 / size))
     try:
-        if "file" in file_system.protocol:  # elsewhere this might make a bucket of a mistyped name
+        here = "file" in file_system.protocol
+        if here:  # elsewhere this might make a bucket of a mistyped name
             file_system.makedirs(path, exist_ok=True)
         there = {Path(name).name: entry["size"] for name, entry in file_system.find(path, maxdepth=1, detail=True).items()}
 
         def send(stem: str, ending: str, content: bytes) -> StoredFile:
             name = f"{stem}-{blake2b(content, digest_size=16).hexdigest()}.{ending}"
             stored = StoredFile(name=name, bytes=len(content))
-            if there.get(stored.name) != stored.bytes:
+            there_already = there.get(stored.name) == stored.bytes
+            if not there_already or (here and file_system.cat_file(f"{path}/{stored.name}") != content):
                 file_system.pipe_file(f"{path}/{stored.name}", content)
             return stored
 
