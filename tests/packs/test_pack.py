@@ -216,6 +216,29 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path):
     assert pack.fingerprint == packed(source, tmp_path / "whole")[0].fingerprint
 
 
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("state.bin", lambda content: content[:-5]), ("ids.txt", lambda content: b"\xff" + content[1:])],
+)
+def test_a_record_damaged_while_packing_is_made_again_or_refused(name, damage, tmp_path, monkeypatch):
+    """Before the pack is sealed no sum guards its records."""
+    source, folder = source_in(tmp_path / "films", 3), tmp_path / "pack"
+    with monkeypatch.context() as patch:
+        patch.setattr("chestmap.packs.build.fingerprint_of", without_memory)
+        with pytest.raises(MemoryError):
+            packed(source, folder)
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    if name == "ids.txt":
+        with pytest.raises(BadModel, match="ids.txt or set_aside.csv is damaged .UnicodeDecodeError.; delete the folder"):
+            packed(source, folder)
+        return
+    assert packed(source, folder)[0].fingerprint == packed(source, tmp_path / "whole")[0].fingerprint
+
+
+def without_memory(*_: object) -> None:
+    raise MemoryError
+
+
 def children_of(pid: int) -> list[int]:
     """Those of all of its threads."""
     return [int(one) for path in Path(f"/proc/{pid}/task").glob("*/children") for one in path.read_text().split()]

@@ -253,11 +253,14 @@ def mapped(folder: Path, about: dict[str, Any], *, compare: bool = True) -> Pack
     """Opens a pack without reading its pixels; files that disagree in length are refused."""
     try:
         ids = tuple(_record(folder, "ids.txt", compare=compare).decode("utf-8").split("\n")[:-1])
-        state = np.frombuffer(_record(folder, "state.bin", compare=compare), dtype=STATE).copy()
+        records = _record(folder, "state.bin", compare=compare)
+        state = np.frombuffer(records, dtype=STATE, count=len(records) // STATE.itemsize).copy()
         size = (folder / "images.bin").stat().st_size
         reasons = read_reasons(folder, compare=compare)
     except OSError as error:
         raise BadModel(f"{error.filename}: {error.strerror}; delete the folder and pack again") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadModel(f"{folder}: ids.txt or set_aside.csv is damaged ({type(error).__name__}); {PACK_AGAIN}") from None
     settings = about["settings"]
     if about["complete"] and not (len(ids) == len(state) and size == len(ids) * settings.width * settings.height):
         raise BadModel(
