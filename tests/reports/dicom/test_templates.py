@@ -78,7 +78,7 @@ def test_filled_objects_are_those_of_highdicom(name, header, phantoms, about):
     source = pydicom.dcmread(phantoms[name])
     for keyword, value in HEADERS[header].items():
         setattr(source, keyword, value)
-    for seed in range(3):
+    for seed in range(2):  # with five findings and with two
         source.SOPInstanceUID = f"1.2.3.{seed}"
         result = results_of(source, replace(about, calibrated=CHESTXRAY14.names if seed % 2 else ("Effusion",)), seed)
         same(filled_scores_report(result), scores_report(result, scored(result)))
