@@ -188,7 +188,12 @@ def kept(folder: Path) -> dict[str, str]:
 def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
-        if path.is_file() and not path.name.startswith(".") and not path.name.endswith(".lock") and ".making-" not in parts[0]:
+        if (
+            path.is_file()
+            and not path.name.startswith(".")
+            and not path.name.endswith(".lock")
+            and ".making-" not in parts[0]
+        ):
             yield str(path.relative_to(folder)), hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -229,7 +229,7 @@ def test_a_record_damaged_while_packing_is_made_again_or_refused(name, damage, t
             packed(source, folder)
     (folder / name).write_bytes(damage((folder / name).read_bytes()))
     if name == "ids.txt":
-        with pytest.raises(BadModel, match="ids.txt or set_aside.csv is damaged .UnicodeDecodeError.; delete the folder"):
+        with pytest.raises(BadModel, match=r"ids.txt or set_aside.csv is damaged \(UnicodeDecodeError\); delete the folder"):
             packed(source, folder)
         return
     assert packed(source, folder)[0].fingerprint == packed(source, tmp_path / "whole")[0].fingerprint
