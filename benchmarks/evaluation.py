@@ -1,6 +1,6 @@
 """What evaluation costs: AUC with intervals against a bootstrap, and every localization score from maps on disk.
 
-python benchmarks/evaluation.py [--presets]
+python benchmarks/evaluation.py [--presets] [--whole IMAGES]
 """
 
 import argparse
@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,12 +112,48 @@ def localization(*, presets: bool) -> None:
             print(f"| boxes alone, with preset {preset} | {with_it:.1f} s | {cost:.1f} s of processor |")
 
 
+def whole(images: int) -> None:
+    """As ChestX-ray14: 14 findings, and boxes on the first `IMAGES` only; the maps of these are used again for all others."""
+    rng = np.random.default_rng(2)
+    with tempfile.TemporaryDirectory() as name:
+        first, truth = made(Path(name) / "first")
+        maps = np.concatenate([chunk.maps for chunk in open_predictions(first).chunks()])
+        maps = np.concatenate([maps, maps[:, :6]], axis=1)
+        ids, patients = tuple(f"{n:08}" for n in range(images)), tuple(f"p{n // 4}" for n in range(images))
+        labels = (rng.random((images, 14)) < 0.05).astype(np.float32)
+        labels[:IMAGES, :8] = truth.labels
+        scores = (rng.random(labels.shape) + 0.3 * labels).astype(np.float32)
+        header = Header(findings=CHESTXRAY14, canvas=(512, 512), model={"name": "made"}, own_rule=OwnRule(0.469))
+        writer = PredictionsWriter(Path(name) / "whole", header)
+        for part, begin in enumerate(range(0, images, IMAGES)):
+            own = slice(begin, min(begin + IMAGES, images))
+            count = own.stop - begin
+            one = Chunk(
+                image_ids=ids[own], patient_ids=patients[own], frames=(FRAME,) * count, scores=scores[own], maps=maps[:count]
+            )
+            writer.write(part, count, iter([one]))
+        writer.finish()
+        named = replace(
+            truth, findings=CHESTXRAY14, ids=ids, patients=patients, labels=labels, sizes=np.full((images, 2), 1024.0)
+        )
+        predictions = open_predictions(Path(name) / "whole")
+        clock, processor = timed(lambda: evaluate(predictions, named, EvaluationSettings(workers=2), EvaluationContext()))
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        pairs = sum(len(boxes) for boxes in truth.boxes.values())
+        label = f"everything for {images:,} images x 14 findings, {pairs} boxes"
+        print(f"| {label} | {clock:.1f} s | {processor:.1f} s of processor, {memory:.2f} GB at most |")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--presets", action="store_true", help="also time each preset")
+    parser.add_argument("--whole", type=int, help="instead a folder of so many images, such as 112120")
     chosen = parser.parse_args()
     print(
         f"{platform.machine()}, Python {sys.version.split()[0]}, numpy {np.__version__}\n\n| what | time | |\n| --- | ---: | --- |"
     )
-    ranking()
-    localization(presets=chosen.presets)
+    if chosen.whole:
+        whole(chosen.whole)
+    else:
+        ranking()
+        localization(presets=chosen.presets)

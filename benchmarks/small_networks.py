@@ -12,6 +12,7 @@ import logging
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,7 +97,8 @@ def densenet(folder: Path) -> dict[str, Callable[[np.ndarray], object]]:
     network = network.eval().to(memory_format=torch.channels_last)
     path = folder / "densenet.onnx"
     buffer = io.BytesIO()
-    torch.onnx.export(network, (torch.zeros(1, 1, 224, 224),), buffer, input_names=["images"], dynamo=False)
+    with warnings.catch_warnings(action="ignore"):
+        torch.onnx.export(network, (torch.zeros(1, 1, 224, 224),), buffer, input_names=["images"], dynamo=False)
     path.write_bytes(buffer.getvalue())
     run = session(path)
 

@@ -61,6 +61,8 @@ def test_colors_rise_in_lightness_and_low_values_are_clear():
     assert (np.diff(lightness[::16]) > 0).all()
     assert colored(np.zeros((2, 2), dtype=np.float32))[..., 3].max() == 0
     assert colored(np.ones((2, 2), dtype=np.float32))[..., 3].min() > 200
+    values = np.random.default_rng(0).random((7, 5), dtype=np.float32)
+    np.testing.assert_array_equal(colored(values), palette()[np.rint(values * 255).astype(int)])
 
 
 def test_boxes_and_sizes_follow_the_picture():
