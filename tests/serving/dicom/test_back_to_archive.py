@@ -190,3 +190,35 @@ def test_measures_and_a_key_image_go_to_the_archive(start):
     assert said.splitlines()[2:4] == ["Measured: distance 25.0 mm.", "Marked as a key image."]
     assert note.ConceptNameCodeSequence[0].CodeValue == "113000"
     assert listed(note.CurrentRequestedProcedureEvidenceSequence) == {spaced.SOPInstanceUID}
+
+
+def test_a_key_mark_that_is_taken_back_is_withdrawn(start):
+    archive = Collected()
+    node = start(archive, keep=True)
+    assert send(node.port, film(1)) == [0]
+    counts(node, done=1)
+    study_id, notes = study_of(node, film(1)), lambda: [one for one in archive.results if one.Modality == "KO"]
+
+    def say(base, state, key):
+        reviews.put_review(node.store, study_id, "Ana Lima", NewReview(base=base, state=state, key=key))
+
+    say(0, "done", key=True)
+    wait_until(lambda: len(notes()) == 1)
+    counts(node, done=1)
+    say(1, "part", key=False)
+    say(2, "done", key=False)
+    wait_until(lambda: len(notes()) == 2)
+    counts(node, done=1)
+    mark, rejection = notes()
+    assert [one.ConceptNameCodeSequence[0].CodeValue for one in (mark, rejection)] == ["113000", "113001"]
+    assert listed(rejection.CurrentRequestedProcedureEvidenceSequence) == {mark.SOPInstanceUID}
+    assert rejection.SeriesInstanceUID != mark.SeriesInstanceUID
+    sent = {one.instance: bool(one.withdrawn) for one in deliveries.sent_of(node.store, study_id)}
+    assert (sent[mark.SOPInstanceUID], sent[rejection.SOPInstanceUID]) == (True, False)
+    say(3, "done", key=True)
+    wait_until(lambda: len(notes()) == 4)
+    counts(node, done=1)
+    again = notes()[2]
+    assert again.SOPInstanceUID != mark.SOPInstanceUID
+    sent = {one.instance: bool(one.withdrawn) for one in deliveries.sent_of(node.store, study_id)}
+    assert (sent[mark.SOPInstanceUID], sent[again.SOPInstanceUID]) == (True, False)

@@ -92,6 +92,12 @@ def key_note(reference: Dataset, name: str, observer: sr.ObserverContext) -> Dat
     return _without_purposes(made)
 
 
+def key_notes(source: Dataset, earlier: Sequence[Earlier]) -> list[Earlier]:
+    """Marks of a key image among what came earlier."""
+    series = series_of_reader("key image", source)["series_instance_uid"]
+    return [one for one in earlier if one.series == series]
+
+
 def withdrawal(source: Dataset, rejected: Sequence[Earlier], reason: str) -> Dataset:
     """A note that no reader wrote and no model made: the service rejects objects of an image that another replaced."""
     reference = referenced(source)

@@ -15,7 +15,15 @@ from pydicom.dataset import Dataset
 
 from chestmap.errors import BadInput
 from chestmap.imaging.dicom_header import quiet
-from chestmap.reports.dicom.earlier import PERSON, Earlier, key_note, predecessors, rejection_note, series_of_reader
+from chestmap.reports.dicom.earlier import (
+    PERSON,
+    Earlier,
+    key_note,
+    key_notes,
+    predecessors,
+    rejection_note,
+    series_of_reader,
+)
 from chestmap.reports.dicom.finding_marks import Mark, code_of, mark_on, printable, site_of
 from chestmap.reports.dicom.provenance import made_uid
 from chestmap.reports.dicom.source_header import charset_of, finish, referenced, requests_of, spacing_of
@@ -87,8 +95,11 @@ def verified_objects(
         if rejected:
             reason = f"The report of {printable(report.reader, 64)} contradicts them."
             made.append(("kos", rejection_note(reference, rejected, reason, _observer(report))))
-        if report.key:
-            made.append(("kos", key_note(reference, f"{report.study} {report.version}", _observer(report))))
+        own = [key_note(reference, f"{report.study} {report.version}", _observer(report))] if report.key else []
+        made.extend(("kos", one) for one in own)
+        if old := [one for one in key_notes(source, earlier) if one.instance not in {note.SOPInstanceUID for note in own}]:
+            reason = "A newer mark replaces it." if report.key else "The mark of a key image was taken back."
+            made.append(("kos", rejection_note(reference, old, reason, _observer(report))))
         for kind, one in made:
             finish(one, reference)
             yield kind, one

@@ -154,7 +154,10 @@ def _made(service: Service, original: Path, about: dict[str, Any], gone: list[st
     try:
         found = service.readers.results(original, out, about)
         return MadeObjects(
-            out, [out / name for name in found["files"]], [SentObject(*one) for one in found["objects"]], gone
+            out,
+            [out / name for name in found["files"]],
+            [SentObject(*one) for one in found["objects"]],
+            [*gone, *found.get("gone", ())],
         )
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)

@@ -157,9 +157,9 @@ def write_results(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_review(request: dict[str, Any]) -> dict[str, Any]:
-    """A finished review as DICOM objects in `out`."""
+    """A finished review as DICOM objects in `out`; `gone` are marks of a key image that it takes back."""
     from chestmap.reports.dicom import read_source
-    from chestmap.reports.dicom.earlier import Earlier
+    from chestmap.reports.dicom.earlier import Earlier, key_notes
     from chestmap.reports.dicom.verified import ReaderReport, Verdict, verified_objects
     from chestmap.reports.dicom.write import write_objects
 
@@ -172,7 +172,9 @@ def write_review(request: dict[str, Any]) -> dict[str, Any]:
     report = ReaderReport(**{**about, **fixed})
     earlier, rejected = ([Earlier(**one) for one in request[name]] for name in ("earlier", "rejected"))
     source = read_source(Path(request["path"]).read_bytes())
-    return _written(write_objects(verified_objects(source, report, earlier, rejected), Path(request["out"])))
+    written = _written(write_objects(verified_objects(source, report, earlier, rejected), Path(request["out"])))
+    now = {instance for instance, _, _ in written["objects"]}
+    return {**written, "gone": [one.instance for one in key_notes(source, earlier) if one.instance not in now]}
 
 
 def write_withdrawal(request: dict[str, Any]) -> dict[str, Any]:
