@@ -227,6 +227,7 @@ def test_all_goes_from_the_folder_to_the_report(films, tmp_path, monkeypatch):
     boxed(films, "x0,y0,x1,y1", BOX)
     tiny = ["method.learn.epochs=1", "method.learn.batches=2", "method.learn.batch_size=4", "data.views.count=1"]
     tiny += ["data.pack.width=64", "data.pack.height=64", "run.device=cpu"]
+    tiny += ["method.backbone.name=test_resnet", "method.backbone.weights=none"]  # the notebooks train the config's own
     words = [word for setting in tiny for word in ("--set", setting)]
     done = CliRunner().invoke(app, ["all", "films", "--pictures", "2", *words])
     assert done.exit_code == 0, done.output

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,22 @@ def runner():
     return module
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """`write_phantom` that draws each phantom once for all notebooks, and copies it afterwards."""
+    from chestmap.phantom import write_phantom
+
+    made = {}
+
+    def write(folder, settings, **options):
+        key = settings.model_dump_json()
+        if key not in made:
+            made[key] = write_phantom(tmp_path_factory.mktemp("phantom") / "made", settings, **options)
+        return shutil.copytree(made[key], folder)
+
+    return write
+
+
 def ran(path, runner, monkeypatch) -> int:
     import chestmap
 
@@ -32,8 +49,9 @@ def ran(path, runner, monkeypatch) -> int:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path, runner, monkeypatch, without_graph):
-    """All cells; that a training writes its graph is for `cli/test_own_folder.py`, with the same method and sizes."""
+def test_a_notebook_runs(path, runner, drawn, monkeypatch, without_graph):
+    """All cells; that a training writes its graph is for `cli/test_own_folder.py`, with the same method."""
+    monkeypatch.setattr("chestmap.phantom.write_phantom", drawn)
     assert ran(path, runner, monkeypatch) > 3
 
 
