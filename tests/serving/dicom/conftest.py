@@ -52,7 +52,12 @@ def start(served, readers, tmp_path, settings):
                 port=0, allowed=allowed_of(allow), **{key: more.pop(key) for key in ("tls",) if key in more}
             )
             service = Service([served], Store(tmp_path / folder), ServeSettings(readers=1, dicom=how), readers)
-            node = Node(service, door, DeliverySettings(destination or Collected(), kinds, keep), more.get("pull"))
+            node = Node(
+                service,
+                door,
+                DeliverySettings(destination or Collected(), kinds, keep, more.pop("fhir", None)),
+                more.get("pull"),
+            )
             service.start()
             node.port = node.start()
             node.ended = ends.enter_context(Ended(node))

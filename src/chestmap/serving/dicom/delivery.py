@@ -16,13 +16,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from chestmap.errors import BadInput
 from chestmap.reports.dicom import Kind
 from chestmap.serving.dicom.destinations import Destination, Undelivered
+from chestmap.serving.dicom.fhir_server import FhirServer, transaction_for
 from chestmap.serving.dicom.prometheus import NodeMetrics
 from chestmap.serving.engine.archive_objects import MadeObjects, made_for_archive
 from chestmap.serving.engine.decoder_pool import DecoderEnded, DecodersBusy
 from chestmap.serving.engine.service import Service
 from chestmap.serving.store import deliveries
 from chestmap.serving.store.arrivals import remove_delivered
-from chestmap.serving.store.database_tables import WITHDRAWAL
+from chestmap.serving.store.database_tables import FHIR, REVIEW, WITHDRAWAL
 from chestmap.serving.store.deliveries import DueResult
 from chestmap.serving.store.results import MOST_DEATHS
 from chestmap.serving.store.store_files import DamagedFile
@@ -34,11 +35,15 @@ LOOK = 1.0
 
 @dataclass(frozen=True, eq=False)
 class DeliverySettings:
-    """What becomes of a result: which objects are made, where they go, and whether the image is kept afterwards."""
+    """What becomes of a result: which objects are made, where they go, and whether the image is kept afterwards.
+
+    `fhir` gets finished reviews once the archive has them.
+    """
 
     destination: Destination
     kinds: Sequence[Kind]
     keep: bool = True
+    fhir: FhirServer | None = None
 
 
 class Delivery:
@@ -80,7 +85,7 @@ class Delivery:
 
     def deliver(self, found: Sequence[DueResult]) -> None:
         """Each is done, tried later, a dead letter, or still ready where the archive is away."""
-        making = [(one, self._pool.submit(self._made, one)) for one in found]
+        making = [(one, None if one.subject == FHIR else self._pool.submit(self._made, one)) for one in found]
         refused = self._refused
         try:
             for one, made in making:
@@ -89,19 +94,33 @@ class Delivery:
                 self._deliver(one, made)
         finally:
             for _, made in making:
-                if not made.cancel() and made.exception() is None:
+                if made is not None and not made.cancel() and made.exception() is None:
                     made.result().remove()
 
     def _made(self, one: DueResult) -> MadeObjects:
         with self.service.metrics.stage("write"):
             return made_for_archive(self.service, one.study_id, one.subject, self.duty.kinds)
 
-    def _deliver(self, one: DueResult, made: Future[MadeObjects]) -> None:
+    def _sent(self, one: DueResult, made: Future[MadeObjects] | None) -> MadeObjects | None:
+        """What the archive has now; None of a transaction, which the FHIR server has."""
+        if made is None:
+            self._post(one)
+            return None
+        sent = made.result()
+        if sent.files:
+            with self.service.metrics.stage("send"):
+                self.destination.send(sent.files)
+        return sent
+
+    def _post(self, one: DueResult) -> None:
+        if self.duty.fhir is None:
+            raise BadInput("no FHIR server is set any more: set dicom.fhir, and finish the review once more")
+        if transaction := transaction_for(self.service, one.study_id):
+            self.duty.fhir.send(transaction)
+
+    def _deliver(self, one: DueResult, made: Future[MadeObjects] | None) -> None:
         try:
-            sent = made.result()
-            if sent.files:
-                with self.service.metrics.stage("send"):
-                    self.destination.send(sent.files)
+            sent = self._sent(one, made)
         except Undelivered as problem:
             self._undelivered(one, problem)
         except DecoderEnded as problem:
@@ -120,21 +139,29 @@ class Delivery:
         log.warning("image %s: its results cannot be made; `chestmap node --status` says why", one.study_id)
         deliveries.fail(self.store, one, reason)
 
-    def _delivered(self, one: DueResult, sent: MadeObjects) -> None:
+    def _delivered(self, one: DueResult, sent: MadeObjects | None) -> None:
+        if sent is None:
+            deliveries.delivered(self.store, one)
+            self.metrics.delivered.labels(self._name(one)).inc()
+            return
         if self._refused:
             log.info("the archive takes results again")
             deliveries.hurry(self.store)
         self._refused = 0
-        deliveries.delivered(self.store, one, sent.objects, sent.gone)
+        then = FHIR if one.subject == REVIEW and self.duty.fhir else ""
+        deliveries.delivered(self.store, one, sent.objects, sent.gone, then)
         if one.subject == WITHDRAWAL:
             deliveries.remove_withdrawn(self.store, one.study_id)
         elif not self.duty.keep:
             remove_delivered(self.store, one.study_id)
         self.metrics.delivered.labels(self.destination.name).inc()
 
+    def _name(self, one: DueResult) -> str:
+        return self.duty.fhir.address if one.subject == FHIR and self.duty.fhir else self.destination.name
+
     def _undelivered(self, one: DueResult, problem: Undelivered) -> None:
         deliveries.postpone(self.store, one, self._pause(one.tries + 1), str(problem))
-        self.metrics.retries.labels(self.destination.name).inc()
+        self.metrics.retries.labels(self._name(one)).inc()
         for study_id in deliveries.give_up(self.store, 3600 * self.settings.give_up_hours):
             log.warning(
                 "image %s: its results are a dead letter now; `chestmap node --retry-dead` sends them again", study_id

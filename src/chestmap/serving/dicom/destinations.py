@@ -177,15 +177,21 @@ def web_client_of(url: str, credentials: Path | None, authorities: Path | None, 
     """Without dicomweb-client's own retries: the queue does that."""
     if not re.fullmatch(r"https?://[^@\s?#]+", url):
         raise BadInput("DICOMweb address: expected http(s)://HOST/PATH without name or password; those go to --credentials")
+    session = http_session(credentials, authorities)
+    client = DICOMwebClient(url.rstrip("/"), session=session, timeout=settings.network_seconds)
+    client.set_http_retry_params(retry=False)
+    return client
+
+
+def http_session(credentials: Path | None, authorities: Path | None) -> requests.Session:
+    """Signs in with the line of a file, and trusts `authorities` where they are given."""
     session = requests.Session()
     session.trust_env = False  # neither proxies nor ~/.netrc
     if credentials:
         _sign_in(session, credentials)
     if authorities:
         session.verify = str(authorities)
-    client = DICOMwebClient(url.rstrip("/"), session=session, timeout=settings.network_seconds)
-    client.set_http_retry_params(retry=False)
-    return client
+    return session
 
 
 def _sign_in(session: requests.Session, path: Path) -> None:

@@ -22,6 +22,7 @@ from chestmap.reports.dicom import kinds_of
 from chestmap.serving.dicom import tls
 from chestmap.serving.dicom.delivery import DeliverySettings
 from chestmap.serving.dicom.destinations import Destination, Stow, c_store_of, web_client_of
+from chestmap.serving.dicom.fhir_server import fhir_server_of
 from chestmap.serving.dicom.node import DEFAULT_KINDS, MakePull, Node
 from chestmap.serving.dicom.prometheus import MetricsServer
 from chestmap.serving.dicom.pull import Pull
@@ -97,8 +98,10 @@ class DicomOptions:
 
     def _duty(self, settings: DicomSettings) -> DeliverySettings | None:
         wanted = kinds_of([kind for word in self.kinds for kind in word.split(",")]) or DEFAULT_KINDS
-        destination = self._destination(settings)
-        return DeliverySettings(destination, wanted, self.keep) if destination else None
+        destination, fhir = self._destination(settings), fhir_server_of(settings, self.security.archive_ca)
+        if fhir and not destination:
+            raise BadInput("dicom.fhir: finished reviews go there after the archive has them; give --to or --stow too")
+        return DeliverySettings(destination, wanted, self.keep, fhir) if destination else None
 
     def _destination(self, settings: DicomSettings) -> Destination | None:
         """Send results where images are pulled from, unless another destination is given."""

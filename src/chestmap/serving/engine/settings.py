@@ -44,6 +44,8 @@ class DicomSettings(Settings):
     pull_days: int = Field(default=1, ge=0)  # studies of today and so many days before; 0 for all
     answer_seconds: float = Field(default=300, gt=0)  # for one answer of a DICOMweb server, from its first byte to its last
     organization: str = Field(default="research", min_length=1, max_length=64)  # of the readers, in reports that they verify
+    fhir: str = Field(default="", max_length=2048)  # base address of a server that gets finished reviews as FHIR R4
+    fhir_credentials: str = Field(default="", max_length=4096)  # a file with one line for it, NAME:PASSWORD or Bearer TOKEN
     pull_waiting: int = Field(default=200, ge=1)  # nothing is pulled while so many images wait
 
 

@@ -30,7 +30,7 @@ def bundle_of(study: Study, results: Sequence[Result], review: ReviewOut, day: s
     if review.version:
         observations += [*_of_reader(study, review), *_of_measures(study, review)]
     report = {
-        **_resource("DiagnosticReport", study.id, "report", str(review.version)),
+        **_resource("DiagnosticReport", study.id, "report"),
         "status": "final" if finished else "preliminary",
         "category": [{"coding": [{"system": V2, "code": "RAD", "display": "Radiology"}]}],
         "code": {"coding": [{"system": LOINC, "code": "18748-4", "display": "Diagnostic imaging study"}]},
@@ -44,6 +44,25 @@ def bundle_of(study: Study, results: Sequence[Result], review: ReviewOut, day: s
     report = {key: value for key, value in report.items() if value}
     entries = [{"fullUrl": f"urn:uuid:{one['id']}", "resource": one} for one in (imaging, *observations, report)]
     return {"resourceType": "Bundle", "type": "collection", "entry": entries}
+
+
+def transaction_of(
+    study: Study, results: Sequence[Result], review: ReviewOut, day: str, versions: Sequence[ReviewOut]
+) -> dict[str, Any]:
+    """The same resources as updates for a server. What an earlier version stated, and this one does not, is an error there."""
+    resources = [one["resource"] for one in bundle_of(study, results, review, day)["entry"]]
+    there = {one["id"] for one in resources}
+    stated = [one for old in versions for one in (*_of_reader(study, old), *_of_measures(study, old))]
+    gone = {one["id"]: {**one, "status": "entered-in-error"} for one in stated if one["id"] not in there}
+    entries = [
+        {
+            "fullUrl": f"urn:uuid:{one['id']}",
+            "resource": one,
+            "request": {"method": "PUT", "url": f"{one['resourceType']}/{one['id']}"},
+        }
+        for one in (*resources, *gone.values())
+    ]
+    return {"resourceType": "Bundle", "type": "transaction", "entry": entries}
 
 
 def _resource(kind: str, *names: str) -> dict[str, Any]:
@@ -99,7 +118,7 @@ def _of_reader(study: Study, review: ReviewOut) -> Iterator[dict[str, Any]]:
             continue
         value, display = ABSENT if said.verdict == "reject" else PRESENT
         made = {
-            **_observation(study, name, "reader", str(review.version)),
+            **_observation(study, name, "reader"),
             "status": "final" if review.state == "done" else "preliminary",
             "valueCodeableConcept": {"coding": [{"system": SNOMED, "code": value, "display": display}]},
         }
@@ -113,7 +132,7 @@ def _of_measures(study: Study, review: ReviewOut) -> Iterator[dict[str, Any]]:
         found = measured(one, study.image.get("spacing"))
         unit = {"mm": {"unit": "mm", "system": UCUM, "code": "mm"}, "deg": {"unit": "deg", "system": UCUM, "code": "deg"}}
         yield {
-            **_observation(study, found.name, "measure", str(review.version), str(place)),
+            **_observation(study, found.name, "measure", str(place)),
             "status": "final" if review.state == "done" else "preliminary",
             "valueQuantity": {"value": round(found.value, 2), **unit.get(found.unit, {"unit": found.unit or "1"})},
             "performer": [{"display": review.by or "reader"}],
