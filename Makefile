@@ -85,10 +85,9 @@ dist: setup ## wheel and source archive in dist/, twice the same bytes, checked 
 FILMS ?= films
 WORK ?= runs/films
 model: setup ## make the starter model again from FILMS, a folder in ChestX-ray14's layout, in WORK
-	@$(BIN)/python benchmarks/real.py $(FILMS) $(WORK) pretrain
 	@$(BIN)/chestmap train configs/starter.toml --out $(WORK)/runs/starter --set data.source.root=$(FILMS) \
-	  --set data.cache=$(WORK)/cache --set method.backbone.weights=$(WORK)/pretrained.safetensors
-	@$(BIN)/python benchmarks/real.py $(FILMS) $(WORK) run combined
+	  --set data.cache=$(WORK)/cache
+	@$(BIN)/python benchmarks/real.py $(FILMS) $(WORK) run combined-tuned
 	@$(BIN)/python benchmarks/real_starter.py $(FILMS) $(WORK) $(WORK)/runs/starter/model src/chestmap/models/starter
 
 lock: setup ## pin all versions anew

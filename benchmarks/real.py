@@ -323,9 +323,9 @@ def pretrain(films: Films, epochs: int = 6) -> None:
 def run_cell(films: Films, name: str, fold: int, *, tuning: bool) -> None:
     """Runs what is not there yet, and notes what it cost."""
     if name in ONCE_MORE:
-        from real_views import write_rows
+        from real_views import write_row
 
-        write_rows(films, fold)
+        write_row(films, name, fold)
         return
     place = films.work / "predictions" / ("tuning" if tuning else "") / name / f"part-{fold:05d}"
     if not place.is_dir() and (found := run_row(films, name, fold, tuning=tuning)):

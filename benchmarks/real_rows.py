@@ -77,15 +77,49 @@ ROWS = {
     "ham-80-tuned": HAM_TUNED,  # ham-80-d, chosen on tuning patients
     "ham-40-tuned": replace(HAM_TUNED, boxes=0.4),
     "ham-80-tuned-mse": replace(HAM_TUNED, settings=HAM_TUNED.settings | {"box_loss": "mse"}),
+    "patch-80-tuned": Row("patch_mil", {"attend": QUICK}, WIDE),  # patch-80-b
+    "combined-tuned": Row("combined", {"learn": QUICK}, WIDTH, trunk=2),  # combined-f
+    "ham-80-refined": Row(
+        "ham", {"refine": QUICK, "attend": QUICK}, HAM_TUNED.settings | {"self_refinement": True}, backbone=TWO
+    ),
+    "ham-0-16-fab-pa": Row(
+        "ham", {"attend": QUICK}, WIDE | {"box_weight": 0.0, "bound_weight": 0.0, "union_weight": 0.0}, backbone=TWO
+    ),
     # HAM's candidates on the tuning patients of fold 1
     "ham-80-a": Row("ham", {"attend": {}}, WIDTH | {"box_weight": 0.1}, backbone=TWO),
     "ham-80-b": Row("ham", {"attend": QUICK}, WIDE | {"box_weight": 0.1}, backbone=TWO),
     "ham-80-d": HAM_TUNED,
     "ham-80-e": Row("ham", {"attend": QUICK}, WIDE | {"box_weight": 2.0}, backbone=TWO),
+    # candidates of others there
+    "combined-a": Row("combined", {"learn": QUICK}, WIDTH),
+    "combined-b": Row("combined", {"learn": QUICK}, WIDE),
+    "combined-c": Row("combined", {"learn": QUICK}, WIDE, backbone=TWO),
+    "combined-d": Row("combined", {"learn": QUICK}, WIDE | {"overlap_weight": 1.0}),
+    "combined-e": Row("combined", {"learn": QUICK | {"epochs": 10}}, WIDTH),
+    "combined-f": Row("combined", {"learn": QUICK}, WIDTH, trunk=2),
+    "patch-80-a": Row("patch_mil", {"attend": QUICK}, WIDTH),
+    "patch-80-b": Row("patch_mil", {"attend": QUICK}, WIDE),
+    "patch-80-c": Row("patch_mil", {"attend": QUICK}, WIDE, backbone=TWO),
+    "cia-base-80-a": Row("cia_net", {"attend": QUICK}, CIA | {"contrast": False}, backbone=TWO),
 }
 
 
-ONCE_MORE = ("combined-views", "combined-patches")  # of benchmarks/real_views.py
+@dataclass(frozen=True)
+class Reading:
+    """A network of a row, how many views of a film it is shown, and its share in what several say together."""
+
+    row: str
+    views: int = 9
+    share: float = 1.0
+
+
+ONCE_MORE = {  # of benchmarks/real_views.py
+    "combined-views": (Reading("combined"),),
+    "combined-patches": (Reading("combined", share=0.7), Reading("patch-80", 1, 0.3)),
+    "combined-tuned-views": (Reading("combined-tuned"),),
+    "patch-80-tuned-views": (Reading("patch-80-tuned"),),
+    "combined-joined": (Reading("combined-tuned", share=0.5), Reading("patch-80-tuned", share=0.5)),
+}
 
 
 def names_of(rows: dict[str, Row]) -> list[str]:

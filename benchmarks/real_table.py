@@ -28,7 +28,11 @@ MEANS = {"": "mean", " without Cardiomegaly": "mean without Cardiomegaly"}
 CLAIMS = {
     "ham-0": ("cam",),
     "ham-80": ("ham-0", "patch-80", "cia-80", "cam"),
-    "ham-0-16": ("cam-16", "ham-0-16-fab", "ham-0"),
+    "ham-0-16": ("cam-16", "ham-0-16-fab", "ham-0-16-fab-pa", "ham-0"),
+    "ham-0-16-fab": ("cam-16",),
+    "ham-0-16-fab-pa": ("ham-0-16-fab",),
+    "ham-80-refined": ("ham-80-tuned",),
+    "patch-80-tuned": ("patch-80", "ham-80-tuned"),
     "ham-80-tuned": ("ham-80", "ham-0-16", "ham-40-tuned", "ham-80-tuned-mse", "patch-80", "cia-80", "cia-base-80"),
     "cam-16": ("cam-16-mean", "cam"),
     "patch-80": ("patch-0", "cam", "cam-16"),
@@ -40,13 +44,16 @@ CLAIMS = {
     "masks": ("masks-none", "patch-0"),
     "combined": ("place-only", "combined-no-prior"),
     "combined-views": ("combined", "ham-80-tuned"),
+    "combined-tuned": ("combined", "ham-80-tuned", "patch-80-tuned"),
+    "combined-joined": ("combined-tuned", "combined-tuned-views", "patch-80-tuned-views"),
 }
 """What papers claim of their own systems, besides `combined` against every single one."""
-AGAINST_ALL = ("combined", "combined-imagenet")  # with every single system
+AGAINST_ALL = ("combined", "combined-joined")  # with every single system
 CLEAN = {
     "combined-views": (3, 4),
     "combined-patches": (3, 4),
 }  # folds that nothing was chosen on, where they are not all but 1
+TUNED = ("-tuned", "-joined", "-refined")  # rows chosen on patients who are tested in folds 2 to 5: clean without them
 HERE = Path(__file__).with_suffix(".json")
 
 
@@ -69,8 +76,10 @@ def numbered(films: Films, name: str, folds: tuple[int, ...]) -> Path:
 
 
 @cache
-def scored(films: Films, name: str, folds: tuple[int, ...]) -> Evaluation:
-    ids = [one for fold in folds for one in films.test_ids(fold)]
+def scored(films: Films, name: str, folds: tuple[int, ...], *, untuned: bool = False) -> Evaluation:
+    """Of the folds' test films; `untuned` leaves out those of the tuning patients of fold 1."""
+    left_out = set(films.tuning_ids(0)) if untuned else set()
+    ids = [one for fold in folds for one in films.test_ids(fold) if one not in left_out]
     predictions = open_predictions(numbered(films, name, folds))
     settings = EvaluationSettings(resamples=500, workers=1, iou=LIMITS)
     return evaluate(predictions, truth_of(films.source, ids), settings, title=name)
@@ -161,17 +170,19 @@ def words(folds: tuple[int, ...]) -> str:
 def compare(films: Films, table: dict[str, Any], key: str, other: str) -> None:
     """Sets `over OTHER AT on FOLDS` of a row, on the folds that both have; and once on folds that nothing was chosen on.
 
-    The recipe of `combined` was chosen while figures of fold 1 were seen, the means over views with those of folds 1 to 3.
+    The recipe of `combined` was chosen while figures of fold 1 were seen, the means over views with those of folds 1 to 3. A star
+    leaves out the tuning patients of fold 1, on whom settings were chosen: they are tested in other folds.
     """
     name, folds = key.split()[0], tuple(int(one) - 1 for one in key.split()[1].split(","))
     shared = tuple(fold for fold in folds if fold in folds_of(films, other))
     if len(folds) > 1 and shared == (0,):
         return
     clean = tuple(fold for fold in shared if fold in CLEAN.get(name, range(1, FOLDS)))
-    for some in dict.fromkeys((shared, clean)):
-        wanted = {f"over {other} {at} on {words(some)}": at for at in HEAD}
+    tuned = any(word in one for one in (name, other) for word in TUNED)
+    for some, untuned in dict.fromkeys(((shared, False), (clean, tuned))):
+        wanted = {f"over {other} {at} on {words(some)}{'*' * untuned}": at for at in HEAD}
         if some and not all(one in table[key] for one in wanted):
-            pair = scored(films, name, some), scored(films, other, some)
+            pair = scored(films, name, some, untuned=untuned), scored(films, other, some, untuned=untuned)
             table[key] |= {one: excess(*pair, at) for one, at in wanted.items()}
 
 

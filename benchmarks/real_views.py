@@ -1,8 +1,8 @@
-"""Two rows that read networks of other rows once more: `python benchmarks/real.py FILMS WORK run combined-patches FOLD`.
+"""Rows that read networks of other rows once more, trained on nothing new: `python benchmarks/real.py FILMS WORK run combined-joined FOLD`.
 
-`combined-views` shows the row `combined` nine views of each film, the plain one and eight drawn augmentations, moves its cells back
-and takes the mean. `combined-patches` adds three parts in ten of `patch-80`, plain, its cells scaled to the same peak. Both draw the
-best rectangle, as `combined` does. Shares were chosen on folds 1 to 3, before any figure of folds 4 and 5 was seen.
+A network is shown several views of a film: the plain one, then drawn augmentations. Its cells are moved back and their mean is taken.
+Cells of several networks are scaled to the same peak and joined by shares. The best rectangle is drawn, as `combined` does. Shares
+of `combined-patches` were chosen on folds 1 to 3, what `combined-joined` joins on tuning patients of fold 1.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from chestmap.packs.loader import Loader, LoaderSettings
 from chestmap.packs.views import Views
 from chestmap.predictions.folder import Chunk
 
-VIEWS = 9
 GRID = 32
-PATCH_SHARE = 0.3
 
 
 def network_of(films: Films, name: str, fold: int) -> torch.nn.Module:
@@ -36,6 +34,8 @@ def network_of(films: Films, name: str, fold: int) -> torch.nn.Module:
     (path,) = (films.work / "runs" / f"{name}-{fold + 1}").glob("1-*/weights.safetensors")
     learner = network.members[0] if isinstance(network, Combined) else network
     learner.load_state_dict({key.removeprefix("network."): value for key, value in load_file(path).items()})
+    if isinstance(network, Combined):
+        network.settings = network.settings.model_copy(update={"decode": "cells"})
     return network
 
 
@@ -62,43 +62,40 @@ def network_grid(network: torch.nn.Module) -> int:
     return GRID if isinstance(network, Combined) else GRID // 2
 
 
-def joined(cells: Tensor, patches: Tensor) -> Tensor:
-    """Patches scaled to the peak of the cells: whether a finding is there is no matter of where."""
-    peaks = [maps.amax((-2, -1), keepdim=True) for maps in (cells, patches)]
-    return (1 - PATCH_SHARE) * cells + PATCH_SHARE * (patches * peaks[0] / peaks[1].clamp_min(1e-3)).clamp_max(1)
+def joined(cells: list[Tensor], shares: list[float]) -> Tensor:
+    """All scaled to the peak of the first: whether a finding is there is no matter of where."""
+    peaks = [maps.amax((-2, -1), keepdim=True) for maps in cells]
+    scaled = [(maps * peaks[0] / peak.clamp_min(1e-3)).clamp_max(1) for maps, peak in zip(cells, peaks, strict=True)]
+    return torch.stack([share * maps for share, maps in zip(shares, scaled, strict=True)]).sum(0)
 
 
-def write_rows(films: Films, fold: int) -> None:
-    """The second row only where `patch-80` has learned the fold."""
-    views = seen_by(films, ROWS["combined"])
-    assert views is not None
-    first = network_of(films, "combined", fold)
-    assert isinstance(first, Combined)
-    shown = Combined(list(first.members), first.settings.model_copy(update={"decode": "rectangle"})).shown
-    first.settings = first.settings.model_copy(update={"decode": "cells"})
-    both = any((films.work / "runs" / f"patch-80-{fold + 1}").glob("1-*/done.json"))
-    second = network_of(films, "patch-80", fold) if both else None
-    part, found = part_of(films, films.test_ids(fold), None), []
-    for batch in Loader(part=part, settings=LoaderSettings(batch_size=16), shuffle=False).epoch(0):
-        cells, logits = cells_of(films, first, views, batch.ids, VIEWS)
-        scores, maps = [torch.sigmoid(logits)], [cells]
-        if second is not None:
-            patches, others = cells_of(films, second, views, batch.ids, 1)
-            scores.append((1 - PATCH_SHARE) * scores[0] + PATCH_SHARE * torch.sigmoid(others))
-            maps.append(joined(cells, patches))
-        pairs = zip(scores, maps, strict=True)
-        found.append([chunk_of(films, batch, score.numpy(), one_by_one(shown, one)) for score, one in pairs])
-    for number, name in enumerate(ONCE_MORE[: 1 + both]):
-        writer = writer_of(films, name, OWN_RULE)
-        if not writer.has(fold):
-            writer.write(fold, len(part), chunks(found, number))
-        writer.finish()
+def write_row(films: Films, name: str, fold: int) -> None:
+    """Predicts the test films of a fold by the networks of the fold that the row reads."""
+    readings = ONCE_MORE[name]
+    shown = Combined([], setting_of(films, ROWS["combined"], "combined")).shown
+    read = [(network_of(films, one.row, fold), views_of_row(films, one.row), one.views) for one in readings]
+    part, writer = part_of(films, films.test_ids(fold), None), writer_of(films, name, OWN_RULE)
+
+    def chunks() -> Iterator[Chunk]:
+        for batch in Loader(part=part, settings=LoaderSettings(batch_size=16), shuffle=False).epoch(0):
+            seen = [cells_of(films, network, views, batch.ids, count) for network, views, count in read]
+            shares = [one.share for one in readings]
+            scores = sum(share * torch.sigmoid(logits) for share, (_, logits) in zip(shares, seen, strict=True))
+            assert isinstance(scores, Tensor)
+            maps = joined([cells for cells, _ in seen], shares)
+            yield chunk_of(films, batch, scores.numpy(), one_by_one(shown, maps))
+
+    if not writer.has(fold):
+        writer.write(fold, len(part), chunks())
+    writer.finish()
+
+
+def views_of_row(films: Films, name: str) -> Views:
+    views = seen_by(films, ROWS[name])
+    assert views is not None, "a row that reads kept features"
+    return views
 
 
 def one_by_one(shown: Callable[[Tensor], Tensor], maps: Tensor) -> np.ndarray:
     """All rectangles of one map fit the processor's cache: four times as fast as those of a batch."""
     return torch.cat([shown(one[None, None]) for one in maps.flatten(0, 1)]).reshape(maps.shape).half().numpy()
-
-
-def chunks(found: list[list[Chunk]], number: int) -> Iterator[Chunk]:
-    return (one[number] for one in found)
