@@ -7,6 +7,7 @@ filters' indexes find them, and they are sorted.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
@@ -41,7 +42,7 @@ def page_of(session: Session, query: Query) -> tuple[int, list[Study]]:
     return total, list(session.scalars(rows.offset(query.offset).limit(query.limit)))
 
 
-def _ids(session: Session, query: Query) -> Select[tuple[str]]:
+def _ids(session: Session, query: Query) -> Select[Any]:
     """Selects the ids of the studies that match, by whatever leaves fewer rows to look at."""
     others = replace(query, finding="", least=None, most=None)
     if not query.finding or _count(session, filtered(select(Study.id), others).limit(FEW + 1)) <= FEW:
@@ -50,5 +51,5 @@ def _ids(session: Session, query: Query) -> Select[tuple[str]]:
     return select(Score.study_id).distinct().where(Score.finding == query.finding, *within(query), mine.exists())
 
 
-def _count(session: Session, rows: Select[tuple[str]]) -> int:
+def _count(session: Session, rows: Select[Any]) -> int:
     return session.scalar(select(func.count()).select_from(rows.subquery())) or 0
