@@ -5,16 +5,18 @@ import shutil
 import threading
 import time
 
+import numpy as np
 import pytest
 from sqlalchemy import event
 
+from chestmap.models.predictor import images_of
 from chestmap.serving.engine.batches import under_way
 from chestmap.serving.engine.served_model import ServedModel
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import ServeSettings
 from chestmap.serving.store.results import ModelAnswer, PendingResult, answer
 from chestmap.serving.store.store import Store
-from serving.small import directly, picture
+from serving.small import SIDE, directly, picture
 from serving.test_store import FIRST, MODELS, add, said
 
 SECONDS = 60
@@ -128,3 +130,12 @@ def test_a_batch_costs_as_many_statements_as_one_image(tmp_path):
     assert len(statements) - one == one
     assert {store.study(study_id)[0].state for study_id in ids} == {"done"}
     store.close()
+
+
+def test_the_images_of_a_batch_change_scores_in_their_last_bits_alone(served):
+    """`docs/serving.md` gives the figure, and `batch_size=1` as the way around it."""
+    predictor = served.predictor
+    films = np.random.default_rng(4).integers(0, 256, (8, SIDE, SIDE)).astype(np.uint8)
+    alone = np.concatenate([predictor.raw(images_of(film[None]))[0] for film in films])
+    assert (np.concatenate([predictor.raw(images_of(film[None]))[0] for film in films]) == alone).all()
+    np.testing.assert_allclose(predictor.raw(images_of(films))[0], alone, rtol=0, atol=2e-7)
