@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import bindparam, delete, exists, func, select, update
+from sqlalchemy import bindparam, delete, exists, func, literal, select, union, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -120,11 +120,13 @@ def withheld(store: Store, study_ids: Collection[str], reader: str, *, blind: bo
 
 def _withheld(session: Session, study_ids: Collection[str], reader: str, *, blind: bool) -> set[str]:
     given = (Assignment.reader == reader, Assignment.blind, Assignment.study_id.in_(study_ids))
-    stages: dict[str, set[str]] = {one: set() for one in session.scalars(select(Assignment.study_id).where(*given))}
-    for table, name in ((Review, Review.by), (Read, Read.reader)):
-        wanted = select(table.study_id, table.stage).where(name == reader, table.study_id.in_(study_ids)).distinct()
-        for study_id, stage in session.execute(wanted):
-            stages.setdefault(study_id, set()).add(stage)
+    written = (
+        select(table.study_id, table.stage).where(name == reader, table.study_id.in_(study_ids))
+        for table, name in ((Review, Review.by), (Read, Read.reader))
+    )
+    stages: dict[str, set[str]] = {}
+    for study_id, stage in session.execute(union(select(Assignment.study_id, literal("")).where(*given), *written)):
+        stages.setdefault(study_id, set()).add(stage)
     committed = {study_id for study_id, said in stages.items() if "open" in said}
     return (set(study_ids) if blind else set(stages)) - committed
 
