@@ -122,7 +122,7 @@ def whole(images: int) -> None:
         ids, patients = tuple(f"{n:08}" for n in range(images)), tuple(f"p{n // 4}" for n in range(images))
         labels = (rng.random((images, 14)) < 0.05).astype(np.float32)
         labels[:IMAGES, :8] = truth.labels
-        scores = (rng.random(labels.shape) + 0.3 * labels).astype(np.float32)
+        scores = (0.7 * rng.random(labels.shape) + 0.3 * labels).astype(np.float32)
         header = Header(findings=CHESTXRAY14, canvas=(512, 512), model={"name": "made"}, own_rule=OwnRule(0.469))
         writer = PredictionsWriter(Path(name) / "whole", header)
         for part, begin in enumerate(range(0, images, IMAGES)):
