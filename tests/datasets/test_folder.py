@@ -308,3 +308,9 @@ def test_boxes_in_a_named_unit_become_pixels(films, unit, boxes):
 )
 def test_boxes_in_pixels_are_taken_as_they_are(films, boxes):
     assert folder(films, FOUR, boxes).boxes
+
+
+def test_an_empty_column_is_no_finding(tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("image,comment,Mass\na.png,,1\nb.png,,0\n")
+    assert read_folder(FolderSettings(root=tmp_path, labels="labels.csv")).findings.names == ("Mass",)

@@ -134,13 +134,14 @@ def _from_names(table: Table, chosen: tuple[str, ...] | None) -> tuple[Table, Fi
 
 
 def _finding_columns(table: Table) -> tuple[str, ...]:
-    """Columns of which more than half of the filled cells are labels."""
+    """Columns of which more than half of the filled cells are labels; empty ones only where no column is such."""
 
-    def is_finding(name: str) -> bool:
-        filled = [cell.lower() for cell in table.rows[name] if cell]
-        return sum(cell in CELLS for cell in filled) * 2 > len(filled) or not filled
+    def is_finding(filled: list[str]) -> bool:
+        return sum(cell.lower() in CELLS for cell in filled) * 2 > len(filled)
 
-    names = tuple(name for name in table.others if is_finding(name))
+    cells_of = {name: [cell for cell in table.rows[name] if cell] for name in table.others}
+    names = tuple(name for name, filled in cells_of.items() if is_finding(filled))
+    names = names or tuple(name for name, filled in cells_of.items() if not filled)
     if not names:
         columns = ", ".join(table.others)[:200] or "none"
         raise BadTable(
