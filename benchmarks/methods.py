@@ -27,6 +27,7 @@ from pathlib import Path
 from methods_rows import ROWS, Row, run_of
 
 from chestmap.settings import read_toml, with_overrides
+from chestmap.storage.manifest import SUMS
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "phantom"
 PHANTOM = {"enrich": 1, "boxed": 1, "boxed_train": 1, "label_noise": 0}
@@ -110,7 +111,7 @@ def fewer_boxes(whole: Path, folder: Path, share: float) -> None:
     for path in whole.iterdir():
         if path.name == "images":
             (beside / "images").symlink_to(path.resolve())
-        elif path.is_file():
+        elif path.is_file() and path.name != SUMS:  # what is made here is another phantom
             shutil.copy(path, beside / path.name)
     source = read_nih(NihSettings(root=whole))
     training, patient_of = make_split(source, SplitSettings(name="official")).parts["train"], patients_of(source)
@@ -136,7 +137,7 @@ def place_only(whole: Path, folder: Path) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     (beside / "images").mkdir(parents=True)
     for path in whole.iterdir():
-        if path.is_file():
+        if path.is_file() and path.name != SUMS:
             shutil.copy(path, beside / path.name)
     test, random = set(read_nih(NihSettings(root=whole)).lists["test"]), np.random.default_rng(0)
     for path in sorted((whole / "images").iterdir()):

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Index, text
 from chestmap.serving.store.database import open_database
 from chestmap.serving.store.database_tables import Base, Review, Score, Study
 from chestmap.serving.store.store import Store
-from chestmap.serving.store.worklist_filters import Query
+from chestmap.serving.store.worklist.worklist_filters import Query
 
 FINDINGS = ("Atelectasis", "Effusion", "Mass", "Nodule")
 DRAW = "(abs(({0} + 1) * 2654435761 * {1}) % 1000003) / 1000003.0"

@@ -312,5 +312,5 @@ def test_boxes_in_pixels_are_taken_as_they_are(films, boxes):
 
 def test_an_empty_column_is_no_finding(tmp_path):
     table = tmp_path / "labels.csv"
-    table.write_text("image,comment,Mass\na.png,,1\nb.png,,0\n")
-    assert read_folder(FolderSettings(root=tmp_path, labels="labels.csv")).findings.names == ("Mass",)
+    table.write_text("image,comment,Mass,Effusion\na.png,,1,\nb.png,,0,\n")  # nobody has looked at the effusion yet
+    assert read_folder(FolderSettings(root=tmp_path, labels="labels.csv")).findings.names == ("Mass", "Effusion")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -257,6 +258,18 @@ class TestDataset:
             write_phantom(tmp_path, SMALL)
         assert contents(phantom) == before
         assert json.loads((phantom / "phantom.json").read_text())["settings"]["seed"] == 5
+
+    def test_a_changed_file_of_a_finished_one_is_named(self, phantom, tmp_path):
+        folder = tmp_path / "changed"
+        shutil.copytree(phantom, folder)
+        image = min((folder / "images").iterdir())
+        image.write_bytes(image.read_bytes()[:-9])
+        with pytest.raises(BadInput, match=rf"{image.name}: changed after it was written .* remove this folder"):
+            write_phantom(folder, SMALL)
+        image.unlink()
+        (folder / "truth.csv").write_text("")
+        with pytest.raises(BadInput, match=r"\(2 files in all\)"):
+            write_phantom(folder, SMALL)
 
     def test_dicom_copies_hold_the_same_picture(self, phantom):
         pydicom = pytest.importorskip("pydicom")

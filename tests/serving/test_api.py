@@ -9,8 +9,8 @@ from sqlalchemy import event
 
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import ServeSettings
-from chestmap.serving.store import worklist_page
 from chestmap.serving.store.store import Store
+from chestmap.serving.store.worklist import worklist_page
 from imaging.dicom_samples import as_bytes, chest, radiograph
 from imaging.picture_samples import saved
 from serving.small import directly, picture, upload

@@ -15,7 +15,7 @@ from chestmap.serving.store.independent_reads import assign, finished_reads, own
 from chestmap.serving.store.results import ModelAnswer, answer
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.store import NewStudy, Store
-from chestmap.serving.store.worklist_filters import Query
+from chestmap.serving.store.worklist.worklist_filters import Query
 from serving.small import picture, upload
 
 FIRST, SECOND = "a" * 64, "b" * 64

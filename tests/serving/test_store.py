@@ -18,12 +18,13 @@ from sqlalchemy import inspect
 
 from chestmap.errors import BadInput, Refused
 from chestmap.serving.engine.batches import under_way
-from chestmap.serving.store import database, independent_reads, reviews, worklist_page
+from chestmap.serving.store import database, independent_reads, reviews
 from chestmap.serving.store.database import open_database, open_read_only
 from chestmap.serving.store.database_tables import Base
 from chestmap.serving.store.results import MOST_DEATHS, ModelAnswer, NewFile, PendingResult, answer, ask, resume
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.store import NewStudy, Query, Store
+from chestmap.serving.store.worklist import worklist_page
 
 MODELS = {"a" * 64: "one-aaaa", "b" * 64: "two-bbbb"}
 FIRST, SECOND = MODELS

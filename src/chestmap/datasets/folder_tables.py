@@ -33,7 +33,9 @@ from chestmap.datasets.csv_table import Table, read_csv
 from chestmap.datasets.source import UNKNOWN, Problem
 from chestmap.errors import BadTable, did_you_mean
 from chestmap.types import Findings
-from chestmap.vocabulary import NO_FINDING, folder_findings
+from chestmap.vocabulary import ALIASES, NO_FINDING, VOCABULARIES, folder_findings
+
+NAMES = {name for whole in VOCABULARIES.values() for name in whole.names} | set(ALIASES)
 
 IMAGE = {
     "image_id": (
@@ -134,13 +136,18 @@ def _from_names(table: Table, chosen: tuple[str, ...] | None) -> tuple[Table, Fi
 
 
 def _finding_columns(table: Table) -> tuple[str, ...]:
-    """Columns of which more than half of the filled cells are labels; empty ones only where no column is such."""
+    """Columns of which more than half of the filled cells are labels; of empty ones, those that are named as a finding.
 
-    def is_finding(filled: list[str]) -> bool:
+    Where no column is such, all empty ones.
+    """
+
+    def is_finding(name: str, filled: list[str]) -> bool:
+        if not filled:
+            return name in NAMES
         return sum(cell.lower() in CELLS for cell in filled) * 2 > len(filled)
 
     cells_of = {name: [cell for cell in table.rows[name] if cell] for name in table.others}
-    names = tuple(name for name, filled in cells_of.items() if is_finding(filled))
+    names = tuple(name for name, filled in cells_of.items() if is_finding(name, filled))
     names = names or tuple(name for name, filled in cells_of.items() if not filled)
     if not names:
         columns = ", ".join(table.others)[:200] or "none"

@@ -27,6 +27,7 @@ from chestmap.phantom.settings import PhantomSettings
 from chestmap.progress import Report, progress_of
 from chestmap.storage.atomic import publish, write_text
 from chestmap.storage.json_file import read_json
+from chestmap.storage.manifest import damage_in, is_sealed, seal
 
 VERSION = 1
 """Changes whenever the same settings give other pixels, labels or boxes."""
@@ -52,17 +53,21 @@ def write_phantom(folder: Path, settings: PhantomSettings, *, progress: bool | R
     found = {int(row): boxes for rows in chunks for row, boxes in read_json(_report(part, rows), f"delete {part}").items()}
     write_tables(part, people, settings, found)
     shutil.rmtree(part / "chunks")
+    seal(part)
     publish(part, folder)
     return folder
 
 
 def _finished(folder: Path, record: dict[str, object]) -> bool:
-    """True where this very phantom is there already; empty and absent folders are free to use."""
+    """True where this very phantom is there already, whole; empty and absent folders are free to use."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     told = folder / "phantom.json"
     there = _read_record(told) if told.is_file() else None
     if there == record:
+        damage = damage_in(folder, remedy="remove this folder to draw it again") if is_sealed(folder) else []
+        if damage:
+            raise BadInput(f"{damage[0]}{f' ({len(damage)} files in all)' if len(damage) > 1 else ''}")
         return True
     what = "a phantom of other settings" if there else "something that is no phantom"
     raise BadInput(f"{folder}: holds {what}; give another folder, or remove this one first")

@@ -27,8 +27,8 @@ from chestmap.serving.store.database_tables import MODELS, READER, READERS, Resu
 from chestmap.serving.store.independent_reads import own_history, reads_blind, reads_for
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.stored_prediction import stored_maps
-from chestmap.serving.store.worklist_filters import Query as Wanted
-from chestmap.serving.store.worklist_page import most_counted
+from chestmap.serving.store.worklist.worklist_filters import Query as Wanted
+from chestmap.serving.store.worklist.worklist_page import most_counted
 
 router = APIRouter(prefix="/v1", tags=["studies"])
 StudyId = Annotated[str, Path(pattern=r"^s-[0-9a-f]{24}$", description="As the worklist gives it")]

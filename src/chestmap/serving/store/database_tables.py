@@ -181,7 +181,7 @@ class Assignment(Base):
     by: Mapped[str] = mapped_column(String(64))
     at: Mapped[str] = mapped_column(String(32))
     done: Mapped[str] = mapped_column(String(32), default="")
-    blind: Mapped[bool] = mapped_column(default=False)
+    blind: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
 
 
 class Read(Base):

@@ -27,8 +27,8 @@ from chestmap.serving.store.results import NewFile
 from chestmap.serving.store.row_digests import checked, shown
 from chestmap.serving.store.store_files import StoreFolder
 from chestmap.serving.store.uploads import Upload, add_together
-from chestmap.serving.store.worklist_filters import Query
-from chestmap.serving.store.worklist_page import page_of
+from chestmap.serving.store.worklist.worklist_filters import Query
+from chestmap.serving.store.worklist.worklist_page import page_of
 
 OF_SHA = select(Study.id, Study.state).where(Study.sha256 == bindparam("sha256"))
 STUDY = select(Study).where(Study.id == bindparam("study"))

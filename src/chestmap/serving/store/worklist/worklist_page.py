@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from chestmap.serving.store.active_learning_order import TEACHING, most_teaching
 from chestmap.serving.store.database_tables import Score, Study
-from chestmap.serving.store.worklist_filters import Query, filtered, within
+from chestmap.serving.store.worklist.active_learning_order import TEACHING, most_teaching
+from chestmap.serving.store.worklist.worklist_filters import Query, filtered, within
 
 COUNTED = 5_000
 FEW = 20_000

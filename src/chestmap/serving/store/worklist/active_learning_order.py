@@ -1,4 +1,4 @@
-"""Lists the worklist in the order of `active_learning.py`."""
+"""Lists the worklist in the order of `store.active_learning`."""
 
 from __future__ import annotations
 
