@@ -33,6 +33,9 @@ class Claim(NamedTuple):
 CLAIMS = (
     Claim("HAM", "without boxes, localizes better than the classifier", "ham-0-16", "cam-16", "T(IoU) 0.1 own", 0.26),
     Claim("HAM", "without boxes, has a higher AUC", "ham-0-16", "cam-16", "AUC", 0.003),
+    Claim("HAM", "LSE pooling localizes better than the mean", "cam-16", "cam-16-mean", "T(IoU) 0.1 own", 0.05),
+    Claim("HAM", "the foreground block localizes better", "ham-0-16-fab", "cam-16", "T(IoU) 0.1 own", 0.17),
+    Claim("HAM", "the other losses localize better", "ham-0-16", "ham-0-16-fab", "T(IoU) 0.1 own", 0.09),
     Claim("HAM", "boxes localize better than none (tuned)", "ham-80-tuned", "ham-0-16", "T(IoU) 0.3 own", 0.24),
     Claim("HAM", "AMSE is better than MSE (tuned)", "ham-80-tuned", "ham-80-tuned-mse", "T(IoU) 0.3 own", 0.08),
     Claim("HAM", "with boxes, is above Li 2018 (both tuned)", "ham-80-tuned", "patch-80-tuned", "T(IoU) 0.3 own", 0.11),
