@@ -71,7 +71,8 @@ def test_any_upright_frame_is_sampled_by_the_rule(image, how, flip, shape) -> No
     found = sampled(Surface(), frame, values)
     assert found == pytest.approx(by_rule(frame, values, *image), abs=1e-5)
     made = sampler(Surface(), frame, values.shape, Workspace())
-    assert made.bounds(values) == (pytest.approx(found.min(), abs=1e-6), pytest.approx(found.max(), abs=1e-6))
+    low, high = made.bounds(values[None])
+    assert (low[0], high[0]) == (pytest.approx(found.min(), abs=1e-6), pytest.approx(found.max(), abs=1e-6))
 
 
 def test_turned_frames_are_sampled_by_the_rule() -> None:
@@ -107,6 +108,28 @@ def test_a_map_that_says_nothing_has_no_levels(value: float) -> None:
     spoiled = RNG.random((4, 4)).astype(np.float16)
     spoiled[1, 1] = value
     assert (made.levels(spoiled) is None) == (not np.isfinite(value))
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["letterbox", "squash"]), st.booleans())
+def test_maps_that_are_scaled_together_are_as_each_alone(seed: int, how, flip: bool) -> None:
+    """And a window holds every pixel that reaches its level, and the first and last of them near its edges."""
+    random = np.random.default_rng(seed)
+    frame = Frame.fit((int(random.integers(5, 40)), int(random.integers(5, 40))), (32, 24), how)
+    maps = random.random((6, *random.integers(2, 7, 2))).astype(np.float16)
+    maps[1], maps[2, 0, 0] = 0.5, np.nan
+    normalize, levels = random.random(6) < 0.5, random.random(6)
+    made = sampler(Surface(), frame.flipped() if flip else frame, maps.shape[1:], Workspace())
+    cells, known = made.scaled(maps, normalize, top=1.0)
+    assert not known[1]
+    assert not known[2]
+    for row, (rows, columns) in enumerate(made.windows(cells, levels)):
+        alone = made.levels(maps[row], normalize=bool(normalize[row]), top=1.0)
+        assert (alone is not None) == known[row]
+        if alone is None:
+            continue
+        assert np.array_equal(alone.cells, cells[row])
+        reach = alone.pixels >= levels[row]
+        assert reach[rows, columns].sum() == reach.sum()
 
 
 @given(st.floats(0.001, 1.0))

@@ -116,6 +116,20 @@ def test_a_stop_waits_until_results_are_kept(watched, readers, tmp_path):
     store.close()
 
 
+def test_a_lone_image_waits_for_no_other_and_one_that_is_on_its_way_is_waited_for(watched, readers, tmp_path):
+    service = Service([watched], Store(tmp_path), ServeSettings(batch_size=2, wait_ms=1000 * 10 * SECONDS), readers)
+    service.start()
+    watched.go.set()
+    done(service, take_in(service, 1))
+    with service.batches.coming():
+        assert watched.began.acquire(timeout=SECONDS)
+        ids = take_in(service, 2)
+        assert not watched.began.acquire(timeout=0.2)
+        ids += take_in(service, 3)
+        done(service, ids)
+    service.stop()
+
+
 def test_a_batch_costs_as_many_statements_as_one_image(tmp_path):
     """Every statement holds the interpreter that the network's thread waits for."""
     store, statements = Store(tmp_path), []

@@ -44,16 +44,18 @@ def boxes_of(
     surface, work = Surface(longest=LONGEST), work or Workspace()
     sampled = sampler(surface, frame, maps.shape[1:], work)
     x, y = surface.scale(frame)
+    normalize = np.array([rule.own.normalize or finding in rule.levels for finding in findings])
+    thresholds = [rule.levels.get(finding, rule.own.threshold) for finding in findings]
+    cells, known = sampled.scaled(maps, normalize, top=1.0)
+    windows = sampled.windows(cells, np.array(thresholds))  # nothing outside of them reaches the threshold
     found = []
     for row, finding in enumerate(findings):
-        normalize = rule.own.normalize or finding in rule.levels
-        levels = sampled.levels(maps[row], normalize=normalize, top=1.0)
-        if levels is None:
+        rows, columns = windows[row]
+        if not known[row] or not rows.stop or not columns.stop:
             continue
-        threshold = rule.levels.get(finding, rule.own.threshold)
-        rows, columns = sampled.window(levels.cells, threshold)  # nothing outside of it reaches the threshold
-        pixels = levels.pixels[rows, columns]
-        corners, areas = regions((pixels >= threshold).view(np.uint8))
+        pixels = sampled.sample(cells[row])[rows, columns]
+        mask = np.greater_equal(pixels, thresholds[row], out=work.array("mask", pixels.shape, bool))
+        corners, areas = regions(mask.view(np.uint8))
         if not len(corners):
             continue
         left, top, right, bottom = (int(value) for value in corners[int(np.argmax(areas))])

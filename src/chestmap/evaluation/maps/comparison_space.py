@@ -5,13 +5,14 @@ Sampling is at pixel centers; outside the map's own centers its border value goe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from chestmap.types import Frame
 
@@ -70,7 +71,7 @@ class Workspace:
 
     def array(self, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         """Contents are whatever was there; valid until the same name is asked for again."""
-        size, key = int(np.prod(shape)), (name, np.dtype(dtype).str)
+        size, key = math.prod(shape), (name, np.dtype(dtype).str)
         if key not in self._flat or self._flat[key].size < size:
             self._flat[key] = np.empty(size, dtype=dtype)
         return self._flat[key][:size].reshape(shape)
@@ -129,7 +130,7 @@ class Sampler:
             x, y = (_cubic(axis, cells) for axis, cells in zip(self._axes, self.shape[::-1], strict=True))
             return np.matmul(y, values @ x.T, out=out)
         (column, right), (row, down) = self._steps
-        across = self._between(values.T, column, right).T
+        across = _between(values, column, right)
         if self.shape[0] == 1:
             out[:] = across
             return out
@@ -139,12 +140,6 @@ class Sampler:
         np.take(across, row, axis=0, out=other, mode="clip")
         return np.add(out, other, out=out)
 
-    @staticmethod
-    def _between(values: np.ndarray, before: np.ndarray, share: np.ndarray) -> np.ndarray:
-        if len(values) == 1:
-            return np.repeat(values, len(before), axis=0)
-        return values[before] + share[:, None] * (values[before + 1] - values[before])
-
     def _turned(self, values: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Rotated or sheared frames; OpenCV before 5 rounds such coordinates to 1/32 of a cell."""
         a, b, c, d, e, f = self.matrix
@@ -153,18 +148,21 @@ class Sampler:
         how = cv2.INTER_CUBIC if self.resize == "cubic" else cv2.INTER_LINEAR
         return np.asarray(cv2.remap(values, map_x, map_y, how, dst=out, borderMode=cv2.BORDER_REPLICATE))
 
-    def bounds(self, values: Float32[np.ndarray, "h w"]) -> tuple[float, float]:
-        """Least and greatest value over the pixels of the surface.
+    def bounds(
+        self, values: Float32[np.ndarray, "map h w"]
+    ) -> tuple[Float32[np.ndarray, "map"], Float32[np.ndarray, "map"]]:
+        """Least and greatest value of each map over the pixels of the surface.
 
         Between two cell centers a bilinear map is extreme at the first or last pixel, so only those are computed.
         """
-        if not self._upright or self.resize == "cubic":
-            sampled = self.sample(values)
-            return float(sampled.min()), float(sampled.max())
-        columns, rows = self._extremes
-        across = self._between(values.T, *columns).T
-        both = self._between(across, *rows)
-        return float(both.min()), float(both.max())
+        if self._upright and self.resize != "cubic":
+            columns, rows = self._extremes
+            across = _between(values, *columns)
+            both = _between(across.swapaxes(1, 2), *rows)
+            return both.min(axis=(1, 2)), both.max(axis=(1, 2))
+        ends = [(sampled.min(), sampled.max()) for sampled in map(self.sample, values)]
+        least, most = np.array(ends, dtype=np.float32).reshape(-1, 2).T
+        return least, most
 
     @cached_property
     def _extremes(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -180,29 +178,35 @@ class Sampler:
 
         None for a map without information, everywhere or on the surface.
         """
-        if not is_informative(values):
-            return None
-        values = values.astype(np.float32)
-        low, high = self.bounds(values)
-        if high <= low:
-            return None
-        if normalize:
-            cells = ((values.astype(np.float64) - low) * (top / (high - low))).astype(np.float32)
-        else:
-            cells = values * np.float32(top)
-        return Levels(self.sample(cells), cells, self)
+        cells, known = self.scaled(values[None], np.array([normalize]), top=top)
+        return Levels(self.sample(cells[0]), cells[0], self) if known[0] else None
 
-    def window(self, cells: Float32[np.ndarray, "h w"], level: float) -> tuple[slice, slice]:
-        """Rows and columns outside of which a bilinear map cannot reach the level."""
+    def scaled(
+        self, maps: Float[np.ndarray, "map h w"], normalize: Bool[np.ndarray, "map"], *, top: float
+    ) -> tuple[Float32[np.ndarray, "map h w"], Bool[np.ndarray, "map"]]:
+        """Maps on their own grid as `levels` scales them, and which of them hold information on the surface."""
+        maps = maps.astype(np.promote_types(maps.dtype, np.float32), copy=False)  # numpy is slow in half precision
+        known = np.isfinite(maps).all(axis=(1, 2)) & (maps.min(axis=(1, 2)) < maps.max(axis=(1, 2)))
+        values = np.where(known[:, None, None], maps, 0).astype(np.float32)
+        low, high = (one.astype(np.float64) for one in self.bounds(values))
+        known &= high > low
+        span = np.where(known, high - low, 1.0)
+        own = (values.astype(np.float64) - low[:, None, None]) * (top / span)[:, None, None]
+        return np.where(normalize[:, None, None], own.astype(np.float32), values * np.float32(top)), known
+
+    def windows(self, cells: Float32[np.ndarray, "map h w"], levels: Float[np.ndarray, "map"]) -> list[tuple[slice, slice]]:
+        """Rows and columns of each map outside of which it cannot reach its level, if bilinear; empty where it nowhere does."""
         if not self._upright or self.resize == "cubic":
-            return slice(0, self.size[1]), slice(0, self.size[0])
-        found = []
-        for (before, _), axis in zip(self._steps[::-1], (1, 0), strict=True):
+            return [(slice(0, self.size[1]), slice(0, self.size[0]))] * len(cells)
+        spans = []
+        for (before, _), axis in zip(self._steps[::-1], (2, 1), strict=True):
             highest = cells.max(axis=axis)
-            near = np.maximum(highest, np.append(highest[1:], highest[-1]))[before]
-            reaching = np.flatnonzero(near >= level * (1 - 1e-6))
-            found.append(slice(int(reaching[0]), int(reaching[-1]) + 1) if len(reaching) else slice(0, 0))
-        return found[0], found[1]
+            near = np.maximum(highest, np.concatenate([highest[:, 1:], highest[:, -1:]], axis=1))
+            hit = (near >= (levels * (1 - 1e-6))[:, None])[:, before]
+            first, after = hit.argmax(axis=1), hit.shape[1] - hit[:, ::-1].argmax(axis=1)
+            some = hit.any(axis=1)
+            spans.append([slice(int(one), int(end)) for one, end in zip(first * some, after * some, strict=True)])
+        return list(zip(*spans, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,13 +220,21 @@ class Levels:
     def reaching(self, threshold: float) -> tuple[UInt8[np.ndarray, "y x"], tuple[int, int]]:
         """1 where the map is at least `threshold` (of 1), in a window that holds all such pixels, and the window's (x, y)."""
         level = reached(threshold)
-        rows, columns = self.made_by.window(self.cells, float(level))
+        rows, columns = self.made_by.windows(self.cells[None], np.array([level]))[0]
         return (self.pixels[rows, columns] >= level).view(np.uint8), (columns.start, rows.start)
 
 
 def is_informative(values: np.ndarray) -> bool:
     """False for a map without information: constant, or with a value that is no finite number."""
     return bool(np.isfinite(values).all() and values.min() < values.max())
+
+
+def _between(values: np.ndarray, before: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Values between cells of the last axis, at a share of the way from the cell `before` to the next."""
+    if values.shape[-1] == 1:
+        return np.repeat(values, len(before), axis=-1)
+    start = values[..., before]
+    return start + share * (values[..., before + 1] - start)
 
 
 def _cubic(axis: np.ndarray, cells: int) -> Float32[np.ndarray, "pixel cell"]:

@@ -10,9 +10,9 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,7 @@ class Batches:
         self._futures: dict[str, Future[None]] = {}
         self._alone: set[str] = set()  # with one of these the service stopped, or a batch failed
         self._under_way: list[tuple[str, str]] = []
+        self._coming = 0  # images that are being received or read
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="batches")
@@ -101,6 +102,18 @@ class Batches:
                     self._waiting[one.model_sha].append(one.study_id)
             self._changed.notify_all()
 
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """An image is on its way: a batch waits a moment for it. Where none is, a batch goes at once."""
+        with self._changed:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._coming -= 1
+                self._changed.notify_all()
+
     def expect(self, study_id: str) -> Future[None]:
         """Gives a future that is done when every model has answered the study, or failed.
 
@@ -149,7 +162,7 @@ class Batches:
             sha = max(self._waiting, key=lambda one: len(self._waiting[one]))
             queue, most = self._waiting[sha], self.settings.batch_size
             end = time.monotonic() + self.settings.wait_ms / 1000
-            while len(queue) < most and not self._stopping and (left := end - time.monotonic()) > 0:
+            while self._coming and len(queue) < most and not self._stopping and (left := end - time.monotonic()) > 0:
                 self._changed.wait(left)
             batch = [queue.popleft()]
             while queue and len(batch) < most and not self._alone & {batch[0], queue[0]}:

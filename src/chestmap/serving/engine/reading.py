@@ -74,8 +74,9 @@ class ImageReading:
 
     def work(self, found: Iterable[tuple[str, str]]) -> None:
         """Each of them is queued, refused, or received still."""
-        for _ in self._pool.map(self._read, found):
-            pass
+        with self.batches.coming():
+            for _ in self._pool.map(self._read, found):
+                pass
 
     def _read(self, one: tuple[str, str]) -> None:
         study_id, sha = one

@@ -125,7 +125,8 @@ class Service:
             raise ServiceFull(f"{self._receiving} uploads are on their way; try again later", "queue", 2)
         self._receiving += 1
         try:
-            yield
+            with self.batches.coming():
+                yield
         finally:
             self._receiving -= 1
 

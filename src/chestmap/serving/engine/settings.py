@@ -54,7 +54,7 @@ class ServeSettings(Settings):
 
     database: str | None = None  # a URL; none is SQLite in the store
     batch_size: int = Field(default=8, ge=1)
-    wait_ms: float = Field(default=5, ge=0)  # how long a batch waits for more images, when it is not full
+    wait_ms: float = Field(default=5, ge=0)  # how long a batch waits for images that are being received or read
     queue: int = Field(default=512, ge=1)  # studies without result, from which on uploads are refused for a while
     receiving: int = Field(default=128, ge=1)  # uploads that may be on their way at a time
     uploads: int = Field(default=32, ge=1)  # of those, how many are taken in at a time

@@ -136,8 +136,9 @@ async def _all_taken(
         except BadImage as problem:
             return bodies.FailedUpload(name=name[:128], error=str(problem))
 
-    async with request.app.state.uploads:
-        return [await run_in_threadpool(take, upload) for upload in files]
+    with service.batches.coming():
+        async with request.app.state.uploads:
+            return [await run_in_threadpool(take, upload) for upload in files]
 
 
 async def _finished(request: Request, service: Service, studies: list[str]) -> bool:
