@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -359,3 +362,19 @@ def test_a_finished_step_of_another_run_is_taken_where_the_same_is_to_be_made(wh
         run.others = [second]
         run.fit("teach", Classify(Net()), data.train, ONE, data.validation, reads=("width",))
         assert not run.steps[0].earlier
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked for on Linux alone")
+def test_steps_on_a_cpu_take_large_tensors_in_huge_pages():
+    ways = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not ways.is_file() or "[never]" in ways.read_text():
+        pytest.skip("this kernel has no transparent huge pages, or they are switched off")
+    script = """if True:
+        import resource, torch
+        from chestmap.training.run_settings import RunSettings
+        RunSettings(device="cpu").apply()
+        begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.zeros(64 << 20)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < (256 << 20) // 4096 / 4  # pages of 4 KiB would be 65,536 faults

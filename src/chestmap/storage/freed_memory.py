@@ -5,22 +5,30 @@ from __future__ import annotations
 import ctypes
 import errno
 import multiprocessing
+import os
 from contextlib import suppress
 
 TRIM, PAD, MAP = -1, -2, -3
 """Options of glibc's `mallopt`: memory to keep, memory to ask for at once, size from which an array gets pages of its own."""
 KEPT = 64 << 20
+OF_STEPS = 1 << 30  # kept between the steps of a training
 LARGEST = 32 << 20  # glibc takes no more
 OPENCV = -4
 """Code of OpenCV's error for a lack of memory."""
 
 
-def keep_freed_memory() -> None:
-    """Keeps at most `KEPT` bytes; arrays above `LARGEST` go back to the system as before. Without glibc it does nothing."""
+def keep_freed_memory(kept: int = KEPT) -> None:
+    """Keeps at most so many bytes; arrays above `LARGEST` go back to the system as before. Without glibc it does nothing."""
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        for option, value in ((MAP, LARGEST), (TRIM, KEPT), (PAD, 1 << 20)):
+        for option, value in ((MAP, LARGEST), (TRIM, kept), (PAD, 1 << 20)):
             mallopt(option, value)
+
+
+def keep_memory_of_steps() -> None:
+    """Keeps what a training step frees and asks for large tensors in huge pages: pages of 4 KiB cost up to a third of a step."""
+    keep_freed_memory(OF_STEPS)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch when it makes its first tensor
 
 
 def is_lack_of_memory(error: BaseException) -> bool:

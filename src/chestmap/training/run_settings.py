@@ -10,6 +10,7 @@ from pydantic import Field
 
 from chestmap.errors import BadSettings
 from chestmap.settings import Settings
+from chestmap.storage.freed_memory import keep_memory_of_steps
 from chestmap.training.trackers import TrackerName
 
 RESULT = ("seed", "precision", "images_at_once")
@@ -59,6 +60,8 @@ class RunSettings(Settings):
 
     def apply(self) -> None:
         """Switches of the whole process."""
+        if self.accelerator() == "cpu":
+            keep_memory_of_steps()
         if self.accelerator() == "cuda":
             torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
             torch.backends.cudnn.allow_tf32 = self.tf32
