@@ -41,6 +41,14 @@ ROWS = {
     "ham-boxes-mse": ham(*BOXES, 'box_loss="mse"', root="phantom-80", title="HAM, 80 % of boxes, MSE"),
     "ham-place": ham(*BOXES, root="phantom-place", title="place only: HAM, 80 % of boxes on noise"),
     "ham-boxes-sr": ham(*BOXES, "self_refinement=true", root="phantom-80", title="HAM, 80 % of boxes, self-refinement"),
+    "ham-boxes-little": ham("box_weight=0.05", root="phantom-80", title="HAM, 80 % of boxes, z = .05"),
+    "ham-boxes-warmup": ham(
+        *BOXES, "attend.terms.boxes.warmup=2.0", root="phantom-80", title="… z = .5, a warm-up of two epochs"
+    ),
+    "ham-boxes-limit": ham(
+        *BOXES, "attend.terms.boxes.most=0.3", root="phantom-80", title="… z = .5, .3 of the gradient at most"
+    ),
+    "ham-boxes-share": ham(*BOXES, "attend.most_boxed=0.1", root="phantom-80", title="… z = .5, a tenth of a batch boxed"),
     # attention mining
     "am-scaled": Row(
         "attention_mining", ("method.scaled=true",), of="attention_mining", title="each step's map scaled before eq. 8"
