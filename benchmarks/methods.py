@@ -4,9 +4,9 @@
     python benchmarks/methods.py FOLDER --rows ham cam   # of these rows only
     python benchmarks/methods.py FOLDER --images 15000 --side 256 --start FOLDER/start --times 4   # one point of a learning curve
 
-`--start` is a model folder whose backbone every row begins with, `--times` multiplies the epochs of all steps. The shape of a folder's
-phantom is fixed when it is drawn. `--heads EPOCHS` trains the last stage and heads alone, on kept features of `--start`, without
-augmentation and alignment: seconds for a row.
+`--start` is a model folder whose backbone every row begins with, `--epochs` takes so many for every step, and `--times` multiplies them.
+The shape of a folder's phantom is fixed when it is drawn. `--heads` trains the last stage and heads alone, on kept features of `--start`,
+without augmentation and alignment: half the time of a row.
     python benchmarks/methods_report.py FOLDER           # what is there as Markdown for benchmarks/methods.md
 
 A row is a config of `configs/phantom/` with overrides. Every training is a process of one thread, so that several run side by side
@@ -43,7 +43,8 @@ def main() -> None:
     options.add_argument("--side", type=int, default=128)
     options.add_argument("--start", type=Path, help="a model folder: its backbone is where every row begins")
     options.add_argument("--times", type=int, default=1, help="multiplies the epochs of every step")
-    options.add_argument("--heads", type=int, metavar="EPOCHS", help="the last stage and heads alone, for so many epochs")
+    options.add_argument("--epochs", type=int, help="of every step, in place of its config's")
+    options.add_argument("--heads", action="store_true", help="the last stage and heads alone")
     options.add_argument("--one", nargs=2, metavar=("ROW", "SEED"), help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.one:
@@ -156,6 +157,7 @@ def child(chosen: argparse.Namespace, name: str, seed: int) -> str:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         asked = [sys.executable, __file__, str(folder), "--one", name, str(seed), "--times", str(chosen.times)]
         asked += ["--side", str(chosen.side)] + (["--start", str(chosen.start)] if chosen.start else [])
+        asked += ["--epochs", str(chosen.epochs)] if chosen.epochs else []
         done = subprocess.run(asked, check=False, capture_output=True, text=True, env=environment)
         if done.returncode:
             return f"{name}-{seed}: failed: {done.stderr[-1500:]}"
@@ -197,13 +199,18 @@ def sets_of(chosen: argparse.Namespace, row: Row, seed: int) -> list[str]:
     places = [f'data.source.root="{folder / row.root}"', f'data.cache="{folder / "cache" / row.root}"']
     places += [f"data.pack.width={chosen.side}", f"data.pack.height={chosen.side}"]
     steps = {key: step["epochs"] for key, step in tree["method"].items() if isinstance(step, dict) and "epochs" in step}
-    longer = [f"method.{key}.epochs={epochs * chosen.times}" for key, epochs in steps.items() if chosen.times > 1]
+    budget = {key: (chosen.epochs or epochs) * chosen.times for key, epochs in steps.items()}
     start = [f'method.backbone.weights="{chosen.start.resolve()}"'] if chosen.start else []
     if chosen.heads:
         start += ["method.backbone.frozen=3", "data.views.count=0"]
         start += ["method.aligned=false"] if "aligned" in tree["method"] else []
-        longer = [f"method.{key}.epochs={chosen.heads}" for key in steps]
-    return [*row.sets, f"run.seed={seed}", *places, *longer, *start]
+    return [
+        *row.sets,
+        f"run.seed={seed}",
+        *places,
+        *(f"method.{key}.epochs={epochs}" for key, epochs in budget.items()),
+        *start,
+    ]
 
 
 def reread(trained: Path, folder: Path, settings: dict[str, object]) -> None:
