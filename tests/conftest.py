@@ -6,12 +6,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from hypothesis import settings
+
+import shapes
 
 sys.dont_write_bytecode = False  # hundreds of processes load the same modules; compiling torch anew takes each ten seconds
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # workers share the cores; see chestmap.cli
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+jaxtyping.jaxtyped = shapes.only_where_arrays_are  # what the hook of --jaxtyping-packages decorates with
 settings.register_profile("chestmap", deadline=None, derandomize=True)  # a busy machine is not a failure
 settings.load_profile("chestmap")
 
