@@ -39,9 +39,7 @@ OPEN = """async id => {
     await new Promise(done => requestAnimationFrame(done));
   }
   await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
-  const painted = performance.now();
-  const fetched = performance.getEntriesByType('resource').filter(one => one.name.endsWith('/pixels') && one.startTime >= start);
-  return { click: painted - start, pixels: Math.max(0, ...fetched.map(one => one.responseEnd - one.startTime)), first: Math.max(0, ...fetched.map(one => one.responseStart - one.startTime)) };
+  return performance.now() - start;
 }"""
 RECORD = """() => { window.frames_ = []; window.recording_ = true;
   const step = at => { window.frames_.push(at); if (window.recording_) requestAnimationFrame(step); }; requestAnimationFrame(step); }"""
@@ -74,9 +72,19 @@ def opened(page: Page, session: Any, address: str, study: str) -> dict[str, floa
     page.goto(f"{address}#/")
     page.locator(f"#rows li[data-id='{study}'] a").wait_for()
     page.wait_for_timeout(1500)
+    timings: list[dict[str, float]] = []
+
+    def fetched(request: Any) -> None:
+        if f"{study}/pixels" in request.url:
+            timings.append(request.timing)
+
+    page.on("requestfinished", fetched)
     before = tasks(session)
-    found = page.evaluate(OPEN, study)
-    return {**found, "thread": 1000 * (tasks(session) - before)}
+    click = page.evaluate(OPEN, study)
+    thread = 1000 * (tasks(session) - before)
+    page.remove_listener("requestfinished", fetched)
+    ends = {name: max([0.0, *(one[name] for one in timings)]) for name in ("responseEnd", "responseStart")}
+    return {"click": click, "pixels": ends["responseEnd"], "first": ends["responseStart"], "thread": thread}
 
 
 def dragged(page: Page, session: Any, moves: int = 90) -> tuple[list[float], float]:

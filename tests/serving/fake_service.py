@@ -32,11 +32,12 @@ CASES = (("Effusion", "Nodule"), ("Cardiomegaly",), ("Mass", "Pneumothorax", "Ef
 class FakeService:
     """`fail` is a status that every PUT gets, `lost` drops the answer of the next one after it was carried out.
 
-    `counted` is the largest total that the worklist tells.
+    `counted` is the largest total that the worklist tells; `slow` has seconds that a kind of file takes.
     """
 
     def __init__(self, side: int = 512, studies: int = 3) -> None:
         self.fail, self.lost, self.requests, self.counted = 0, False, [], 5_000
+        self.slow: dict[str, float] = {}
         drawings = [
             draw(
                 Case(seed=7, patient=i, follow_up=0, sex="FM"[i % 2], age=61, view="AP" if i == 1 else "PA", findings=case),
@@ -127,6 +128,16 @@ def _review(
     }
 
 
+def _halved(study: dict[str, Any], stage: str) -> bytes:
+    """As often as leaves a pixel for each of the screen's, as the service does."""
+    levels = np.frombuffer(study["pixels"], "<u2").reshape(study["image"]["height"], study["image"]["width"])
+    wide, high = (int(side) for side in stage.split("x")) if stage else levels.shape[::-1]
+    while min(wide / levels.shape[1], high / levels.shape[0]) <= 0.5 and not any(side % 2 for side in levels.shape):
+        four = levels.astype(np.uint32)
+        levels = ((four[::2, ::2] + four[1::2, ::2] + four[::2, 1::2] + four[1::2, 1::2] + 2) >> 2).astype("<u2")
+    return levels.tobytes()
+
+
 def _png(grey: np.ndarray) -> bytes:
     times = 256 / max(grey.shape)
     return cv2.imencode(".png", cv2.resize(grey, None, fx=times, fy=times, interpolation=cv2.INTER_AREA))[1].tobytes()
@@ -166,7 +177,7 @@ class _Requests(BaseHTTPRequestHandler):
         elif path == "/v1/studies":
             self.list(query)
         else:
-            self.one(path.split("/")[3:])
+            self.one(path.split("/")[3:], query)
 
     def list(self, query: dict[str, str]) -> None:
         rows = [_row(study) for study in self.service.studies.values()]
@@ -182,7 +193,7 @@ class _Requests(BaseHTTPRequestHandler):
         total = min(len(rows), self.service.counted)
         self.answer({"total": total, "exact": total == len(rows), "studies": rows[offset : offset + limit]})
 
-    def one(self, parts: list[str]) -> None:
+    def one(self, parts: list[str], query: dict[str, str]) -> None:
         study = self.service.studies.get(parts[0]) if parts else None
         if study is None:
             self.answer({"error": "no such study"}, status=404)
@@ -195,6 +206,11 @@ class _Requests(BaseHTTPRequestHandler):
             self.answer({"versions": study["versions"]})
         elif parts[1] == "maps":
             self.answer(study["maps"][parts[2]], "application/octet-stream")
+        elif parts[1] not in study:
+            self.answer({"error": f"no {parts[1]}"}, status=404)
+        elif parts[1] == "pixels":
+            time.sleep(self.service.slow.get("pixels", 0))
+            self.answer(_halved(study, query.get("stage", "")), "application/octet-stream")
         else:
             self.answer(study[parts[1]], "image/png" if parts[1] == "thumbnail" else "application/octet-stream")
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import secrets
 from datetime import date
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Path, Query, Response
+from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi import Path as InPath
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
 
@@ -21,7 +23,7 @@ from chestmap.serving.http.answers import row_of, study_of
 from chestmap.serving.http.asking import Asking, Here
 from chestmap.serving.http.blind import Blind, asks_for_results, refuse_results, withheld_of
 from chestmap.serving.http.fhir import bundle_of
-from chestmap.serving.http.study_pictures import map_bytes, overlay_png
+from chestmap.serving.http.study_pictures import map_bytes, overlay_png, reduced_levels
 from chestmap.serving.store import reviews
 from chestmap.serving.store.database_tables import MODELS, READER, READERS, Result, Study
 from chestmap.serving.store.independent_reads import own_history, reads_blind, reads_for
@@ -31,8 +33,11 @@ from chestmap.serving.store.worklist.worklist_filters import Query as Wanted
 from chestmap.serving.store.worklist.worklist_page import most_counted
 
 router = APIRouter(prefix="/v1", tags=["studies"])
-StudyId = Annotated[str, Path(pattern=r"^s-[0-9a-f]{24}$", description="As the worklist gives it")]
-ModelId = Annotated[str, Path(max_length=64, description="As /v1/models gives it")]
+StudyId = Annotated[str, InPath(pattern=r"^s-[0-9a-f]{24}$", description="As the worklist gives it")]
+ModelId = Annotated[str, InPath(max_length=64, description="As /v1/models gives it")]
+Stage = Annotated[
+    str, Query(pattern=r"^([1-9]\d{0,4}x[1-9]\d{0,4})?$", description="Pixels of the screen that shows them, as 1920x1080")
+]
 BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 DICOM = {"content": {"application/dicom": {"schema": {"type": "string", "format": "binary"}}}}
 PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
@@ -130,9 +135,18 @@ def _file(service: Service, study_id: str, kind: str, media: str) -> FileRespons
 
 
 @router.get("/studies/{study_id}/pixels", response_class=Response, responses={200: BYTES})
-def pixels(service: Here, study_id: StudyId) -> Response:
-    """16-bit little-endian, row by row, greater is brighter."""
-    return _file(service, study_id, "pixels", "application/octet-stream")
+def pixels(service: Here, study_id: StudyId, stage: Stage = "") -> Response:
+    """16-bit little-endian, row by row, greater is brighter.
+
+    With `stage=WIDTHxHEIGHT` both sides are halved, rounded up, as often as leaves a pixel of the image for each pixel
+    of a screen of that size. The length tells how often.
+    """
+    whole = _file(service, study_id, "pixels", "application/octet-stream")
+    if not stage:
+        return whole
+    width, height = (int(side) for side in stage.split("x"))
+    reduced = reduced_levels(_existing(service, study_id)[0], Path(whole.path), (width, height))
+    return whole if reduced is None else Response(reduced, media_type="application/octet-stream")
 
 
 @router.get("/studies/{study_id}/thumbnail", response_class=Response, responses={200: PNG})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float16, Float32, UInt8
+from jaxtyping import Float16, Float32, UInt8, UInt16
 from PIL import Image
 
 from chestmap.reports.overlay import OverlayStyle, overlay
@@ -15,12 +15,46 @@ from chestmap.serving.store.database_tables import Result, Study
 from chestmap.serving.store.stored_prediction import prediction_of, stored_maps
 from chestmap.types import Prediction, Radiograph
 
+LEAST_WIDTH = 64
+"""An image this narrow is not halved again."""
+
 
 def map_bytes(maps: Float16[np.ndarray, "finding h w"]) -> bytes:
     """Each finding's map scaled to its own maximum, 0 … 255; one without information is 0."""
     values = np.nan_to_num(maps.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     most = values.max(axis=(1, 2), keepdims=True)
     return np.rint(np.where(most > 0, values / np.where(most > 0, most, 1) * 255, 0)).astype(np.uint8).tobytes()
+
+
+def halves_for(width: int, height: int, stage: tuple[int, int]) -> int:
+    """How often the sides may be halved, so that the image, fitted in a stage, still has a pixel for each of the screen's.
+
+    The page chooses its levels by the same rule (`levels.js`).
+    """
+    scale, halves = min(stage[0] / width, stage[1] / height), 0
+    while scale * 2 ** (halves + 1) <= 1 and width > LEAST_WIDTH:
+        halves, width = halves + 1, (width + 1) // 2
+    return halves
+
+
+def halved(levels: UInt16[np.ndarray, "h w"], halves: int) -> UInt16[np.ndarray, "y x"]:
+    """Each pixel is the mean of the up to four that it covers, rounded half up; an odd last row or column is counted twice."""
+    for _ in range(halves):
+        height, width = levels.shape
+        even = (
+            cv2.copyMakeBorder(levels, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+            if height % 2 or width % 2
+            else levels
+        )
+        levels = cv2.resize(even, (even.shape[1] // 2, even.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    return levels
+
+
+def reduced_levels(study: Study, path: Path, stage: tuple[int, int]) -> bytes | None:
+    """The pixels as fine as `stage` can show them; None where that is all of them."""
+    width, height = study.image["width"], study.image["height"]
+    halves = halves_for(width, height, stage)
+    return halved(np.fromfile(path, dtype="<u2").reshape(height, width), halves).tobytes() if halves else None
 
 
 def stored_grey(study: Study, path: Path, longest: int) -> Float32[np.ndarray, "h w"]:

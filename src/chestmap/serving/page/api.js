@@ -3,7 +3,7 @@
 import { blind } from "./blind.js";
 
 const REVIEWER = "chestmap.reviewer", SIGNED = "chestmap.signed-in";
-const WAIT = 30000;
+const WAIT = 30000, LONG = 120000;
 
 /** What came back instead of an answer; `status` is 0 where the service could not be reached. */
 export class Failure extends Error {
@@ -51,7 +51,25 @@ async function ask(path, options = {}, again = true) {
 }
 
 const json = async (path, options) => (await ask(path, options)).json();
-const bytes = async path => (await ask(path, { wait: 120000 })).arrayBuffer();
+const bytes = async path => (await ask(path, { wait: LONG })).arrayBuffer();
+
+const worker = new Worker(new URL("pixels_worker.js", import.meta.url)), coming = new Map();
+worker.addEventListener("message", ({ data }) => { coming.get(data.turn)(data); coming.delete(data.turn); });
+worker.addEventListener("error", () => { for (const land of coming.values()) land({ status: 0, body: null, retry: null }); coming.clear(); });
+let turns = 0;
+
+/** Many bytes, which come without work of the main thread. */
+async function bytesAside(path, again = true) {
+  const turn = ++turns, headers = { "X-Reviewer": encodeURIComponent(reviewer.name) };
+  const { status, body, retry } = await new Promise(land => {
+    coming.set(turn, land);
+    worker.postMessage({ turn, path: new URL(path, document.baseURI).href, headers, wait: LONG });
+  });
+  if (status === 200) return body;
+  if (status === 401 && again && await signIn()) return bytesAside(path, false);
+  throw new Failure(status, body, Number(retry) || 0);
+}
+
 const study = id => `v1/studies/${encodeURIComponent(id)}`;
 
 export const models = () => json("v1/models").then(answer => answer.models);
@@ -59,7 +77,8 @@ export const studies = query => json(`v1/studies?${new URLSearchParams(blind.on 
 export const openStudy = id => json(blind.on ? `${study(id)}?blind=1` : study(id));
 export const history = id => json(`${study(id)}/history`).then(answer => answer.versions);
 export const thumbnail = id => `${study(id)}/thumbnail`;
-export const pixels = async id => new Uint16Array(await bytes(`${study(id)}/pixels`));
+/** No finer than this window can show, or, with `whole`, all of them. */
+export const pixels = async (id, whole = false) => new Uint16Array(await bytesAside(`${study(id)}/pixels${whole ? "" : `?stage=${screenful()}`}`));
 export const maps = async (id, model) => new Uint8Array(await bytes(`${study(id)}/maps/${encodeURIComponent(model)}`));
 export const startSession = token => json("v1/session", { method: "POST", json: { token }, quiet: true });
 
@@ -75,17 +94,20 @@ export const agreement = () => json("v1/agreement");
 export function upload(file) {
   const form = new FormData();
   form.append("files", file, file.name);
-  return json("v1/predict?wait=0", { method: "POST", form, wait: 120000 });
+  return json("v1/predict?wait=0", { method: "POST", form, wait: LONG });
 }
+
+/** Pixels of the screen that the window takes. */
+const screenful = () => [innerWidth, innerHeight].map(side => Math.round(side * (devicePixelRatio || 1))).join("x");
 
 const KEPT = 4, kept = new Map();
 
-/** Study and pixels, fetched once; the next study of the list is fetched while the current one is read. */
-export function pixelsOnce(id) {
-  const coming = kept.get(id) ?? pixels(id);
-  kept.delete(id);
-  kept.set(id, coming);
-  coming.catch(() => kept.delete(id));
+/** As `pixels`, fetched once; those of the next study of the list are fetched while the current one is read. */
+export function pixelsOnce(id, whole = false) {
+  const key = `${id} ${whole}`, found = kept.get(key) ?? pixels(id, whole);
+  kept.delete(key);
+  kept.set(key, found);
+  found.catch(() => kept.delete(key));
   for (const old of [...kept.keys()].slice(0, -KEPT)) kept.delete(old);
-  return coming;
+  return found;
 }

@@ -73,7 +73,7 @@ export class Compare {
       const pixels = await api.pixelsOnce(other.id);
       if (this.value !== value || this.study !== study) return;
       this.shown = { study: other, model: kind === "model" ? id : null, prior: kind === "study", same: (study.exam_images ?? []).includes(id) };
-      this.pane.load(other, pixels);
+      this.pane.load(other, pixels, () => api.pixelsOnce(other.id, true));
       if (kind === "model") this.pane.setWindow(this.main.window.center, this.main.window.width, this.main.preset);
       if (!this.main.fitted) this.follow();
       this.changed();

@@ -4,12 +4,14 @@
 /** The DICOM LINEAR_EXACT window (PS3.3 C.11.2.1.3.2) as 65,536 little-endian RGBA words. */
 export function windowTable({ center, width }, invert) {
   const table = new Uint32Array(65536), slope = 255 / Math.max(width, 1e-6), from = center - width / 2;
-  for (let level = 0; level < 65536; level++) {
-    let grey = Math.round(Math.max(0, Math.min(255, (level - from) * slope)));
-    if (invert) grey = 255 - grey;
-    table[level] = 0xff000000 | grey << 16 | grey << 8 | grey;
-  }
-  return table;
+  const word = level => {
+    const grey = Math.round(Math.max(0, Math.min(255, (level - from) * slope))), shown = invert ? 255 - grey : grey;
+    return 0xff000000 | shown << 16 | shown << 8 | shown;
+  };
+  const within = level => Math.max(0, Math.min(65535, level)), low = within(Math.floor(from)), high = within(Math.ceil(from + width));
+  table.fill(word(0), 0, low);
+  for (let level = low; level <= high; level++) table[level] = word(level);
+  return table.fill(word(65535), high + 1);
 }
 
 /** The window from the darkest to the brightest percent of the pixels; every 37th is looked at. */
@@ -40,16 +42,33 @@ function halved({ pixels, width, height }) {
 }
 
 export class Raster {
+  /** `pixels` are those of the image, or those that are left after its sides were halved a few times. */
   constructor(pixels, width, height) {
-    if (pixels.length !== width * height) throw new Error(`${pixels.length} pixels came for ${width} × ${height}; load the study again`);
-    this.levels = [{ pixels, width, height }];
+    let k = 0, size = { width, height };
+    while (size.width * size.height > pixels.length && size.width > 1) { k++; size = { width: (size.width + 1) >> 1, height: (size.height + 1) >> 1 }; }
+    if (pixels.length !== size.width * size.height) throw new Error(`${pixels.length} pixels came for ${width} × ${height}; load the study again`);
+    this.image = { width, height };
+    this.levels = [];
+    this.levels[k] = { pixels, ...size };
+    this.finest = k;
     this.painted = new Map();
     this.took = 0;
   }
 
-  /** The coarsest half that still has a pixel for each screen pixel at `scale` screen pixels for an image pixel. */
+  /** All pixels of the image, where they came; else null. */
+  get whole() { return this.levels[0]?.pixels ?? null; }
+  set whole(pixels) {
+    if (pixels.length !== this.image.width * this.image.height) throw new Error(`${pixels.length} pixels came for ${this.image.width} × ${this.image.height}`);
+    this.levels[0] = { pixels, ...this.image };
+    this.finest = 0;
+  }
+
+  /** Whether finer pixels than those that came would be seen at `scale` screen pixels for an image pixel. */
+  lacks(scale) { return this.finest > 0 && scale * 2 ** this.finest > 1; }
+
+  /** The coarsest half that still has a pixel for each screen pixel at `scale`, of those that came. */
   level(scale) {
-    let k = 0;
+    let k = this.finest;
     while (scale * 2 ** (k + 1) <= 1 && this.levels[k].width > 64) {
       k++;
       if (!this.levels[k]) this.levels[k] = halved(this.levels[k - 1]);

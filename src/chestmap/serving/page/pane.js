@@ -1,5 +1,6 @@
 // One image on the page: its pixels, window and view. Whoever owns it sets `layers`, `boxes` and `opacity` and calls draw().
 
+import { note } from "./dom.js";
 import { valueText, windowText } from "./file_values.js";
 import { autoWindow, Raster, windowTable } from "./levels.js";
 import { paint } from "./paint.js";
@@ -33,14 +34,32 @@ export class Pane {
     this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
   }
 
-  load(study, pixels) {
+  /** `pixels` may be coarser than the image; `whole` fetches all of them, and is called when they would be seen. */
+  load(study, pixels, whole) {
     this.clear();
     this.study = study;
     this.image = study.image;
     this.raster = new Raster(pixels, study.image.width, study.image.height);
+    this.fetchWhole = whole;
     this.setPreset("stored");
     this.resize();
     this.fit();
+  }
+
+  /** Fetches all pixels of the image, once; what is shown becomes as fine as it can be. */
+  async refine() {
+    const raster = this.raster;
+    if (raster.whole || raster.coming) return;
+    raster.coming = true;
+    try {
+      raster.whole = await this.fetchWhole();
+      if (this.raster !== raster) return;
+      if (this.preset === "auto") this.setPreset("auto");
+      this.draw();
+    } catch (problem) {
+      raster.coming = false;
+      if (this.raster === raster) note(`The image is shown coarser than it is: ${problem.message}`);
+    }
   }
 
   resize() {
@@ -70,7 +89,8 @@ export class Pane {
 
   setPreset(name) {
     const { low, high, window } = this.image;
-    const chosen = name === "auto" ? autoWindow(this.raster.levels[0].pixels)
+    if (name === "auto" && !this.raster.whole) this.refine();
+    const chosen = name === "auto" ? autoWindow(this.raster.levels[this.raster.finest].pixels)
       : name === "stored" && window ? window : { center: (low + high) / 2, width: high - low };
     this.setWindow(chosen.center, chosen.width, name);
   }
@@ -122,6 +142,7 @@ export class Pane {
     if (!this.view || !this.canvas.width) return;
     const { center, width } = this.window, key = `${center} ${width} ${this.inverted}`;
     this.table ??= windowTable(this.window, this.inverted);
+    if (this.raster.lacks(this.view.zoom * (window.devicePixelRatio || 1))) this.refine();
     const unit = parseFloat(getComputedStyle(document.documentElement).fontSize) || 16;
     paint(this.context, {
       raster: this.raster, table: this.table, key, image: this.image, view: this.view, ratio: window.devicePixelRatio || 1,
@@ -141,6 +162,7 @@ export class Pane {
   level(point) {
     const at = this.toImage(point), x = Math.floor(at.x), y = Math.floor(at.y);
     if (x < 0 || y < 0 || x >= this.image.width || y >= this.image.height) return "";
-    return `${x}, ${y}: ${valueText(this.raster.levels[0].pixels[y * this.image.width + x], this.image.values)}`;
+    if (!this.raster.whole) { this.refine(); return ""; }
+    return `${x}, ${y}: ${valueText(this.raster.whole[y * this.image.width + x], this.image.values)}`;
   }
 }

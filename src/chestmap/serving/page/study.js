@@ -79,15 +79,23 @@ export class StudyScreen {
     this.wanted = id;
     one("loading").hidden = false;
     one("loading").textContent = "Loading…";
+    const coming = api.pixelsOnce(id);
+    coming.catch(() => {});
     try {
-      const [study, pixels] = await Promise.all([api.openStudy(id), api.pixelsOnce(id)]);
-      if (this.wanted === id) this.show(study, pixels);
+      const study = await api.openStudy(id);
+      if (this.wanted === id) this.show(study);
+      const pixels = await coming;
+      if (this.wanted === id) this.showImage(pixels);
     } catch (problem) {
-      if (this.wanted === id) one("loading").textContent = `This study cannot be shown: ${problem.message}`;
+      if (this.wanted !== id) return;
+      await this.close();
+      one("loading").textContent = `This study cannot be shown: ${problem.message}`;
     }
   }
 
-  show(whole, pixels) {
+  /** Everything but the image, while its pixels are on their way. Nobody judges a study without its image. */
+  show(whole) {
+    one("verdicts").inert = true;
     const hidden = whole.withheld, study = hidden ? withoutResults(whole) : whole;
     this.scene.forget();
     const reading = new Reading(study, () => { saving.changed(); this.draw(); }, hidden);
@@ -105,15 +113,20 @@ export class StudyScreen {
     Object.assign(this, { reading, saving });
     this.editor.take(null);
     this.measures.first = this.measures.live = null;
-    this.pane.load(study, pixels);
     this.list.build(this.reading, this.colors, this.titles);
-    this.compare.offer(study, this.titles);
     this.history.open(study.id);
     this.reads.open(study);
     this.report.open();
     one("study").dataset.blind = hidden;
     this.facts(study.review);
     this.status("saved", "");
+  }
+
+  showImage(pixels) {
+    const { study } = this.reading;
+    this.pane.load(study, pixels, () => api.pixelsOnce(study.id, true));
+    this.compare.offer(study, this.titles);
+    one("verdicts").inert = false;
     one("loading").hidden = true;
     this.draw();
     this.takeUp(study);
