@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Index, text
 from chestmap.serving.store.database import open_database
 from chestmap.serving.store.database_tables import Base, Review, Score, Study
 from chestmap.serving.store.store import Store
+from chestmap.serving.store.worklist import text_index
 from chestmap.serving.store.worklist.worklist_filters import Query
 
 FINDINGS = ("Atelectasis", "Effusion", "Mass", "Nodule")
@@ -70,6 +71,10 @@ QUERIES = {
     "five years": Query(since=date(2018, 1, 1), until=date(2022, 12, 31)),
     "not reviewed, PA, finding": Query(reviewed="no", view="PA", finding="Nodule"),
     "search, one film": Query(search="film-777777"),
+    "search, 100 films": Query(search="film-7777"),
+    "search, all films": Query(search="film-"),
+    "search, two letters": Query(search="77"),
+    "search, a finding": Query(search="film-77", finding="Nodule"),
     "search, none": Query(search="nothing like this"),
 }
 
@@ -79,6 +84,7 @@ def fill(connection: Connection, count: int) -> None:
     indexes: list[Index] = [
         one for table in (Study, Score, Review) for one in Base.metadata.tables[table.__tablename__].indexes
     ]
+    text_index.drop(connection)
     for one in indexes:
         one.drop(connection)
     connection.execute(text(STUDIES), {"count": count})
@@ -87,6 +93,9 @@ def fill(connection: Connection, count: int) -> None:
     connection.execute(text(REVIEWS))
     for one in indexes:
         one.create(connection)
+    begin = time.monotonic()
+    text_index.ensure(connection)
+    print(f"the index of texts in {time.monotonic() - begin:.0f} s of it", flush=True)
 
 
 def main() -> None:

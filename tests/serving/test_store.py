@@ -15,16 +15,17 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
+from sqlalchemy.orm import Session
 
 from chestmap.errors import BadInput, Refused
 from chestmap.serving.engine.batches import under_way
 from chestmap.serving.store import database, independent_reads, reviews
 from chestmap.serving.store.database import open_database, open_read_only
-from chestmap.serving.store.database_tables import Base
+from chestmap.serving.store.database_tables import Base, Study
 from chestmap.serving.store.results import MOST_DEATHS, ModelAnswer, NewFile, PendingResult, answer, ask, resume
 from chestmap.serving.store.review_schema import NewReview
 from chestmap.serving.store.store import NewStudy, Query, Store
-from chestmap.serving.store.worklist import worklist_page
+from chestmap.serving.store.worklist import text_index, worklist_page
 
 MODELS = {"a" * 64: "one-aaaa", "b" * 64: "two-bbbb"}
 FIRST, SECOND = MODELS
@@ -74,7 +75,7 @@ def add(store, word, models=MODELS, **more):
     (received / "original").write_text(word)
     (received / "canvas-8x8").write_text("x")
     files = (NewFile("original", "original", sha, len(word)),)
-    study = NewStudy(id=f"s-{sha[:24]}", sha256=sha, name=word, image=IMAGE, files=files, **more)
+    study = NewStudy(**{"id": f"s-{sha[:24]}", "sha256": sha, "name": word, "image": IMAGE, "files": files, **more})
     return study.id, store.add(study, received, models)
 
 
@@ -85,9 +86,14 @@ def said(study_id, sha, score=0.7, **more):
     )
 
 
+def of_tables(thing, name, kind, *_):
+    """The index of texts is made when a store opens, and not by migrations."""
+    return not (kind in {"table", "index"} and name.removeprefix("ix_").startswith(text_index.TABLE))
+
+
 def test_the_migrations_make_the_tables(store):
     with store.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "include_object": of_tables})
         assert compare_metadata(context, Base.metadata) == []
 
 
@@ -112,11 +118,80 @@ def shape(engine):
             [(one["name"], one["column_names"], one["unique"]) for one in by_name(found.get_indexes(table))],
         )
         for table in found.get_table_names()
+        if not table.startswith(text_index.TABLE)
     }
 
 
 def by_name(rows):
     return sorted(rows, key=lambda one: one["name"])
+
+
+NAMES = (
+    "film-1.png",
+    'a "quoted" film',
+    "50% _ film",
+    "it's AND film OR *",
+    "FILM-12.png",
+    "Müller",
+    "x",
+    "a/b\\c film",
+    "(id:)",
+)
+
+
+def searched(store):
+    """Names that each search finds, for parts of every name and for texts that are none."""
+    parts = {name[first : first + length] for name in NAMES for first in range(3) for length in (1, 3, 5, 40)}
+    texts = [*parts, "s-", "p-1", "nothing like this", "film-1\0", '"', "id:", "MÜLLER"]
+    return {one: sorted(row.name for row in store.page(Query(search=one))[1]) for one in texts if one}
+
+
+def test_a_search_finds_the_same_with_and_without_its_index(store):
+    for number, name in enumerate(NAMES):
+        add(store, f"film {number}", name=name, patient=f"p-{number}")
+    with store.engine.begin() as connection:
+        assert text_index.is_there(connection)
+    found = searched(store)
+    assert sorted(found["film-"]) == ["FILM-12.png", "film-1.png"]
+    assert found['a "qu'] == ['a "quoted" film']
+    assert (found["nothing like this"], found["p-1"], len(found["s-"])) == ([], [NAMES[1]], len(NAMES))
+    with store.engine.begin() as connection:
+        text_index.drop(connection)
+    without = searched(store)
+    if store.engine.dialect.name == "sqlite":
+        assert without.pop("MÜLLER") == []  # its lower knows English letters alone
+    assert without.items() <= found.items()
+    with store.engine.begin() as connection:
+        text_index.ensure(connection)  # as an older store gets it when it opens
+        text_index.ensure(connection)
+    assert searched(store) == found
+
+
+def test_a_search_follows_what_studies_become(store):
+    kept, _ = add(store, "one", name="first name", patient="p-one")
+    gone, _ = add(store, "two", name="second name", patient="p-two")
+    with store.writing() as session:
+        session.get(Study, kept).name = "another word"
+        session.get(Study, kept).state = "done"
+    store.delete(gone)
+    found = {
+        text: [row.id for row in store.page(Query(search=text))[1]]
+        for text in ("first", "second", "name", "other wo", "p-one")
+    }
+    assert found == {"first": [], "second": [], "name": [], "other wo": [kept], "p-one": [kept]}
+
+
+def test_a_search_reads_no_other_row(tmp_path):
+    store = Store(tmp_path)
+    statement = worklist_page._ids(Session(store.engine), Query(search="film-1", sex="F", state="done", least=0.5))
+    text = str(statement.compile(store.engine, compile_kwargs={"literal_binds": True}))
+    with store.engine.connect() as connection:
+        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}")]
+    assert [line.split(" VIRTUAL")[0] for line in plan] == [
+        "SCAN study_text",
+        "SEARCH study USING INDEX sqlite_autoindex_study_1 (id=?)",
+    ]
+    store.close()
 
 
 def test_new_tables_are_those_of_the_migrations(tmp_path):
@@ -294,7 +369,7 @@ def test_a_folder_that_was_open_to_all_is_closed(tmp_path):
 FILTERS = (
     {}, {"order": "received"}, {"finding": "Mass"}, {"finding": "Mass", "least": 0.2}, {"least": 0.35}, {"most": 0.45, "order": "received"},
     {"view": "PA"}, {"view": "unknown"}, {"sex": "F", "finding": "Mass"}, {"reviewed": "no"}, {"reviewed": "done"}, {"reader": "anna"},
-    {"state": "queued"}, {"disagreement": 1}, {"assigned": "anna"}, {"search": "film-1"}, {"offset": 3}, {"order": "teaches"},
+    {"state": "queued"}, {"disagreement": 1}, {"assigned": "anna"}, {"search": "film-1"}, {"search": "FILM", "sex": "F", "least": 0.35}, {"search": "ilm", "finding": "Mass"}, {"search": "fi"}, {"offset": 3}, {"order": "teaches"},
 )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 from chestmap.errors import BadInput
 from chestmap.serving.store.database_tables import Base
 from chestmap.serving.store.store_files import StoreFolder
+from chestmap.serving.store.worklist.text_index import ensure
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -45,6 +46,7 @@ def open_database(folder: Path, url: str | None = None) -> Engine:
     try:
         with engine.begin() as connection:
             _migrate(connection, folder)
+            ensure(connection)
     except DatabaseError as error:
         engine.dispose()
         said = " ".join(str(error.orig).split())[:160]

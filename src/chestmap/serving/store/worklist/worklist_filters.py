@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from sqlalchemy import Select, exists, or_, select
+from sqlalchemy import Select, exists, select
 
 from chestmap.serving.store.database_tables import SHOWN, Assignment, Review, Score, Study
+from chestmap.serving.store.worklist.text_index import matching
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +42,22 @@ class Query:
     disagreement: int = 0
     true_dates: bool = False
 
+    @property
+    def filters(self) -> bool:
+        """Whether anything is asked for but an order and a page."""
+        page = {"order": self.order, "offset": self.offset, "limit": self.limit, "true_dates": self.true_dates}
+        return self != Query(**page)
 
-def filtered(chosen: Select[Any], query: Query, *, walk: bool = False) -> Select[Any]:
+
+def filtered(chosen: Select[Any], query: Query, *, walk: bool = False, text_index: bool = False) -> Select[Any]:
     """Adds the conditions of a query to a selection of studies; deleted and replaced studies never show.
 
     A finding is looked up study by study. `walk`: every condition is, so that no index but that of the order is of use.
+    `text_index`: the searched text is looked up first, in SQLite's table of texts, and no other index is of use.
     """
+    if query.search:
+        chosen = chosen.where(*matching(query.search, index=text_index))
+    walk = walk or (text_index and bool(query.search))
     column = _unindexed if walk else _itself
     by_state = _unindexed(Study.state).in_(SHOWN)  # nearly all
     chosen = chosen.where(column(Study.state) == query.state if query.state else by_state)
@@ -66,11 +77,8 @@ def filtered(chosen: Select[Any], query: Query, *, walk: bool = False) -> Select
     if query.disagreement:
         chosen = chosen.where(Study.disagreement.bitwise_and(query.disagreement) != 0)
         chosen = chosen if walk else chosen.where(Study.disagreement > 0)
-    chosen = chosen.where(*_scores(query, walk=walk), *_dates(query, column))
-    if query.search:
-        columns = (Study.name, Study.id, Study.patient, Study.shown_patient)
-        chosen = chosen.where(or_(*(one.icontains(query.search, autoescape=True) for one in columns)))
-    return chosen
+    ordered = query.order == "suspicion" and not text_index
+    return chosen.where(*_scores(query, walk=walk, ordered=ordered), *_dates(query, column))
 
 
 def _itself(column: Any) -> Any:
@@ -99,9 +107,10 @@ def within(query: Query) -> list[Any]:
     return _bounds(query, Score.score) or [Score.over.is_(True)]
 
 
-def _scores(query: Query, *, walk: bool) -> list[Any]:
+def _scores(query: Query, *, walk: bool, ordered: bool) -> list[Any]:
+    """`ordered`: the index of the suspicion gives the order, so that a walk may use it."""
     if not query.finding:
-        return _bounds(query, Study.suspicion + 0.0 if walk and query.order != "suspicion" else Study.suspicion)
+        return _bounds(query, Study.suspicion + 0.0 if walk and not ordered else Study.suspicion)
     return [exists().where(Score.study_id == Study.id, _unindexed(Score.finding) == query.finding, *within(query))]
 
 

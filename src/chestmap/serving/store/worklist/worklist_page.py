@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from chestmap.serving.store.database_tables import Score, Study
 from chestmap.serving.store.worklist.active_learning_order import TEACHING, most_teaching
+from chestmap.serving.store.worklist.text_index import answers, is_there
 from chestmap.serving.store.worklist.worklist_filters import Query, filtered, within
 
 COUNTED = 5_000
@@ -44,9 +45,16 @@ def page_of(session: Session, query: Query) -> tuple[int, list[Study]]:
 
 def _ids(session: Session, query: Query) -> Select[Any]:
     """Selects the ids of the studies that match, by whatever leaves fewer rows to look at."""
+    connection = session.connection()
+    index = answers(
+        query.search, lite=connection.dialect.name == "sqlite", there=bool(query.search) and is_there(connection)
+    )
     others = replace(query, finding="", least=None, most=None)
-    if not query.finding or _count(session, filtered(select(Study.id), others).limit(FEW + 1)) <= FEW:
-        return filtered(select(Study.id), query)
+    alone = query.finding and not others.filters  # a page of all studies was counted for nothing
+    if not alone and (
+        not query.finding or _count(session, filtered(select(Study.id), others, text_index=index).limit(FEW + 1)) <= FEW
+    ):
+        return filtered(select(Study.id), query, text_index=index)
     mine = filtered(select(Study.id).where(Study.id == Score.study_id).correlate(Score), others, walk=True)
     return select(Score.study_id).distinct().where(Score.finding == query.finding, *within(query), mine.exists())
 
