@@ -1,12 +1,16 @@
 """Whatever ends a call of the command line is one line and an exit code; a traceback is shown on request alone."""
 
 import errno
+import resource
 import threading
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from chestmap.cli import command
 from chestmap.cli.ending import FAULT, ended
 from chestmap.errors import BadInput, Diverged
 
@@ -98,3 +102,14 @@ def test_the_exit_of_a_verb_passes():
 
 def test_a_panic_is_no_exception_and_yet_told():
     assert not issubclass(pl.exceptions.PanicException, Exception)
+
+
+@pytest.mark.parametrize(("room", "refused"), [(50 << 20, True), (300 << 20, False)])
+def test_a_limit_that_leaves_no_address_space_is_one_line(room, refused, monkeypatch):
+    """Near 50 MB polars waited without end for a thread that had got no memory; near 20 MB it panicked."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (used + room, resource.RLIM_INFINITY))
+    done = CliRunner().invoke(command("configs"), ["configs"])
+    assert isinstance(done.exception, BadInput) is refused
+    if refused:
+        assert "MB of address space are left under the limit; at least 128 MB are needed" in str(done.exception)

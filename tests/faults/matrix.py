@@ -98,7 +98,7 @@ FAULTS: Mapping[str, Strike] = {
     "SIGSTOP": _signalled(signal.SIGSTOP),
     "full disk": _limited("RLIMIT_FSIZE", 64, 1 << 16),
     "read-only": _read_only,
-    "low address space": _limited("RLIMIT_AS", 8 << 20, 1 << 30),
+    "low address space": _limited("RLIMIT_AS", 64 << 20, 1 << 30),
     "clock jump": _clock,
     "input changed": _input_changed,
     "kept file damaged": _kept_damaged,

@@ -244,6 +244,7 @@ class TestDataset:
         assert not (tmp_path / "again").exists()
         first = min((tmp_path / "again.part" / "images").iterdir())
         made = first.stat().st_mtime_ns
+        (tmp_path / "again.part" / "test_list.txt.95ee1c0e.part").write_text("as a kill leaves it")
         folder = write_phantom(tmp_path / "again", SMALL, progress=False)
         assert (folder / "images" / first.name).stat().st_mtime_ns == made
         assert contents(folder) == contents(phantom)

@@ -43,9 +43,11 @@ def _version(asked: bool) -> bool:
 
 
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,  # noqa: ARG001
 ) -> None:
-    pass
+    from chestmap.storage.freed_memory import require_address_space
+
+    require_address_space()
 
 
 def command(verb: str = "") -> typer.Typer:

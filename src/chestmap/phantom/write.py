@@ -1,7 +1,7 @@
 """A phantom dataset on disk, laid out as NIH lays out ChestX-ray14.
 
 Work happens in `<folder>.part`, chunk by chunk; a chunk is done when its JSON with the boxes is there, so a killed run goes
-on where it was. Nothing in the files depends on the number of processes.
+on where it was. One process at a time draws a folder; the next finds it finished. Nothing in the files depends on the number of processes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from chestmap.phantom.label_files import write_tables
 from chestmap.phantom.population import Population, make_population
 from chestmap.phantom.settings import PhantomSettings
 from chestmap.progress import Report, progress_of
-from chestmap.storage.atomic import publish, write_text
+from chestmap.storage.atomic import publish, sweep, write_text
 from chestmap.storage.json_file import read_json
+from chestmap.storage.locks import in_turn
 from chestmap.storage.manifest import damage_in, is_sealed, seal
 
 VERSION = 1
@@ -42,6 +43,16 @@ def write_phantom(folder: Path, settings: PhantomSettings, *, progress: bool | R
     if _finished(folder, record):
         return folder
     part = folder.with_name(folder.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    with in_turn(part.with_name(f".{part.name}.lock")):
+        if not _finished(folder, record):  # another process may have drawn it meanwhile
+            _draw(folder, part, settings, record, progress=progress)
+    return folder
+
+
+def _draw(
+    folder: Path, part: Path, settings: PhantomSettings, record: dict[str, object], *, progress: bool | Report
+) -> None:
     _begin(part, record)
     people = make_population(settings)
     chunks = [range(start, min(start + _CHUNK, len(people))) for start in range(0, len(people), _CHUNK)]
@@ -55,7 +66,6 @@ def write_phantom(folder: Path, settings: PhantomSettings, *, progress: bool | R
     shutil.rmtree(part / "chunks")
     seal(part)
     publish(part, folder)
-    return folder
 
 
 def _finished(folder: Path, record: dict[str, object]) -> bool:
@@ -85,6 +95,8 @@ def _begin(part: Path, record: dict[str, object]) -> None:
     """Goes on with a half-written phantom of the same settings, and starts afresh otherwise."""
     if part.exists() and _read_record(part / "phantom.json") != record:
         shutil.rmtree(part)
+    if part.exists():
+        sweep(part)
     for name in ("images", "chunks"):
         (part / name).mkdir(parents=True, exist_ok=True)
     write_text(part / "phantom.json", json.dumps(record, indent=2) + "\n")
