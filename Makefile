@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python -m
 EXTRAS := dicom,search,serve,starts,train,export,hub,docs,dev
 MADE := $(VENV)/.made
-PYTEST_WORKERS ?= 2
-# A file's tests share what is made for them, so that no two workers make it.
+# One more than two cores: tests of services wait for each other's processes.
+PYTEST_WORKERS ?= 3
+# A file's tests share what is made for them, so that no two workers make it; conftest.py puts the longest files first.
 DEALT = -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 CELLS ?= 400
 SECONDS ?= 600
@@ -63,7 +64,7 @@ format: setup ## format and mend what can be mended
 	@$(RUN) ruff format .
 
 golden: setup ## rewrite the golden loss files; review the difference
-	@CHESTMAP_WRITE_GOLDEN=1 $(RUN) pytest -n 0 tests/golden
+	@CHESTMAP_WRITE_GOLDEN=1 $(RUN) pytest -n 0 tests/conformance/test_every_method.py -k first_losses
 
 bench: setup ## measure; results go to benchmarks/*.md by hand, with the machine's description
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -24,6 +24,22 @@ CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-sta
 SHARED = Path(os.environ.get("CHESTMAP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+LONGEST = (
+    "docs/test_notebooks.py", "serving/test_review_page.py", "serving/test_reading_tools.py", "conformance/test_every_method.py",
+    "training/test_resume.py", "training/test_together.py", "serving/test_page_accessibility.py", "cli/test_own_folder.py",
+    "serving/test_crash.py", "serving/dicom/test_orthanc.py", "models/test_export.py", "reports/dicom/test_templates.py",
+    "training/test_pieces.py", "models/test_without_torch.py", "reproduction/test_reproduce.py", "faults/test_faults.py",
+)  # fmt: skip
+"""Files that take ten seconds and more: they begin first, so that no worker is left alone with one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    if absent := [str(path) for path in places if not path.is_file()]:
+        raise pytest.UsageError(f"conftest.py: LONGEST names files that are not there: {', '.join(absent)}")
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
     """`shared_data("nih")` is a folder of real data, or skips the test where it is absent."""
