@@ -282,13 +282,16 @@ def test_two_readers_read_apart_and_a_third_decides(browser, real, tmp_path):
         chief.locator("#readers").fill("Ana, Bo")
         chief.locator("#readers-form button").click()
         chief.locator("#readers-who", has_text="Ana: to read · Bo: to read").wait_for()
-    for name, effusion in (("Ana", "accept"), ("Bo", "reject")):
+    for name, effusion in (("Ana", "correct"), ("Bo", "reject")):
         with visit(browser, address, name) as page:
             page.locator("#blind").click()
             read(page, address, study)
             assert "Independent read" in page.locator("#independent").inner_text()
             assert page.locator("#reads").is_hidden()
             row(page, "Effusion").locator(f".{effusion}").click()
+            if effusion == "correct":
+                row(page, "Effusion").locator(".name").click()
+                page.keyboard.press("Shift+B")  # a box, which the one who decides sees
             row(page, "Mass").locator(".reject").click()
             saved(page)
             page.keyboard.press("Shift+C")
@@ -301,6 +304,7 @@ def test_two_readers_read_apart_and_a_third_decides(browser, real, tmp_path):
         read(chief, address, study)
         assert chief.locator("#reads-told").inner_text() == "1 finding to decide: the readers differ."
         assert chief.locator("#reads-rows tr.clash th").all_inner_texts() == ["Effusion"]
+        assert chief.locator("#reads-rows canvas.preview").count() == 1
         chief.locator("#take-agreed").click()
         assert row(chief, "Mass").get_attribute("data-said") == "reject"
         chief.get_by_role("button", name="Take Bo's: Effusion absent").click()

@@ -115,7 +115,6 @@ export class StudyScreen {
     this.measures.first = this.measures.live = null;
     this.list.build(this.reading, this.colors, this.titles);
     this.history.open(study.id);
-    this.reads.open(study);
     this.report.open();
     one("study").dataset.blind = hidden;
     this.facts(study.review);
@@ -126,6 +125,7 @@ export class StudyScreen {
     const { study } = this.reading;
     this.pane.load(study, pixels, () => api.pixelsOnce(study.id, true));
     this.compare.offer(study, this.titles);
+    this.reads.open(study);
     one("verdicts").inert = false;
     one("loading").hidden = true;
     this.draw();
