@@ -40,6 +40,8 @@ SCORES = f"""
 INSERT INTO score (study_id, model_sha, finding, score, over)
 SELECT id, 'm', :finding, {DRAW.format("rowid", "(:place + 11)")}, {DRAW.format("rowid", "(:place + 11)")} > 1 - 0.05 * (:place + 1) FROM study
 """
+SUSPICION = "UPDATE study SET suspicion = (SELECT max(score) FROM score WHERE study_id = study.id)"
+"""As the service has it: a study is as suspicious as its most suspicious finding."""
 REVIEWS = """
 INSERT INTO review (study_id, version, state, by, at, findings, note)
 SELECT id, 1, 'done', 'anna', received, '{}', '' FROM study WHERE review_version > 0
@@ -90,6 +92,7 @@ def fill(connection: Connection, count: int) -> None:
     connection.execute(text(STUDIES), {"count": count})
     for place, finding in enumerate(FINDINGS):
         connection.execute(text(SCORES), {"finding": finding, "place": place})
+    connection.execute(text(SUSPICION))
     connection.execute(text(REVIEWS))
     for one in indexes:
         one.create(connection)

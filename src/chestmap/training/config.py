@@ -79,7 +79,12 @@ def read_config(path: Path, overrides: Sequence[str], methods: Mapping[str, Meth
     return config_of(with_overrides(_placed(read_toml(path), path), overrides), methods, name=path.name)
 
 
-PLACES = (("data", "source", "root"), ("data", "source", "original_sizes"), ("data", "cache"))
+PLACES = (
+    ("data", "source", "root"),
+    ("data", "source", "original_sizes"),
+    ("data", "cache"),
+    ("around", "teacher", "predictions"),
+)
 
 
 def _placed(tree: Tree, path: Path) -> Tree:

@@ -107,8 +107,8 @@ def _opened(config: Config, *, progress: bool) -> Data:
     if config.data.views is None:
         return data
     backbone = getattr(config.settings, "backbone", None)
-    if backbone is None or config.around is not None:
-        raise BadSettings("data.views: needs a method with a backbone and nothing in [around]; leave views out")
+    if backbone is None or (config.around is not None and config.around.named != ["teacher"]):
+        raise BadSettings("data.views: needs a method with a backbone, and no [around] but a teacher; leave views out")
     augment, views, place = config.data.augment, config.data.views, config.data.cache / "views"
     return with_views(data, views_of(data.train.pack, backbone, augment, views, place, progress=progress))
 

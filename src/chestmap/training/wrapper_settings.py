@@ -1,8 +1,9 @@
-"""Wraps alignment, disease masks and erasing around a method: the table `[around]` of a config.
+"""Wraps alignment, disease masks, a teacher and erasing around a method: the table `[around]` of a config.
 
 The method itself is unchanged. Alignment is learned first; the method then reads aligned batches only. Its network ends up inside
 `Aligned`, which brings maps back. Masks come from the trained method's own confident maps; its network is then trained further under them.
-Erasing changes finished maps alone, so other numbers need no training. Innermost first: masks, erasing, alignment.
+A teacher's answers are learned last. Erasing changes finished maps alone, so other numbers need no training. Innermost first:
+masks, erasing, alignment.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from chestmap.packs.loader import Loader, LoaderSettings, Part
 from chestmap.settings import Settings
 from chestmap.tensors import Batch
 from chestmap.training.alignment_steps import AlignmentSettings, align, tell_warnings
+from chestmap.training.distillation import Distill, TeacherAround, answers_of
 from chestmap.training.method import Method
 from chestmap.training.optimization.schedule import Schedule
 from chestmap.training.run import Run
@@ -90,6 +92,7 @@ class AroundSettings(Settings):
 
     alignment: AlignmentAround | None = None
     masks: MasksAround | None = None
+    teacher: TeacherAround | None = None
     erasing: ErasingAround | None = None
 
     @property
@@ -100,12 +103,14 @@ class AroundSettings(Settings):
     @property
     def of_model(self) -> dict[str, Any]:
         """What the finished network is built from: all but schedules."""
-        return self.model_dump(mode="json", exclude_none=True, exclude={name: {"schedule"} for name in self.named})
+        without = {name: {"schedule"} for name in self.named if name != "teacher"}
+        return self.model_dump(mode="json", exclude_none=True, exclude={"teacher": True, **without})
 
     @property
     def of_steps(self) -> dict[str, Any]:
         """What the steps of a run depend on."""
-        return {name: table for name, table in self.of_model.items() if name != "erasing"}
+        tables = {name: table for name, table in self.of_model.items() if name != "erasing"}
+        return tables | ({"teacher": self.teacher.identity} if self.teacher else {})
 
 
 def refusals(method: Method, settings: Any, around: AroundSettings) -> list[str]:
@@ -122,10 +127,11 @@ def refusals(method: Method, settings: Any, around: AroundSettings) -> list[str]
 
 
 def train_around(run: Run, data: Data, method: Method, settings: Any, around: AroundSettings | None) -> nn.Module:
-    """Runs the method's recipe with the steps of its wrappers: `anchor`, `align`, `pairs` before, `masks`, `mask` after."""
+    """Runs the method's recipe with the steps of its wrappers: `anchor`, `align`, `pairs` before, `masks`, `mask`, `distill` after."""
     if around is None:
         return method.recipe(run, data, settings)
-    aligner = None
+    aligner, teacher = None, around.teacher
+    answers = answers_of(teacher, data.findings, data.train.ids) if teacher else None  # refused before anything is trained
     if around.alignment:
         aligner = align(run, data, around.alignment, around.alignment.schedule).aligner.eval()
         data = _through(data, AlignedBatches(aligner))
@@ -136,6 +142,10 @@ def train_around(run: Run, data: Data, method: Method, settings: Any, around: Ar
         tell_warnings(run, place)
         masked.get_buffer("masks").copy_(_read_masks(place, masked.get_buffer("masks").shape))
         network = run.fit("mask", Mask(masked), data.train, around.masks.schedule, data.validation).network
+    if teacher and answers:
+        task = Distill(network, answers, teacher)
+        task.maps_are_normalized = method.own_rule(settings).normalize
+        network = run.fit("distill", task, data.train, teacher.schedule, data.validation).network
     return _wrapped(network, around, aligner)
 
 
