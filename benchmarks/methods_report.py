@@ -82,7 +82,7 @@ class Made:
         found: dict[str, list[float]] = {}
         for one in self.evaluations:
             for score in one.select("T(IoU)", **wanted):
-                if score.finding != "mean" and score.value is not None:
+                if score.finding in self.source.findings and score.value is not None:
                     found.setdefault(score.finding, []).append(score.value)
         return {name: float(np.mean(values)) for name, values in found.items()}
 
@@ -124,7 +124,7 @@ def main() -> None:
     made = {name: found for name in ROWS if (found := read(chosen.folder, name, chosen.seeds, chosen.times))}
     print(claims_of(made))
     print(table_of([made[name] for name in SEVEN if name in made], made.get("cam")))
-    print(excess([one for one in made.values() if one.row.root != "real"]))
+    print(excess([one for one in made.values() if one.row.root != "real"], made.get("cam")))
     if "cam" in made:
         print(floors(made["cam"]))
         print(ceilings(made["cam"]))
@@ -194,16 +194,20 @@ def means(values: dict[str, float]) -> tuple[float, float]:
     return float(np.mean(list(values.values()))) if values else np.nan, float(np.mean(others)) if others else np.nan
 
 
-def excess(rows: list[Made]) -> str:
-    """T(IoU) of the mask by validation thresholds over the medoid floor of the same test images."""
+def excess(rows: list[Made], boxed: Made | None = None) -> str:
+    """T(IoU) of the mask by validation thresholds over the medoid floor of the same test images.
+
+    Where a row's training shows no boxes, the medoid is that of the boxes of `boxed`.
+    """
     limits = (0.1, 0.3, 0.5)
     heads = ["over the medoid box"]
-    heads += [f"T(IoU) {at:g}{word}" for at in limits for word in (", all", f", without {LARGE}")]
+    heads += [f"T(IoU) {short(at).rstrip('0')}{word}" for at in limits for word in (", all", f", without {LARGE}")]
     lines = []
     for one in rows:
         cells = [one.row.title]
         for at in limits:
             reached, floor = one.by_finding("validation", at, "mask"), one.by_finding("floor medoid", at)
+            floor = floor or (boxed.by_finding("floor medoid", at) if boxed and one.row.root != "phantom-moved" else {})
             over = {name: value - floor[name] for name, value in reached.items() if name in floor}
             cells += ["" if np.isnan(value) else f"{value:+.3f}" for value in means(over)]
         lines.append(cells)

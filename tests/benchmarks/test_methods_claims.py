@@ -59,7 +59,7 @@ def test_every_claim_compares_rows_that_are_there():
 
 
 def test_a_longer_budget_multiplies_epochs_and_a_start_is_handed_to_every_row(tmp_path):
-    chosen = Namespace(folder=tmp_path, side=256, times=4, start=tmp_path / "start", heads=None)
+    chosen = Namespace(folder=tmp_path, side=256, times=4, start=tmp_path / "start", heads=False, epochs=None)
     sets = bench.sets_of(chosen, ROWS["ag-long"], 1)
     config = read_config(CONFIGS / "ag_cnn.toml", sets, METHODS)
     assert (config.settings.global_branch.epochs, config.settings.fusion_branch.epochs) == (48, 16)
@@ -71,7 +71,7 @@ def test_a_longer_budget_multiplies_epochs_and_a_start_is_handed_to_every_row(tm
 
 
 def test_heads_alone_learn_on_kept_features(tmp_path):
-    chosen = Namespace(folder=tmp_path, side=128, times=1, start=tmp_path / "start", heads=6)
+    chosen = Namespace(folder=tmp_path, side=128, times=1, start=tmp_path / "start", heads=True, epochs=6)
     for name in ("cam", "ham", "patch_mil", "cia_net", "cia-random"):
         config = read_config(CONFIGS / f"{ROWS[name].config}.toml", bench.sets_of(chosen, ROWS[name], 0), METHODS)
         made = config.settings
@@ -111,3 +111,21 @@ def test_the_place_only_control_shows_noise_where_it_trains(tmp_path):
         assert before.shape == after.shape
         assert np.array_equal(before, after) == (path.name in test)
         assert path.name in test or abs(np.corrcoef(before.ravel(), after.ravel())[0, 1]) < 0.1
+
+
+def test_means_of_an_evaluation_are_no_findings():
+    """An evaluation has a mean with and one without Cardiomegaly; neither is averaged again."""
+    rows = [
+        Namespace(finding=name, value=value) for name, value in (("Mass", 0.2), ("mean", 0.6), ("mean without Mass", 1.0))
+    ]
+    one = Made(ROWS["ham"], (0,), [Namespace(select=lambda *_, **__: rows)], [], [], [], Namespace(findings=("Mass",)))
+    assert one.by_finding("own", 0.3) == {"Mass": 0.2}
+
+
+def test_a_row_without_boxes_is_held_against_the_medoid_of_a_row_with_boxes(monkeypatch):
+    def rates(made, rule, _at, _geometry=""):
+        return {"Mass": 0.4} if rule == "validation" else {"Mass": 0.1} if made.row is ROWS["cam"] else {}
+
+    monkeypatch.setattr(Made, "by_finding", rates)
+    boxed, one = (Made(ROWS[name], (0,), [], [], [], [], None) for name in ("cam", "cia_net"))
+    assert "| CIA-Net without boxes | +0.300 | +0.300 |" in excess([one], boxed)
