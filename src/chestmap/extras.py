@@ -52,4 +52,4 @@ def needs(*extras: str, what: str) -> None:
     """Refuses where an extra is not installed; `what` is the verb or option as the user typed it."""
     for extra in extras:
         if absent := missing(extra):
-            raise BadInput(f"{what} needs {', '.join(absent)}: pip install 'chestmap[{extra}]'")
+            raise BadInput(f'{what} needs {", ".join(absent)}: pip install "chestmap[{extra}]"')

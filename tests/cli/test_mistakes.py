@@ -8,20 +8,17 @@ import re
 import shlex
 import shutil
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from chestmap.api.model_names import model_folder
-from chestmap.cli import command
-from chestmap.cli.ending import ended
-from chestmap.predictions.folder import Chunk, Header, OwnRule, PredictionsWriter
-from chestmap.types import Findings, Frame
+from chestmap.cli import call
+from predictions.small import write_predictions
 
-LINES = 3
-"""Of stderr, at most; the two that show the use of a verb are not counted."""
+LINES, LONGEST = 2, 400
+"""Of stderr, at most, and the letters of each."""
 
 CONFIG = """
 [data]
@@ -273,19 +270,8 @@ def place(tmp_path_factory):
     (folder / "marks.json").write_text(json.dumps(MARKS))
     (folder / "run" / "config.toml").write_text(CONFIG.replace("films", str(folder / "films")))
     shutil.copytree(model_folder("starter"), folder / "run" / "model")
-    predictions(folder / "predictions")
+    write_predictions(folder / "predictions", [f"{number}.png" for number in range(24)])
     return folder
-
-
-def predictions(folder: Path) -> None:
-    ids = tuple(f"{number}.png" for number in range(24))
-    maps, scores = np.ones((24, 1, 4, 4), np.float16), np.linspace(0, 1, 24, dtype=np.float32)[:, None]
-    frames = (Frame.fit((32.0, 32.0), (32, 32)),) * 24
-    chunk = Chunk(image_ids=ids, patient_ids=ids, frames=frames, scores=scores, maps=maps)
-    header = Header(findings=Findings(("Mass",)), canvas=(32, 32), model={}, own_rule=OwnRule(0.5))
-    writer = PredictionsWriter(folder, header)
-    writer.write(0, 24, iter([chunk]))
-    writer.finish()
 
 
 @pytest.mark.parametrize(("line", "said"), CASES, ids=[line for line, _ in CASES])
@@ -297,16 +283,14 @@ def test_a_mistake_is_answered(line, said, place, monkeypatch, capsys):
     monkeypatch.setenv("CHESTMAP_CACHE", str(place / "kept"))
     words = shlex.split(line)
     before = sorted(place.rglob("*"))
-    try:
-        code = ended(lambda: command(words[0])(words, prog_name="chestmap"))
-    except SystemExit as end:
-        code = end.code
-    told = [one for one in capsys.readouterr().err.splitlines() if not one.startswith(("Usage:", "Try "))]
+    code = call(words)
+    told = [one for one in capsys.readouterr().err.splitlines() if not PROGRESS.fullmatch(one)]
     text = "\n".join(told)
     assert code in {1, 2}, text
     assert said.lower() in text.lower()
     assert "Traceback" not in text
-    assert len([one for one in told if one.strip(" │╭╮╰╯─") and not PROGRESS.fullmatch(one)]) <= LINES, text
+    assert 1 <= len(told) <= LINES, text
+    assert max(map(len, told)) <= LONGEST, text
     assert not [path for path in sorted(place.rglob("*")) if path not in before and path.suffix in {".safetensors", ".html"}]
 
 

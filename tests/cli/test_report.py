@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from chestmap.cli import call
 from chestmap.cli.report import report
 from chestmap.errors import BadInput
 from chestmap.predictions.folder import Chunk, Header, OwnRule, PredictionsWriter
@@ -77,6 +78,15 @@ def test_what_is_scored_is_not_scored_again(predictions, dataset, capsys):
     assert "Scoring" not in capsys.readouterr().err
     assert (predictions / "metrics.json").stat().st_mtime_ns == before
     assert (predictions / "other.html").is_file()
+
+
+def test_figures_are_files_next_to_the_page(predictions, dataset, tmp_path):
+    words = ["report", str(predictions), "--source", "folder", "--root", str(dataset), "--pictures", "0"]
+    words += ["--set", "labels=labels.csv", "--set", "boxes=boxes.csv", "--figures", str(tmp_path / "figures")]
+    assert call(words) == 0
+    drawn = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert drawn == ["accuracy.svg", "froc.svg", "precision-recall.svg", "reliability.svg", "roc.svg"]
+    assert "The upright tick is the medoid box" in (predictions / "report.html").read_text()
 
 
 def test_what_is_missing_is_told(predictions, dataset):

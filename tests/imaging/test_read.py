@@ -230,7 +230,7 @@ def test_without_the_extra_the_message_names_it(read, monkeypatch: pytest.Monkey
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(BadImage, match=r"DICOM; reading it needs pydicom.*: pip install 'chestmap\[dicom\]'"):
+    with pytest.raises(BadImage, match=r'DICOM; reading it needs pydicom.*: pip install "chestmap\[dicom\]"'):
         read(content)
 
 

@@ -139,5 +139,5 @@ def test_shares_that_cannot_be_are_told(run_folder, tmp_path):
 
 def test_without_ray_the_extra_is_named(run_folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BadInput, match=r"pip install 'chestmap\[cluster\]'"):
+    with pytest.raises(BadInput, match=r'pip install "chestmap\[cluster\]"'):
         typed(run_folder / "model", tmp_path, "--out", tmp_path / "out", "--cluster", "auto", *FP32)

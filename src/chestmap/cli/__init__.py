@@ -77,7 +77,13 @@ def __getattr__(name: str) -> Any:
 def main() -> None:
     """Run a verb; whatever ends it is one line for each mistake, never a traceback."""
     _share_cores()
-    sys.exit(ended(command(next(iter(sys.argv[1:]), ""))))
+    sys.exit(call(sys.argv[1:]))
+
+
+def call(words: list[str]) -> int:
+    """The exit code of the verb that the words name; a mistake in its use is one line, as any other is."""
+    made = command(next(iter(words), ""))
+    return ended(lambda: made(words, prog_name="chestmap", standalone_mode=False))
 
 
 def _share_cores() -> None:

@@ -14,6 +14,9 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
+from typing import Any
+
+import typer
 
 from chestmap.errors import ChestmapError
 from chestmap.extras import EXTRAS
@@ -41,10 +44,10 @@ LONGEST = 300
 
 
 def ended(verb: Callable[[], object]) -> int:
-    """Runs a verb to its exit code; whatever it raises becomes lines on stderr."""
+    """Runs a verb to its exit code, which it may return; whatever it raises becomes lines on stderr."""
     threading.excepthook = _thread_ended
     try:
-        verb()
+        done = verb()
     except SystemExit:
         raise
     except BrokenPipeError:  # the reader of our output went away, as `head` does
@@ -52,7 +55,7 @@ def ended(verb: Callable[[], object]) -> int:
         return 0
     except BaseException as error:
         return reported(error)
-    return 0
+    return done if isinstance(done, int) else 0
 
 
 def reported(error: BaseException) -> int:
@@ -69,7 +72,9 @@ def _in_words(error: BaseException) -> tuple[str, int]:
     said = " ".join(str(error).split())[:LONGEST]
     if isinstance(error, ChestmapError):
         return str(error), error.exit_code
-    if isinstance(error, KeyboardInterrupt):
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        return _of_use(error), error.exit_code
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return "interrupted", INTERRUPTED
     if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or FULL in said:
         place = getattr(error, "filename", None) or "disk"
@@ -96,6 +101,15 @@ def _in_words(error: BaseException) -> tuple[str, int]:
         f"a fault of chestmap, please report: {type(error).__name__}: {said} ({_place(error)}); {SHOW}=1 shows more",
         FAULT,
     )
+
+
+def _of_use(error: Any) -> str:
+    """Words of a mistake in the use of a verb, in one line: an error of click, which typer keeps a copy of."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # the help was printed
+        return ""
+    said = " ".join(error.format_message().replace("Value error, ", "").split())
+    path = error.ctx.command_path if getattr(error, "ctx", None) else "chestmap"
+    return f"{said}{'' if said.endswith(('.', '?')) else '.'} See `{path} --help`."
 
 
 def _place(error: BaseException) -> str:

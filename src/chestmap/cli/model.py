@@ -221,6 +221,9 @@ def check(model: ModelArgument) -> None:
 
     Example: `chestmap model check runs/ham/model`
     """
+    from chestmap.extras import needs
+
+    needs("train", what="chestmap model check")
     from chestmap.api.model_names import model_folder
     from chestmap.methods import METHODS
     from chestmap.models.verify import look_over

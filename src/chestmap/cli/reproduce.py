@@ -53,6 +53,9 @@ def reproduce(
     if table is None:
         _list(configs, as_json=as_json)
         return
+    from chestmap.extras import needs
+
+    needs("train", what="chestmap reproduce")
     from chestmap.methods import METHODS
     from chestmap.reproduction.reproduce import QuickSettings, ReproduceSettings
     from chestmap.reproduction.reproduce import reproduce as make

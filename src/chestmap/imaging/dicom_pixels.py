@@ -168,7 +168,7 @@ def _in_child(frame: bytes, layout: Layout) -> tuple[int, int, UInt8[np.ndarray,
     The process may use 2 seconds of processor time, and one more for every 20 million samples.
     """
     if find_spec("jpeg_ls") is None:
-        raise BadImage("JPEG-LS; reading it needs pyjpegls: pip install 'chestmap[dicom]'")
+        raise BadImage('JPEG-LS; reading it needs pyjpegls: pip install "chestmap[dicom]"')
     seconds = 2 + layout.rows * layout.columns * layout.samples // 20_000_000
     try:
         child = subprocess.run(  # noqa: S603 - a fixed program

@@ -159,7 +159,7 @@ def _decoded_deep(data: bytes, header: JpegHeader) -> UInt[np.ndarray, "h w *cha
         import imagecodecs
     except ImportError:
         raise BadImage(
-            f"{kind}; reading it needs imagecodecs: pip install 'chestmap[dicom]', or convert it to PNG"
+            f'{kind}; reading it needs imagecodecs: pip install "chestmap[dicom]", or convert it to PNG'
         ) from None
     try:
         return np.asarray(imagecodecs.jpeg8_decode(data))

@@ -95,7 +95,7 @@ def _read(data: bytes, settings: ReadSettings) -> Radiograph:
         try:
             from chestmap.imaging.dicom import read_dicom
         except ImportError as problem:
-            raise BadImage(f"DICOM; reading it needs {problem.name}: pip install 'chestmap[dicom]'") from None
+            raise BadImage(f'DICOM; reading it needs {problem.name}: pip install "chestmap[dicom]"') from None
         return read_dicom(data, settings.limits, any_view=settings.views == "any")
     kind, advice = _kind(data)
     raise BadImage(f"{kind}; {ALLOWED}: {advice}")

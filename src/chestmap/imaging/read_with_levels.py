@@ -27,7 +27,7 @@ def read_deep(data: bytes, settings: ReadSettings | None = None) -> tuple[Radiog
     try:
         from chestmap.imaging.dicom import read_deep_dicom
     except ImportError as problem:
-        raise BadImage(f"DICOM; reading it needs {problem.name}: pip install 'chestmap[dicom]'") from None
+        raise BadImage(f'DICOM; reading it needs {problem.name}: pip install "chestmap[dicom]"') from None
     settings.limits.check_bytes(len(data))
     radiograph, depth = read_deep_dicom(data, settings.limits, any_view=settings.views == "any")
     check_not_blank(radiograph.pixels)

@@ -32,7 +32,7 @@ def ray_or_told() -> Any:
     try:
         ray = import_module("ray")
     except ImportError:
-        raise BadInput("--cluster needs Ray: pip install 'chestmap[cluster]'") from None
+        raise BadInput('--cluster needs Ray: pip install "chestmap[cluster]"') from None
     return ray
 
 

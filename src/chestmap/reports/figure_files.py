@@ -5,7 +5,7 @@ A file carries its style, so that it looks the same wherever it is placed; every
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -16,17 +16,46 @@ from chestmap.reports.svg_plot import Chart, svg
 from chestmap.storage.atomic import write_text
 
 HEAD, ACROSS = 36, 4
-STYLE = """
-svg { color-scheme: light dark; --ours: light-dark(#a84b00, #ffb454); --other: light-dark(#0a67a8, #63bdf5);
-  --third: light-dark(#4d7a1f, #a5d46a); --floor: light-dark(#56616a, #a3adb5); --line: light-dark(#d3d9dd, #343b41);
-  --text: light-dark(#1b2024, #e8ecef); --ground: light-dark(#fff, #14171a); --ink: var(--ours); }
-text { font: 10.5px system-ui, sans-serif; fill: var(--floor); } text.name { font-size: 13px; font-weight: 600; fill: var(--text); }
-path { fill: none; } .gridline { stroke: var(--line); } .line { stroke-width: 1.8; stroke: var(--ink); }
-.line.guide { stroke: var(--floor); stroke-width: 1; stroke-dasharray: 2 3; } circle { fill: var(--ink); } .ground { fill: var(--ground); }
-.own { --ink: var(--other); } .oracle { --ink: var(--third); } .floor { --ink: var(--floor); } .leader { stroke: var(--ink); }
+SHAPES = """
+text { font: 10.5px system-ui, sans-serif; } text.name { font-size: 13px; font-weight: 600; } text.label { font-size: 11.5px; }
+path { fill: none; } .line { stroke-width: 1.8; } .line.guide { stroke-width: 1; stroke-dasharray: 2 3; }
 .line.own { stroke-dasharray: 7 3; } .line.oracle { stroke-dasharray: 2 3; } .line.floor { stroke-dasharray: 5 4; stroke-width: 1.4; }
-text.label { fill: var(--ink); font-size: 11.5px; }
 """
+LIGHT = {
+    "ours": "#a84b00",
+    "own": "#0a67a8",
+    "oracle": "#4d7a1f",
+    "floor": "#56616a",
+    "grid": "#d3d9dd",
+    "text": "#1b2024",
+    "ground": "#fff",
+}
+DARK = {
+    "ours": "#ffb454",
+    "own": "#63bdf5",
+    "oracle": "#a5d46a",
+    "floor": "#a3adb5",
+    "grid": "#343b41",
+    "text": "#e8ecef",
+    "ground": "#14171a",
+}
+
+
+def _colored(colors: Mapping[str, str]) -> str:
+    """Rules with plain colors: programs that make a PDF of an SVG know no CSS variables."""
+    rules = [
+        f".ground {{ fill: {colors['ground']}; }} .gridline {{ stroke: {colors['grid']}; }}",
+        f"text {{ fill: {colors['floor']}; }} text.name {{ fill: {colors['text']}; }} .line.guide {{ stroke: {colors['floor']}; }}",
+    ]
+    for name in ("ours", "own", "oracle", "floor"):
+        ink = colors[name]
+        rules.append(
+            f".line.{name}, .leader.{name} {{ stroke: {ink}; }} circle.{name} {{ fill: {ink}; }} text.label.{name} {{ fill: {ink}; }}"
+        )
+    return "\n".join(rules)
+
+
+STYLE = f"{SHAPES}{_colored(LIGHT)}\n@media (prefers-color-scheme: dark) {{\n{_colored(DARK)}\n}}\n"
 
 
 class Panel(NamedTuple):

@@ -112,7 +112,7 @@ def _headline_note(metrics: Evaluation) -> str:
     if metrics.rules:
         told += (
             f" T(IoU) is the share of boxed findings whose mask, cut at the {curves.RULES[metrics.rules[0]]}, overlaps the union "
-            "of the boxes by at least T. The upright tick is a box that never looks at the image."
+            "of the boxes by at least T. The upright tick is the medoid box, which never looks at the image."
         )
     return _note(told)
 

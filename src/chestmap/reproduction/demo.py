@@ -1,6 +1,6 @@
 """Trains the small model of `chestmap demo`: `combined` on phantoms, from the starter's backbone, in a minute or two.
 
-`chestmap demo` calls it. The model is small and its figures are printed next to those of a box that never looks, so that
+`chestmap demo` calls it. The model is small and its figures are printed next to those of the medoid box, so that
 nobody takes it for good.
 """
 
@@ -87,12 +87,12 @@ def _tree(out: Path, root: Path, size: Size) -> Tree:
 
 
 def in_words(scores: Evaluation) -> str:
-    """Mean AUC, and how often a box is met at an IoU of .3, by the model and by a box that never looks at the image."""
+    """Mean AUC, and how often a box is met at an IoU of .3, by the model and by the medoid box, which never looks at the image."""
     auc = scores.select(Measure.AUC, finding=MEAN)[0]
     met = {"finding": MEAN, "at": 0.3, "geometry": "mask"}
     ours = scores.select(Measure.IOU_MET, rule="validation", **met)[0]
     floor = scores.select(Measure.IOU_MET, rule="floor medoid", finding=MEAN, at=0.3)
-    blind = f"; a box that never looks at the image meets {_with_ends(floor[0].value, None, None)} of them" if floor else ""
+    blind = f"; the medoid box, which never looks, meets {_with_ends(floor[0].value, None, None)}" if floor else ""
     return (
         f"Mean AUC {_with_ends(auc.value, auc.low, auc.high)}. Of the boxes, {_with_ends(ours.value, ours.low, ours.high)} are met "
         f"at an IoU of .3{blind}."

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,12 +27,14 @@ from chestmap.evaluation.scores import Evaluation
 from chestmap.evaluation.truth import Truth, truth_of
 from chestmap.imaging.size import size_of
 from chestmap.models.folder import open_model, read_about, write_about
-from chestmap.packs.loader import Part
+from chestmap.packs.part import Part
 from chestmap.prediction.from_pack import PredictSettings, predict_part
 from chestmap.predictions.folder import OwnRule, Predictions
 from chestmap.storage.manifest import seal
-from chestmap.training.method import Method
-from chestmap.training.training_data import DataSettings, open_data
+
+if TYPE_CHECKING:  # these need torch, and scoring does not
+    from chestmap.training.method import Method
+    from chestmap.training.training_data import DataSettings
 
 
 class AnswerSettings(NamedTuple):
@@ -60,6 +62,8 @@ def predict_and_score(
 
     Scores at a cut are not written, as they are not the model's.
     """
+    from chestmap.training.training_data import open_data
+
     cut, answer = reading
     opened = open_data(data, progress=progress)
     source, pack = opened.train.source, opened.train.pack

@@ -113,7 +113,7 @@ def _engine(url: URL) -> Engine:
     except NoSuchModuleError:
         raise BadInput(f"--database: no driver {url.drivername}; try postgresql+psycopg://…") from None
     except ImportError as error:
-        raise BadInput(f"--database: its driver {error.name} is not installed; pip install 'psycopg[binary]'") from None
+        raise BadInput(f'--database: its driver {error.name} is not installed; pip install "psycopg[binary]"') from None
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)
     return engine
