@@ -119,6 +119,18 @@ def test_columns_and_boxes_that_are_not_used_are_named(films):
     assert any("no column of patients" in note for note in look(films)[0].notes)
 
 
+def test_a_table_of_boxes_that_cannot_be_used_says_why(films):
+    (films / "marks.csv").write_text("image,reader,left,top,right,bottom\n00.png,AB,1,2,3,4\n")
+    (films / "visits.csv").write_text("image,day\n00.png,3\n")
+    found, source = look(films)
+    assert not source.boxes
+    assert (
+        'marks.csv is left alone: no column "finding"; the first line holds image, reader, left, top, right, bottom'
+        in found.notes
+    )
+    assert "visits.csv is left alone" in found.notes
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
 def test_the_config_of_each_machine_builds_a_network_from_the_package_alone(films, device, monkeypatch):
     monkeypatch.setattr("chestmap.api.own_folder.machine", lambda: device)

@@ -203,12 +203,29 @@ def test_file_names_that_are_no_unicode_do_not_stop_the_rest(root):
         ("filename,Category,Xmin,Ymin,Xmax,Ymax", "a.png,Mass,1,2,4,6"),
         ("file,label,x0,y0,x1,y1", "a.png,Mass,1,2,4,6"),
         ("file,label,x1,y1,x2,y2", "a.png,Mass,1,2,4,6"),
+        ("film,diagnosis,Left,Top,Right,Bottom", "a.png,Mass,1,2,4,6"),
         ("filename,width,height,class,xmin,ymin,xmax,ymax", "a.png,640,480,Mass,1,2,4,6"),  # of the image, as VOC has them
     ],
 )
 def test_usual_header_words_are_understood(root, header, row):
     source = folder(root, "image,Mass\na.png,1\n", f"{header}\n{row}\n")
     assert source.boxes == {"a.png": (Box("Mass", 1, 2, 4, 6),)}
+
+
+@pytest.mark.parametrize("mark", [",", ";"])
+def test_names_of_one_column_may_have_other_marks_between_them(root, mark):
+    text = (
+        f"image\tDiagnosis\na.png\tEffusion{mark} Mass\nb/c.jpg\tMass{mark} Effusion\nb/d.dcm\tMass\nb/e.PNG\tNo Finding\n"
+    )
+    source = folder(root, text)
+    assert source.findings.names == ("Effusion", "Mass")
+    assert source.labels.tolist() == [[1, 1], [1, 1], [0, 1], [0, 0]]
+    assert kinds(source, "note")["separator"] == 4
+
+
+def test_a_comma_may_be_part_of_a_name(root):
+    source = folder(root, "image\tfindings\na.png\tOpacity, basal\nb/c.jpg\tLine\nb/d.dcm\t\n")
+    assert set(source.findings.names) == {"Line", "Opacity, basal"}
 
 
 def test_names_that_differ_in_case_alone_are_found_and_reported(root):

@@ -18,7 +18,7 @@ from chestmap.annotations.interchange import image_sizes, import_annotations
 from chestmap.api.own_config import CONFIG, OwnFolder, config_text, machine
 from chestmap.datasets.box_units import guessed_unit
 from chestmap.datasets.folder import FolderSettings, read_folder
-from chestmap.datasets.folder_tables import read_box_table, read_labels
+from chestmap.datasets.folder_tables import looks_like_boxes, read_box_table, read_labels
 from chestmap.datasets.source import UNKNOWN
 from chestmap.errors import BadInput, BadTable
 from chestmap.storage.atomic import write_text
@@ -54,6 +54,7 @@ def look(folder: Path) -> tuple[OwnFolder, Source]:
     reasons: list[str] = []
     labels = _best_labels(found, [path for path in tables if path not in boxes], reasons)
     found = replace(found, labels=_relative(labels, folder))
+    found.notes.extend(_of_tables(tables, {*boxes, labels}))
     found = _with_boxes(found, boxes, sizes)
     if labels is None:
         found = _labels_from_boxes(found, reasons)
@@ -96,9 +97,22 @@ def _best_labels(found: OwnFolder, tables: list[Path], reasons: list[str]) -> Pa
             reasons.append(f"{path}: none of its {len(source):,} images is in the folder; the first is {source.ids[0]}")
         elif best is None or known > best[0]:
             best = known, path
-    if len(tables) > 1 and best:
-        found.notes.append(f"labels are read from {best[1].name}; other tables are left alone")
     return best[1] if best else None
+
+
+def _of_tables(tables: list[Path], used: set[Path | None]) -> Iterator[str]:
+    """Tables that are left alone; of one with numbers of boxes also why it is not read."""
+    for path in tables:
+        if path not in used:
+            yield f"{path.name} is left alone{f': {_why_no_boxes(path)}' if looks_like_boxes(path) else ''}"
+
+
+def _why_no_boxes(path: Path) -> str:
+    try:
+        read_box_table(path)
+    except BadInput as problem:
+        return str(problem).removeprefix(f"{path}: ")
+    return "it is a second table of boxes"
 
 
 def _of_columns(labels: Path, source: Source) -> Iterator[str]:

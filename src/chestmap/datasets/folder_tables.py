@@ -29,7 +29,7 @@ from chestmap.datasets.columns import (
     with_size,
     with_word,
 )
-from chestmap.datasets.csv_table import Table, read_csv
+from chestmap.datasets.csv_table import Table, plain, read_csv
 from chestmap.datasets.source import UNKNOWN, Problem
 from chestmap.errors import BadTable, did_you_mean
 from chestmap.types import Findings
@@ -49,6 +49,9 @@ IMAGE = {
         "path",
         "image path",
         "file path",
+        "img",
+        "picture",
+        "film",
     )
 }
 KNOWN = {
@@ -59,13 +62,29 @@ KNOWN = {
     "view": ("view", "view_position"),
     "age": ("age", "patient_age"),
     "sex": ("sex", "gender", "patient_sex", "patient_gender"),
-    "labels": ("findings", "finding_labels", "labels"),
+    "labels": (
+        "findings",
+        "finding_labels",
+        "labels",
+        "diagnosis",
+        "diagnoses",
+        "disease",
+        "diseases",
+        "pathology",
+        "pathologies",
+    ),
     "list": ("split", "list", "part"),
     "width": ("width", "image_width"),
     "height": ("height", "image_height"),
 }
 Labels = Int8[np.ndarray, "image finding"]
-BOXED = {"image": IMAGE["image_id"], "finding": ("finding", "label", "class_name", "finding_label", "class", "category")}
+BOXED = {
+    "image": IMAGE["image_id"],
+    "finding": (
+        *("finding", "label", "class_name", "finding_label", "class", "category"),
+        *("diagnosis", "disease", "pathology"),
+    ),
+}
 PLACES = {
     "left": ("x0", "xmin", "left", "x"),
     "top": ("y0", "ymin", "top", "y"),
@@ -118,8 +137,27 @@ def labels_of(table: Table, chosen: tuple[str, ...] | None) -> tuple[Table, Find
     return table, folder_findings(columns), labels
 
 
+def _with_bars(table: Table) -> Table:
+    """Names that a semicolon or comma separates get the bar that we know; one that is part of a name stays.
+
+    It separates where the pieces are fewer than the cells that they make up, or known findings all.
+    """
+    texts = {text for text in table.rows["labels"].unique() if text}
+    known = {plain(name) for name in (*NAMES, NO_FINDING)}
+    for mark in ";,":
+        pieces = {plain(piece) for text in texts for piece in text.split(mark)} - {""}
+        if any("|" in text for text in texts) or not any(mark in text for text in texts):
+            continue
+        if len(pieces) < len(texts) or pieces <= known:
+            message = f'{table.file}: "{mark}" separates the names of findings'
+            table = replace(table, problems=(*table.problems, Problem("note", "separator", message, len(texts))))
+            return table.with_columns(labels=pl.col("labels").str.replace_all(mark, "|", literal=True))
+    return table
+
+
 def _from_names(table: Table, chosen: tuple[str, ...] | None) -> tuple[Table, Findings, Labels]:
     """A chosen finding that the table never names is absent everywhere, and noted: it may be a slip."""
+    table = _with_bars(table)
     names = {name.strip() for cell in table.rows["labels"].unique() for name in cell.split("|")}
     seen = sorted(name for name in names if name and name not in Findings((NO_FINDING,)))
     if not seen and not chosen:
@@ -156,6 +194,15 @@ def _finding_columns(table: Table) -> tuple[str, ...]:
             "call a column of names (Mass|Nodule) findings"
         )
     return names
+
+
+def looks_like_boxes(path: Path) -> bool:
+    """Whether a table names corners, or a corner and sides, whatever else it lacks."""
+    try:
+        table = read_csv(path, {}, PLACES)
+    except BadTable:
+        return False
+    return len({*PLACES} & {*table.rows.columns}) >= 4
 
 
 def read_box_table(path: Path) -> Table:
