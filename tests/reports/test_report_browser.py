@@ -16,17 +16,26 @@ def report(tmp_path_factory, metrics, pictures, run_folder):
     return write_report(path, Evaluation.from_dict(metrics()), pictures, read_run(run_folder), [find("ham/table-4")])
 
 
-@pytest.fixture
-def opened(browser, report):
-    """The page at desktop width; whatever it writes to the console, or asks of a network, fails the test."""
-    page = browser.new_page(viewport={"width": 1300, "height": 900})
-    said = []
+@pytest.fixture(scope="module")
+def tab(browser, report):
+    page, said = browser.new_page(), []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: said.append(request.url) if not request.url.startswith(("file:", "data:")) else None)
     page.goto(report.as_uri())
-    yield page
+    yield page, said
     page.close()
+
+
+@pytest.fixture
+def opened(tab, report):
+    """The page at desktop width, as if opened first; whatever it writes to the console, or asks of a network, fails the test."""
+    page, said = tab
+    page.set_viewport_size({"width": 1300, "height": 900})
+    page.emulate_media(media="screen", color_scheme="light")
+    page.evaluate("localStorage.clear()")
+    page.goto(report.as_uri())
+    yield page
     assert said == []
 
 
