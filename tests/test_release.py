@@ -91,6 +91,26 @@ def test_the_forge_calls_the_gate_and_files_that_exist():
         assert set(extras.split(",")) <= set(PROJECT["project"]["optional-dependencies"])
 
 
+def test_what_builds_a_release_is_locked_with_hashes():
+    entries = re.findall(
+        r"^([\w.-]+)(?:\[.*?\])?==(.*?)(?=^[\w#]|\Z)", (ROOT / "requirements.lock").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert len(entries) > 200
+    assert [name for name, rest in entries if "--hash=sha256:" not in rest] == []
+    backends = {re.split(r"[^\w.-]", one)[0] for one in PROJECT["build-system"]["requires"]}
+    assert {"uv", *backends} <= {name for name, _ in entries}
+    made = {target: commands_of(target) for target in ("setup", "dist", "sbom")}
+    assert "--require-hashes --no-deps -r .venv/uv.txt" in made["setup"]
+    assert "--build-constraint requirements.lock --require-hashes" in made["dist"]
+    assert re.search(r"cyclonedx-bom==[\d.]+ cyclonedx-py requirements requirements.lock .*-o dist/sbom.json", made["sbom"])
+
+
+def commands_of(target):
+    """What make would run, in one line; also where nothing is left to be made."""
+    done = subprocess.run(["make", "-nB", target], cwd=ROOT, capture_output=True, text=True, check=True)
+    return " ".join(done.stdout.replace("\\\n", " ").split())
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_configs_passes_the_index_checks_and_is_the_same_again(tmp_path):
     """Built as `make dist` does; its tool is fetched from a package index."""
