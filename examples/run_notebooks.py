@@ -16,7 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 FOLDER = Path(__file__).parent / "notebooks"
-LARGEST = 200_000
+LARGEST = 600_000
 """Bytes of an output that are kept in the repository."""
 
 
@@ -58,10 +58,12 @@ def _outputs(shell: Any, source: str, path: Path) -> list[Any]:
 
 
 def _kept(data: dict[str, Any]) -> dict[str, Any]:
-    """Text always, a picture or page where it is small; bytes as notebooks hold them."""
+    """A picture alone where there is one, or text and page; bytes as notebooks hold them."""
     from base64 import b64encode
 
     plain = {key: b64encode(value).decode() if isinstance(value, bytes) else value for key, value in data.items()}
+    if "image/png" in plain:
+        plain = {"image/png": plain["image/png"], "text/plain": plain["text/plain"].partition("(")[0]}
     return {key: value for key, value in plain.items() if len(str(value)) <= LARGEST}
 
 

@@ -87,7 +87,10 @@ def test_the_forge_calls_the_gate_and_files_that_exist():
     assert "bash .ci/run" in text
     for name in re.findall(r"tests/[\w/]+(?:\.py)?", text):
         assert (ROOT / name).exists(), name
-    for extras in re.findall(r'"\.\[([\w,]+)\]"', text):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    called = re.findall(r"run: make ([a-z-]+)", text)
+    assert {"lowest", "images"} <= set(called) <= set(targets)
+    for extras in re.findall(r"""["']\.\[([\w,]+)\]["']""", text + (ROOT / "Makefile").read_text()):
         assert set(extras.split(",")) <= set(PROJECT["project"]["optional-dependencies"])
 
 

@@ -124,6 +124,13 @@ def test_the_quotations_of_li_2018_are_all_listed():
     assert {name: config for name, config in configs.items() if listed[name] != config} == {}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_has_a_page_with_figures_that_the_site_shows(method):
+    page = ROOT / "docs" / "papers" / f"{method}.md"
+    assert re.search(r"^\|.*\[\.\d+, \.\d+\]", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert f"papers/{method}.md" in (ROOT / "mkdocs.yml").read_text()
+
+
 def test_the_page_of_wrappers_lists_what_each_method_takes():
     names = ("alignment", "masks", "erasing")
     shown = {row[0].strip("`"): row[1:] for row in table(ROOT / "docs" / "around.md", "method", *names)}

@@ -90,3 +90,8 @@ def test_a_notebook_is_kept_with_its_outputs(path):
     assert all(cell["execution_count"] for cell in cells)
     assert sum(bool(cell["outputs"]) for cell in cells) >= 2
     assert path.stat().st_size < 1_000_000
+
+
+def test_a_notebook_shows_a_picture_of_a_prediction():
+    cells = json.loads((FOLDER / "notebooks" / "look-at-a-prediction.ipynb").read_text())["cells"]
+    assert any("image/png" in one.get("data", {}) for cell in cells for one in cell.get("outputs", ()))
