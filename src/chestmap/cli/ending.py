@@ -72,8 +72,8 @@ def _in_words(error: BaseException) -> tuple[str, int]:
     said = " ".join(str(error).split())[:LONGEST]
     if isinstance(error, ChestmapError):
         return str(error), error.exit_code
-    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        return _of_use(error), error.exit_code
+    if hasattr(error, "format_message") and (code := getattr(error, "exit_code", None)) is not None:
+        return _of_use(error), code
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return "interrupted", INTERRUPTED
     if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or FULL in said:
