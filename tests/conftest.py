@@ -1,5 +1,6 @@
 """What every test may use: the shared data and a browser, where there are any."""
 
+import gc
 import os
 import shutil
 import sys
@@ -12,6 +13,7 @@ from hypothesis import settings
 
 import shapes
 
+gc.disable()  # until all tests are collected: the garbage collector looks at millions of objects of imports that stay
 sys.dont_write_bytecode = False  # hundreds of processes load the same modules; compiling torch anew takes each ten seconds
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # workers share the cores; see chestmap.cli
@@ -38,6 +40,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if absent := [str(path) for path in places if not path.is_file()]:
         raise pytest.UsageError(f"conftest.py: LONGEST names files that are not there: {', '.join(absent)}")
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
