@@ -87,7 +87,11 @@ def _shown(data: dict[str, Any]) -> list[str]:
     if "image/png" in kinds:
         return [f'<img alt="what the cell shows" src="data:image/png;base64,{kinds["image/png"].strip()}">']
     if "text/html" in kinds:
-        return [re.sub(r"\s*\n\s*", "", re.sub(r"<style>.*?</style>", "", kinds["text/html"], flags=re.DOTALL))]
+        table = re.sub(r"<style>.*?</style>", "", kinds["text/html"], flags=re.DOTALL)
+        plain = re.sub(
+            r"<table[^>]*>", "<table>", table
+        )  # one without a class gets the theme's style, and scrolls on a phone
+        return [re.sub(r"\s*\n\s*", "", plain)]
     return ["```text", kinds["text/plain"].rstrip(), "```"]
 
 
