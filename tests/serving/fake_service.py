@@ -67,7 +67,7 @@ def _study(number: int, drawing: Any, studies: int) -> dict[str, Any]:
     return {
         "id": f"s-{number:04d}", "received": f"2031-03-{28 - number % 28:02d}T09:{number % 60:02d}:00Z", "name": name, "patient": f"p-{number // 2:04d}",
         "view": "AP" if number % 3 == 1 else "PA", "state": "done", "error": None, "suspicion": best,
-        "top": [{"finding": found["name"], "score": found["score"]} for found in top],
+        "top": [{"finding": found["name"], "score": found["score"], "over": found["over"]} for found in top],
         "image": {
             "width": width, "height": height, "bits": 12, "low": 0, "high": 4095, "window": {"center": 2048, "width": 3600}, "source": "dicom",
             "spacing": [360 / height, 360 / height],
@@ -197,9 +197,11 @@ class _Requests(BaseHTTPRequestHandler):
         study = self.service.studies.get(parts[0]) if parts else None
         if study is None:
             self.answer({"error": "no such study"}, status=404)
-        elif len(parts) == 1:
+        elif len(parts) == 1 or parts[1] == "blind":
             whole = {key: study[key] for key in ("image", "results", "prior", "priors", "readers", "reads") if key in study}
-            hidden = "blind=1" in self.path and not any(one["stage"] == "open" for one in study["versions"][1:])
+            hidden = self.path.endswith(("/blind", "?blind=1")) and not any(
+                one["stage"] == "open" for one in study["versions"][1:]
+            )
             whole |= {"review": study["versions"][-1], "withheld": hidden, "findings": FINDINGS}
             self.answer(_row(study) | whole | ({"results": [], "suspicion": None, "top": []} if hidden else {}))
         elif parts[1] == "history":
@@ -215,11 +217,14 @@ class _Requests(BaseHTTPRequestHandler):
             self.answer(study[parts[1]], "image/png" if parts[1] == "thumbnail" else "application/octet-stream")
 
     def do_PUT(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
         study, service = self.service.studies[self.path.split("/")[3]], self.service
         service.requests.append(f"PUT {self.path}")
         if service.fail or self.headers.get("X-Chestmap") != "1":
             self.answer({"error": "told to fail"}, status=service.fail or 403)
+            return
+        if self.path.endswith("/blind"):
+            self.one(self.path.split("/")[3:], {})
             return
         current = study["versions"][-1]
         if body["base"] != current["version"]:
@@ -247,6 +252,7 @@ class _Requests(BaseHTTPRequestHandler):
 def _row(study: dict[str, Any]) -> dict[str, Any]:
     names = ("id", "received", "name", "patient", "view", "state", "error", "suspicion", "top")
     review = study["versions"][-1]
+    names += tuple(name for name in ("accession", "indication", "position") if name in study)
     return copy.deepcopy({name: study[name] for name in names}) | {
         "review": {name: review[name] for name in ("version", "state", "by", "at")}
     }

@@ -221,6 +221,33 @@ def test_results_are_not_sent_to_a_reader_who_has_not_committed(client):
     assert client.delete(address).status_code == 204
 
 
+def test_who_begins_to_read_blind_gets_no_results_anywhere_before_they_commit(client):
+    """Without an assignment, before any version, and whether or not a program asks for `blind`."""
+    (study,) = client.post("/v1/predict", files=upload(picture(88))).json()["studies"]
+    address, ana = f"/v1/studies/{study['id']}", {"X-Reviewer": "Ana", "X-Chestmap": "1"}
+    begun = client.put(f"{address}/blind", headers=ana)
+    assert begun.status_code == 200, begun.text
+    assert (begun.json()["withheld"], begun.json()["results"], "score" in begun.text) == (True, [], False)
+    assert client.put(f"{address}/blind", headers=ana).json() == begun.json()
+    seen = client.get(address, headers=ana)
+    assert (seen.json()["withheld"], seen.json()["results"], "score" in seen.text) == (True, [], False)
+    for part in (f"maps/{study['results'][0]['model']}", "overlay", "dicom", "fhir"):
+        assert client.get(f"{address}/{part}", headers=ana).status_code == 403, part
+    again = client.post("/v1/predict", files=upload(picture(88)), headers=ana).json()["studies"][0]
+    assert (again["withheld"], again["results"]) == (True, [])
+    rows = {one["id"]: one for one in client.get("/v1/studies?limit=500", headers=ana).json()["studies"]}
+    assert (rows[study["id"]]["suspicion"], rows[study["id"]]["top"]) == (None, [])
+    assert client.get(f"{address}/overlay", headers={"X-Reviewer": "Bo"}).status_code == 200
+    said = {"base": 0, "state": "part", "findings": {"Mass": {"verdict": "reject"}}, "stage": "blind"}
+    assert client.put(f"{address}/review", json=said, headers=ana).status_code == 200
+    assert client.get(f"{address}/overlay", headers=ana).status_code == 403
+    assert client.put(f"{address}/review", json={**said, "base": 1, "stage": "open"}, headers=ana).status_code == 200
+    assert client.put(f"{address}/blind", headers=ana).json()["results"] == study["results"]
+    assert client.get(f"{address}/overlay", headers=ana).status_code == 200
+    assert client.put(f"/v1/studies/s-{'0' * 24}/blind", headers=ana).status_code == 404
+    assert client.delete(address).status_code == 204
+
+
 def test_nothing_of_a_model_reaches_a_reader_whose_assignment_is_blind(client):
     """In any program, before a first version; the service itself does not read blind."""
     made = [client.post("/v1/predict", files=upload(picture(one))).json()["studies"][0] for one in (84, 85)]

@@ -17,7 +17,7 @@ from serving.running import running
 from serving.small import picture, upload
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-OPERATIONS = 21
+OPERATIONS = 22
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def address(served, readers, client_of, tmp_path_factory):
         base = f"http://127.0.0.1:{port}"
         answer = httpx.post(f"{base}/v1/predict", files=upload(picture(1)), headers={"X-Chestmap": "1"}, timeout=60)
         there = {"study_id": answer.json()["studies"][0]["id"], "model": served.id}
-        yield base, httpx.get(f"{base}/openapi.json").json(), there
+        yield base, httpx.get(f"{base}/openapi.json", timeout=60).json(), there
 
 
 def ask_everything(address, examples):

@@ -84,10 +84,10 @@ class Header:
             return []
         return list(element.value) if element.VM > 1 else [element.value]
 
-    def text(self, keyword: str) -> str:
+    def text(self, keyword: str, longest: int = 64) -> str:
         """The first value, without anything that could steer a terminal, a log or a page's lines."""
         value = next(iter(self.values(keyword)), "")
-        return "".join(letter for letter in str(value)[:64] if letter.isprintable()).strip()
+        return "".join(letter for letter in str(value)[:longest] if letter.isprintable()).strip()
 
     def whole(self, keyword: str) -> int | None:
         """A number without fraction: 2.5 rows are as good as none."""

@@ -146,7 +146,7 @@ def test_results_of_a_newer_model_replace_those_of_the_older(dx, about, sent, tm
 def test_the_order_and_the_patients_measures_come_along(dx, about, tmp_path):
     request = Dataset()
     request.RequestedProcedureID, request.RequestedProcedureDescription = "RP-7", "Chest PA"
-    request.AccessionNumber = "A-7"
+    request.AccessionNumber, request.ReasonForTheRequestedProcedure = "A-7", "Cough"
     dx.RequestAttributesSequence, dx.PatientSize, dx.PatientWeight = [request, Dataset()], "1.72", "70.5"
     paths = write_dicom(dx, predicted(WIDTH, HEIGHT, FOUND), about, tmp_path, ["sr", "scores", "gsps", "sc", "seg", "pmap"])
     assert {path.name: errors_of(path) for path in paths} == {path.name: [] for path in paths}
@@ -156,6 +156,7 @@ def test_the_order_and_the_patients_measures_come_along(dx, about, tmp_path):
         if path.name.startswith("s") and made.Modality == "SR":
             (order,) = made.ReferencedRequestSequence
             assert (order.RequestedProcedureID, order.AccessionNumber) == ("RP-7", "A-7")
+            assert order.ReasonForTheRequestedProcedure == "Cough"
     dx.PatientSize, dx.PatientWeight = "172", "0"
     ((_, report),) = (one for one in result_objects(dx, predicted(WIDTH, HEIGHT, FOUND), about, ["sr"]) if one[0] == "sr")
     assert "PatientSize" not in report

@@ -4,7 +4,9 @@ Then OHIF shows what the archive holds. Each skips, saying so, where Orthanc, Ch
 """
 
 import json
-from contextlib import ExitStack
+import os
+import shutil
+from contextlib import ExitStack, closing
 from types import SimpleNamespace
 
 import cv2
@@ -189,13 +191,14 @@ def colored(page):
     return inner.max(2) - inner.min(2) > 60
 
 
-def shown_series(ohif, browser, study, number):
+def shown_series(ohif, browser, study, number, shot):
     """Each in a page of its own: OHIF keeps a map's colors in the viewport."""
     with ohif.opened(browser, study) as page:
         page.locator(f"[data-series='{number}']").dblclick()
         for _ in range(40):
             page.wait_for_timeout(1500)
             if (found := colored(page)).sum() > 500:
+                page.screenshot(path=shot)
                 return found
         raise AssertionError(f"OHIF paints nothing of series {number}")
 
@@ -208,6 +211,32 @@ def test_ohif_shows_each_segment_and_each_map(walked, world, browser):
     assert len(maps) == len(segments.SegmentSequence) == len(called_of(world))
     with serving_ohif(world.archive) as ohif:
         for one in (segments, *maps):
-            painted = shown_series(ohif, browser, study, one.SeriesNumber)
+            painted = shown_series(ohif, browser, study, one.SeriesNumber, world.shots / f"ohif-{one.SeriesNumber}.png")
             assert 0.002 < painted.mean() < 0.9
         assert ohif.errors == []
+
+
+SHAPES = ", ".join(f"svg.svg-layer {shape}" for shape in ("line", "polyline", "polygon", "path", "rect"))
+
+
+def test_ohif_shows_the_boxes_of_the_verified_report(walked, world, browser):
+    """In a browser that paints WebGL by software, where OHIF draws what a report marks; as many shapes as the report has regions."""
+    (report,) = [one for one in objects_of(world, "SR") if one.get("VerificationFlag") == "VERIFIED"]
+    regions = [item for item in walk(report) if item.get("ValueType") in {"SCOORD", "SCOORD3D"}]
+    assert regions
+    path = os.environ.get("CHESTMAP_CHROMIUM") or next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    )
+    software = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
+    with (
+        closing(browser.browser_type.launch(executable_path=path, args=software)) as painting,
+        serving_ohif(world.archive) as ohif,
+        ohif.opened(painting, world.films[1].StudyInstanceUID) as page,
+    ):
+        page.locator(f"[data-series='{report.SeriesNumber}']").first.dblclick()
+        for _ in range(100):
+            page.wait_for_timeout(1500)
+            if page.locator(SHAPES).count() >= len(regions):
+                break
+        page.screenshot(path=world.shots / "ohif-report.png")
+        assert page.locator(SHAPES).count() >= len(regions)

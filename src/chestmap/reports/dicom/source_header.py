@@ -51,6 +51,8 @@ OPTIONAL = (
     "ViewPosition", "LossyImageCompression",
 )  # fmt: skip
 
+REASON = "ReasonForTheRequestedProcedure"
+
 LOSSY = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
 ORIENTATION = re.compile(r"[LRAPHF]{1,3}")
@@ -70,6 +72,7 @@ def read_source(data: bytes) -> Dataset:
         *LOSSY,
         *WANTED,
         "RequestAttributesSequence",
+        REASON,
     )
     if data[128:132] != b"DICM":
         raise BadImage("no DICOM file: results are written for DICOM radiographs")
@@ -227,6 +230,8 @@ def _copy_requests(header: Header, found: Dataset) -> None:
         request.PlacerOrderNumberImagingServiceRequest, request.FillerOrderNumberImagingServiceRequest = "", ""
         request.RequestedProcedureID, request.RequestedProcedureCodeSequence = procedure, []
         request.RequestedProcedureDescription = _plain(inner, "RequestedProcedureDescription")
+        if reason := _plain(inner, REASON) or _plain(header, REASON):
+            request.ReasonForTheRequestedProcedure = reason
         made.append(request)
     if made:
         found.ReferencedRequestSequence = made

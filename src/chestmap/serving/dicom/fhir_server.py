@@ -75,5 +75,4 @@ def transaction_for(service: Service, study_id: str) -> dict[str, Any] | None:
     if review.state != "done":
         return None
     study, results = found
-    day = row_of(service, study)["taken"] or ""
-    return transaction_of(study, results, review, day, reviews.history(service.store, study_id))
+    return transaction_of(study, results, review, row_of(service, study), reviews.history(service.store, study_id))

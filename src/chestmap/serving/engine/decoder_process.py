@@ -23,6 +23,7 @@ from chestmap.imaging.png import SIGNATURE
 from chestmap.imaging.read import ReadSettings, content_of
 from chestmap.imaging.read_with_levels import is_dicom, read_deep
 from chestmap.prediction.pseudonym import Pseudonyms, words_of_patient
+from chestmap.serving.engine.exam_details import OF_ORDER, OF_POSITION, order_of, position_of
 from chestmap.serving.store.store_files import instance_of
 from chestmap.serving.store.stored_prediction import prediction_of, stored_maps
 from chestmap.types import Box, Radiograph
@@ -46,6 +47,8 @@ OF_PATIENT = (
     "AcquisitionTime",
     "PatientAge",
     "SOPInstanceUID",
+    *OF_ORDER,
+    *OF_POSITION,
 )
 
 
@@ -91,6 +94,7 @@ def _patient(data: bytes, radiograph: Radiograph, depth: Depth, request: dict[st
         "patient": "p-" + pseudonyms.patient(patient).removeprefix("patient-") if patient else "",
         "label": pseudonyms.name(request["name"], words_of_patient(data)),
         "shown": None, "taken": "", "instance": "", "content": "", "exam": "", "sex": "", "age": "",
+        "accession": "", "indication": "", "position": "",
     }  # fmt: skip
     if not is_dicom(data):
         return known
@@ -105,7 +109,9 @@ def _patient(data: bytes, radiograph: Radiograph, depth: Depth, request: dict[st
         known["instance"] = instance_of(key, instance) if instance else ""
         known["exam"] = instance_of(key, f"study {exam}") if exam else ""
         known["sex"] = sex if (sex := header.text("PatientSex")) in {"M", "F", "O"} else ""
+        known["position"] = position_of(header)
         if request["show_patient"]:
+            known |= order_of(header)
             words = [header.text("PatientName").replace("^", " ").strip(), radiograph.patient_id]
             known["shown"] = " · ".join(word for word in words if word)[:128] or None
     return known

@@ -226,6 +226,7 @@ class Service:
         return NewStudy(
             id=study_id, sha256=sha, name=label[:128], image=found["image"], patient=found["patient"], shown_patient=found["shown"], taken=found["taken"], instance=found["instance"],
             content=found["content"], exam=found["exam"], age=found["age"], sex=found["sex"], view=found["view"], files=files,
+            accession=found["accession"], indication=found["indication"], position=found["position"],
         )  # fmt: skip
 
 

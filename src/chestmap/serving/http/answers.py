@@ -23,7 +23,8 @@ def row_of(service: Service, study: Study, *, hidden: bool = False) -> dict[str,
     return {
         "id": study.id, "received": study.received, "name": shown or kept, "patient": study.patient, "view": study.view,
         "taken": taken or None, "shifted": not true,
-        "age": study.age, "sex": study.sex, "exam": study.exam,
+        "age": study.age, "sex": study.sex, "exam": study.exam, "position": study.position,
+        "accession": study.accession if true else "", "indication": study.indication if true else "",
         "state": study.state, "error": study.error, "suspicion": None if hidden else study.suspicion, "top": [] if hidden else study.top,
         "review": {
             "version": study.review_version, "state": study.review_state, "by": study.review_by, "at": study.review_at,

@@ -1,12 +1,12 @@
 """Writes a study as FHIR R4: ImagingStudy, an Observation for each finding, DiagnosticReport.
 
-No patient stands in it but a pseudonym, and no identifier of DICOM, as the store keeps none.
+The patient is a pseudonym. Accession number and indication are there only where the service shows patients.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from chestmap.serving.engine.measured import measured
@@ -16,15 +16,16 @@ from chestmap.types import Code
 from chestmap.vocabulary import CODES, NO_FINDING, SITES
 
 SNOMED, LOINC, V2 = "http://snomed.info/sct", "http://loinc.org", "http://terminology.hl7.org/CodeSystem/v2-0074"
+KINDS = "http://terminology.hl7.org/CodeSystem/v2-0203"
 CATEGORY = "http://terminology.hl7.org/CodeSystem/observation-category"
 PRESENT, ABSENT = ("52101004", "Present"), ("2667000", "Absent")
 UCUM = "http://unitsofmeasure.org"
 RESEARCH = "For research, not for diagnosis."
 
 
-def bundle_of(study: Study, results: Sequence[Result], review: ReviewOut, day: str) -> dict[str, Any]:
-    """A collection. `day` is when the film was taken, as it may be shown; empty where that is not known."""
-    imaging = _imaging_study(study, day)
+def bundle_of(study: Study, results: Sequence[Result], review: ReviewOut, shown: Mapping[str, Any]) -> dict[str, Any]:
+    """A collection. `shown` is the study's line of the worklist: what may be given out of date and order."""
+    imaging = _imaging_study(study, shown)
     done, finished = [one for one in results if one.state == "done"], review.state == "done"
     observations = [one for result in done for one in _of_model(study, result)]
     if review.version:
@@ -40,6 +41,8 @@ def bundle_of(study: Study, results: Sequence[Result], review: ReviewOut, day: s
         "result": [_reference(one) for one in observations],
         "conclusion": _conclusion(review, done),
     }
+    if shown["accession"]:
+        report["basedOn"] = [{"type": "ServiceRequest", "identifier": _accession(shown["accession"])}]
     report |= {"resultsInterpreter": [{"display": review.by}]} if finished and review.by else {}
     report = {key: value for key, value in report.items() if value}
     entries = [{"fullUrl": f"urn:uuid:{one['id']}", "resource": one} for one in (imaging, *observations, report)]
@@ -47,10 +50,10 @@ def bundle_of(study: Study, results: Sequence[Result], review: ReviewOut, day: s
 
 
 def transaction_of(
-    study: Study, results: Sequence[Result], review: ReviewOut, day: str, versions: Sequence[ReviewOut]
+    study: Study, results: Sequence[Result], review: ReviewOut, shown: Mapping[str, Any], versions: Sequence[ReviewOut]
 ) -> dict[str, Any]:
     """The same resources as updates for a server. What an earlier version stated, and this one does not, is an error there."""
-    resources = [one["resource"] for one in bundle_of(study, results, review, day)["entry"]]
+    resources = [one["resource"] for one in bundle_of(study, results, review, shown)["entry"]]
     there = {one["id"] for one in resources}
     stated = [one for old in versions for one in (*_of_reader(study, old), *_of_measures(study, old))]
     gone = {one["id"]: {**one, "status": "entered-in-error"} for one in stated if one["id"] not in there}
@@ -79,7 +82,11 @@ def _subject(study: Study) -> dict[str, Any]:
     return {"type": "Patient", "identifier": {"system": "urn:chestmap:patient", "value": known}}
 
 
-def _imaging_study(study: Study, day: str) -> dict[str, Any]:
+def _accession(number: str) -> dict[str, Any]:
+    return {"type": {"coding": [{"system": KINDS, "code": "ACSN", "display": "Accession ID"}]}, "value": number}
+
+
+def _imaging_study(study: Study, shown: Mapping[str, Any]) -> dict[str, Any]:
     made = {
         **_resource("ImagingStudy", study.id),
         "identifier": [{"system": "urn:chestmap:study", "value": study.id}],
@@ -87,9 +94,13 @@ def _imaging_study(study: Study, day: str) -> dict[str, Any]:
         "subject": _subject(study),
         "numberOfSeries": 1,
         "numberOfInstances": 1,
-        "description": " ".join(word for word in ("Chest radiograph", study.view) if word),
+        "description": " ".join(word for word in ("Chest radiograph", study.view, study.position) if word),
     }
-    return made | ({"started": day[:10]} if day else {})
+    if shown["accession"]:
+        made["identifier"].append(_accession(shown["accession"]))
+    if shown["indication"]:
+        made["reasonCode"] = [{"text": shown["indication"]}]
+    return made | ({"started": shown["taken"][:10]} if shown["taken"] else {})
 
 
 def _of_model(study: Study, result: Result) -> Iterator[dict[str, Any]]:

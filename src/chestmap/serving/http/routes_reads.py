@@ -17,7 +17,7 @@ from chestmap.serving.engine.service import Service
 from chestmap.serving.http import schemas as bodies
 from chestmap.serving.http.asking import Asking, Here
 from chestmap.serving.http.reads_agreement import agreement_of
-from chestmap.serving.http.routes_studies import StudyId
+from chestmap.serving.http.routes_studies import StudyId, show_study
 from chestmap.serving.store import independent_reads, reviews
 from chestmap.serving.store.review_schema import NewReview, ReaderLine
 
@@ -82,6 +82,16 @@ def put_read(service: Here, person: Asking, study_id: StudyId, review: NewReview
     if written is None:
         raise HTTPException(404, "no such study; it may have been deleted")
     return written
+
+
+@router.put("/studies/{study_id}/blind")
+def begin_blind(service: Here, person: Asking, study_id: StudyId) -> bodies.StudyOut:
+    """The study without results of models: you read it blind. No program gives them to you before you commit.
+
+    To commit, write a version of your review or read with stage open. Who has done so before gets the whole study.
+    """
+    independent_reads.begin_blind(service.store, study_id, person.name)
+    return bodies.StudyOut.model_validate(show_study(service, study_id, person))
 
 
 @router.get("/agreement")

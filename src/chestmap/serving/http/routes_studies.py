@@ -234,8 +234,7 @@ def fhir(service: Here, person: Asking, study_id: StudyId) -> JSONResponse:
     """FHIR R4: a Bundle of ImagingStudy, Observations and DiagnosticReport. The patient is a pseudonym."""
     refuse_results(service, person, study_id)
     found, results = _existing(service, study_id)
-    taken = row_of(service, found)["taken"] or ""
-    content = bundle_of(found, results, reviews.current(service.store, study_id), taken)
+    content = bundle_of(found, results, reviews.current(service.store, study_id), row_of(service, found))
     return JSONResponse(content, media_type="application/fhir+json")
 
 

@@ -40,10 +40,11 @@ class Models(BaseModel):
 
 
 class TopFinding(BaseModel):
-    """The finding of a study with the highest score."""
+    """One of the first findings of a study: called ones, then by score. `over`: a model calls it; null in rows of an older version."""
 
     finding: str
     score: float
+    over: bool | None = None
 
 
 class Row(BaseModel):
@@ -59,6 +60,9 @@ class Row(BaseModel):
     age: str
     sex: str
     exam: str
+    position: str  # of the body, such as erect
+    accession: str  # empty without --show-patient, as is the indication
+    indication: str
     state: State
     error: str | None
     suspicion: float | None  # withheld until a blind first read is committed

@@ -75,6 +75,8 @@ const study = id => `v1/studies/${encodeURIComponent(id)}`;
 export const models = () => json("v1/models").then(answer => answer.models);
 export const studies = query => json(`v1/studies?${new URLSearchParams(blind.on ? { ...query, blind: 1 } : query)}`);
 export const openStudy = id => json(blind.on ? `${study(id)}?blind=1` : study(id));
+/** As `openStudy`; in blind reading the service keeps results from this reader until they commit. */
+export const openToRead = id => (blind.on ? json(`${study(id)}/blind`, { method: "PUT" }) : openStudy(id));
 export const history = id => json(`${study(id)}/history`).then(answer => answer.versions);
 export const thumbnail = id => `${study(id)}/thumbnail`;
 /** No finer than this window can show, or, with `whole`, all of them. */

@@ -82,7 +82,7 @@ export class StudyScreen {
     const coming = api.pixelsOnce(id);
     coming.catch(() => {});
     try {
-      const study = await api.openStudy(id);
+      const study = await api.openToRead(id);
       if (this.wanted === id) this.show(study);
       const pixels = await coming;
       if (this.wanted === id) this.showImage(pixels);
@@ -177,8 +177,9 @@ export class StudyScreen {
     const { study } = this.reading, { image } = study;
     one("study-name").textContent = study.name;
     document.title = `${study.name} · chestmap review`;
-    const parts = [study.patient, person(study), study.view, filmed(study), exam(study), `${image.width} × ${image.height}, ${image.bits} bit`, this.reading.blind ? "blind first read" : `suspicion ${percent(study.suspicion)}`];
+    const parts = [study.patient, person(study), study.view, study.position, filmed(study), exam(study), `${image.width} × ${image.height}, ${image.bits} bit`, this.reading.blind ? "blind first read" : `suspicion ${percent(study.suspicion)}`];
     one("study-facts").textContent = parts.filter(Boolean).join(" · ");
+    one("study-order").textContent = [study.indication && `Indication: ${study.indication}`, study.accession && `Accession ${study.accession}`].filter(Boolean).join(" · ");
     one("study-review").textContent = reviewed(review);
     one("study-review").dataset.state = review.state;
     this.pane.corner("name", [study.patient, study.view].filter(Boolean).join(" · "));

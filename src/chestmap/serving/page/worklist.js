@@ -150,7 +150,7 @@ export class Worklist {
 
   line(row, unsaved) {
     const ready = row.state === "done";
-    const top = row.top.map(({ finding, score }) => make("span", { class: "tag" }, finding, " ", make("b", {}, percent(score))));
+    const top = row.top.map(one => this.tag(one));
     const line = [
       make("span", { class: "thumb" }, ready ? make("img", { src: api.thumbnail(row.id), alt: "", loading: "lazy", decoding: "async" }) : null),
       make("span", { class: "who" }, make("b", {}, row.name), make("span", { class: "soft" }, [row.patient, person(row), row.view, filmed(row)].filter(Boolean).join(" · "))),
@@ -160,6 +160,12 @@ export class Worklist {
     ];
     return make("li", { "data-id": row.id, class: row.review.state === "no" ? "unread" : null },
       ready ? make("a", { href: `#/${encodeURIComponent(row.id)}` }, line) : make("a", { class: "still", role: "group", tabindex: "0" }, line));
+  }
+
+  /** The number of a line is its suspicion; a score is another number, and is named where it is shown. */
+  tag({ finding, score, over }) {
+    return make("span", { class: `tag${over ? " called" : ""}`, title: `score ${percent(score)}${over ? ", called" : over === false ? ", not called" : ""}` },
+      finding, make("span", { class: "unseen" }, over ? " called" : over === false ? " not called" : ""));
   }
 
   suspicion(value) {

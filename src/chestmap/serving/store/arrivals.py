@@ -133,6 +133,7 @@ def fill(store: Store, session: Session, row: Study, found: NewStudy, models: di
     row.taken, row.shown_taken, row.image = found.taken, store.shifted(found), found.image
     row.instance = row.instance or found.instance  # by which it came, and is known to its archive
     row.exam, row.age, row.sex = found.exam, found.age, found.sex
+    row.accession, row.indication, row.position = found.accession, found.indication, found.position
     row.digest = digest_of(row)
     session.execute(delete(File).where(File.study_id == row.id, File.kind != "original"))
     session.execute(delete(Result).where(Result.study_id == row.id))
@@ -198,6 +199,9 @@ def _empty(session: Session, mine: ColumnElement[bool]) -> Sequence[str]:
         "view": "",
         "age": "",
         "sex": "",
+        "accession": "",
+        "indication": "",
+        "position": "",
         "image": {},
         "top": [],
         "error": None,

@@ -70,6 +70,9 @@ class Study(Base):
     age: Mapped[str] = mapped_column(String(4), default="", server_default="")  # as DICOM has it, such as 062Y
     sex: Mapped[str] = mapped_column(String(1), default="", server_default="", index=True)
     view: Mapped[str] = mapped_column(String(16), default="", index=True)
+    accession: Mapped[str] = mapped_column(String(16), default="", server_default="")  # kept as `shown_patient` is
+    indication: Mapped[str] = mapped_column(String(200), default="", server_default="")  # why it was made; kept likewise
+    position: Mapped[str] = mapped_column(String(32), default="", server_default="")  # of the body, such as erect
     image: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # empty until it is read
     state: Mapped[str] = mapped_column(String(8), index=True)
     error: Mapped[str | None] = mapped_column(Text)
@@ -182,6 +185,15 @@ class Assignment(Base):
     at: Mapped[str] = mapped_column(String(32))
     done: Mapped[str] = mapped_column(String(32), default="")
     blind: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+
+
+class BlindStart(Base):
+    """A reader opened a study to read it blind; no results are given to that reader before a version with them in sight."""
+
+    __tablename__ = "blind_start"
+    study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
+    reader: Mapped[str] = mapped_column(String(64), primary_key=True)
+    at: Mapped[str] = mapped_column(String(32))
 
 
 class Read(Base):

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from chestmap.errors import BadInput
 from chestmap.serving.store.clock import now
-from chestmap.serving.store.database_tables import READERS, SHOWN, Assignment, Read, Review, Study
+from chestmap.serving.store.database_tables import READERS, SHOWN, Assignment, BlindStart, Read, Review, Study
 from chestmap.serving.store.review_schema import NewReview, ReaderLine, ReadOut, ReviewOut
 from chestmap.serving.store.reviews import NOTHING, StaleReview, check_stage, known_results, new_version, review_of
 from chestmap.serving.store.store import Store
@@ -112,7 +112,7 @@ def withheld(store: Store, study_ids: Collection[str], reader: str, *, blind: bo
     """Studies of these with results that `reader` may not see yet.
 
     A version with results in sight, of the shared review or of an own read, ends that. `blind`: the reader reads blind
-    everywhere; else only where an assignment asks for it, or a blind version of the reader waits to be committed.
+    everywhere; else only where an assignment asks for it, or the reader began to read blind and has not committed.
     """
     with store.reading() as session:
         return _withheld(session, study_ids, reader, blind=blind)
@@ -124,11 +124,19 @@ def _withheld(session: Session, study_ids: Collection[str], reader: str, *, blin
         select(table.study_id, table.stage).where(name == reader, table.study_id.in_(study_ids))
         for table, name in ((Review, Review.by), (Read, Read.reader))
     )
+    begun = select(BlindStart.study_id, literal("")).where(BlindStart.reader == reader, BlindStart.study_id.in_(study_ids))
     stages: dict[str, set[str]] = {}
-    for study_id, stage in session.execute(union(select(Assignment.study_id, literal("")).where(*given), *written)):
+    for study_id, stage in session.execute(union(select(Assignment.study_id, literal("")).where(*given), begun, *written)):
         stages.setdefault(study_id, set()).add(stage)
     committed = {study_id for study_id, said in stages.items() if "open" in said}
     return (set(study_ids) if blind else set(stages)) - committed
+
+
+def begin_blind(store: Store, study_id: str, reader: str) -> None:
+    """Remembers that `reader` opened a study to read it blind; of a study that is not there, nothing."""
+    with store.writing() as session:
+        if session.get(Study, study_id) is not None and session.get(BlindStart, (study_id, reader)) is None:
+            session.add(BlindStart(study_id=study_id, reader=reader, at=now()))
 
 
 def reads_blind(store: Store, reader: str) -> bool:
@@ -170,7 +178,7 @@ def put_read(store: Store, study_id: str, reader: str, review: NewReview, served
                 raise StaleReview(f"version {review.base} is not your newest one ({newest}); look at that")
             check_stage(review, [one.stage for one in own])
             if review.stage == "open" and not own and _withheld(session, [study_id], reader, blind=False):
-                raise BadInput("stage: this study was given to you to be read blind first; send stage blind, then commit")
+                raise BadInput("stage: this study is yours to be read blind first; send stage blind, then commit")
             row = new_version(Read(study_id=study_id, reader=reader), own[-1] if own else None, review, results, reader)
             session.add(row)
             assigned.done = row.at if review.state == "done" else ""

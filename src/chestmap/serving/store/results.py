@@ -253,10 +253,12 @@ def _differ(results: Sequence[Result]) -> bool:
 
 
 def _top(results: Sequence[Result], most: int = 3) -> list[dict[str, Any]]:
-    """The highest scores of any model, one for each finding."""
+    """Findings that a model calls, then the others; each part by the highest score of any model."""
     best: dict[str, float] = {}
+    called: set[str] = set()
     for one in results:
         for found in one.findings:
             best[found["name"]] = max(best.get(found["name"], 0.0), found["score"])
-    first = sorted(best.items(), key=lambda pair: -pair[1])[:most]
-    return [{"finding": name, "score": score} for name, score in first]
+            called |= {found["name"]} if found["over"] else set()
+    first = sorted(best.items(), key=lambda pair: (pair[0] not in called, -pair[1]))[:most]
+    return [{"finding": name, "score": score, "over": name in called} for name, score in first]

@@ -21,7 +21,11 @@ COLUMNS: dict[type, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """What a digest covers: all but states, and what follows from other rows."""
-WHERE_SET = ("measures", "key")
+WHERE_SET: dict[type, tuple[str, ...]] = {
+    Read: ("measures", "key"),
+    Review: ("measures", "key"),
+    Study: ("accession", "indication", "position"),
+}
 """Columns that a digest covers where they hold something: rows from before these came keep theirs."""
 
 AnyRow = Read | Result | Review | Study
@@ -31,8 +35,7 @@ Row = TypeVar("Row", bound=AnyRow)
 def digest_of(row: AnyRow) -> str:
     """Hashes the columns of a row that must not change, as sorted JSON."""
     values = [getattr(row, name) for name in COLUMNS[type(row)]]
-    if isinstance(row, Read | Review):
-        values += [[name, value] for name in WHERE_SET if (value := getattr(row, name))]
+    values += [[name, value] for name in WHERE_SET.get(type(row), ()) if (value := getattr(row, name))]
     text = json.dumps(values, sort_keys=True)
     return sha256(text.encode()).hexdigest()
 

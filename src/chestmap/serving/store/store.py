@@ -53,6 +53,9 @@ class NewStudy:
     age: str = ""
     sex: str = ""
     view: str = ""
+    accession: str = ""
+    indication: str = ""
+    position: str = ""
     files: tuple[NewFile, ...] = ()
 
 

@@ -84,6 +84,7 @@ def _study_row(store: Store, new: NewStudy) -> dict[str, Any]:
         "id": new.id, "sha256": new.sha256, "received": now(), "name": new.name, "patient": new.patient,
         "shown_patient": new.shown_patient, "taken": new.taken, "shown_taken": store.shifted(new), "instance": new.instance,
         "content": new.content, "exam": new.exam, "age": new.age, "sex": new.sex, "view": new.view, "image": new.image,
+        "accession": new.accession, "indication": new.indication, "position": new.position,
         "state": "queued", "revision": 0, "suspicion": 0.0, "teaches": 0.0, "top": [],
     }  # fmt: skip
     return {**row, "digest": digest_of(Study(**row))}

@@ -1,4 +1,4 @@
-"""Indexes names and ids of studies by their runs of three letters, so that a search does not read every row.
+"""Indexes names, ids and accession numbers of studies by their runs of three letters, so that a search does not read every row.
 
 The index follows from the table of studies: triggers keep it, and a store that has none gets it when it is opened. SQLite needs
 FTS5 with trigrams (3.34), PostgreSQL the extension pg_trgm; without them, and for less than three letters, rows are looked through.
@@ -14,13 +14,13 @@ from chestmap.serving.store.database_tables import Study
 SHORTEST = 3
 """Letters of a search that the index answers."""
 TABLE = "study_text"
-ALL = "lower(study.name || ' ' || study.id || ' ' || study.patient || ' ' || coalesce(study.shown_patient, ''))"
+ALL = "lower(study.name || ' ' || study.id || ' ' || study.patient || ' ' || coalesce(study.shown_patient, '') || ' ' || study.accession)"
 SQLITE = (
     "CREATE VIRTUAL TABLE study_text USING fts5(id, name, patient, shown, tokenize='trigram')",
-    "INSERT INTO study_text SELECT id, name, patient, coalesce(shown_patient, '') FROM study",
+    "INSERT INTO study_text SELECT id, name, patient, coalesce(shown_patient, '') || ' ' || accession FROM study",
     """
     CREATE TRIGGER study_text_new AFTER INSERT ON study BEGIN
-        INSERT INTO study_text VALUES (new.id, new.name, new.patient, coalesce(new.shown_patient, ''));
+        INSERT INTO study_text VALUES (new.id, new.name, new.patient, coalesce(new.shown_patient, '') || ' ' || new.accession);
     END
     """,
     """
@@ -29,10 +29,10 @@ SQLITE = (
     END
     """,
     """
-    CREATE TRIGGER study_text_changed AFTER UPDATE OF name, patient, shown_patient ON study
-    WHEN new.name <> old.name OR new.patient <> old.patient OR new.shown_patient IS NOT old.shown_patient BEGIN
+    CREATE TRIGGER study_text_changed AFTER UPDATE OF name, patient, shown_patient, accession ON study
+    WHEN new.name <> old.name OR new.patient <> old.patient OR new.shown_patient IS NOT old.shown_patient OR new.accession <> old.accession BEGIN
         DELETE FROM study_text WHERE study_text MATCH 'id : "' || old.id || '"';
-        INSERT INTO study_text VALUES (new.id, new.name, new.patient, coalesce(new.shown_patient, ''));
+        INSERT INTO study_text VALUES (new.id, new.name, new.patient, coalesce(new.shown_patient, '') || ' ' || new.accession);
     END
     """,
 )
@@ -80,7 +80,7 @@ def answers(search: str, *, lite: bool, there: bool) -> bool:
 
 
 def matching(search: str, *, index: bool) -> list[ColumnElement[bool]]:
-    """Conditions for studies with a text in their name, id or patient; with `index`, SQLite finds them first."""
+    """Conditions for studies with a text in their name, id, patient or accession number; with `index`, SQLite finds them first."""
     if "\0" in search:  # no database keeps one
         return [false()]
     if index:
