@@ -32,12 +32,13 @@ CASES = (("Effusion", "Nodule"), ("Cardiomegaly",), ("Mass", "Pneumothorax", "Ef
 class FakeService:
     """`fail` is a status that every PUT gets, `lost` drops the answer of the next one after it was carried out.
 
-    `counted` is the largest total that the worklist tells; `slow` has seconds that a kind of file takes.
+    `counted` is the largest total that the worklist tells; pixels wait while `gate` is not set.
     """
 
     def __init__(self, side: int = 512, studies: int = 3) -> None:
         self.fail, self.lost, self.requests, self.counted = 0, False, [], 5_000
-        self.slow: dict[str, float] = {}
+        self.gate = threading.Event()
+        self.gate.set()
         drawings = [
             draw(
                 Case(seed=7, patient=i, follow_up=0, sex="FM"[i % 2], age=61, view="AP" if i == 1 else "PA", findings=case),
@@ -211,7 +212,7 @@ class _Requests(BaseHTTPRequestHandler):
         elif parts[1] not in study:
             self.answer({"error": f"no {parts[1]}"}, status=404)
         elif parts[1] == "pixels":
-            time.sleep(self.service.slow.get("pixels", 0))
+            self.service.gate.wait(120)
             self.answer(_halved(study, query.get("stage", "")), "application/octet-stream")
         else:
             self.answer(study[parts[1]], "image/png" if parts[1] == "thumbnail" else "application/octet-stream")

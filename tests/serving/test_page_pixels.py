@@ -19,7 +19,7 @@ def large():
 
 @pytest.fixture
 def fresh(large):
-    large.slow.clear()
+    large.gate.set()
     return forgotten(large)
 
 
@@ -96,13 +96,16 @@ def test_the_readout_is_that_of_the_files_own_pixel(browser, fresh):
 
 
 def test_nobody_judges_a_study_before_its_image_is_there(browser, fresh):
-    fresh.slow["pixels"] = 1.5
+    fresh.gate.clear()
     with visit(browser, fresh.address) as page:
         page.goto(f"{fresh.address}#/s-0000")
         row(page, "Effusion").wait_for()  # scores come first
         assert page.locator("#loading").is_visible()
         page.keyboard.press("a")
         row(page, "Effusion").locator(".accept").click(force=True)
+        frames(page)
+        assert page.locator("#loading").is_visible()
+        fresh.gate.set()
         page.locator("#loading").wait_for(state="hidden")
         assert page.locator(".finding:not([data-said=unset])").count() == 0
         row(page, "Effusion").locator(".accept").click()

@@ -167,8 +167,11 @@ def test_a_box_of_a_finding_that_the_model_does_not_call_is_told_apart(browser, 
 def test_the_verdicts_make_a_text(browser, fresh):
     with visit(browser, fresh.address) as page:
         read(page, fresh.address)
-        row(page, "Effusion").locator(".accept").click()
+        made = lambda: page.locator("#report-text").input_value().splitlines()  # noqa: E731
+        assert made() == ["Not judged: 14 findings.", "Read by Ana. For research."]  # and not that nothing is present
         row(page, "Hernia").locator(".reject").click()
+        assert made()[:2] == ["Present: none of the findings that were judged.", "Absent: Hernia."]
+        row(page, "Effusion").locator(".accept").click()
         page.keyboard.press("Shift+T")
         text = page.locator("#report-text").input_value()
         count = len(last(fresh)["findings"].get("Effusion", {}).get("boxes", [])) or 1

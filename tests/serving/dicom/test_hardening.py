@@ -14,7 +14,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
 from chestmap.errors import BadInput, ProcessDied
-from chestmap.serving.dicom import node
+from chestmap.serving.dicom import node, receiver
 from chestmap.serving.dicom import start as run
 from chestmap.serving.dicom.delivery import DeliverySettings
 from chestmap.serving.dicom.prometheus import MetricsServer, address_of
@@ -119,6 +119,35 @@ def test_what_is_turned_away_is_told_once_by_its_reason(start, caplog):
         "TEST at 127.0.0.1 offers what is not taken: its transfer syntaxes of Computed Radiography Image Storage",
     ]
     assert [value(node, "node_refused_total", reason=one) for one in ("title", "called", "class", "syntax")] == [3, 1, 1, 1]
+
+
+@pytest.mark.parametrize("takes_images", [True, False], ids=["with images", "without"])
+def test_a_sender_that_offers_120_classes_is_no_flood(start, caplog, takes_images):
+    """As `storescu` of DCMTK does: an image is sent and nothing is refused; where none can be, that is one line and one count."""
+    from pynetdicom import AE, StoragePresentationContexts, build_context
+
+    node, image = start(), film(3)
+    images = set(receiver.SINGLE)
+    offered = [
+        build_context(one.abstract_syntax) for one in StoragePresentationContexts if one.abstract_syntax not in images
+    ]
+    offered = [*([build_context(image.SOPClassUID)] if takes_images else []), *offered][:120]
+    assert len(offered) > 100
+    for _ in range(2):
+        sender = AE("TEST")
+        sender.requested_contexts = offered
+        link = sender.associate("127.0.0.1", node.port, ae_title="CHESTMAP")
+        if takes_images:
+            assert link.send_c_store(image).Status == 0
+        link.release() if link.is_established else None
+    refused = sum(value(node, "node_refused_total", reason=one) for one in ("class", "syntax", "title", "called", "other"))
+    told = [one.getMessage() for one in caplog.records]
+    if takes_images:
+        counts(node, done=1)
+        assert (refused, told) == (0, [])
+    else:
+        assert refused <= 4  # the association has nothing left, which pynetdicom may end by itself
+        assert len(told) <= 2
 
 
 def node_sender(storage, syntax):

@@ -186,13 +186,16 @@ class Sampler:
     ) -> tuple[Float32[np.ndarray, "map h w"], Bool[np.ndarray, "map"]]:
         """Maps on their own grid as `levels` scales them, and which of them hold information on the surface."""
         maps = maps.astype(np.promote_types(maps.dtype, np.float32), copy=False)  # numpy is slow in half precision
-        known = np.isfinite(maps).all(axis=(1, 2)) & (maps.min(axis=(1, 2)) < maps.max(axis=(1, 2)))
-        values = np.where(known[:, None, None], maps, 0).astype(np.float32)
+        least, most = maps.min(axis=(1, 2)), maps.max(axis=(1, 2))
+        known = np.isfinite(least) & np.isfinite(most) & (least < most)
+        values = (maps if known.all() else np.where(known[:, None, None], maps, 0)).astype(np.float32, copy=False)
         low, high = (one.astype(np.float64) for one in self.bounds(values))
         known &= high > low
-        span = np.where(known, high - low, 1.0)
-        own = (values.astype(np.float64) - low[:, None, None]) * (top / span)[:, None, None]
-        return np.where(normalize[:, None, None], own.astype(np.float32), values * np.float32(top)), known
+        if not normalize.any():
+            return values * np.float32(top), known
+        factor = top / np.where(known, high - low, 1.0)
+        own = ((values.astype(np.float64) - low[:, None, None]) * factor[:, None, None]).astype(np.float32)
+        return own if normalize.all() else np.where(normalize[:, None, None], own, values * np.float32(top)), known
 
     def windows(self, cells: Float32[np.ndarray, "map h w"], levels: Float[np.ndarray, "map"]) -> list[tuple[slice, slice]]:
         """Rows and columns of each map outside of which it cannot reach its level, if bilinear; empty where it nowhere does."""
@@ -201,12 +204,13 @@ class Sampler:
         spans = []
         for (before, _), axis in zip(self._steps[::-1], (2, 1), strict=True):
             highest = cells.max(axis=axis)
-            near = np.maximum(highest, np.concatenate([highest[:, 1:], highest[:, -1:]], axis=1))
+            near = highest.copy()
+            np.maximum(highest[:, :-1], highest[:, 1:], out=near[:, :-1])
             hit = (near >= (levels * (1 - 1e-6))[:, None])[:, before]
             first, after = hit.argmax(axis=1), hit.shape[1] - hit[:, ::-1].argmax(axis=1)
             some = hit.any(axis=1)
             spans.append([slice(int(one), int(end)) for one, end in zip(first * some, after * some, strict=True)])
-        return list(zip(*spans, strict=True))
+        return list(zip(spans[0], spans[1], strict=True))
 
 
 @dataclass(frozen=True, eq=False)

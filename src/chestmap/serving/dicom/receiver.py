@@ -196,13 +196,21 @@ class Receiver:
         self.refused(reason, f"an association of {_caller(event)} was rejected: {said}")
 
     def _established(self, event: evt.Event) -> None:
-        """What the sender may try in vain."""
+        """What the sender may try in vain: once for an association.
+
+        Many senders offer every class that there is with each image. Where images are taken, other classes are no news.
+        """
         taken = {one.abstract_syntax for one in event.assoc.accepted_contexts}
-        left = {str(one.abstract_syntax) for one in event.assoc.rejected_contexts if one.abstract_syntax not in taken}
-        for storage in sorted(left):
-            reason, what = ("syntax", "its transfer syntaxes of ") if storage in SINGLE else ("class", "")
-            named = "".join(letter for letter in uid.UID(storage).name if letter.isprintable())[:64]
-            self.refused(reason, f"{_caller(event)} offers what is not taken: {what}{named}")
+        left = sorted(
+            {str(one.abstract_syntax) for one in event.assoc.rejected_contexts if one.abstract_syntax not in taken}
+        )
+        images = [storage for storage in left if storage in SINGLE]
+        others = [] if taken & SINGLE else [storage for storage in left if storage not in SINGLE]
+        for reason, what, found in (("syntax", "its transfer syntaxes of ", images), ("class", "", others)):
+            if found:
+                named = "".join(letter for letter in uid.UID(found[0]).name if letter.isprintable())[:64]
+                more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+                self.refused(reason, f"{_caller(event)} offers what is not taken: {what}{named}{more}")
 
     def _aborted(self, event: evt.Event) -> None:
         """Without an answer no sender thinks that its image is safe."""

@@ -12,7 +12,7 @@ export function textOf(reading, reader, spacing = null) {
   const place = name => { const count = of(reading.review, name).boxes.length; return count ? `${name} (${plural(count, "region")})` : name; };
   const present = said(["accept", "correct"]), absent = said(["reject"]), left = reading.left, { measures } = reading.review;
   return [
-    `Present: ${present.length ? list(present.map(place)) : "none"}.`,
+    ...(present.length || absent.length ? [`Present: ${list(present.map(place)) || "none of the findings that were judged"}.`] : []),
     ...(absent.length ? [`Absent: ${list(absent)}.`] : []),
     ...(measures.length ? [`Measured: ${list(measures.map(one => told(mark(one), spacing)))}.`] : []),
     ...(left ? [`Not judged: ${plural(left, "finding")}.`] : []),

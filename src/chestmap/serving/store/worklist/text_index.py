@@ -6,7 +6,7 @@ FTS5 with trigrams (3.34), PostgreSQL the extension pg_trgm; without them, and f
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Connection, column, false, func, literal_column, table, text
+from sqlalchemy import ColumnElement, Connection, TextClause, column, false, func, literal_column, table, text
 from sqlalchemy.exc import DatabaseError
 
 from chestmap.serving.store.database_tables import Study
@@ -79,7 +79,7 @@ def answers(search: str, *, lite: bool, there: bool) -> bool:
     return lite and there and len(search) >= SHORTEST
 
 
-def matching(search: str, *, index: bool) -> list[ColumnElement[bool]]:
+def matching(search: str, *, index: bool) -> list[ColumnElement[bool] | TextClause]:
     """Conditions for studies with a text in their name, id, patient or accession number; with `index`, SQLite finds them first."""
     if "\0" in search:  # no database keeps one
         return [false()]
