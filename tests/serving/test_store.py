@@ -226,7 +226,7 @@ def test_results_are_written_once_and_settle_the_study(store):
     study, results = store.study(study_id)
     assert (study.state, study.suspicion) == ("done", 0.7)
     assert [one.findings[0]["score"] for one in results] == [0.7, 0.2]
-    assert study.top == [{"finding": "Mass", "score": 0.7}]
+    assert study.top == [{"finding": "Mass", "score": 0.7, "over": True}]
     assert resume(store, MODELS) == []
     assert store.page(Query(finding="Mass"))[0] == 1
     assert store.delete(study_id)
