@@ -12,10 +12,11 @@ DEALT = -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 CELLS ?= 400
 SECONDS ?= 600
 CYCLONEDX := 7.5.0
+PROGRAMS := chromium dcmtk default-jre-headless dicom3tools gcc libpixelmed-java openssl orthanc orthanc-dicomweb pixelmed-apps
 HADOLINT := 2.15.1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check lowest images faults fuzz sbom audit format golden bench docs model site notebooks dist lock clean
+.PHONY: help setup programs demo test test-all check lowest images faults fuzz sbom audit format golden bench docs model site notebooks dist lock clean
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -29,6 +30,10 @@ $(MADE): pyproject.toml requirements.lock
 	@touch $@
 
 setup: $(MADE) ## make .venv with the locked versions
+
+programs: ## Debian's packages that tests drive: a browser, an archive, validators (as root)
+	@dpkg -s $(PROGRAMS) > /dev/null 2>&1 || { apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(PROGRAMS) > /dev/null; }
 
 demo: setup ## phantom images to a page to look at; ends with the file to open
 	@$(BIN)/chestmap demo
