@@ -211,8 +211,9 @@ def test_results_are_not_sent_to_a_reader_who_has_not_committed(client):
     for part in (f"maps/{model}", "overlay", "dicom", "fhir"):
         refused = client.get(f"{address}/{part}", headers=ana)
         assert (refused.status_code, refused.json()["error"].split(":")[0]) == (403, "results are withheld until you commit")
-    rows = {one["id"]: one for one in client.get("/v1/studies?limit=500", headers=ana).json()["studies"]}
-    assert (rows[study["id"]]["suspicion"], rows[study["id"]]["top"]) == (None, [])
+    answer = client.get("/v1/studies?order=suspicion&limit=500", headers=ana).json()
+    rows = {one["id"]: one for one in answer["studies"]}
+    assert (rows[study["id"]]["suspicion"], rows[study["id"]]["top"], answer["blind"]) == (None, [], True)
     assert client.get(address, headers={"X-Reviewer": "Bo"}).json()["results"] == study["results"]
     said |= {"base": 1, "stage": "open"}
     assert client.put(f"{address}/review", json=said, headers=ana).status_code == 200
@@ -223,7 +224,7 @@ def test_results_are_not_sent_to_a_reader_who_has_not_committed(client):
 
 def test_who_begins_to_read_blind_gets_no_results_anywhere_before_they_commit(client):
     """Without an assignment, before any version, and whether or not a program asks for `blind`."""
-    (study,) = client.post("/v1/predict", files=upload(picture(88))).json()["studies"]
+    study, later = (client.post("/v1/predict", files=upload(picture(one))).json()["studies"][0] for one in (88, 91))
     address, ana = f"/v1/studies/{study['id']}", {"X-Reviewer": "Ana", "X-Chestmap": "1"}
     begun = client.put(f"{address}/blind", headers=ana)
     assert begun.status_code == 200, begun.text
@@ -235,8 +236,11 @@ def test_who_begins_to_read_blind_gets_no_results_anywhere_before_they_commit(cl
         assert client.get(f"{address}/{part}", headers=ana).status_code == 403, part
     again = client.post("/v1/predict", files=upload(picture(88)), headers=ana).json()["studies"][0]
     assert (again["withheld"], again["results"]) == (True, [])
-    rows = {one["id"]: one for one in client.get("/v1/studies?limit=500", headers=ana).json()["studies"]}
-    assert (rows[study["id"]]["suspicion"], rows[study["id"]]["top"]) == (None, [])
+    answer = client.get("/v1/studies?order=suspicion&limit=500", headers=ana).json()
+    rows = {one["id"]: one for one in answer["studies"]}
+    assert (rows[study["id"]]["suspicion"], rows[study["id"]]["top"], answer["blind"]) == (None, [], True)
+    assert [one for one in rows if one in {study["id"], later["id"]}] == [later["id"], study["id"]]  # a rank would tell
+    assert client.get("/v1/studies?finding=Mass", headers=ana).status_code == 422
     assert client.get(f"{address}/overlay", headers={"X-Reviewer": "Bo"}).status_code == 200
     said = {"base": 0, "state": "part", "findings": {"Mass": {"verdict": "reject"}}, "stage": "blind"}
     assert client.put(f"{address}/review", json=said, headers=ana).status_code == 200
@@ -244,8 +248,9 @@ def test_who_begins_to_read_blind_gets_no_results_anywhere_before_they_commit(cl
     assert client.put(f"{address}/review", json={**said, "base": 1, "stage": "open"}, headers=ana).status_code == 200
     assert client.put(f"{address}/blind", headers=ana).json()["results"] == study["results"]
     assert client.get(f"{address}/overlay", headers=ana).status_code == 200
+    assert client.get("/v1/studies?finding=Mass", headers=ana).json()["blind"] is False
     assert client.put(f"/v1/studies/s-{'0' * 24}/blind", headers=ana).status_code == 404
-    assert client.delete(address).status_code == 204
+    assert [client.delete(f"/v1/studies/{one['id']}").status_code for one in (study, later)] == [204, 204]
 
 
 def test_nothing_of_a_model_reaches_a_reader_whose_assignment_is_blind(client):

@@ -89,7 +89,9 @@ def worklist(service: Here, person: Asking, filters: Annotated[Filters, Query()]
     total, rows = service.store.page(wanted)
     hidden = withheld_of(service, person, [one.id for one in rows], blind=filters.blind)
     lines = [row_of(service, one, hidden=one.id in hidden) for one in rows]
-    return bodies.Rows.model_validate({"total": total, "exact": total <= most_counted(wanted), "studies": lines})
+    return bodies.Rows.model_validate(
+        {"total": total, "exact": total <= most_counted(wanted), "blind": blind, "studies": lines}
+    )
 
 
 def _existing(service: Service, study_id: str) -> tuple[Study, list[Result]]:

@@ -71,10 +71,14 @@ class Row(BaseModel):
 
 
 class Rows(BaseModel):
-    """One page of the worklist. Where `exact` is false, more than `total` studies match: they are not all counted."""
+    """One page of the worklist. Where `exact` is false, more than `total` studies match: they are not all counted.
+
+    `blind`: the reader has a blind read to commit, so that the order is that of arrival.
+    """
 
     total: int
     exact: bool = True
+    blind: bool = False
     studies: list[Row]
 
 

@@ -50,7 +50,7 @@ function onStage(box, toStage) {
 }
 
 function paintBoxes(context, { boxes, view, unit, toStage }, stage) {
-  const thin = Math.max(2, unit / 7.5), placed = [];
+  const thin = Math.max(2, unit / 7.5), placed = corners(stage, unit);
   for (const { box, color, line, selected } of boxes) {
     const at = onStage(box, toStage);
     context.setLineDash({ dashed: [thin * 4, thin * 3], dotted: [thin, thin * 2] }[line] ?? []);
@@ -77,6 +77,12 @@ function paintHandles(context, box, { view, toStage }, color, unit) {
     context.fillRect(x - side / 2, y - side / 2, side, side);
     context.strokeRect(x - side / 2, y - side / 2, side, side);
   }
+}
+
+/** The texts in the lower corners, of two lines each: no label covers them. */
+function corners(stage, unit) {
+  const y = stage.height - 2.5 * unit;
+  return [{ x: 0, y, width: 6 * unit }, { x: stage.width - 11 * unit, y, width: 11 * unit }];
 }
 
 /** The first free place of: above the box, below it, inside at the top, inside at the foot. None free: above. */

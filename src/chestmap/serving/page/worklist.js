@@ -71,28 +71,31 @@ export class Worklist {
   /** Rows `offset` … `offset + count` of the groups one after the other. */
   async rowsFrom(offset, count) {
     const out = [], totals = {}, uncounted = [];
+    let waits = false;
     for (const group of Object.keys(GROUPS)) {
       const wanted = this.groups.includes(group) ? Math.max(0, count - out.length) : 0;
       const answer = await this.query(group, Math.max(0, offset), Math.max(1, wanted));
       totals[group] = answer.total;
+      waits ||= answer.blind === true;
       if (answer.exact === false) uncounted.push(group);
       if (!this.groups.includes(group)) continue;
       if (wanted) out.push(...answer.studies.slice(0, wanted));
       offset -= answer.total;
     }
-    return { out, totals, uncounted };
+    return { out, totals, uncounted, waits };
   }
 
   async load(offset, count = PAGE) {
     const turn = ++this.turn;
     try {
-      const { out, totals, uncounted } = await this.rowsFrom(offset, count);
+      const { out, totals, uncounted, waits } = await this.rowsFrom(offset, count);
       if (turn !== this.turn) return; // a later question was asked meanwhile
       this.totals = totals;
       this.uncounted = uncounted;
       this.rows = [...this.rows.slice(0, offset), ...out];
       this.show();
       one("list-problem").hidden = true;
+      one("list-told").hidden = !waits || blind.on;
       clearTimeout(this.soon);
       if (this.rows.some(row => row.state === "queued")) this.soon = setTimeout(() => { if (!one("worklist").hidden) this.refresh(); }, SOON);
     } catch (problem) {
@@ -154,7 +157,7 @@ export class Worklist {
     const line = [
       make("span", { class: "thumb" }, ready ? make("img", { src: api.thumbnail(row.id), alt: "", loading: "lazy", decoding: "async" }) : null),
       make("span", { class: "who" }, make("b", {}, row.name), make("span", { class: "soft" }, [row.patient, person(row), row.view, filmed(row)].filter(Boolean).join(" · "))),
-      make("span", { class: "tags" }, ready ? top : make("span", { class: row.state === "failed" ? "problem" : "soft" }, row.state === "failed" ? row.error ?? "failed" : "waiting for the model")),
+      make("span", { class: "tags" }, ready ? (row.suspicion === null ? make("span", { class: "soft" }, "hidden until you commit") : top) : make("span", { class: row.state === "failed" ? "problem" : "soft" }, row.state === "failed" ? row.error ?? "failed" : "waiting for the model")),
       ready && row.suspicion !== null ? this.suspicion(row.suspicion) : make("span", { class: "suspicion" }),
       make("span", { class: "reviewed", "data-state": row.review.state }, make("i", { class: "dot", "aria-hidden": "true" }), unsaved ? "not saved yet" : reviewed(row.review)),
     ];

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import bindparam, delete, exists, func, literal, select, union, update
+from sqlalchemy import ColumnElement, bindparam, delete, exists, func, literal, select, union, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from chestmap.errors import BadInput
 from chestmap.serving.store.clock import now
 from chestmap.serving.store.database_tables import READERS, SHOWN, Assignment, BlindStart, Read, Review, Study
 from chestmap.serving.store.review_schema import NewReview, ReaderLine, ReadOut, ReviewOut
-from chestmap.serving.store.reviews import NOTHING, StaleReview, check_stage, known_results, new_version, review_of
+from chestmap.serving.store.reviews import NOTHING, StaleReview, begin, check_stage, known_results, new_version, review_of
 from chestmap.serving.store.store import Store
 
 MOST_READERS = 16
@@ -135,19 +135,28 @@ def _withheld(session: Session, study_ids: Collection[str], reader: str, *, blin
 def begin_blind(store: Store, study_id: str, reader: str) -> None:
     """Remembers that `reader` opened a study to read it blind; of a study that is not there, nothing."""
     with store.writing() as session:
-        if session.get(Study, study_id) is not None and session.get(BlindStart, (study_id, reader)) is None:
-            session.add(BlindStart(study_id=study_id, reader=reader, at=now()))
+        if session.get(Study, study_id) is not None:
+            begin(session, study_id, reader)
 
 
 def reads_blind(store: Store, reader: str) -> bool:
-    """Tells whether a study is left that was given to `reader` to be read blind; the order of a list could tell of it."""
-    committed = (
-        exists().where(table.study_id == Assignment.study_id, name == reader, table.stage == "open")
-        for table, name in ((Review, Review.by), (Read, Read.reader))
+    """Tells whether `reader` has still to commit a read that was given or begun blind; the order of a list could tell of it."""
+    left = (
+        select(given.study_id)
+        .join(Study, Study.id == given.study_id)
+        .where(given.reader == reader, *more, Study.state.in_(SHOWN), *(~one for one in _committed(given.study_id, reader)))
+        for given, more in ((Assignment, (Assignment.blind,)), (BlindStart, ()))
     )
-    left = select(Assignment.study_id).where(Assignment.reader == reader, Assignment.blind, *(~one for one in committed))
     with store.reading() as session:
-        return session.scalar(left.limit(1)) is not None
+        return any(session.scalar(one.limit(1)) is not None for one in left)
+
+
+def _committed(study_id: InstrumentedAttribute[str], reader: str) -> list[ColumnElement[bool]]:
+    """Whether there is a version with results in sight, of the shared review or of an own read."""
+    return [
+        exists().where(table.study_id == study_id, name == reader, table.stage == "open")
+        for table, name in ((Review, Review.by), (Read, Read.reader))
+    ]
 
 
 def own_history(store: Store, study_id: str, reader: str) -> list[ReviewOut]:
@@ -181,6 +190,8 @@ def put_read(store: Store, study_id: str, reader: str, review: NewReview, served
                 raise BadInput("stage: this study is yours to be read blind first; send stage blind, then commit")
             row = new_version(Read(study_id=study_id, reader=reader), own[-1] if own else None, review, results, reader)
             session.add(row)
+            if row.stage == "blind":
+                begin(session, study_id, reader)
             assigned.done = row.at if review.state == "done" else ""
             session.flush()
             if all(one.done for one in _assigned(session, study_id)):

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from chestmap.errors import BadInput, ChestmapError
 from chestmap.serving.store.clock import now
-from chestmap.serving.store.database_tables import OVER, READER, REVIEW, Read, Result, Review, Study
+from chestmap.serving.store.database_tables import OVER, READER, REVIEW, BlindStart, Read, Result, Review, Study
 from chestmap.serving.store.results import deliver
 from chestmap.serving.store.review_provenance import kept_findings
 from chestmap.serving.store.review_schema import NewReview, ReviewOut
@@ -72,6 +72,8 @@ def put_review(store: Store, study_id: str, by: str, review: NewReview, served: 
                 Review(study_id=study_id, by=by), session.get(Review, (study_id, review.base)), review, results, by
             )
             session.add(row)
+            if row.stage == "blind":
+                begin(session, study_id, by)
             study.review_version, study.review_state, study.review_by, study.review_at = row.version, row.state, by, row.at
             study.disagreement = study.disagreement & ~READER | (READER if contradicts(row.findings, results) else 0)
             if review.state == "done" and study.deliver and study.state not in OVER:
@@ -88,6 +90,12 @@ def known_results(session: Session, study: Study, review: NewReview, served: Col
     known = {one for row in results for one in row.maps.get("order", ())} or served
     check(review, (study.image["width"], study.image["height"]), known)
     return results
+
+
+def begin(session: Session, study_id: str, reader: str) -> None:
+    """Remembers that `reader` reads a study blind."""
+    if session.get(BlindStart, (study_id, reader)) is None:
+        session.add(BlindStart(study_id=study_id, reader=reader, at=now()))
 
 
 def check_stage(review: NewReview, before: Collection[str]) -> None:
