@@ -22,6 +22,7 @@ def ham(*sets: str, root: str = "phantom", title: str = "") -> Row:
 SEVEN = ("cam", "patch_mil", "ham", "attention_mining", "disease_masks", "ag_cnn", "cia_net")
 PLAIN = ("positive_weight=0", "bound_weight=0", "union_weight=0")
 BOXES = ("box_weight=0.5",)
+SEVEN_CELLS = ("method.backbone.output_stride=32", "method.taus=[0.1,0.3,0.5,0.7,0.9]")
 ROWS = {
     "cam": Row("cam", title="classifier, LSE"),
     "patch_mil": Row("patch_mil", title="patches, noisy-OR"),
@@ -72,6 +73,14 @@ ROWS = {
     ),
     "ag-long-global": Row("ag_cnn", ('method.answer="global"',), of="ag-long", title="AG-CNN, 28 epochs, global"),
     "ag-long-local": Row("ag_cnn", ('method.answer="local"',), of="ag-long", title="AG-CNN, 28 epochs, local"),
+    # as printed, with --side 224: 7 × 7 cells, τ chosen on validation
+    "ag-7": Row("ag_cnn", SEVEN_CELLS, title="AG-CNN, 7 × 7 cells, fusion"),
+    "ag-7-global": Row(
+        "ag_cnn", (*SEVEN_CELLS, 'method.answer="global"'), of="ag-7", title="AG-CNN, 7 × 7 cells, global branch"
+    ),
+    "ag-7-local": Row(
+        "ag_cnn", (*SEVEN_CELLS, 'method.answer="local"'), of="ag-7", title="AG-CNN, 7 × 7 cells, local branch"
+    ),
     # CIA-Net
     "cia-plain": Row("cia_net", ('method.instances.form="plain"',), "phantom-0", title="CIA-Net, plain noisy OR"),
     "cia-base": Row("cia_net", ("method.contrast=false",), "phantom-0", title="CIA-Net's base"),
@@ -160,6 +169,8 @@ CLAIMS = (
     Claim("AG-CNN", "fusion has a higher AUC than the local branch", "ag_cnn", "ag-local", AUC, 0.051),
     Claim("AG-CNN", "fusion over the global branch, with 28 epochs", "ag-long", "ag-long-global", AUC, 0.027),
     Claim("AG-CNN", "fusion over the local branch, with 28 epochs", "ag-long", "ag-long-local", AUC, 0.051),
+    Claim("AG-CNN", "fusion over the global branch, 7 × 7 cells", "ag-7", "ag-7-global", AUC, 0.027),
+    Claim("AG-CNN", "fusion over the local branch, 7 × 7 cells", "ag-7", "ag-7-local", AUC, 0.051),
     Claim("AG-CNN", "training one after the other (G_L_F) is better than all at once", "ag_cnn", "ag-glf", AUC, 0.019),
     Claim("CIA-Net", "contrast-induced attention localizes better than the base", "cia_net", "cia-base", OWN_1, 0.06),
     Claim("CIA-Net", "similar partners are better than random ones", "cia_net", "cia-random", OWN_7, 0.04),
