@@ -55,7 +55,7 @@ def start(served, readers, tmp_path, settings):
             node = Node(
                 service,
                 door,
-                DeliverySettings(destination or Collected(), kinds, keep, more.pop("fhir", None)),
+                DeliverySettings(destination or Collected(), kinds, keep, more.pop("receivers", {})),
                 more.get("pull"),
             )
             service.start()

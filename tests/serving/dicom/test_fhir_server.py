@@ -12,6 +12,7 @@ from chestmap.serving.dicom.fhir_server import fhir_server_of
 from chestmap.serving.dicom.start import DicomOptions
 from chestmap.serving.engine.settings import DicomSettings, ServeSettings
 from chestmap.serving.store import deliveries, reviews
+from chestmap.serving.store.database_tables import FHIR
 from chestmap.serving.store.review_schema import NewReview
 from serving.dicom.films import Collected, counts, film, send, study_of, wait_until
 
@@ -77,7 +78,7 @@ def test_done_posts_the_review_until_the_server_has_it(start, tmp_path):
     archive = Collected()
     with listening((503, None), (200, 2)) as (server, address):
         settings = DicomSettings(fhir=address, fhir_credentials=str(tmp_path / "token"))
-        node = start(archive, keep=True, fhir=fhir_server_of(settings, None))
+        node = start(archive, keep=True, receivers={FHIR: fhir_server_of(settings, None)})
         assert send(node.port, film(1)) == [0]
         counts(node, done=1)
         assert server.asked == []  # a model's own result goes to the archive alone
@@ -104,7 +105,9 @@ def test_done_posts_the_review_until_the_server_has_it(start, tmp_path):
 
 
 def test_a_node_that_lost_its_server_reports_what_it_cannot_post(start):
-    node = start(Collected(), keep=True, fhir=fhir_server_of(DicomSettings(fhir="http://127.0.0.1:9/fhir"), None))
+    node = start(
+        Collected(), keep=True, receivers={FHIR: fhir_server_of(DicomSettings(fhir="http://127.0.0.1:9/fhir"), None)}
+    )
     assert send(node.port, film(1)) == [0]
     counts(node, done=1)
     say(node, study_of(node, film(1)), 0, Mass="accept")

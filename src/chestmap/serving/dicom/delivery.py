@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from chestmap.errors import BadInput
 from chestmap.reports.dicom import Kind
-from chestmap.serving.dicom.destinations import Destination, Undelivered
-from chestmap.serving.dicom.fhir_server import FhirServer, transaction_for
+from chestmap.serving.dicom.destinations import Destination, ReportReceiver, Undelivered
 from chestmap.serving.dicom.prometheus import NodeMetrics
 from chestmap.serving.engine.archive_objects import MadeObjects, made_for_archive
 from chestmap.serving.engine.decoder_pool import DecoderEnded, DecodersBusy
 from chestmap.serving.engine.service import Service
 from chestmap.serving.store import deliveries
 from chestmap.serving.store.arrivals import remove_delivered
-from chestmap.serving.store.database_tables import FHIR, REVIEW, WITHDRAWAL
+from chestmap.serving.store.database_tables import REPORTS, REVIEW, WITHDRAWAL
 from chestmap.serving.store.deliveries import DueResult
 from chestmap.serving.store.results import MOST_DEATHS
 from chestmap.serving.store.store_files import DamagedFile
@@ -37,13 +36,13 @@ LOOK = 1.0
 class DeliverySettings:
     """What becomes of a result: which objects are made, where they go, and whether the image is kept afterwards.
 
-    `fhir` gets finished reviews once the archive has them.
+    `receivers` get finished reviews once the archive has them; keys are of REPORTS.
     """
 
     destination: Destination
     kinds: Sequence[Kind]
     keep: bool = True
-    fhir: FhirServer | None = None
+    receivers: Mapping[str, ReportReceiver] = field(default_factory=dict)
 
 
 class Delivery:
@@ -85,7 +84,7 @@ class Delivery:
 
     def deliver(self, found: Sequence[DueResult]) -> None:
         """Each is done, tried later, a dead letter, or still ready where the archive is away."""
-        making = [(one, None if one.subject == FHIR else self._pool.submit(self._made, one)) for one in found]
+        making = [(one, None if one.subject in REPORTS else self._pool.submit(self._made, one)) for one in found]
         refused = self._refused
         try:
             for one, made in making:
@@ -102,7 +101,7 @@ class Delivery:
             return made_for_archive(self.service, one.study_id, one.subject, self.duty.kinds)
 
     def _sent(self, one: DueResult, made: Future[MadeObjects] | None) -> MadeObjects | None:
-        """What the archive has now; None of a transaction, which the FHIR server has."""
+        """What the archive has now; None of a report, which another receiver has."""
         if made is None:
             self._post(one)
             return None
@@ -113,10 +112,9 @@ class Delivery:
         return sent
 
     def _post(self, one: DueResult) -> None:
-        if self.duty.fhir is None:
-            raise BadInput("no FHIR server is set any more: set dicom.fhir, and finish the review once more")
-        if transaction := transaction_for(self.service, one.study_id):
-            self.duty.fhir.send(transaction)
+        if (receiver := self.duty.receivers.get(one.subject)) is None:
+            raise BadInput(f"dicom.{one.subject} is not set any more: set it, and finish the review once more")
+        receiver.post(self.service, one.study_id)
 
     def _deliver(self, one: DueResult, made: Future[MadeObjects] | None) -> None:
         try:
@@ -148,7 +146,7 @@ class Delivery:
             log.info("the archive takes results again")
             deliveries.hurry(self.store)
         self._refused = 0
-        then = FHIR if one.subject == REVIEW and self.duty.fhir else ""
+        then = tuple(self.duty.receivers) if one.subject == REVIEW else ()
         deliveries.delivered(self.store, one, sent.objects, sent.gone, then)
         if one.subject == WITHDRAWAL:
             deliveries.remove_withdrawn(self.store, one.study_id)
@@ -157,7 +155,8 @@ class Delivery:
         self.metrics.delivered.labels(self.destination.name).inc()
 
     def _name(self, one: DueResult) -> str:
-        return self.duty.fhir.address if one.subject == FHIR and self.duty.fhir else self.destination.name
+        receiver = self.duty.receivers.get(one.subject)
+        return receiver.address if receiver else self.destination.name
 
     def _undelivered(self, one: DueResult, problem: Undelivered) -> None:
         deliveries.postpone(self.store, one, self._pause(one.tries + 1), str(problem))

@@ -23,6 +23,7 @@ from pynetdicom import AE
 
 from chestmap.errors import BadInput, ChestmapError
 from chestmap.serving.dicom.receiver import NOT_AUTHORIZED, OUT_OF_RESOURCES, title_of
+from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import DicomSettings
 from chestmap.serving.http.access import secret_text
 
@@ -49,6 +50,19 @@ class Destination(Protocol):
 
     def send(self, results: Sequence[Path]) -> None:
         """Returns when the archive has all of them, else raises `Undelivered`; sending again does no harm."""
+        ...
+
+
+class ReportReceiver(Protocol):
+    """Takes finished reviews in a form of its own, once the archive has them."""
+
+    @property
+    def address(self) -> str:
+        """For metrics: where it is, without credentials."""
+        ...
+
+    def post(self, service: Service, study_id: str) -> None:
+        """Returns when the receiver has the review, or none is due; else raises `Undelivered`. Sending again does no harm."""
         ...
 
 

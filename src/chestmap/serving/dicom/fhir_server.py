@@ -30,6 +30,11 @@ class FhirServer:
     session: requests.Session
     seconds: float
 
+    def post(self, service: Service, study_id: str) -> None:
+        """Sends the review's resources, unless the review is in work again."""
+        if transaction := transaction_for(service, study_id):
+            self.send(transaction)
+
     def send(self, transaction: Mapping[str, Any]) -> None:
         """Returns when the server has confirmed each resource, else raises `Undelivered`."""
         try:

@@ -21,8 +21,9 @@ from chestmap.errors import BadInput, ProcessDied, Refused
 from chestmap.reports.dicom import kinds_of
 from chestmap.serving.dicom import tls
 from chestmap.serving.dicom.delivery import DeliverySettings
-from chestmap.serving.dicom.destinations import Destination, Stow, c_store_of, web_client_of
+from chestmap.serving.dicom.destinations import Destination, ReportReceiver, Stow, c_store_of, web_client_of
 from chestmap.serving.dicom.fhir_server import fhir_server_of
+from chestmap.serving.dicom.hl7 import hl7_receiver_of
 from chestmap.serving.dicom.node import DEFAULT_KINDS, MakePull, Node
 from chestmap.serving.dicom.prometheus import MetricsServer
 from chestmap.serving.dicom.pull import Pull
@@ -30,6 +31,7 @@ from chestmap.serving.dicom.receiver import ListenOptions, allowed_of, title_of
 from chestmap.serving.engine.service import Service
 from chestmap.serving.engine.settings import DicomSettings, ServeSettings
 from chestmap.serving.http.access import is_loopback
+from chestmap.serving.store.database_tables import FHIR, HL7
 
 log = logging.getLogger(__name__)
 TALKATIVE = ("pynetdicom", "pydicom", "dicomweb_client", "urllib3")
@@ -98,10 +100,18 @@ class DicomOptions:
 
     def _duty(self, settings: DicomSettings) -> DeliverySettings | None:
         wanted = kinds_of([kind for word in self.kinds for kind in word.split(",")]) or DEFAULT_KINDS
-        destination, fhir = self._destination(settings), fhir_server_of(settings, self.security.archive_ca)
-        if fhir and not destination:
-            raise BadInput("dicom.fhir: finished reviews go there after the archive has them; give --to or --stow too")
-        return DeliverySettings(destination, wanted, self.keep, fhir) if destination else None
+        destination, receivers = self._destination(settings), self._receivers(settings)
+        if receivers and not destination:
+            named = " and ".join(f"dicom.{one}" for one in receivers)
+            raise BadInput(f"{named}: finished reviews go there after the archive has them; give --to or --stow too")
+        return DeliverySettings(destination, wanted, self.keep, receivers) if destination else None
+
+    def _receivers(self, settings: DicomSettings) -> dict[str, ReportReceiver]:
+        known = {
+            FHIR: fhir_server_of(settings, self.security.archive_ca),
+            HL7: hl7_receiver_of(settings.hl7, settings.network_seconds),
+        }
+        return {subject: one for subject, one in known.items() if one is not None}
 
     def _destination(self, settings: DicomSettings) -> Destination | None:
         """Send results where images are pulled from, unless another destination is given."""

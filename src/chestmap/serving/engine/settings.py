@@ -46,6 +46,7 @@ class DicomSettings(Settings):
     organization: str = Field(default="research", min_length=1, max_length=64)  # of the readers, in reports that they verify
     fhir: str = Field(default="", max_length=2048)  # base address of a server that gets finished reviews as FHIR R4
     fhir_credentials: str = Field(default="", max_length=4096)  # a file with one line for it, NAME:PASSWORD or Bearer TOKEN
+    hl7: str = Field(default="", max_length=300)  # HOST:PORT of a receiver that gets finished reviews as ORU^R01 by MLLP
     pull_waiting: int = Field(default=200, ge=1)  # nothing is pulled while so many images wait
 
 

@@ -18,8 +18,8 @@ MODELS, READER, READERS = 1, 2, 4
 """Who disagrees: models on a finding, a reader with a model, independent readers with each other."""
 REVIEW = "review"
 """The subject of a delivery that holds what a reader verified."""
-FHIR = "fhir"
-"""The subject of a delivery that posts a finished review to a FHIR server."""
+FHIR, HL7 = REPORTS = ("fhir", "hl7")
+"""Subjects of deliveries that send a finished review to a FHIR server, and to an HL7 receiver."""
 WITHDRAWAL = "withdrawal"
 """The subject of a delivery that rejects objects of an image that a corrected one replaced."""
 
@@ -130,7 +130,9 @@ class Delivery(Base):
 
     __tablename__ = "delivery"
     study_id: Mapped[str] = mapped_column(ForeignKey("study.id", ondelete="CASCADE"), primary_key=True)
-    subject: Mapped[str] = mapped_column(String(64), primary_key=True)  # sha256 of a model, REVIEW, FHIR or WITHDRAWAL
+    subject: Mapped[str] = mapped_column(
+        String(64), primary_key=True
+    )  # sha256 of a model, REVIEW, one of REPORTS, or WITHDRAWAL
     state: Mapped[str] = mapped_column(String(8))
     since: Mapped[float] = mapped_column(Float)
     due: Mapped[float] = mapped_column(Float)

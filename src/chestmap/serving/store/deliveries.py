@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from chestmap.serving.store.arrivals import DICOM
 from chestmap.serving.store.clock import now
-from chestmap.serving.store.database_tables import FHIR, OVER, REVIEW, SHOWN, WITHDRAWAL, Delivery, Sent, Study
+from chestmap.serving.store.database_tables import OVER, REPORTS, REVIEW, SHOWN, WITHDRAWAL, Delivery, Sent, Study
 from chestmap.serving.store.results import deliver, wrong_of
 
 if TYPE_CHECKING:
@@ -62,19 +62,19 @@ class SentObject:
 
 
 def delivered(
-    store: Store, one: DueResult, objects: Sequence[SentObject] = (), gone: Sequence[str] = (), then: str = ""
+    store: Store, one: DueResult, objects: Sequence[SentObject] = (), gone: Sequence[str] = (), then: Sequence[str] = ()
 ) -> None:
     """`objects` are what the archive has now; `gone` are identifiers of those that they replace or reject.
 
-    `then` is a subject of the same study that is due from now on.
+    `then` are subjects of the same study that are due from now on.
     """
     with store.writing() as session:
         session.execute(update(Delivery).where(_same_result(one)).values(state="done", error="", since=store.clock()))
         study = session.get(Study, one.study_id)
         if study is None:  # it was deleted
             return
-        if then:
-            deliver(session, one.study_id, then, store.clock())
+        for subject in then:
+            deliver(session, one.study_id, subject, store.clock())
         about = {"study_id": holder_of(session, study), "subject": one.subject, "at": now(), "revision": study.revision}
         for new in objects:
             session.merge(Sent(**about, withdrawn="", **asdict(new)))
@@ -136,7 +136,7 @@ def sent_of(store: Store, study_id: str) -> list[Sent]:
 
 def waits_for_models(store: Store, study_id: str) -> bool:
     """Whether a model's result of the study is still on its way: what a reader verified refers to it, and comes later."""
-    open_ = Delivery.state.in_(("ready", "retry")) & Delivery.subject.not_in((REVIEW, FHIR, WITHDRAWAL))
+    open_ = Delivery.state.in_(("ready", "retry")) & Delivery.subject.not_in((REVIEW, *REPORTS, WITHDRAWAL))
     with store.reading() as session:
         return session.scalar(select(Delivery.subject).where(Delivery.study_id == study_id, open_).limit(1)) is not None
 
