@@ -15,6 +15,8 @@ CYCLONEDX := 7.5.0
 PROGRAMS := chromium dcmtk default-jre-headless dicom3tools gcc libpixelmed-java openssl orthanc orthanc-dicomweb pixelmed-apps
 HADOLINT := 2.15.1
 
+export PYTHONDONTWRITEBYTECODE =  # hundreds of processes load the same modules: what one has compiled the others read
+
 .DEFAULT_GOAL := help
 .PHONY: help setup programs demo test test-all check lowest images faults fuzz sbom audit format golden bench docs model site notebooks dist lock clean
 

@@ -3,6 +3,8 @@
 import ast
 import re
 from collections import Counter
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,6 @@ from chestmap.training.step_record import ALWAYS
 SOURCE = Path(chestmap.__file__).parent
 ROOT = SOURCE.parents[1]
 FILES = sorted(path for path in SOURCE.rglob("*.py") if "migrations" not in path.parts)
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
-FUNCTIONS = [
-    (path, node)
-    for path, tree in TREES.items()
-    for node in ast.walk(tree)
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-]
 MODULES = {".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 PROSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SAME_IDEA = {"cam.py", "folder.py", "losses.py", "prometheus.py", "settings.py", "start.py", "write.py"}
@@ -28,6 +23,19 @@ VAGUE = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core",
 RARE = ("beside", "stands", "told", "whose", "says", "whoever")
 POSITIONAL = {"Box", "Prediction", "Pack"}
 """Large dataclasses that users make by position, or that others extend."""
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """Parsed where a test asks, since every worker loads this file and one of them runs it."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def functions() -> Iterator[tuple[Path, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for path in FILES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield path, node
 
 
 def name(path: Path) -> str:
@@ -49,7 +57,7 @@ def arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def docstrings(path: Path) -> list[str]:
     return [
         node.value.value
-        for node in ast.walk(TREES[path])
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
     ]
 
@@ -76,14 +84,14 @@ def test_no_file_is_too_long():
 
 def test_no_function_is_too_long():
     lengths = {
-        f"{name(path)}:{node.name}:{node.lineno}": (node.end_lineno or 0) - node.lineno + 1 for path, node in FUNCTIONS
+        f"{name(path)}:{node.name}:{node.lineno}": (node.end_lineno or 0) - node.lineno + 1 for path, node in functions()
     }
     assert {function: lines for function, lines in lengths.items() if lines > 60} == {}
     assert sorted(lengths.values())[int(0.9 * len(lengths))] <= 20
 
 
 def test_no_function_has_more_than_six_arguments():
-    counts = {f"{name(path)}:{node.name}": arguments(node) for path, node in FUNCTIONS if not is_verb(path, node)}
+    counts = {f"{name(path)}:{node.name}": arguments(node) for path, node in functions() if not is_verb(path, node)}
     assert {function: count for function, count in counts.items() if count > 6} == {}
 
 
@@ -95,8 +103,8 @@ def fields(node: ast.ClassDef) -> list[str]:
 def test_large_dataclasses_take_keywords_alone():
     positional = [
         f"{name(path)}:{node.name}"
-        for path, tree in TREES.items()
-        for node in ast.walk(tree)
+        for path in FILES
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.ClassDef)
         and any(
             ast.unparse(mark).startswith("dataclass") and "kw_only" not in ast.unparse(mark) for mark in node.decorator_list
@@ -118,7 +126,7 @@ def test_a_file_name_means_one_thing():
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda path: path.name)
 def test_a_room_describes_what_is_in_it(folder):
-    described = ast.get_docstring(TREES[folder / "__init__.py"]) or ""
+    described = ast.get_docstring(tree_of(folder / "__init__.py")) or ""
     assert described, f"{name(folder)}/__init__.py has no docstring"
     if folder != SOURCE:
         assert len(described.split("\n")) <= 5 or ">>>" in described, f"{name(folder)}/__init__.py: more than five lines"
@@ -138,7 +146,7 @@ def test_help_texts_are_plain():
         node.value.value
         for path in FILES
         if path.parent.name == "cli"
-        for node in ast.walk(TREES[path])
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.keyword) and node.arg == "help" and isinstance(node.value, ast.Constant)
     ]
     assert {word: text for text in texts for word in RARE if word in words(str(text))} == {}
@@ -152,7 +160,7 @@ def test_the_code_that_decides_every_step_exists():
 
 def imported_at_once(path: Path) -> set[str]:
     """Modules of the package that a file imports at its top; names for type checkers and imports within functions come later."""
-    lines = [node for node in TREES[path].body if isinstance(node, ast.ImportFrom) and node.module]
+    lines = [node for node in tree_of(path).body if isinstance(node, ast.ImportFrom) and node.module]
     pairs = [(f"{node.module}.{one.name}", str(node.module)) for node in lines for one in node.names]
     return {whole if whole in MODULES else module for whole, module in pairs} & MODULES.keys()
 
