@@ -27,7 +27,7 @@ from pathlib import Path
 from methods_rows import ROWS, Row, run_of
 
 from chestmap.settings import read_toml, with_overrides
-from chestmap.storage.manifest import SUMS
+from chestmap.storage.manifest import SUMS, seal
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "phantom"
 PHANTOM = {"enrich": 1, "boxed": 1, "boxed_train": 1, "label_noise": 0}
@@ -214,11 +214,14 @@ def sets_of(chosen: argparse.Namespace, row: Row, seed: int) -> list[str]:
 
 
 def reread(trained: Path, folder: Path, settings: dict[str, object]) -> None:
-    """A model folder with the weights of another one and other settings of reading them."""
+    """A model folder with the weights of another one and other settings of reading them; a graph would be of the other ones."""
     folder.mkdir(parents=True, exist_ok=True)
     about = json.loads((trained / "model.json").read_text(encoding="utf-8")) | {"settings": settings}
     shutil.copy(trained / "weights.safetensors", folder)
-    (folder / "model.json").write_text(json.dumps(about), encoding="utf-8")
+    (folder / "model.json").write_text(
+        json.dumps({key: one for key, one in about.items() if key != "graph"}), encoding="utf-8"
+    )
+    seal(folder)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from methods_report import Made, excess, means, short
 from methods_rows import CLAIMS, HEADLINE, ROWS, Measure, run_of
 
 from chestmap.methods import METHODS
+from chestmap.models.folder import open_model, read_about
 from chestmap.phantom import PhantomSettings, write_phantom
 from chestmap.training.config import read_config
 
@@ -25,6 +26,17 @@ bench = importlib.util.module_from_spec(BENCH)  # another "methods" is among the
 BENCH.loader.exec_module(bench)
 sys.path.remove(str(Path(__file__).parents[2] / "benchmarks"))  # its training.py would hide the folder of the tests
 CONFIGS = Path(__file__).parents[2] / "configs" / "phantom"
+
+
+def test_a_row_reads_the_weights_of_another_one(tmp_path):
+    from serving.small import write_small_model  # at the top it would be benchmarks/serving.py
+
+    trained = write_small_model(tmp_path / "trained")
+    settings = {**read_about(trained)["settings"], "r": 2.5}
+    bench.reread(trained, tmp_path / "again", settings)
+    again = open_model(tmp_path / "again", METHODS)
+    assert again.about["settings"]["r"] == 2.5 != read_about(trained)["settings"]["r"]
+    assert (tmp_path / "again" / "weights.safetensors").read_bytes() == (trained / "weights.safetensors").read_bytes()
 
 
 def outcome(difference: float, each: list[float], least: float) -> Outcome:
