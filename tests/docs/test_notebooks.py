@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from chestmap.methods import METHODS
+
 FOLDER = Path(__file__).parents[2] / "examples"
 NOTEBOOKS = sorted((FOLDER / "notebooks").glob("*.ipynb"), key=lambda path: (path.stem != "own-folder", path))
 """The first one needs the folder of its training again; of the same training another gets a copy."""
@@ -61,12 +63,16 @@ def trained(tmp_path_factory):
     return train
 
 
-def ran(path, runner, monkeypatch) -> int:
-    import chestmap
+@pytest.fixture(autouse=True)
+def _no_method_stays():
+    """A notebook registers a method of its own, in a process that later tests share."""
+    yield
+    METHODS.pop("mine", None)
 
+
+def ran(path, runner) -> int:
     for module in NEEDS.get(path.stem, ()):
         pytest.importorskip(module, reason=f"{module} is not installed; it is in the extras dicom and serve")
-    monkeypatch.delitem(chestmap.METHODS._loaded, "mine", raising=False)
     return runner.run(path, keep=False)
 
 
@@ -75,13 +81,13 @@ def test_a_notebook_runs(path, runner, drawn, trained, monkeypatch, without_grap
     """All cells; that a training writes its graph is for `cli/test_own_folder.py`, with the same method."""
     monkeypatch.setattr("chestmap.phantom.write_phantom", drawn)
     monkeypatch.setattr("chestmap.train", trained)
-    assert ran(path, runner, monkeypatch) > 3
+    assert ran(path, runner) > 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_with_the_graph_of_its_model(path, runner, monkeypatch):
-    assert ran(path, runner, monkeypatch) > 3
+def test_a_notebook_runs_with_the_graph_of_its_model(path, runner):
+    assert ran(path, runner) > 3
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
