@@ -71,7 +71,7 @@ def test_the_example_of_a_public_name_runs(name, here):
     found = doctest.DocTestParser().get_doctest(text, {}, name, None, None)
     assert found.examples, f"chestmap.{name} has no example"
     said = []
-    doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(found, out=said.append)
+    doctest.DocTestRunner(verbose=False, optionflags=doctest.NORMALIZE_WHITESPACE).run(found, out=said.append)
     assert "".join(said) == ""
 
 
