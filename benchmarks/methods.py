@@ -200,6 +200,7 @@ def sets_of(chosen: argparse.Namespace, row: Row, seed: int) -> list[str]:
     places += [f"data.pack.width={chosen.side}", f"data.pack.height={chosen.side}"]
     steps = {key: step["epochs"] for key, step in tree["method"].items() if isinstance(step, dict) and "epochs" in step}
     budget = {key: (chosen.epochs or epochs) * chosen.times for key, epochs in steps.items()}
+    warmup = {key: min(tree["method"][key].get("warmup", 0.0), epochs / 2) for key, epochs in budget.items()}
     start = [f'method.backbone.weights="{chosen.start.resolve()}"'] if chosen.start else []
     if chosen.heads:
         start += ["method.backbone.frozen=3", "data.views.count=0"]
@@ -209,6 +210,7 @@ def sets_of(chosen: argparse.Namespace, row: Row, seed: int) -> list[str]:
         f"run.seed={seed}",
         *places,
         *(f"method.{key}.epochs={epochs}" for key, epochs in budget.items()),
+        *(f"method.{key}.warmup={epochs}" for key, epochs in warmup.items()),
         *start,
     ]
 
