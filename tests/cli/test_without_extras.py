@@ -155,3 +155,11 @@ def test_training_without_torch_is_one_line(tmp_path):
         "chestmap: chestmap train needs lightning_fabric, onnx, onnxruntime, onnxscript, safetensors, tensorboard, timm, torch, "
         'torchvision: pip install "chestmap[train]"\n',
     ]
+
+
+def test_the_service_opens_without_the_dicom_extra():
+    """`pip install chestmap[infer]` serves, and has no pydicom."""
+    names = sorted({*EXTRAS["dicom"], *EXTRAS["train"]} - set(EXTRAS["infer"]))
+    code = f"import sys\nsys.modules |= dict.fromkeys({names})\nimport chestmap.serving.engine.open_service"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

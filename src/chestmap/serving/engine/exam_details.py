@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chestmap.imaging.dicom_header import Header
-
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+    from chestmap.imaging.dicom_header import Header  # imports pydicom, which a service of PNG files may lack
 
 OF_ORDER = (
     "AccessionNumber",
@@ -26,7 +26,7 @@ LYING = {"S": "supine", "P": "prone", "DR": "right decubitus", "DL": "left decub
 
 def order_of(header: Header) -> dict[str, str]:
     """Accession number and indication. Both may identify a patient: a store keeps them only where it shows patients."""
-    requests = [Header(item, header.syntax) for item in header.items("RequestAttributesSequence")]
+    requests = [type(header)(item, header.syntax) for item in header.items("RequestAttributesSequence")]
     accessions = [one.text("AccessionNumber") for one in (header, *requests)]
     reasons = [one.text(keyword, LONGEST_REASON) for keyword in REASONS for one in (*requests, header)]
     return {"accession": next(filter(None, accessions), "")[:16], "indication": next(filter(None, reasons), "")}
@@ -35,7 +35,7 @@ def order_of(header: Header) -> dict[str, str]:
 def position_of(header: Header) -> str:
     """How the patient was placed, such as "erect"; empty where the header does not state it."""
     for item in header.items("PatientOrientationCodeSequence"):
-        inner = Header(item, header.syntax)
+        inner = type(header)(item, header.syntax)
         words = [
             _meaning(inner, item),
             *(_meaning(inner, one) for one in inner.items("PatientOrientationModifierCodeSequence")),
@@ -47,4 +47,4 @@ def position_of(header: Header) -> str:
 
 
 def _meaning(header: Header, item: Dataset) -> str:
-    return Header(item, header.syntax).text("CodeMeaning").lower()
+    return type(header)(item, header.syntax).text("CodeMeaning").lower()
