@@ -83,6 +83,8 @@ def test_a_report_states_what_the_review_states():
     review = ReviewOut.model_validate(SAID)
     resources = [one["resource"] for one in transaction_of(STUDY, [], review, SHOWN, [review])["entry"]]
     text = message_of(STUDY, resources, SHOWN, status="F")
+    long = message_of(STUDY, [{**one, "conclusion": "x" * 70_000} for one in resources], SHOWN, status="F")
+    assert len(rows(long)[0][2]) == 70_000  # a TX has no bound
     message = parse_message(text, validation_level=VALIDATION_LEVEL.STRICT)
     assert message.validate()
     assert (message.msh.msh_9.value, message.msh.msh_12.value, message.msh.msh_18.value) == (
@@ -120,7 +122,13 @@ def test_no_text_breaks_a_message(words):
 def test_done_sends_the_report_until_it_is_accepted(start):
     """The receiver first fails, then refuses; the archive does not wait for it. A correction says what it takes back."""
     with listening("AE", "AR") as (kept, port):
-        node = start(Collected(), keep=True, receivers={HL7: hl7_receiver_of(f"127.0.0.1:{port}", 10)})
+        node = start(
+            Collected(),
+            keep=True,
+            receivers={
+                HL7: hl7_receiver_of(DicomSettings(hl7=f"127.0.0.1:{port}", hl7_application="RIS", hl7_facility="WARD|7"))
+            },
+        )
         assert send(node.port, film(1)) == [0]
         counts(node, done=1)
         assert kept == []  # a model's own result goes to the archive alone
@@ -138,6 +146,7 @@ def test_done_sends_the_report_until_it_is_accepted(start):
             ("Mass", "52101004^Present^SCT", "F"), ("Nodule", "2667000^Absent^SCT", "F"),
         ]  # fmt: skip
         assert "Planted" not in kept[0]
+        assert kept[0].split("|")[2:6] == ["CHESTMAP", "", "RIS", "WARD\\F\\7"]
         say(1, state="part", Mass="reject")
         say(2, Mass="reject")
         wait_until(lambda: len(kept) == 4)
@@ -199,4 +208,4 @@ def test_a_wrong_address_is_refused_before_a_model_is_loaded(address):
 def test_a_receiver_alone_is_refused():
     with pytest.raises(BadInput, match=r"dicom\.hl7: finished reviews go there after the archive has them"):
         DicomOptions(allow=["TEST"]).check(ServeSettings(dicom=DicomSettings(hl7="ris:2575")))
-    assert hl7_receiver_of("[::1]:2575", 1).host == "::1"
+    assert hl7_receiver_of(DicomSettings(hl7="[::1]:2575")).host == "::1"

@@ -18,6 +18,7 @@ from chestmap.errors import BadInput
 from chestmap.serving.dicom.destinations import Undelivered
 from chestmap.serving.dicom.fhir_server import transaction_for
 from chestmap.serving.engine.service import Service
+from chestmap.serving.engine.settings import DicomSettings
 from chestmap.serving.http.answers import row_of
 from chestmap.serving.store import reviews
 from chestmap.serving.store.database_tables import Study
@@ -37,6 +38,8 @@ class Hl7Receiver:
     host: str
     port: int
     seconds: float
+    application: str = ""
+    facility: str = ""
 
     @property
     def address(self) -> str:
@@ -46,7 +49,7 @@ class Hl7Receiver:
     def post(self, service: Service, study_id: str) -> None:
         """Returns when the receiver has accepted the report, or none is due; else raises `Undelivered`."""
         if resources := transaction_for(service, study_id):
-            self.send(message_for(service, study_id, resources))
+            self.send(message_for(service, study_id, resources, (self.application, self.facility)))
 
     def send(self, message: str) -> None:
         """Waits for the answer that accepts this very message."""
@@ -83,7 +86,7 @@ def _said(answer: bytes) -> tuple[str, str]:
     return "", ""
 
 
-def message_for(service: Service, study_id: str, resources: Mapping[str, Any]) -> str:
+def message_for(service: Service, study_id: str, resources: Mapping[str, Any], to: tuple[str, str]) -> str:
     """The report of a finished review, with what an earlier version stated and this one does not."""
     found = service.store.study(study_id)
     if found is None:
@@ -92,11 +95,16 @@ def message_for(service: Service, study_id: str, resources: Mapping[str, Any]) -
     again = any(one.state == "done" for one in versions[:-1])
     shown = row_of(service, found[0])
     said = [one["resource"] for one in resources["entry"]]
-    return message_of(found[0], said, shown, status="C" if again else "F")
+    return message_of(found[0], said, shown, status="C" if again else "F", to=to)
 
 
-def message_of(study: Study, resources: list[dict[str, Any]], shown: Mapping[str, Any], status: str) -> str:
-    """`resources` are those of the FHIR transaction; `status` is F, or C where it corrects an earlier report."""
+def message_of(
+    study: Study, resources: list[dict[str, Any]], shown: Mapping[str, Any], *, status: str, to: tuple[str, str] = ("", "")
+) -> str:
+    """`resources` are those of the FHIR transaction; `status` is F, or C where it corrects an earlier report.
+
+    `to` names the receiver's application and facility.
+    """
     (report,) = (one for one in resources if one["resourceType"] == "DiagnosticReport")
     at, reader = _time(report["issued"]), escaped("".join(one["display"] for one in report.get("resultsInterpreter", ())))
     patient = f"{escaped(report['subject']['identifier']['value'])}^^^CHESTMAP^PI"
@@ -112,7 +120,7 @@ def message_of(study: Study, resources: list[dict[str, Any]], shown: Mapping[str
     ]
     number = sha256("\r".join(body).encode()).hexdigest()[:20]  # the same report again has the same number
     head = {
-        2: "CHESTMAP", 6: at, 8: "ORU^R01^ORU_R01", 9: number, 10: "P", 11: "2.5.1", 17: "UNICODE UTF-8",
+        2: "CHESTMAP", 4: escaped(to[0]), 5: escaped(to[1]), 6: at, 8: "ORU^R01^ORU_R01", 9: number, 10: "P", 11: "2.5.1", 17: "UNICODE UTF-8",
     }  # fmt: skip
     return "\r".join([_segment("MSH|^~\\&", {key - 1: value for key, value in head.items()}), *body]) + "\r"
 
@@ -163,11 +171,12 @@ def escaped(words: str) -> str:
     return "".join(ESCAPES.get(letter, letter if letter.isprintable() else " ") for letter in plain)
 
 
-def hl7_receiver_of(address: str, seconds: float) -> Hl7Receiver | None:
+def hl7_receiver_of(settings: DicomSettings) -> Hl7Receiver | None:
     """The receiver of `dicom.hl7`; None where none is set."""
-    if not address:
+    if not settings.hl7:
         return None
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})", address)
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})", settings.hl7)
     if match is None or not 0 < int(match[2]) < 65536:
         raise BadInput("dicom.hl7: expected HOST:PORT of an MLLP receiver, such as ris:2575")
-    return Hl7Receiver(match[1].strip("[]"), int(match[2]), seconds)
+    named = settings.hl7_application, settings.hl7_facility
+    return Hl7Receiver(match[1].strip("[]"), int(match[2]), settings.network_seconds, *named)

@@ -109,7 +109,7 @@ class DicomOptions:
     def _receivers(self, settings: DicomSettings) -> dict[str, ReportReceiver]:
         known = {
             FHIR: fhir_server_of(settings, self.security.archive_ca),
-            HL7: hl7_receiver_of(settings.hl7, settings.network_seconds),
+            HL7: hl7_receiver_of(settings),
         }
         return {subject: one for subject, one in known.items() if one is not None}
 

@@ -47,6 +47,8 @@ class DicomSettings(Settings):
     fhir: str = Field(default="", max_length=2048)  # base address of a server that gets finished reviews as FHIR R4
     fhir_credentials: str = Field(default="", max_length=4096)  # a file with one line for it, NAME:PASSWORD or Bearer TOKEN
     hl7: str = Field(default="", max_length=300)  # HOST:PORT of a receiver that gets finished reviews as ORU^R01 by MLLP
+    hl7_application: str = Field(default="", max_length=180)  # of that receiver, by which some interface engines route
+    hl7_facility: str = Field(default="", max_length=180)
     pull_waiting: int = Field(default=200, ge=1)  # nothing is pulled while so many images wait
 
 
