@@ -186,7 +186,7 @@ def test_whatever_is_answered_is_not_taken_for_yes(name):
         thread = Thread(target=serve, daemon=True)
         thread.start()
         with pytest.raises(Undelivered, match=said):
-            Hl7Receiver("127.0.0.1", server.getsockname()[1], 10).send("MSH|^~\\&|||||||ORU|7\r")
+            Hl7Receiver(host="127.0.0.1", port=server.getsockname()[1], seconds=10).send("MSH|^~\\&|||||||ORU|7\r")
         thread.join(10)
 
 
@@ -194,9 +194,9 @@ def test_one_that_is_away_or_silent_is_waited_for_no_longer_than_allowed():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(Undelivered, match=r"does not answer \(TimeoutError\)"):
-            Hl7Receiver("127.0.0.1", port, 0.2).send("MSH|^~\\&|||||||ORU|7\r")
+            Hl7Receiver(host="127.0.0.1", port=port, seconds=0.2).send("MSH|^~\\&|||||||ORU|7\r")
     with pytest.raises(Undelivered, match=r"does not answer \(ConnectionRefusedError\)"):
-        Hl7Receiver("127.0.0.1", port, 5).send("MSH|^~\\&|||||||ORU|7\r")
+        Hl7Receiver(host="127.0.0.1", port=port, seconds=5).send("MSH|^~\\&|||||||ORU|7\r")
 
 
 @pytest.mark.parametrize("address", ["ris", "ris:0", "ris:70000", "mllp://ris:2575", "a b:1"])

@@ -31,7 +31,7 @@ IMPRESSION = "19005-8^Radiology Imaging study [Impression]^LN"
 ESCAPES = {"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\", "\n": "\\.br\\"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Hl7Receiver:
     """A program that takes reports by MLLP. While it is away, the archive still gets its results."""
 
@@ -178,5 +178,7 @@ def hl7_receiver_of(settings: DicomSettings) -> Hl7Receiver | None:
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})", settings.hl7)
     if match is None or not 0 < int(match[2]) < 65536:
         raise BadInput("dicom.hl7: expected HOST:PORT of an MLLP receiver, such as ris:2575")
-    named = settings.hl7_application, settings.hl7_facility
-    return Hl7Receiver(match[1].strip("[]"), int(match[2]), settings.network_seconds, *named)
+    return Hl7Receiver(
+        host=match[1].strip("[]"), port=int(match[2]), seconds=settings.network_seconds,
+        application=settings.hl7_application, facility=settings.hl7_facility,
+    )  # fmt: skip
