@@ -78,6 +78,16 @@ def test_views_are_written_once_and_known_by_what_they_depend_on(data, kept):
     }
 
 
+def test_what_is_drawn_next_does_not_depend_on_whether_views_were_there(data, tmp_path):
+    """Else the same seed trains another network where a run was killed after its views were written."""
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        views_of(data.train.pack, TRUNK, AUGMENT, ViewSettings(count=1), tmp_path, progress=False)
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
+
+
 def test_damaged_views_and_a_backbone_without_a_trunk_are_refused(data, tmp_path):
     torch.manual_seed(0)
     views = views_of(data.train.pack, TRUNK, AUGMENT, ViewSettings(count=0), tmp_path, progress=False)

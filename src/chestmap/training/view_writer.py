@@ -57,7 +57,8 @@ def views_of(
     folder = place / fingerprint
     found = open_views(folder, fingerprint)
     if found is None:
-        _write(folder, pack, backbone, (augment, views, fingerprint), progress=progress)
+        with torch.random.fork_rng(devices=[]):  # what is drawn next must not depend on whether views were there
+            _write(folder, pack, backbone, (augment, views, fingerprint), progress=progress)
         found = open_views(folder, fingerprint)
         assert found is not None
     return found
